@@ -1,0 +1,65 @@
+//! What a tensor type can do: encode and decode rows, and, where it has blocks, show the grid of one block.
+//!
+//! [`Format`] is the handle used everywhere (`&'static dyn Format`, looked up in [`crate::formats`]). The types
+//! with shared scales also implement [`BlockFormat`], through which a solver chooses codes itself.
+
+use crate::{Grid, Spec};
+
+/// A storage format that this crate can write and read.
+pub trait Format: Send + Sync {
+    /// Name, ggml id and sizes.
+    fn spec(&self) -> &'static Spec;
+
+    /// Rounds `x` to this format, exactly as ggml's reference encoder does without an importance matrix.
+    ///
+    /// `x`: whole blocks, in row order (rows may follow each other: a row is a whole number of blocks).
+    /// `out`: exactly their bytes. Values must be finite and at most [`Spec::max_abs`]; the caller checks.
+    ///
+    /// # Panics
+    /// If the lengths do not belong together.
+    fn encode(&self, x: &[f32], out: &mut [u8]);
+
+    /// The values that every reader of this format sees, bit for bit those of ggml's decoder.
+    ///
+    /// # Panics
+    /// If the lengths do not belong together.
+    fn decode(&self, bytes: &[u8], out: &mut [f32]);
+
+    /// The same format seen block by block, if it has blocks.
+    fn as_blocks(&self) -> Option<&dyn BlockFormat> {
+        None
+    }
+}
+
+/// A format whose blocks hold integer codes on a fitted grid: `value(i) = scale[g] * level(code) + offset[g]`.
+///
+/// Round to nearest is `fit`, [`Grid::nearest`], `pack`. A solver (GPTQ) uses `fit`, its own codes, `pack`.
+/// Decoding is `unpack`, [`Grid::value`].
+pub trait BlockFormat: Format {
+    /// The grid for one block of weights.
+    ///
+    /// `x`: one block. `importance`: the weight of each squared error, E[x_col^2] of the inputs; ones for none.
+    /// The grid's scales and offsets are already rounded to what the block stores.
+    fn fit(&self, x: &[f32], importance: &[f32]) -> Grid;
+
+    /// Stores a grid and its codes. `codes`: one per weight, within the grid's levels. `block`: one block's bytes.
+    fn pack(&self, grid: &Grid, codes: &[i8], block: &mut [u8]);
+
+    /// The grid and the codes of a stored block, exactly as the decoder sees them.
+    fn unpack(&self, block: &[u8], codes: &mut [i8]) -> Grid;
+}
+
+/// Asserts that `weights` whole blocks of `spec` take `bytes` bytes.
+///
+/// # Panics
+/// With both sides printed, if they do not.
+pub fn check_lengths(spec: &Spec, weights: usize, bytes: usize) {
+    assert_eq!(
+        spec.bytes_for(weights),
+        Some(bytes),
+        "{}: {weights} weights against {bytes} bytes (blocks of {} weights in {} bytes)",
+        spec.name,
+        spec.block,
+        spec.bytes
+    );
+}

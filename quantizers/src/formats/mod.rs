@@ -1,0 +1,18 @@
+//! The table of formats: a new one is one file here and one row.
+
+use crate::Format;
+
+mod floats;
+
+/// Every format that can be encoded and decoded, in the order in which help and docs list them.
+pub static FORMATS: &[&dyn Format] = &[&floats::F32, &floats::F16, &floats::BF16, &floats::F64];
+
+/// The format with this name, in any case.
+pub fn by_name(name: &str) -> Option<&'static dyn Format> {
+    FORMATS.iter().copied().find(|f| f.spec().name.eq_ignore_ascii_case(name))
+}
+
+/// The format with this ggml id.
+pub fn by_ggml_id(id: u32) -> Option<&'static dyn Format> {
+    FORMATS.iter().copied().find(|f| f.spec().ggml_id == id)
+}

@@ -1,0 +1,108 @@
+//! Every ggml tensor type by name, id and size, whether or not this crate can encode it.
+//!
+//! A reader needs the sizes of all types to walk a file; only the ones in [`crate::formats::FORMATS`] can be
+//! decoded or written. Ids and sizes are ggml's (`ggml.h`, `ggml-common.h`); removed types have no row.
+
+/// The storage facts of one tensor type.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spec {
+    /// Name as users type it and as reports print it, lower case (`q4_0`).
+    pub name: &'static str,
+    /// ggml's type id, as stored in GGUF.
+    pub ggml_id: u32,
+    /// Weights per block; blocks run along a row, so a row's length must be a multiple of it.
+    pub block: usize,
+    /// Bytes per block.
+    pub bytes: usize,
+    /// What the numbers in it are.
+    pub kind: Kind,
+    /// Largest magnitude that is stored as a finite number (scales are half precision in most block types).
+    pub max_abs: f32,
+}
+
+/// What a type's numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// IEEE-like floating point, one number each.
+    Float,
+    /// Integers: tables and routing data, never weights.
+    Int,
+    /// Blocks of codes with shared scales.
+    Block,
+}
+
+impl Spec {
+    /// Bytes of `weights` consecutive weights of one row; `None` if blocks do not divide it or it overflows.
+    pub fn bytes_for(&self, weights: usize) -> Option<usize> {
+        if !weights.is_multiple_of(self.block) {
+            return None;
+        }
+        (weights / self.block).checked_mul(self.bytes)
+    }
+
+    /// Storage bits per weight, scales included.
+    pub fn bits_per_weight(&self) -> f64 {
+        (self.bytes * 8) as f64 / self.block as f64
+    }
+}
+
+const F16_MAX: f32 = 65504.0;
+
+const fn float(name: &'static str, ggml_id: u32, bytes: usize, max_abs: f32) -> Spec {
+    Spec { name, ggml_id, block: 1, bytes, kind: Kind::Float, max_abs }
+}
+
+const fn int(name: &'static str, ggml_id: u32, bytes: usize) -> Spec {
+    Spec { name, ggml_id, block: 1, bytes, kind: Kind::Int, max_abs: f32::MAX }
+}
+
+/// `top` is the largest multiple of the half-precision scale that a code reaches (8 for Q4_0).
+const fn block(name: &'static str, ggml_id: u32, block: usize, bytes: usize, top: f32) -> Spec {
+    Spec { name, ggml_id, block, bytes, kind: Kind::Block, max_abs: F16_MAX * top }
+}
+
+/// All tensor types that current GGUF files may contain, by id.
+pub static SPECS: &[Spec] = &[
+    float("f32", 0, 4, f32::MAX),
+    float("f16", 1, 2, F16_MAX),
+    block("q4_0", 2, 32, 18, 8.0),
+    block("q4_1", 3, 32, 20, 1.0),
+    block("q5_0", 6, 32, 22, 16.0),
+    block("q5_1", 7, 32, 24, 1.0),
+    block("q8_0", 8, 32, 34, 127.0),
+    block("q8_1", 9, 32, 36, 127.0),
+    block("q2_k", 10, 256, 84, 1.0),
+    block("q3_k", 11, 256, 110, 1.0),
+    block("q4_k", 12, 256, 144, 1.0),
+    block("q5_k", 13, 256, 176, 1.0),
+    block("q6_k", 14, 256, 210, 1.0),
+    block("q8_k", 15, 256, 292, 1.0),
+    block("iq2_xxs", 16, 256, 66, 1.0),
+    block("iq2_xs", 17, 256, 74, 1.0),
+    block("iq3_xxs", 18, 256, 98, 1.0),
+    block("iq1_s", 19, 256, 50, 1.0),
+    block("iq4_nl", 20, 32, 18, 1.0),
+    block("iq3_s", 21, 256, 110, 1.0),
+    block("iq2_s", 22, 256, 82, 1.0),
+    block("iq4_xs", 23, 256, 136, 1.0),
+    int("i8", 24, 1),
+    int("i16", 25, 2),
+    int("i32", 26, 4),
+    int("i64", 27, 8),
+    float("f64", 28, 8, f32::MAX),
+    block("iq1_m", 29, 256, 56, 1.0),
+    float("bf16", 30, 2, 3.389_531_4e38),
+    block("tq1_0", 34, 256, 54, 1.0),
+    block("tq2_0", 35, 256, 66, 1.0),
+    block("mxfp4", 39, 32, 17, 1.0),
+];
+
+/// The type with this ggml id.
+pub fn by_ggml_id(id: u32) -> Option<&'static Spec> {
+    SPECS.iter().find(|s| s.ggml_id == id)
+}
+
+/// The type with this name, in any case.
+pub fn by_name(name: &str) -> Option<&'static Spec> {
+    SPECS.iter().find(|s| s.name.eq_ignore_ascii_case(name))
+}

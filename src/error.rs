@@ -1,0 +1,113 @@
+//! Everything that can stop a run, with its place: which file, which tensor, what was found, what to try.
+//!
+//! Variants are few; the words are chosen where the fact is known. The binary prints an error once, as one line or,
+//! for a checkpoint with several faults, one line each.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Shorthand used by the whole library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: cannot {doing}: {source}", path.display())]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// What was tried: "open", "write", "rename to ...".
+        doing: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not what its name or header says.
+    #[error("{}: {what}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A tensor inside a file is wrong.
+    #[error("{}: tensor {tensor}: {what}", path.display())]
+    Tensor {
+        /// The file that holds it.
+        path: PathBuf,
+        /// The tensor's name in that file.
+        tensor: String,
+        /// What was found, what was needed.
+        what: String,
+    },
+    /// A key of config.json or of a GGUF header is missing or has a value that cannot be used.
+    #[error("{}: {key}: {what}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key as it is spelled in the file.
+        key: String,
+        /// What was found, what was needed.
+        what: String,
+    },
+    /// Several faults of one checkpoint, all of them.
+    #[error("{}: {}", path.display(), list(problems))]
+    Checkpoint {
+        /// Checkpoint directory or file.
+        path: PathBuf,
+        /// One line each.
+        problems: Vec<String>,
+    },
+    /// The input is fine but we, or the options given, do not do that.
+    #[error("{what}")]
+    Unsupported {
+        /// What was asked, what is known, what to try.
+        what: String,
+    },
+    /// Ctrl-C or a termination signal.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+}
+
+fn list(problems: &[String]) -> String {
+    match problems {
+        [one] => one.clone(),
+        many => {
+            let mut text = format!("{} problems", many.len());
+            for p in many {
+                text.push_str("\n  ");
+                text.push_str(p);
+            }
+            text
+        }
+    }
+}
+
+impl Error {
+    /// An I/O failure at `path` while doing `doing`.
+    pub fn io(path: &Path, doing: impl Into<String>, source: io::Error) -> Self {
+        Error::Io { path: path.to_owned(), doing: doing.into(), source }
+    }
+
+    /// A file that is not what it should be.
+    pub fn malformed(path: &Path, what: impl Into<String>) -> Self {
+        Error::Malformed { path: path.to_owned(), what: what.into() }
+    }
+
+    /// A tensor that is not what it should be.
+    pub fn tensor(path: &Path, tensor: impl Into<String>, what: impl Into<String>) -> Self {
+        Error::Tensor { path: path.to_owned(), tensor: tensor.into(), what: what.into() }
+    }
+
+    /// A configuration key that is missing or unusable.
+    pub fn config(path: &Path, key: impl Into<String>, what: impl Into<String>) -> Self {
+        Error::Config { path: path.to_owned(), key: key.into(), what: what.into() }
+    }
+
+    /// A request that cannot be served.
+    pub fn unsupported(what: impl Into<String>) -> Self {
+        Error::Unsupported { what: what.into() }
+    }
+}
