@@ -14,11 +14,13 @@
 //! | [`formats`] | the table of formats, one file each |
 //! | [`par`] | fixed-size chunks over threads: the same bytes for any thread count |
 
+mod bits;
 pub mod error;
 pub mod format;
 pub mod formats;
 pub mod grid;
 pub mod par;
+pub mod simd;
 pub mod spec;
 
 pub use error::NumError;

@@ -1,0 +1,276 @@
+//! What the five types with 32 weights under one scale (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0) have in common.
+//!
+//! A type says how ggml's reference chooses scale and codes ([`Layout::quantize`]) and where they lie in the block
+//! ([`Layout::write`], [`Layout::read`]); [`Format`] and [`BlockFormat`] follow from that here.
+
+use crate::bits::{F16_NEG_ZERO, f16_from_f32, f16_to_f32};
+use crate::format::check_lengths;
+use crate::grid::Levels;
+use crate::simd::{Isa, dispatch, trunc_within};
+use crate::{BlockFormat, Format, Grid, Spec, spec};
+
+/// Weights per block.
+pub(super) const N: usize = 32;
+
+/// One block, unpacked: `value(i) = scale * codes[i] + offset`.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    /// F16 bits.
+    pub scale: u16,
+    /// F16 bits; [`F16_NEG_ZERO`] in types without an offset.
+    pub offset: u16,
+    /// The levels themselves, signed in the symmetric types.
+    pub codes: [i8; N],
+}
+
+/// One type's arithmetic and layout. Every method must be `#[inline(always)]`: they are compiled once per
+/// instruction set.
+pub(super) trait Layout: Send + Sync + 'static {
+    const NAME: &'static str;
+    const BYTES: usize;
+    const MIN: i8;
+    const MAX: i8;
+    /// Whether the block stores an offset.
+    const OFFSET: bool;
+
+    /// The block that ggml's reference makes of `x`.
+    fn quantize(x: &[f32; N]) -> Block;
+    /// Lays a block out in `BYTES` bytes.
+    fn write(block: &Block, out: &mut [u8]);
+    /// The block that `BYTES` bytes hold.
+    fn read(bytes: &[u8]) -> Block;
+}
+
+#[inline(always)]
+fn encode_blocks<L: Layout>(x: &[f32], out: &mut [u8]) {
+    for (x, out) in x.as_chunks().0.iter().zip(out.chunks_exact_mut(L::BYTES)) {
+        L::write(&L::quantize(x), out);
+    }
+}
+
+#[inline(always)]
+fn decode_blocks<L: Layout>(bytes: &[u8], out: &mut [f32]) {
+    for (bytes, out) in bytes.chunks_exact(L::BYTES).zip(out.as_chunks_mut::<N>().0) {
+        let block = L::read(bytes);
+        let (scale, offset) = (f16_to_f32(block.scale), f16_to_f32(block.offset));
+        for (o, code) in out.iter_mut().zip(block.codes) {
+            *o = scale * f32::from(code) + offset;
+        }
+    }
+}
+
+dispatch!(pub(super) fn encode_with<L: Layout>(x: &[f32], out: &mut [u8]) = encode_blocks::<L>);
+dispatch!(pub(super) fn decode_with<L: Layout>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
+
+impl<L: Layout> Format for L {
+    fn spec(&self) -> &'static Spec {
+        spec::by_name(L::NAME).expect("a row of SPECS")
+    }
+
+    fn encode(&self, x: &[f32], out: &mut [u8]) {
+        check_lengths(self.spec(), x.len(), out.len());
+        encode_with::<L>(Isa::best(), x, out);
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        check_lengths(self.spec(), out.len(), bytes.len());
+        decode_with::<L>(Isa::best(), bytes, out);
+    }
+
+    fn as_blocks(&self) -> Option<&dyn BlockFormat> {
+        Some(self)
+    }
+}
+
+fn grid_of<L: Layout>(block: &Block) -> Grid {
+    let levels = Levels::Linear { min: L::MIN, max: L::MAX };
+    Grid::single(N, f16_to_f32(block.scale), f16_to_f32(block.offset), levels)
+}
+
+/// The F16 bits of a grid's number.
+///
+/// # Panics
+/// If it is not an F16: such a grid did not come from this format and would be stored wrong.
+fn stored(name: &str, what: &str, x: f32) -> u16 {
+    let bits = f16_from_f32(x);
+    assert_eq!(f16_to_f32(bits).to_bits(), x.to_bits(), "{name}: the grid's {what} is no half-precision number");
+    bits
+}
+
+impl<L: Layout> BlockFormat for L {
+    /// Scale and offset of ggml's reference; the importance is not looked at yet.
+    fn fit(&self, x: &[f32], importance: &[f32]) -> Grid {
+        assert_eq!((x.len(), importance.len()), (N, N), "{}: weights and importance of one block", L::NAME);
+        grid_of::<L>(&L::quantize(x.as_chunks().0.first().expect("checked above")))
+    }
+
+    fn pack(&self, grid: &Grid, codes: &[i8], block: &mut [u8]) {
+        assert_eq!((codes.len(), block.len()), (N, L::BYTES), "{}: codes and bytes of one block", L::NAME);
+        assert_eq!(grid.group_len, N, "{}: weights per scale", L::NAME);
+        assert!(L::OFFSET || grid.offset[0] == 0.0, "{} stores no offset, found {}", L::NAME, grid.offset[0]);
+        let codes = *codes.as_chunks().0.first().expect("checked above");
+        for code in codes {
+            assert!((L::MIN..=L::MAX).contains(&code), "{}: code {code} not in {}..={}", L::NAME, L::MIN, L::MAX);
+        }
+        let scale = stored(L::NAME, "scale", grid.scale[0]);
+        let offset = if L::OFFSET { stored(L::NAME, "offset", grid.offset[0]) } else { F16_NEG_ZERO };
+        L::write(&Block { scale, offset, codes }, block);
+    }
+
+    fn unpack(&self, block: &[u8], codes: &mut [i8]) -> Grid {
+        assert_eq!((codes.len(), block.len()), (N, L::BYTES), "{}: codes and bytes of one block", L::NAME);
+        let block = L::read(block);
+        codes.copy_from_slice(&block.codes);
+        grid_of::<L>(&block)
+    }
+}
+
+/// Smallest and largest value, in an order of comparisons that vectorises. Of -0.0 and +0.0 either may come out.
+#[inline(always)]
+fn range(x: &[f32; N]) -> (f32, f32) {
+    const LANES: usize = 8;
+    let (chunks, _) = x.as_chunks::<LANES>();
+    let (mut low, mut high) = (chunks[0], chunks[0]);
+    for chunk in &chunks[1..] {
+        for i in 0..LANES {
+            low[i] = if chunk[i] < low[i] { chunk[i] } else { low[i] };
+            high[i] = if chunk[i] > high[i] { chunk[i] } else { high[i] };
+        }
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            low[i] = if low[i + width] < low[i] { low[i + width] } else { low[i] };
+            high[i] = if high[i + width] > high[i] { high[i + width] } else { high[i] };
+        }
+        width /= 2;
+    }
+    (low[0], high[0])
+}
+
+/// Smallest and largest value; where one is zero, it is the first zero of the block, whose sign the offset keeps.
+#[inline(always)]
+pub(super) fn min_max(x: &[f32; N]) -> (f32, f32) {
+    let (low, high) = range(x);
+    if low != 0.0 {
+        return (low, high);
+    }
+    let low = first(x, |v| v == 0.0);
+    (low, if high == 0.0 { low } else { high })
+}
+
+/// The largest magnitude.
+#[inline(always)]
+pub(super) fn max_abs(x: &[f32; N]) -> f32 {
+    range(&x.map(f32::abs)).1
+}
+
+/// The value of largest magnitude, with its sign; of several the first; +0.0 if all are zero.
+#[inline(always)]
+pub(super) fn signed_max(x: &[f32; N]) -> f32 {
+    let (low, high) = range(x);
+    if high > -low {
+        high
+    } else if high < -low {
+        low
+    } else if high == 0.0 {
+        0.0
+    } else {
+        first(x, |v| v.abs() == high)
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn first(x: &[f32; N], is: impl Fn(f32) -> bool) -> f32 {
+    x.iter().copied().find(|v| is(*v)).unwrap_or(0.0)
+}
+
+/// `1 / d`, zero for zero. `None` where `d` is so small (below 2^-128) that it overflows: the stored scale is zero
+/// then, and x86 turns the infinite quotients of ggml's reference into stored codes of zero.
+#[inline(always)]
+pub(super) fn inverse(d: f32) -> Option<f32> {
+    let inverse = 1.0 / d;
+    if d == 0.0 {
+        Some(0.0)
+    } else if inverse.is_infinite() {
+        None
+    } else {
+        Some(inverse)
+    }
+}
+
+/// `trunc((x - low) / d + add)` held within `0..=top`: the unsigned codes as they are stored.
+#[inline(always)]
+pub(super) fn unsigned_codes(x: &[f32; N], low: f32, d: f32, add: f32, top: i16) -> [u8; N] {
+    let (inverse, add) = inverse(d).map_or((0.0, 0.0), |inverse| (inverse, add));
+    let mut codes = [0; N];
+    for (code, &x) in codes.iter_mut().zip(x) {
+        *code = trunc_within((x - low) * inverse + add, 0, top) as u8;
+    }
+    codes
+}
+
+/// Codes of four bits: the first half of the block in the low nibbles, the second in the high ones.
+#[inline(always)]
+pub(super) fn write_nibbles(codes: &[u8; N], out: &mut [u8]) {
+    for (i, o) in out[..N / 2].iter_mut().enumerate() {
+        *o = (codes[i] & 15) | (codes[i + N / 2] << 4);
+    }
+}
+
+/// The reverse of [`write_nibbles`].
+#[inline(always)]
+pub(super) fn read_nibbles(bytes: &[u8]) -> [u8; N] {
+    let mut codes = [0; N];
+    for (i, b) in bytes[..N / 2].iter().enumerate() {
+        codes[i] = b & 15;
+        codes[i + N / 2] = b >> 4;
+    }
+    codes
+}
+
+/// Bit 4 of every code, bit `i` of the little-endian word for code `i`.
+#[inline(always)]
+pub(super) fn write_fifth_bits(codes: &[u8; N], out: &mut [u8]) {
+    // Bytes of 0 or 1, least significant first, times this: the top byte collects one bit from each.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    for (o, codes) in out[..N / 8].iter_mut().zip(codes.as_chunks::<8>().0) {
+        let bits = (u64::from_le_bytes(*codes) >> 4) & 0x0101_0101_0101_0101;
+        *o = (bits.wrapping_mul(GATHER) >> 56) as u8;
+    }
+}
+
+/// Sets bit 4 of every code from what [`write_fifth_bits`] stored.
+#[inline(always)]
+pub(super) fn read_fifth_bits(bytes: &[u8], codes: &mut [u8; N]) {
+    for (codes, &byte) in codes.as_chunks_mut::<8>().0.iter_mut().zip(&bytes[..N / 8]) {
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code |= ((byte >> i) & 1) << 4;
+        }
+    }
+}
+
+/// Stored codes to levels: `code - bias`.
+#[inline(always)]
+pub(super) fn lower(codes: &[u8; N], bias: i8) -> [i8; N] {
+    codes.map(|c| c as i8 - bias)
+}
+
+/// Levels to stored codes: `level + bias`.
+#[inline(always)]
+pub(super) fn raise(codes: &[i8; N], bias: i8) -> [u8; N] {
+    codes.map(|c| (c + bias) as u8)
+}
+
+/// Writes an F16, little-endian.
+#[inline(always)]
+pub(super) fn put(out: &mut [u8], h: u16) {
+    out.copy_from_slice(&h.to_le_bytes());
+}
+
+/// Reads an F16, little-endian.
+#[inline(always)]
+pub(super) fn get(bytes: &[u8]) -> u16 {
+    u16::from_le_bytes([bytes[0], bytes[1]])
+}

@@ -1,0 +1,47 @@
+//! Q4_0: 32 weights in 18 bytes, 4.5 bits per weight.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..2 | scale `d`, F16 |
+//! | 2..18 | codes + 8, four bits each; byte `i` holds code `i` low and code `i + 16` high |
+//!
+//! `value = d * code`, codes -8..=7. The weight of largest magnitude becomes code -8 exactly, so the scale carries
+//! the opposite sign.
+
+use super::block32::{
+    Block, Layout, N, get, lower, put, raise, read_nibbles, signed_max, unsigned_codes, write_nibbles,
+};
+use crate::bits::{F16_NEG_ZERO, f16_from_f32};
+
+/// Four bits, symmetric.
+pub struct Q4_0;
+
+const BIAS: i8 = 8;
+
+impl Layout for Q4_0 {
+    const NAME: &'static str = "q4_0";
+    const BYTES: usize = 18;
+    const MIN: i8 = -8;
+    const MAX: i8 = 7;
+    const OFFSET: bool = false;
+
+    #[inline(always)]
+    fn quantize(x: &[f32; N]) -> Block {
+        let d = signed_max(x) / f32::from(Self::MIN);
+        // Adding bias and a half, then cutting off, rounds to nearest with halves going up; 16 is held at 15.
+        let codes = unsigned_codes(x, 0.0, d, f32::from(BIAS) + 0.5, 15);
+        Block { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }
+    }
+
+    #[inline(always)]
+    fn write(block: &Block, out: &mut [u8]) {
+        put(&mut out[..2], block.scale);
+        write_nibbles(&raise(&block.codes, BIAS), &mut out[2..]);
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Block {
+        let codes = lower(&read_nibbles(&bytes[2..]), BIAS);
+        Block { scale: get(bytes), offset: F16_NEG_ZERO, codes }
+    }
+}

@@ -1,0 +1,44 @@
+//! Q4_1: 32 weights in 20 bytes, 5 bits per weight.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..2 | scale `d`, F16 |
+//! | 2..4 | offset `m`, the smallest weight, F16 |
+//! | 4..20 | codes, four bits each; byte `i` holds code `i` low and code `i + 16` high |
+//!
+//! `value = d * code + m`, codes 0..=15 spread evenly from the smallest weight to the largest.
+
+use super::block32::{Block, Layout, N, get, lower, min_max, put, raise, read_nibbles, unsigned_codes, write_nibbles};
+use crate::bits::f16_from_f32;
+
+/// Four bits with an offset.
+pub struct Q4_1;
+
+impl Layout for Q4_1 {
+    const NAME: &'static str = "q4_1";
+    const BYTES: usize = 20;
+    const MIN: i8 = 0;
+    const MAX: i8 = 15;
+    const OFFSET: bool = true;
+
+    #[inline(always)]
+    fn quantize(x: &[f32; N]) -> Block {
+        let (low, high) = min_max(x);
+        let d = (high - low) / f32::from(Self::MAX);
+        let codes = unsigned_codes(x, low, d, 0.5, 15);
+        Block { scale: f16_from_f32(d), offset: f16_from_f32(low), codes: lower(&codes, 0) }
+    }
+
+    #[inline(always)]
+    fn write(block: &Block, out: &mut [u8]) {
+        put(&mut out[..2], block.scale);
+        put(&mut out[2..4], block.offset);
+        write_nibbles(&raise(&block.codes, 0), &mut out[4..]);
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Block {
+        let codes = lower(&read_nibbles(&bytes[4..]), 0);
+        Block { scale: get(bytes), offset: get(&bytes[2..]), codes }
+    }
+}

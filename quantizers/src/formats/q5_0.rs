@@ -1,0 +1,52 @@
+//! Q5_0: 32 weights in 22 bytes, 5.5 bits per weight.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..2 | scale `d`, F16 |
+//! | 2..6 | fifth bits: bit `i` of the little-endian word belongs to code `i` |
+//! | 6..22 | low four bits of codes + 16; byte `i` holds code `i` low and code `i + 16` high |
+//!
+//! `value = d * code`, codes -16..=15. The weight of largest magnitude becomes code -16 exactly, so the scale
+//! carries the opposite sign.
+
+use super::block32::{
+    Block, Layout, N, get, lower, put, raise, read_fifth_bits, read_nibbles, signed_max, unsigned_codes,
+    write_fifth_bits, write_nibbles,
+};
+use crate::bits::{F16_NEG_ZERO, f16_from_f32};
+
+/// Five bits, symmetric.
+pub struct Q5_0;
+
+const BIAS: i8 = 16;
+
+impl Layout for Q5_0 {
+    const NAME: &'static str = "q5_0";
+    const BYTES: usize = 22;
+    const MIN: i8 = -16;
+    const MAX: i8 = 15;
+    const OFFSET: bool = false;
+
+    #[inline(always)]
+    fn quantize(x: &[f32; N]) -> Block {
+        let d = signed_max(x) / f32::from(Self::MIN);
+        // Adding bias and a half, then cutting off, rounds to nearest with halves going up; 32 is held at 31.
+        let codes = unsigned_codes(x, 0.0, d, f32::from(BIAS) + 0.5, 31);
+        Block { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }
+    }
+
+    #[inline(always)]
+    fn write(block: &Block, out: &mut [u8]) {
+        let codes = raise(&block.codes, BIAS);
+        put(&mut out[..2], block.scale);
+        write_fifth_bits(&codes, &mut out[2..6]);
+        write_nibbles(&codes, &mut out[6..]);
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Block {
+        let mut codes = read_nibbles(&bytes[6..]);
+        read_fifth_bits(&bytes[2..6], &mut codes);
+        Block { scale: get(bytes), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }
+    }
+}

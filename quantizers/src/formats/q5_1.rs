@@ -1,0 +1,51 @@
+//! Q5_1: 32 weights in 24 bytes, 6 bits per weight.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..2 | scale `d`, F16 |
+//! | 2..4 | offset `m`, the smallest weight, F16 |
+//! | 4..8 | fifth bits: bit `i` of the little-endian word belongs to code `i` |
+//! | 8..24 | low four bits of the codes; byte `i` holds code `i` low and code `i + 16` high |
+//!
+//! `value = d * code + m`, codes 0..=31 spread evenly from the smallest weight to the largest.
+
+use super::block32::{
+    Block, Layout, N, get, lower, min_max, put, raise, read_fifth_bits, read_nibbles, unsigned_codes, write_fifth_bits,
+    write_nibbles,
+};
+use crate::bits::f16_from_f32;
+
+/// Five bits with an offset.
+pub struct Q5_1;
+
+impl Layout for Q5_1 {
+    const NAME: &'static str = "q5_1";
+    const BYTES: usize = 24;
+    const MIN: i8 = 0;
+    const MAX: i8 = 31;
+    const OFFSET: bool = true;
+
+    #[inline(always)]
+    fn quantize(x: &[f32; N]) -> Block {
+        let (low, high) = min_max(x);
+        let d = (high - low) / f32::from(Self::MAX);
+        let codes = unsigned_codes(x, low, d, 0.5, 31);
+        Block { scale: f16_from_f32(d), offset: f16_from_f32(low), codes: lower(&codes, 0) }
+    }
+
+    #[inline(always)]
+    fn write(block: &Block, out: &mut [u8]) {
+        let codes = raise(&block.codes, 0);
+        put(&mut out[..2], block.scale);
+        put(&mut out[2..4], block.offset);
+        write_fifth_bits(&codes, &mut out[4..8]);
+        write_nibbles(&codes, &mut out[8..]);
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Block {
+        let mut codes = read_nibbles(&bytes[8..]);
+        read_fifth_bits(&bytes[4..8], &mut codes);
+        Block { scale: get(bytes), offset: get(&bytes[2..]), codes: lower(&codes, 0) }
+    }
+}

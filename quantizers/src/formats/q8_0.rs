@@ -1,0 +1,54 @@
+//! Q8_0: 32 weights in 34 bytes, 8.5 bits per weight.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..2 | scale `d`, F16 |
+//! | 2..34 | codes, signed bytes |
+//!
+//! `value = d * code`. The reference spreads codes over -127..=127; -128 decodes as well and a solver may use it.
+
+use super::block32::{Block, Layout, N, get, inverse, max_abs, put};
+use crate::bits::{F16_NEG_ZERO, f16_from_f32};
+use crate::simd::trunc_within;
+
+/// Eight bits, symmetric.
+pub struct Q8_0;
+
+/// The largest number below one half. Adding a half itself would carry 0.49999997 over to one.
+const BELOW_HALF: f32 = 0.5 - f32::EPSILON / 4.0;
+
+impl Layout for Q8_0 {
+    const NAME: &'static str = "q8_0";
+    const BYTES: usize = 34;
+    const MIN: i8 = i8::MIN;
+    const MAX: i8 = i8::MAX;
+    const OFFSET: bool = false;
+
+    #[inline(always)]
+    fn quantize(x: &[f32; N]) -> Block {
+        let d = max_abs(x) / 127.0;
+        let inverse = inverse(d).unwrap_or(0.0);
+        let mut codes = [0; N];
+        for (code, x) in codes.iter_mut().zip(x) {
+            let x = x * inverse;
+            // Halves go away from zero, as C's roundf has it.
+            *code = trunc_within(x + BELOW_HALF.copysign(x), -128, 127) as i8;
+        }
+        Block { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes }
+    }
+
+    #[inline(always)]
+    fn write(block: &Block, out: &mut [u8]) {
+        put(&mut out[..2], block.scale);
+        out[2..34].copy_from_slice(&block.codes.map(|c| c as u8));
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Block {
+        let mut codes = [0; N];
+        for (code, byte) in codes.iter_mut().zip(&bytes[2..34]) {
+            *code = *byte as i8;
+        }
+        Block { scale: get(bytes), offset: F16_NEG_ZERO, codes }
+    }
+}
