@@ -12,18 +12,25 @@
 //! | [`format`](mod@format) | [`Format`]: encode and decode rows; [`BlockFormat`]: the grid of one block |
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
+//! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
+//! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
+//! | [`simd`] | which instructions this machine has; one source for every kernel |
 //! | [`par`] | fixed-size chunks over threads: the same bytes for any thread count |
 
 mod bits;
 pub mod error;
+pub mod fallback;
 pub mod format;
 pub mod formats;
 pub mod grid;
 pub mod par;
+pub mod scan;
 pub mod simd;
 pub mod spec;
 
 pub use error::NumError;
 pub use format::{BlockFormat, Format};
+pub use fallback::fallback;
 pub use grid::Grid;
+pub use scan::{Scan, scan};
 pub use spec::Spec;

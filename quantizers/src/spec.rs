@@ -47,6 +47,7 @@ impl Spec {
 }
 
 const F16_MAX: f32 = 65504.0;
+const BF16_MAX: f32 = 3.389_531_4e38;
 
 const fn float(name: &'static str, ggml_id: u32, bytes: usize, max_abs: f32) -> Spec {
     Spec { name, ggml_id, block: 1, bytes, kind: Kind::Float, max_abs }
@@ -56,45 +57,57 @@ const fn int(name: &'static str, ggml_id: u32, bytes: usize) -> Spec {
     Spec { name, ggml_id, block: 1, bytes, kind: Kind::Int, max_abs: f32::MAX }
 }
 
-/// `top` is the largest multiple of the half-precision scale that a code reaches (8 for Q4_0).
+/// Blocks whose scale has the range of an F32.
+const fn unbounded(name: &'static str, ggml_id: u32, block: usize, bytes: usize) -> Spec {
+    Spec { name, ggml_id, block, bytes, kind: Kind::Block, max_abs: f32::MAX }
+}
+
+/// `top` is the magnitude that a block reaches with a half-precision scale of one (8 for Q4_0).
 const fn block(name: &'static str, ggml_id: u32, block: usize, bytes: usize, top: f32) -> Spec {
     Spec { name, ggml_id, block, bytes, kind: Kind::Block, max_abs: F16_MAX * top }
 }
 
 /// All tensor types that current GGUF files may contain, by id.
+///
+/// Where the scale follows from the largest weight alone, `top` is exact. The super-blocks' scales are found by a
+/// search that may stretch them, so `top` is half of what it would be without one (Q6_K: 32 * 128, hence 2048).
+/// The types with a codebook keep 1: far below what they reach, far above any weight.
 pub static SPECS: &[Spec] = &[
     float("f32", 0, 4, f32::MAX),
     float("f16", 1, 2, F16_MAX),
     block("q4_0", 2, 32, 18, 8.0),
-    block("q4_1", 3, 32, 20, 1.0),
+    block("q4_1", 3, 32, 20, 1.0), // the offset is the smallest weight itself
     block("q5_0", 6, 32, 22, 16.0),
     block("q5_1", 7, 32, 24, 1.0),
     block("q8_0", 8, 32, 34, 127.0),
-    block("q8_1", 9, 32, 36, 127.0),
-    block("q2_k", 10, 256, 84, 1.0),
-    block("q3_k", 11, 256, 110, 1.0),
-    block("q4_k", 12, 256, 144, 1.0),
-    block("q5_k", 13, 256, 176, 1.0),
-    block("q6_k", 14, 256, 210, 1.0),
-    block("q8_k", 15, 256, 292, 1.0),
+    block("q8_1", 9, 32, 36, 1.0 / 32.0), // also stores the sum of the block
+    block("q2_k", 10, 256, 84, 7.0),
+    block("q3_k", 11, 256, 110, 64.0),
+    block("q4_k", 12, 256, 144, 31.0),
+    block("q5_k", 13, 256, 176, 31.0),
+    block("q6_k", 14, 256, 210, 2048.0),
+    unbounded("q8_k", 15, 256, 292), // f32 scale
     block("iq2_xxs", 16, 256, 66, 1.0),
     block("iq2_xs", 17, 256, 74, 1.0),
     block("iq3_xxs", 18, 256, 98, 1.0),
     block("iq1_s", 19, 256, 50, 1.0),
-    block("iq4_nl", 20, 32, 18, 1.0),
+    block("iq4_nl", 20, 32, 18, 63.0),
     block("iq3_s", 21, 256, 110, 1.0),
     block("iq2_s", 22, 256, 82, 1.0),
-    block("iq4_xs", 23, 256, 136, 1.0),
+    block("iq4_xs", 23, 256, 136, 2016.0),
     int("i8", 24, 1),
     int("i16", 25, 2),
     int("i32", 26, 4),
     int("i64", 27, 8),
     float("f64", 28, 8, f32::MAX),
     block("iq1_m", 29, 256, 56, 1.0),
-    float("bf16", 30, 2, 3.389_531_4e38),
+    float("bf16", 30, 2, BF16_MAX),
     block("tq1_0", 34, 256, 54, 1.0),
     block("tq2_0", 35, 256, 66, 1.0),
-    block("mxfp4", 39, 32, 17, 1.0),
+    unbounded("mxfp4", 39, 32, 17), // scales are powers of two up to 2^127
+    block("nvfp4", 40, 64, 36, 2688.0 / F16_MAX), // scales are E4M3, at most 448, times 6
+    block("q1_0", 41, 128, 18, 1.0),
+    block("q2_0", 42, 64, 18, 1.0),
 ];
 
 /// The type with this ggml id.

@@ -1,0 +1,184 @@
+//! Laws that hold for every row of `FORMATS`, and known answers from ggml (see `data/make.py`).
+
+use std::path::Path;
+
+use aurora_quantizers::formats::{self, FORMATS};
+use aurora_quantizers::spec::{Kind, SPECS};
+use aurora_quantizers::{BlockFormat, Format, scan};
+use proptest::prelude::*;
+
+fn data(file: &str) -> Option<Vec<u8>> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file)).ok()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn encode(format: &dyn Format, x: &[f32]) -> Vec<u8> {
+    let mut out = vec![0; format.spec().bytes_for(x.len()).expect("whole blocks")];
+    format.encode(x, &mut out);
+    out
+}
+
+fn decode(format: &dyn Format, bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; bytes.len() / format.spec().bytes * format.spec().block];
+    format.decode(bytes, &mut out);
+    out
+}
+
+fn blocks() -> impl Iterator<Item = (&'static dyn BlockFormat, &'static str)> {
+    FORMATS.iter().filter_map(|f| Some((f.as_blocks()?, f.spec().name)))
+}
+
+/// Equal bit for bit; NaN equals NaN, whatever its payload.
+fn assert_same(found: &[f32], wanted: &[f32], what: &str) {
+    assert_eq!(found.len(), wanted.len(), "{what}: number of values");
+    for (i, (f, w)) in found.iter().zip(wanted).enumerate() {
+        assert!(
+            f.to_bits() == w.to_bits() || (f.is_nan() && w.is_nan()),
+            "{what}: value {i} is {f:e} ({:#010x}), wanted {w:e} ({:#010x})",
+            f.to_bits(),
+            w.to_bits()
+        );
+    }
+}
+
+#[test]
+fn sizes_are_those_of_ggml() {
+    let table = String::from_utf8(data("types.txt").expect("types.txt")).expect("text");
+    let found: Vec<String> =
+        SPECS.iter().map(|s| format!("{} {} {} {}", s.ggml_id, s.name, s.block, s.bytes)).collect();
+    assert_eq!(found, table.to_lowercase().lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn bytes_and_values_are_those_of_ggml() {
+    let (input, random) = (floats(&data("input.f32").expect("input.f32")), data("random.bin").expect("random.bin"));
+    for format in FORMATS {
+        let spec = format.spec();
+        // F32 and F64 are copies: every other row must come with its answers.
+        if spec.kind == Kind::Float && spec.bytes >= 4 {
+            continue;
+        }
+        let wanted = data(&format!("{}.bin", spec.name)).unwrap_or_else(|| panic!("{}: no known answers", spec.name));
+        let mut stored = encode(*format, &input);
+        let blocks = stored.chunks(spec.bytes).zip(wanted.chunks(spec.bytes)).zip(input.chunks(spec.block));
+        for (i, ((ours, ggml), x)) in blocks.enumerate() {
+            assert_eq!(ours, ggml, "{}: block {i} of {x:?}", spec.name);
+        }
+        assert_eq!(stored.len(), wanted.len(), "{}", spec.name);
+        stored.extend_from_slice(&random[..random.len() / spec.bytes * spec.bytes]);
+        let values = floats(&data(&format!("{}.f32", spec.name)).expect("values beside the bytes"));
+        assert_same(&decode(*format, &stored), &values, spec.name);
+    }
+}
+
+#[test]
+fn names_and_ids_find_their_row() {
+    for format in FORMATS {
+        let spec = format.spec();
+        assert_eq!(formats::by_name(&spec.name.to_uppercase()).expect("by name").spec(), spec);
+        assert_eq!(formats::by_ggml_id(spec.ggml_id).expect("by id").spec(), spec);
+    }
+    assert!(formats::by_name("q9_9").is_none() && formats::by_ggml_id(4).is_none());
+}
+
+/// Unpacks every block, checks that packing restores it, and checks the decoder against the grid's own arithmetic.
+fn check_blocks(format: &dyn BlockFormat, name: &str, bytes: &[u8]) {
+    let spec = format.spec();
+    let values = decode(format, bytes);
+    let mut codes = vec![0; spec.block];
+    for (block, values) in bytes.chunks(spec.bytes).zip(values.chunks(spec.block)) {
+        let grid = format.unpack(block, &mut codes);
+        let by_grid: Vec<f32> = codes.iter().enumerate().map(|(i, c)| grid.value(i, *c)).collect();
+        assert_same(values, &by_grid, name);
+        if !grid.scale.iter().chain(&grid.offset).all(|v| v.is_finite()) {
+            continue; // nothing that `fit` returns: such a block decodes, and is never packed
+        }
+        let mut again = vec![0xa5; spec.bytes];
+        format.pack(&grid, &codes, &mut again);
+        assert_eq!(again, block, "{name}: pack(unpack(block))");
+        let mut codes_again = vec![0; spec.block];
+        assert_eq!(format.unpack(&again, &mut codes_again), grid, "{name}: unpack(pack(grid))");
+        assert_eq!(codes_again, codes, "{name}: unpack(pack(codes))");
+    }
+}
+
+/// On the grid that the encoder used, rounding each weight to the nearest value is never worse than what it wrote.
+fn check_nearest(format: &dyn BlockFormat, name: &str, x: &[f32]) {
+    let (spec, bytes) = (format.spec(), encode(format, x));
+    let ones = vec![1.0; spec.block];
+    let mut codes = vec![0; spec.block];
+    for (x, block) in x.chunks(spec.block).zip(bytes.chunks(spec.bytes)) {
+        let grid = format.unpack(block, &mut codes);
+        assert_eq!(format.fit(x, &ones), grid, "{name}: fit is the encoder's grid");
+        let error = |i: usize, code: i8| (f64::from(x[i]) - f64::from(grid.value(i, code))).powi(2);
+        let encoded: f64 = codes.iter().enumerate().map(|(i, c)| error(i, *c)).sum();
+        let nearest: f64 = (0..x.len()).map(|i| error(i, grid.nearest(i, x[i]))).sum();
+        // Near ties the two round differently in f32, by about a part in 2^20.
+        assert!(nearest <= encoded * (1.0 + 1e-5), "{name}: nearest {nearest:e}, encoded {encoded:e} for {x:?}");
+    }
+}
+
+/// Whole numbers of 256-weight blocks (the largest there are) of one magnitude, with ties, zeros and outliers.
+fn weights() -> impl Strategy<Value = Vec<f32>> {
+    let one = prop_oneof![
+        6 => -1.0f32..1.0,
+        2 => (-8i8..=8).prop_map(|v| f32::from(v) / 8.0),
+        1 => Just(0.0f32),
+        1 => Just(-0.0f32),
+        1 => -50.0f32..50.0,
+    ];
+    (prop::collection::vec(one, 256..=256), -150i32..10)
+        .prop_map(|(x, e)| x.into_iter().map(|v| v * (e as f32).exp2()).collect())
+}
+
+proptest! {
+    #[test]
+    fn blocks_keep_their_laws(x in weights()) {
+        for (format, name) in blocks() {
+            check_blocks(format, name, &encode(format, &x));
+            check_nearest(format, name, &x);
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_decode_and_repack(bytes in prop::collection::vec(any::<u8>(), 4096)) {
+        for (format, name) in blocks() {
+            let size = format.spec().bytes;
+            check_blocks(format, name, &bytes[..bytes.len() / size * size]);
+        }
+    }
+
+    #[test]
+    fn what_the_spec_allows_stays_finite(x in weights(), sign in prop::bool::ANY) {
+        for format in FORMATS {
+            let limit = format.spec().max_abs;
+            let mut x: Vec<f32> = x.iter().map(|v| (v / 50.0 / 1024.0) * limit).collect();
+            x[17] = if sign { limit } else { -limit };
+            x[18] = -x[17];
+            prop_assert!(scan(&x).check(format.spec()).is_ok());
+            let values = decode(*format, &encode(*format, &x));
+            prop_assert!(values.iter().all(|v| v.is_finite()), "{}", format.spec().name);
+        }
+    }
+
+    #[test]
+    fn floats_that_a_float_type_holds_come_back(bits in prop::collection::vec(any::<u16>(), 64)) {
+        for (name, shift) in [("f16", 0), ("bf16", 0), ("f32", 16), ("f64", 16)] {
+            let format = formats::by_name(name).expect("a row");
+            let x: Vec<f32> = match shift {
+                0 => decode(format, &bits.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<_>>()),
+                _ => bits.iter().map(|b| f32::from_bits(u32::from(*b) << shift)).collect(),
+            };
+            assert_same(&decode(format, &encode(format, &x)), &x, name);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "q8_0: 31 weights against 34 bytes")]
+fn a_partial_block_is_refused() {
+    formats::by_name("q8_0").expect("a row").encode(&[0.0; 31], &mut [0; 34]);
+}
