@@ -111,3 +111,13 @@ impl Error {
         Error::Unsupported { what: what.into() }
     }
 }
+
+/// A name read from a file, fit for an error message: control characters escaped, and never pages long.
+pub(crate) fn printable(name: &str) -> String {
+    const LIMIT: usize = 200;
+    let mut text: String = name.chars().take(LIMIT).flat_map(char::escape_debug).collect();
+    if name.chars().nth(LIMIT).is_some() {
+        text.push_str("...");
+    }
+    text
+}

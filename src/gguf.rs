@@ -1,17 +1,34 @@
-//! The GGUF container's header: an ordered list of keys and values, and the rules of alignment.
+//! The GGUF container's header: an ordered list of keys and values, a tensor table, and the rules of alignment.
 //!
 //! The one seam to gguf-rs-lib: its `MetadataValue` is our value type, its reader and writer of single values are
-//! used for the bytes. The frame around them (magic, version, counts, tensor table) is walked here, because the
-//! library's whole-file reader refuses files that llama.cpp accepts: keys with hyphens (`gpt-oss.block_count`),
-//! version 2, arrays beyond its limits; and because its map loses the order of keys.
+//! used for the bytes. The frame around them (magic, version, counts, tensor table) is walked in [`read`] and laid
+//! out in [`write`], because the library's whole-file reader refuses files that llama.cpp accepts: keys with hyphens
+//! (`gpt-oss.block_count`), version 2, arrays beyond its limits; and because its map loses the order of keys.
 //!
-//! Knows nothing of models, of tensors' contents or of where the bytes come from.
+//! Knows nothing of models or of tensors' contents.
+
+pub mod read;
+pub mod write;
 
 pub use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue as Value};
 pub use gguf_rs_lib::format::types::GGUFValueType as ValueType;
+pub use read::{Header, RawTensor, read_header};
+pub use write::{TensorEntry, write_header};
+
+/// The first four bytes of every GGUF file.
+pub const MAGIC: [u8; 4] = *b"GGUF";
+
+/// The version that is written.
+pub const VERSION: u32 = 3;
 
 /// Alignment of tensor data when `general.alignment` is absent.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// The key that overrides [`DEFAULT_ALIGNMENT`].
+pub const ALIGNMENT_KEY: &str = "general.alignment";
+
+/// Dimensions that ggml's tensors have (`GGML_MAX_DIMS`).
+pub const MAX_DIMS: usize = 4;
 
 /// Keys in file order; no key twice.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +70,22 @@ impl Metadata {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+
+    /// The alignment of tensor data: [`ALIGNMENT_KEY`] or the default. `Err` says what is wrong with it.
+    pub fn alignment(&self) -> Result<u64, String> {
+        match self.get(ALIGNMENT_KEY) {
+            None => Ok(DEFAULT_ALIGNMENT),
+            Some(value) => value
+                .as_u64()
+                .filter(|n| n.is_power_of_two())
+                .ok_or_else(|| format!("must be a positive power of two, found {}", value.to_string_representation())),
+        }
+    }
+}
+
+/// A string value.
+pub fn string(text: impl Into<String>) -> Value {
+    Value::String(text.into())
 }
 
 /// An array value; all elements must be of `element`'s type.
@@ -63,7 +96,30 @@ pub fn array(element: ValueType, values: Vec<Value>) -> Value {
     Value::Array(Box::new(MetadataArray::new(element, values).expect("elements of one type")))
 }
 
+/// An array of strings.
+pub fn string_array<S: Into<String>>(values: impl IntoIterator<Item = S>) -> Value {
+    array(ValueType::String, values.into_iter().map(|s| Value::String(s.into())).collect())
+}
+
+/// An array of 32-bit integers.
+pub fn i32_array(values: impl IntoIterator<Item = i32>) -> Value {
+    array(ValueType::I32, values.into_iter().map(Value::I32).collect())
+}
+
+/// An array of 32-bit floats.
+pub fn f32_array(values: impl IntoIterator<Item = f32>) -> Value {
+    array(ValueType::F32, values.into_iter().map(Value::F32).collect())
+}
+
+/// An array of flags.
+pub fn bool_array(values: impl IntoIterator<Item = bool>) -> Value {
+    array(ValueType::Bool, values.into_iter().map(Value::Bool).collect())
+}
+
 /// `n` rounded up to a multiple of `alignment`.
+///
+/// # Panics
+/// If `alignment` is zero or the result overflows: for sizes of our own, not for numbers read from a file.
 pub fn align(n: u64, alignment: u64) -> u64 {
     n.next_multiple_of(alignment)
 }
