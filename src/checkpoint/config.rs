@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
+use super::mmap;
+use crate::error::printable;
 use crate::gguf::{Metadata, Value};
 use crate::{Error, Result};
 
@@ -37,7 +39,72 @@ pub struct GgufConfig {
     pub metadata: Metadata,
 }
 
+/// config.json's name.
+const CONFIG: &str = "config.json";
+/// Where older quantisers (AutoGPTQ, AutoAWQ) state what they did, beside config.json.
+const QUANTIZER_FILES: [&str; 2] = ["quantize_config.json", "quant_config.json"];
+/// The largest known index (a model of 90,000 tensors) has about 10 MB; parsed JSON takes several times its size.
+const MAX_JSON: usize = 64 << 20;
+
+/// Reads a file that must be one JSON object. A byte order mark is skipped.
+///
+/// # Errors
+/// If it is not there, is no regular file, is empty, is too large, or is not a JSON object: with line and column.
+pub(super) fn read_json_object(path: &Path) -> Result<Map<String, Json>> {
+    let map = mmap::Map::open(path)?;
+    let bytes = map.bytes();
+    if bytes.len() > MAX_JSON {
+        return Err(Error::malformed(path, format!("{} bytes of JSON, at most {MAX_JSON} are read", bytes.len())));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if bytes.trim_ascii().is_empty() {
+        return Err(Error::malformed(path, "the file is empty, needed a JSON object; download or copy it again"));
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Json::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::malformed(path, "must be a JSON object, found another JSON value")),
+        Err(e) => Err(Error::malformed(path, format!("not valid JSON: {e}"))),
+    }
+}
+
 impl HfConfig {
+    /// Reads config.json in `dir`.
+    ///
+    /// # Errors
+    /// If it is not there or is not one JSON object.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG);
+        if matches!(path.try_exists(), Ok(false)) {
+            let what = format!("{CONFIG} not found; a safetensors checkpoint needs it in the same folder");
+            return Err(Error::malformed(dir, what));
+        }
+        let map = read_json_object(&path)?;
+        Ok(HfConfig { path, map })
+    }
+
+    /// Refuses a checkpoint whose weights are already codes: read as numbers they would be garbage.
+    ///
+    /// # Errors
+    /// If config.json or a quantiser's file beside it says so: where, and which method.
+    pub fn refuse_quantized(&self) -> Result<()> {
+        const ADVICE: &str = "not supported yet; use the original, unquantized checkpoint";
+        for key in ["quantization_config", "compression_config"] {
+            if let Some(value) = self.get(key) {
+                let method = value.get("quant_method").and_then(Json::as_str).unwrap_or("method not stated");
+                let what = format!("the checkpoint says it is already quantized ({}): {ADVICE}", printable(method));
+                return Err(self.error(key, what));
+            }
+        }
+        for name in QUANTIZER_FILES {
+            let file = self.path.with_file_name(name);
+            if file.is_file() {
+                let what = format!("this file says that the checkpoint beside it is already quantized: {ADVICE}");
+                return Err(Error::malformed(&file, what));
+            }
+        }
+        Ok(())
+    }
+
     /// The value of `key`; one inside `text_config` (models with a vision part) wins over the top level.
     /// JSON null counts as absent.
     pub fn get(&self, key: &str) -> Option<&Json> {

@@ -11,6 +11,10 @@ use aurora_quantizers::Spec;
 use crate::Result;
 
 pub mod config;
+pub mod gguf;
+mod mapped;
+pub mod mmap;
+pub mod safetensors;
 
 pub use config::Config;
 
@@ -53,6 +57,20 @@ pub trait TensorSource: Send + Sync {
     fn release(&self, tensor: &TensorInfo, range: Range<usize>);
 }
 
+impl TensorInfo {
+    /// How many numbers it has; `None` if that overflows.
+    pub fn elements(&self) -> Option<usize> {
+        self.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim))
+    }
+
+    /// Bytes that `shape` and `spec` call for; `None` if blocks do not divide a row or it overflows.
+    pub fn expected_bytes(&self) -> Option<usize> {
+        let row = self.shape.last().copied().unwrap_or(1);
+        let rows = self.shape.iter().rev().skip(1).try_fold(1usize, |n, &dim| n.checked_mul(dim))?;
+        self.spec.bytes_for(row)?.checked_mul(rows)
+    }
+}
+
 impl dyn TensorSource + '_ {
     /// The tensor with this name.
     pub fn find(&self, name: &str) -> Option<&TensorInfo> {
@@ -77,7 +95,12 @@ pub struct SourceKind {
 }
 
 /// Kinds of sources, tried in order.
-pub static SOURCES: &[SourceKind] = &[];
+pub static SOURCES: &[SourceKind] = &[safetensors::DIRECTORY, safetensors::FILE, gguf::FILE];
+
+/// Whether `path` ends in `.extension`, in any case.
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+}
 
 /// Opens a checkpoint: a directory with config.json, a `.safetensors` file in such a directory, or a `.gguf` file.
 ///
@@ -89,8 +112,9 @@ pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
     }
     match SOURCES.iter().find(|s| (s.matches)(path)) {
         Some(source) => (source.open)(path),
-        None => {
-            Err(crate::Error::malformed(path, "neither a directory with config.json nor a .safetensors or .gguf file"))
-        }
+        None => Err(crate::Error::malformed(
+            path,
+            "neither a directory with config.json nor a .safetensors or .gguf file; name one of these",
+        )),
     }
 }

@@ -1,0 +1,64 @@
+//! What all readers end in: mapped files, a configuration and a checked, sorted tensor list.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::mmap::Map;
+use super::{Config, TensorInfo, TensorSource};
+
+/// A source whose tensors lie in mapped files.
+pub(super) struct Mapped {
+    path: PathBuf,
+    config: Config,
+    files: Vec<PathBuf>,
+    maps: Vec<Map>,
+    tensors: Vec<TensorInfo>,
+}
+
+impl Mapped {
+    /// `files` are the names of `maps`; `tensors` come in any order and have unique names.
+    pub(super) fn new(
+        path: &Path,
+        config: Config,
+        files: Vec<PathBuf>,
+        maps: Vec<Map>,
+        mut tensors: Vec<TensorInfo>,
+    ) -> Self {
+        assert_eq!(files.len(), maps.len(), "one name per map");
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        Mapped { path: path.to_owned(), config, files, maps, tensors }
+    }
+}
+
+/// `range` of `tensor`, as bytes of its file.
+fn absolute(tensor: &TensorInfo, range: Range<usize>) -> Range<usize> {
+    let len = tensor.range.len();
+    assert!(range.end <= len, "{}: bytes {range:?} of a tensor of {len} bytes", tensor.name);
+    tensor.range.start + range.start..tensor.range.start + range.end
+}
+
+impl TensorSource for Mapped {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn bytes(&self, tensor: &TensorInfo, range: Range<usize>) -> &[u8] {
+        &self.maps[tensor.file].bytes()[absolute(tensor, range)]
+    }
+
+    fn release(&self, tensor: &TensorInfo, range: Range<usize>) {
+        self.maps[tensor.file].release(absolute(tensor, range));
+    }
+}
