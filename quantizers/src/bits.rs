@@ -79,7 +79,7 @@ mod tests {
         let edges = [0u32, 1, 0xffe, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0x1_8000];
         let tops = [0u32, 0x40_0000, 0x7f_0000, 0x7f_e000, 0x12_2000];
         let grid = (0..512u32).flat_map(|e| {
-            tops.into_iter().flat_map(move |t| edges.into_iter().map(move |f| e << 23 | (t + f) % (1 << 23)))
+            tops.into_iter().flat_map(move |t| edges.into_iter().map(move |f| (e << 23) | ((t + f) % (1 << 23))))
         });
         for bits in grid.chain((0..u32::MAX).step_by(2503)) {
             let x = f32::from_bits(bits);

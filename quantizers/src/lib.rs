@@ -29,8 +29,8 @@ pub mod simd;
 pub mod spec;
 
 pub use error::NumError;
-pub use format::{BlockFormat, Format};
 pub use fallback::fallback;
+pub use format::{BlockFormat, Format};
 pub use grid::Grid;
 pub use scan::{Scan, scan};
 pub use spec::Spec;

@@ -104,7 +104,7 @@ pub static SPECS: &[Spec] = &[
     float("bf16", 30, 2, BF16_MAX),
     block("tq1_0", 34, 256, 54, 1.0),
     block("tq2_0", 35, 256, 66, 1.0),
-    unbounded("mxfp4", 39, 32, 17), // scales are powers of two up to 2^127
+    unbounded("mxfp4", 39, 32, 17),               // scales are powers of two up to 2^127
     block("nvfp4", 40, 64, 36, 2688.0 / F16_MAX), // scales are E4M3, at most 448, times 6
     block("q1_0", 41, 128, 18, 1.0),
     block("q2_0", 42, 64, 18, 1.0),

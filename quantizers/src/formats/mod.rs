@@ -9,6 +9,8 @@ mod q4_1;
 mod q5_0;
 mod q5_1;
 mod q8_0;
+#[cfg(test)]
+mod twins;
 
 /// Every format that can be encoded and decoded, in the order in which help and docs list them.
 pub static FORMATS: &[&dyn Format] = &[
