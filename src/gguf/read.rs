@@ -45,7 +45,7 @@ const MAX_KEY: usize = 65_535;
 const MAX_NAME: usize = 127;
 /// llama.cpp reads no nested arrays at all and no known file has any; a few levels cost nothing.
 const MAX_NESTING: u32 = 8;
-/// Values are held as an enum of 32 bytes, so an array of bytes grows 32-fold when read. The largest vocabularies
+/// Values are held as an enum of 24 bytes, so an array of bytes grows 24-fold when read. The largest vocabularies
 /// (262k tokens with scores, types and 515k merges) need about 50 MiB.
 const MAX_DECODED: usize = 256 << 20;
 /// Key length, type and one byte of value.

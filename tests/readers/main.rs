@@ -1,12 +1,15 @@
 //! The readers on good, bad and random input: they answer with a message that helps, fast, and never panic.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod gguf;
+mod random;
+mod safetensors;
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aurora_quant::checkpoint::{self, TensorInfo, TensorSource};
+use aurora_quant::checkpoint::{self, TensorSource};
 use common::Bad;
 
 /// Cases whose fault is not in a file's frame but in what the model makes of it; their files open.
@@ -95,4 +98,28 @@ fn every_case_is_answered() {
             }
         }
     }
+}
+
+#[test]
+fn what_is_no_checkpoint_is_said_so() {
+    let dir = tempfile::tempdir().unwrap();
+    mentions(&message(&dir.path().join("absent")), &["absent", "cannot open"]);
+    let text = dir.path().join("notes.txt");
+    std::fs::write(&text, "hello").unwrap();
+    mentions(&message(&text), &["notes.txt", "config.json", ".safetensors", ".gguf"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn fifos_and_devices_do_not_hang() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["x.gguf", "x.safetensors", "config.json"] {
+        mknodat(CWD, dir.path().join(name), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    }
+    mentions(&message(&dir.path().join("x.gguf")), &["x.gguf", "fifo", "regular file"]);
+    mentions(&message(&dir.path().join("x.safetensors")), &["config.json", "fifo", "regular file"]);
+    mentions(&message(dir.path()), &["config.json", "fifo", "regular file"]);
+    std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero.gguf")).unwrap();
+    mentions(&message(&dir.path().join("zero.gguf")), &["zero.gguf", "device"]);
 }
