@@ -69,6 +69,9 @@ pub struct Param {
     pub shape: Vec<usize>,
     /// Where its rows come from in a Hugging Face checkpoint, in order. Empty if `import` is [`Import::Computed`].
     pub parts: Vec<Part>,
+    /// Other ways to put it together (experts fused into one tensor by newer libraries), for checkpoints that lack a
+    /// tensor of `parts`: the first list whose tensors all exist is taken; if none does, `parts` names what is missing.
+    pub alternatives: Vec<Vec<Part>>,
     /// What is done to the numbers on the way in.
     pub import: Import,
 }
@@ -154,6 +157,15 @@ pub enum RopeStyle {
     Halves,
 }
 
+/// Rotary factors for long contexts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LongFactors {
+    /// Frequencies are divided by these, `[dims / 2]`.
+    pub factors: ParamId,
+    /// They hold for contexts of more tokens than this; the choice is one for the whole context.
+    pub beyond: usize,
+}
+
 /// One step of the computation. Every op names the slots that it reads and writes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
@@ -224,6 +236,8 @@ pub enum Op {
         linear: f32,
         /// Frequencies are also divided by these, `[dims / 2]`.
         factors: Option<ParamId>,
+        /// Taken instead of `factors` when the context is longer than some length (Phi-3).
+        long: Option<LongFactors>,
         /// Both sine and cosine are multiplied by this; 1 for none.
         magnitude: f32,
     },
@@ -337,11 +351,19 @@ pub struct ModelGraph {
     pub logits: Slot,
     /// Checkpoint tensors that may be there and are not used, by their names' ends (rotary tables, causal masks).
     pub ignored: Vec<&'static str>,
+    /// The same by their names' starts (vision towers).
+    pub ignored_starts: Vec<&'static str>,
 }
 
 impl ModelGraph {
     /// The parameter.
     pub fn param(&self, id: ParamId) -> &Param {
         &self.params[id.0]
+    }
+
+    /// Whether a checkpoint tensor of that name may be left unused without a complaint.
+    pub fn ignores(&self, name: &str) -> bool {
+        self.ignored.iter().any(|end| name.ends_with(end))
+            || self.ignored_starts.iter().any(|start| name.starts_with(start))
     }
 }

@@ -2,14 +2,35 @@
 //!
 //! Knows configurations, never the bytes of weights.
 
+use crate::Result;
 use crate::checkpoint::Config;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
-use crate::{Error, Result};
 
+mod build;
+mod decoder;
+mod from_gguf;
+mod from_hf;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod granite;
 pub mod graph;
+mod keys;
+mod limits;
+mod llama;
+mod mistral;
+mod mixtral;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod rope;
 
-pub use graph::{Activation, Import, ModelGraph, NormKind, Op, Param, ParamId, Part, Role, RopeStyle, Slot};
+pub use graph::{
+    Activation, Import, LongFactors, ModelGraph, NormKind, Op, Param, ParamId, Part, Role, RopeStyle, Slot,
+};
 
 /// The numbers that fix a model's shape and function, whichever file they came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,11 +86,11 @@ pub struct Hyper {
 /// Rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// How many numbers of a head rotate.
+    /// How many numbers of a head rotate (nothing rotates in models that learn positions).
     pub dims: usize,
     /// Base of the frequencies.
     pub base: f32,
-    /// Base in blocks with a sliding window, where it differs (Gemma 3).
+    /// Base in blocks with a sliding window, where they have one of their own (Gemma 3); then `scaling` is not theirs.
     pub window_base: Option<f32>,
     /// Stretching to longer contexts.
     pub scaling: RopeScaling,
@@ -115,7 +136,7 @@ pub struct Arch {
     pub title: &'static str,
     /// `general.architecture` of its GGUF files, which is also the prefix of its keys.
     pub gguf: &'static str,
-    /// Entries of config.json's `architectures`.
+    /// Entries of config.json's `architectures`, and its `model_type`, which counts where there are none.
     pub hf: &'static [&'static str],
     /// Reads config.json.
     pub hyper: fn(&HfConfig) -> Result<Hyper>,
@@ -123,6 +144,8 @@ pub struct Arch {
     pub graph: fn(&Hyper) -> ModelGraph,
     /// Adds this architecture's own keys to a GGUF header (all but `general.*` and `tokenizer.*`).
     pub keys: fn(&Hyper, &HfConfig, &mut Metadata),
+    /// Fills in what its GGUF files leave unsaid because llama.cpp knows it by heart.
+    pub untold: fn(&mut Hyper),
 }
 
 impl std::fmt::Debug for Arch {
@@ -133,7 +156,23 @@ impl std::fmt::Debug for Arch {
 
 /// All architectures, in the order in which help and docs list them. Where several share a GGUF name, the first
 /// row reads the GGUF files of all.
-pub static ARCHS: &[Arch] = &[];
+pub static ARCHS: &[&Arch] = &[
+    &llama::ARCH,
+    &mistral::ARCH,
+    &mixtral::ARCH,
+    &qwen2::ARCH,
+    &qwen3::ARCH,
+    &qwen3_moe::ARCH,
+    &gemma2::ARCH,
+    &gemma3::ARCH,
+    &phi3::ARCH,
+    &granite::ARCH,
+    &olmo2::ARCH,
+    &gpt2::ARCH,
+];
+
+/// Nothing is left unsaid.
+fn untold(_: &mut Hyper) {}
 
 /// A described model.
 #[derive(Debug, Clone)]
@@ -150,8 +189,47 @@ pub struct Model {
 /// (a GGUF header does not say whether embeddings are tied or biases present; its tensor list does).
 ///
 /// # Errors
-/// If the architecture is not in [`ARCHS`] (the error lists those that are), or a key is missing or impossible.
+/// If the architecture is not in [`ARCHS`] (the error lists those that are), or a key is missing or impossible, or
+/// asks for something that the ops or the GGUF format cannot express.
 pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
-    let _ = has;
-    Err(Error::unsupported(format!("{}: no architectures", config.path().display())))
+    let (arch, hyper) = match config {
+        Config::HuggingFace(c) => {
+            if let Some(q) = c.get("quantization_config") {
+                let method = q.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unknown method");
+                let what = format!("the checkpoint is already quantized ({method}); start from the original weights");
+                return Err(c.error("quantization_config", what));
+            }
+            let arch = find_hf(c)?;
+            (arch, (arch.hyper)(c)?)
+        }
+        Config::Gguf(c) => {
+            let name = c.text("general.architecture")?;
+            let found = ARCHS.iter().find(|a| a.gguf == name);
+            let arch = found.ok_or_else(|| c.error("general.architecture", unknown(name, |a| a.gguf)))?;
+            let mut hyper = from_gguf::hyper(c, name, has)?;
+            limits::check(&hyper, config)?;
+            (arch.untold)(&mut hyper);
+            (*arch, hyper)
+        }
+    };
+    limits::check(&hyper, config)?;
+    let graph = (arch.graph)(&hyper);
+    Ok(Model { arch, hyper, graph })
+}
+
+fn find_hf(c: &HfConfig) -> Result<&'static Arch> {
+    let listed = c.map.get("architectures").and_then(|a| a.get(0)).and_then(|a| a.as_str());
+    let (key, name) = match (listed, c.map.get("model_type").and_then(|t| t.as_str())) {
+        (Some(name), _) => ("architectures", name),
+        (None, Some(name)) => ("model_type", name),
+        (None, None) => return Err(c.error("architectures", "missing; it says what kind of model this is")),
+    };
+    let found = ARCHS.iter().find(|a| a.hf.contains(&name)).copied();
+    found.ok_or_else(|| c.error(key, unknown(name, |a| a.hf[0])))
+}
+
+fn unknown(name: &str, spell: impl Fn(&Arch) -> &'static str) -> String {
+    let mut known: Vec<_> = ARCHS.iter().map(|a| spell(a)).collect();
+    known.dedup();
+    format!("architecture {name:?} is not supported; known are {}", known.join(", "))
 }

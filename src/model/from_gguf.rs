@@ -1,0 +1,217 @@
+//! The numbers of a model from a GGUF header: the same keys for every architecture, behind its prefix.
+//!
+//! What a header leaves unsaid (biases, tied embeddings) is read off the tensor list; what only llama.cpp knows by
+//! heart is filled in by [`super::Arch::untold`].
+
+use super::{Experts, Hyper, Rope, RopeScaling};
+use crate::Result;
+use crate::checkpoint::config::GgufConfig;
+use crate::gguf::Value;
+
+/// Keys that change what is computed in ways the ops do not express, unless they have the value given.
+const REFUSED: &[(&str, f64)] = &[
+    ("expert_shared_feed_forward_length", 0.0),
+    ("expert_shared_count", 0.0),
+    ("expert_group_count", 0.0),
+    ("leading_dense_block_count", 0.0),
+    ("expert_gating_func", 1.0),
+    ("expert_weights_scale", 1.0),
+    ("attention.clamp_kqv", 0.0),
+    ("attention.max_alibi_bias", 0.0),
+    ("rope.scaling.alpha", 0.0),
+    ("nextn_predict_layers", 0.0),
+];
+
+/// Keys under one prefix.
+struct Keys<'a> {
+    config: &'a GgufConfig,
+    prefix: &'a str,
+}
+
+impl Keys<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.prefix)
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        self.config.size(&self.key(key))
+    }
+
+    /// Zero is how some converters spell "none".
+    fn opt_size(&self, key: &str) -> Result<Option<usize>> {
+        let key = self.key(key);
+        match self.config.metadata.get(&key).and_then(whole) {
+            Some(0) => Ok(None),
+            _ => self.config.opt_size(&key),
+        }
+    }
+
+    /// A number; zero and integers included.
+    fn opt_number(&self, key: &str) -> Result<Option<f32>> {
+        let key = self.key(key);
+        match self.config.metadata.get(&key).and_then(whole) {
+            Some(n) => Ok(Some(n as f32)),
+            None => Ok(self.config.opt_number(&key)?.map(|x| x as f32)),
+        }
+    }
+
+    /// A number above zero; zero counts as absent.
+    fn opt_factor(&self, key: &str) -> Result<Option<f32>> {
+        match self.opt_number(key)? {
+            Some(x) if x < 0.0 => Err(self.error(key, format!("must be above zero, found {x}"))),
+            x => Ok(x.filter(|&x| x > 0.0)),
+        }
+    }
+
+    fn error(&self, key: &str, what: impl Into<String>) -> crate::Error {
+        self.config.error(&self.key(key), what)
+    }
+}
+
+fn whole(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_i64().and_then(|n| u64::try_from(n).ok()))
+}
+
+/// Reads the header of a file whose `general.architecture` is `prefix`.
+pub(super) fn hyper(config: &GgufConfig, prefix: &str, has: &dyn Fn(&str) -> bool) -> Result<Hyper> {
+    let k = Keys { config, prefix };
+    for &(key, harmless) in REFUSED {
+        if let Some(found) = k.opt_number(key)?
+            && f64::from(found) != harmless
+            && found != 0.0
+        {
+            return Err(k.error(key, format!("{found} is not supported")));
+        }
+    }
+    for (key, harmless) in [("attention.causal", true), ("expert_weights_norm", true), ("rope.scaling.finetuned", true)]
+    {
+        if config.opt_flag(&k.key(key))?.is_some_and(|found| found != harmless) {
+            return Err(k.error(key, format!("{} is not supported", !harmless)));
+        }
+    }
+    let (width, heads) = (k.size("embedding_length")?, k.size("attention.head_count")?);
+    let head_dim = match k.opt_size("attention.key_length")? {
+        Some(d) => d,
+        None if width.is_multiple_of(heads) => width / heads,
+        None => {
+            let what = format!("embedding_length {width} is not a multiple of {heads} heads");
+            return Err(k.error("attention.head_count", what));
+        }
+    };
+    if let Some(d) = k.opt_size("attention.value_length")?
+        && d != head_dim
+    {
+        let what = format!("{d} is not supported, only the {head_dim} of attention.key_length");
+        return Err(k.error("attention.value_length", what));
+    }
+    let ffn = match k.opt_size("expert_feed_forward_length")? {
+        Some(n) => n,
+        None => k.size("feed_forward_length")?,
+    };
+    let eps = match k.opt_number("attention.layer_norm_rms_epsilon")? {
+        Some(eps) => Some(eps),
+        None => k.opt_number("attention.layer_norm_epsilon")?,
+    };
+    let any = |names: &[&str]| names.iter().any(|n| has(&format!("blk.0.{n}.bias")));
+    let context = k.size("context_length")?;
+    Ok(Hyper {
+        blocks: k.size("block_count")?,
+        context,
+        width,
+        ffn,
+        vocab: vocab(&k)?,
+        heads,
+        kv_heads: k.opt_size("attention.head_count_kv")?.unwrap_or(heads),
+        head_dim,
+        norm_eps: eps.ok_or_else(|| k.error("attention.layer_norm_rms_epsilon", "missing"))?,
+        rope: rope(&k, head_dim, context, has)?,
+        window: k.opt_size("attention.sliding_window")?,
+        window_pattern: pattern(&k)?,
+        experts: match k.opt_size("expert_count")? {
+            None => None,
+            Some(count) => Some(Experts { count, used: k.size("expert_used_count")?, normalize: true }),
+        },
+        attention_softcap: k.opt_factor("attn_logit_softcapping")?,
+        logit_softcap: k.opt_factor("final_logit_softcapping")?,
+        attention_scale: k.opt_factor("attention.scale")?,
+        embedding_scale: k.opt_factor("embedding_scale")?,
+        residual_scale: k.opt_factor("residual_scale")?,
+        logit_scale: k.opt_factor("logit_scale")?,
+        qkv_bias: any(&["attn_q", "attn_qkv"]),
+        attn_out_bias: any(&["attn_output"]),
+        mlp_bias: any(&["ffn_up"]),
+        tied: !has("output.weight"),
+    })
+}
+
+/// The length of the token list, as in llama.cpp; a `vocab_size` beside it must agree.
+fn vocab(k: &Keys<'_>) -> Result<usize> {
+    let said = k.opt_size("vocab_size")?;
+    let tokens = match k.config.metadata.get("tokenizer.ggml.tokens") {
+        Some(Value::Array(list)) => Some(list.values.len()),
+        _ => None,
+    };
+    match (tokens, said) {
+        (Some(n), Some(m)) if n != m => {
+            let what = format!("the list has {n} entries, but {} is {m}", k.key("vocab_size"));
+            Err(k.config.error("tokenizer.ggml.tokens", what))
+        }
+        (Some(0), _) => Err(k.config.error("tokenizer.ggml.tokens", "the list is empty")),
+        (Some(n), _) | (None, Some(n)) => Ok(n),
+        (None, None) => k.size("vocab_size"),
+    }
+}
+
+fn rope(k: &Keys<'_>, head_dim: usize, context: usize, has: &dyn Fn(&str) -> bool) -> Result<Rope> {
+    let kind = k.config.opt_text(&k.key("rope.scaling.type"))?;
+    let factor = match k.opt_factor("rope.scaling.factor")? {
+        Some(f) => Some(f),
+        None => k.opt_factor("rope.scale_linear")?,
+    };
+    let dims = k.opt_size("rope.dimension_count")?.unwrap_or(head_dim);
+    if dims > head_dim || !dims.is_multiple_of(2) {
+        let what = format!("{dims} of a head's {head_dim} numbers cannot rotate in pairs");
+        return Err(k.error("rope.dimension_count", what));
+    }
+    let scaling = if has("rope_factors_long.weight") {
+        RopeScaling::Long {
+            long: None,
+            short: None,
+            original_context: k.opt_size("rope.scaling.original_context_length")?.unwrap_or(context),
+            magnitude: k.opt_factor("rope.scaling.attn_factor")?.unwrap_or(1.0),
+        }
+    } else if has("rope_freqs.weight") {
+        RopeScaling::Factors(None)
+    } else {
+        // Without a type a factor is a linear one, as in llama.cpp.
+        match (kind, factor) {
+            (None | Some("linear"), Some(f)) if f != 1.0 => RopeScaling::Linear(f),
+            (None | Some("linear" | "none"), _) => RopeScaling::None,
+            (Some(other), _) => {
+                return Err(k.error("rope.scaling.type", format!("{other:?} is not supported, only none and linear")));
+            }
+        }
+    };
+    Ok(Rope {
+        dims,
+        base: k.opt_factor("rope.freq_base")?.unwrap_or(10000.0),
+        window_base: k.opt_factor("rope.freq_base_swa")?,
+        scaling,
+    })
+}
+
+/// A number, or a list that says for every block whether it slides.
+fn pattern(k: &Keys<'_>) -> Result<Option<usize>> {
+    let key = k.key("attention.sliding_window_pattern");
+    let Some(Value::Array(list)) = k.config.metadata.get(&key) else {
+        return k.opt_size("attention.sliding_window_pattern");
+    };
+    let slides: Vec<bool> =
+        list.values.iter().map(|v| v.as_bool().unwrap_or_else(|| whole(v).is_some_and(|n| n > 0))).collect();
+    // The first block that does not slide ends the period.
+    let period = slides.iter().position(|s| !s).map_or(slides.len() + 1, |i| i + 1);
+    match slides.iter().enumerate().all(|(i, &s)| s == (i % period < period - 1)) {
+        true => Ok(Some(period)),
+        false => Err(k.config.error(&key, "is not supported unless every n-th block, and no other, does not slide")),
+    }
+}

@@ -1,0 +1,187 @@
+//! What the architectures' config.json files have in common: the sizes, their checks, and refusals.
+//!
+//! A key may be left out only where transformers itself fills it in with the same value; a variation that the ops or
+//! the GGUF file cannot express is an error that names the key, never ignored.
+
+use super::{Hyper, rope};
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+
+/// What transformers assumes of an architecture, and what of it can be expressed.
+#[derive(Clone, Copy)]
+pub(super) struct Usual {
+    /// `head_dim` when the key is absent; `None`: hidden_size / num_attention_heads.
+    pub head_dim: Option<usize>,
+    /// Whether `head_dim` must be hidden_size / num_attention_heads (no key for another one in GGUF).
+    pub heads_fill_width: bool,
+    /// Whether `num_key_value_heads` may be absent and then is num_attention_heads.
+    pub kv_heads_default: bool,
+    /// `max_position_embeddings` when absent.
+    pub context: usize,
+    /// `rms_norm_eps` when absent.
+    pub norm_eps: f64,
+    /// `rope_theta` when absent.
+    pub rope_base: f64,
+    /// Rope types that can be expressed, besides "default".
+    pub rope_types: &'static [&'static str],
+    /// Whether part of a head may rotate.
+    pub partial_rotary: bool,
+    /// `tie_word_embeddings` when absent.
+    pub tied: bool,
+    /// Key of the activation.
+    pub activation_key: &'static str,
+    /// Spellings of the activation that is built in.
+    pub activations: &'static [&'static str],
+    /// Whether `attention_bias` and `mlp_bias` are expressed.
+    pub biases: bool,
+    /// Whether `sliding_window` is.
+    pub sliding: bool,
+}
+
+/// LlamaConfig.
+pub(super) const LLAMA: Usual = Usual {
+    head_dim: None,
+    heads_fill_width: false,
+    kv_heads_default: true,
+    context: 2048,
+    norm_eps: 1e-6,
+    rope_base: 10000.0,
+    rope_types: &["linear", "llama3"],
+    partial_rotary: false,
+    tied: false,
+    activation_key: "hidden_act",
+    activations: &["silu", "swish"],
+    biases: true,
+    sliding: false,
+};
+
+/// Reads what all have in common. Fields of [`Hyper`] that only some architectures have are left unset.
+pub(super) fn hyper(c: &HfConfig, usual: &Usual) -> Result<Hyper> {
+    let (blocks, width) = (c.size("num_hidden_layers")?, c.size("hidden_size")?);
+    let (ffn, vocab) = (c.size("intermediate_size")?, c.size("vocab_size")?);
+    let heads = c.size("num_attention_heads")?;
+    let kv_heads = match c.opt_size("num_key_value_heads")? {
+        None if usual.kv_heads_default => heads,
+        None => c.size("num_key_value_heads")?,
+        Some(n) => n,
+    };
+    let head_dim = match c.opt_size("head_dim")?.or(usual.head_dim) {
+        Some(d) => d,
+        None => divided(c, width, heads)?,
+    };
+    if usual.heads_fill_width && head_dim * heads != width {
+        let what = format!("{head_dim} times {heads} heads is not hidden_size {width}; not supported here");
+        return Err(c.error("head_dim", what));
+    }
+    let act = c.opt_text(usual.activation_key)?.unwrap_or(usual.activations[0]);
+    if !usual.activations.contains(&act) {
+        let what = format!("{act:?} is not supported; this architecture's is {:?}", usual.activations[0]);
+        return Err(c.error(usual.activation_key, what));
+    }
+    let (mut attention_bias, mut mlp_bias) = (false, false);
+    if usual.biases {
+        attention_bias = c.opt_flag("attention_bias")?.unwrap_or(false);
+        mlp_bias = c.opt_flag("mlp_bias")?.unwrap_or(false);
+    } else {
+        refuse_flag(c, "attention_bias")?;
+        refuse_flag(c, "mlp_bias")?;
+    }
+    let window = if usual.sliding { c.opt_size("sliding_window")? } else { None };
+    let context = c.opt_size("max_position_embeddings")?.unwrap_or(usual.context);
+    check_layer_types(c, blocks, usual.sliding)?;
+    let h = Hyper {
+        blocks,
+        context,
+        width,
+        ffn,
+        vocab,
+        heads,
+        kv_heads,
+        head_dim,
+        norm_eps: c.opt_number("rms_norm_eps")?.unwrap_or(usual.norm_eps) as f32,
+        rope: rope::read(c, usual, head_dim, context)?,
+        window,
+        window_pattern: None,
+        experts: None,
+        attention_softcap: None,
+        logit_softcap: None,
+        attention_scale: None,
+        embedding_scale: None,
+        residual_scale: None,
+        logit_scale: None,
+        qkv_bias: attention_bias,
+        attn_out_bias: attention_bias,
+        mlp_bias,
+        tied: c.opt_flag("tie_word_embeddings")?.unwrap_or(usual.tied),
+    };
+    Ok(h)
+}
+
+/// hidden_size / num_attention_heads.
+pub(super) fn divided(c: &HfConfig, width: usize, heads: usize) -> Result<usize> {
+    match width.is_multiple_of(heads) {
+        true => Ok(width / heads),
+        false => Err(c.error("num_attention_heads", format!("hidden_size {width} is not a multiple of {heads} heads"))),
+    }
+}
+
+/// A flag that must not be set.
+pub(super) fn refuse_flag(c: &HfConfig, key: &str) -> Result<()> {
+    match c.opt_flag(key)? {
+        Some(true) => Err(c.error(key, "true is not supported for this architecture")),
+        _ => Ok(()),
+    }
+}
+
+/// A number that must have one value, which is also the one it has when absent.
+pub(super) fn only(c: &HfConfig, key: &str, value: f64) -> Result<()> {
+    match c.opt_number(key)? {
+        Some(found) if found != value => Err(c.error(key, format!("{found} is not supported, only {value}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Which blocks slide, if `layer_types` says so.
+pub(super) fn sliding_layers(c: &HfConfig, blocks: usize) -> Result<Option<Vec<bool>>> {
+    let key = "layer_types";
+    let Some(value) = c.get(key) else { return Ok(None) };
+    let list = value.as_array().filter(|l| l.len() == blocks);
+    let list = list.ok_or_else(|| c.error(key, format!("must be a list of {blocks} strings, one per layer")))?;
+    let read = |v: &serde_json::Value| match v.as_str() {
+        Some("sliding_attention") => Ok(true),
+        Some("full_attention") => Ok(false),
+        _ => Err(c.error(key, format!("{v} is not supported, only full_attention and sliding_attention"))),
+    };
+    list.iter().map(read).collect::<Result<Vec<_>>>().map(Some)
+}
+
+/// Every how many blocks one sees the whole context: `layer_types`, else the key of that name, else `usual`.
+pub(super) fn window_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Result<usize> {
+    let fits = |p: usize, layers: &[bool]| layers.iter().enumerate().all(|(i, &slides)| slides == (i % p < p - 1));
+    if let Some(layers) = sliding_layers(c, blocks)? {
+        let found = std::iter::once(usual).chain(1..=blocks + 1).find(|&p| fits(p, &layers));
+        return found.ok_or_else(|| {
+            c.error("layer_types", "is not supported unless every n-th layer, and no other, sees the whole context")
+        });
+    }
+    for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
+        if let Some(p) = c.opt_size(key)? {
+            return Ok(p);
+        }
+    }
+    Ok(usual)
+}
+
+/// Blocks without a pattern are all of one kind, and slide only where `sliding_window` does.
+fn check_layer_types(c: &HfConfig, blocks: usize, sliding: bool) -> Result<()> {
+    // Patterns have their own reader; here only what has none is looked at.
+    if sliding || blocks > super::limits::MAX_BLOCKS {
+        return Ok(());
+    }
+    match sliding_layers(c, blocks)? {
+        Some(layers) if layers.contains(&true) => {
+            Err(c.error("layer_types", "sliding_attention is not supported for this architecture"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,130 @@
+//! Gemma 2: norms before and after each branch, soft caps, windows in every other block, GELU.
+
+use super::build::{self, Builder, Conventions};
+use super::from_hf::{self, LLAMA, Usual, window_pattern};
+use super::keys::Keys;
+use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+use crate::gguf::Metadata;
+
+pub(super) static ARCH: Arch =
+    Arch { title: "Gemma 2", gguf: "gemma2", hf: &["Gemma2ForCausalLM", "gemma2"], hyper, graph, keys, untold };
+
+const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, norm_less_one: true, ..build::LLAMA };
+
+pub(super) const USUAL: Usual = Usual {
+    head_dim: Some(256),
+    kv_heads_default: false,
+    context: 8192,
+    rope_types: &[],
+    tied: true,
+    activation_key: "hidden_activation",
+    activations: &["gelu_pytorch_tanh"],
+    biases: false,
+    sliding: true,
+    ..LLAMA
+};
+
+/// Blocks of the 27B model, the one whose scores llama.cpp scales by width / heads instead of the head's length.
+const BLOCKS_27B: usize = 46;
+
+fn hyper(c: &HfConfig) -> Result<Hyper> {
+    let mut h = from_hf::hyper(c, &USUAL)?;
+    if !h.tied {
+        return Err(c.error("tie_word_embeddings", "false is not supported for this architecture"));
+    }
+    // transformers' defaults; null turns a cap off, which GGUF cannot say.
+    h.attention_softcap = Some(c.opt_number("attn_logit_softcapping")?.unwrap_or(50.0) as f32);
+    h.logit_softcap = Some(c.opt_number("final_logit_softcapping")?.unwrap_or(30.0) as f32);
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if c.map.get(key).is_some_and(serde_json::Value::is_null) || c.opt_number(key)?.is_some_and(|x| x <= 0.0) {
+            return Err(c.error(key, "must be above zero; GGUF cannot say that there is no cap"));
+        }
+    }
+    h.window = h.window.or(Some(4096));
+    h.window_pattern = Some(2);
+    if h.blocks <= super::limits::MAX_BLOCKS && window_pattern(c, h.blocks, 2)? != 2 {
+        return Err(c.error("layer_types", "must have a window in every other layer, starting with the first"));
+    }
+    score_scale(&mut h, BLOCKS_27B);
+    check_scale(c, &h)?;
+    Ok(h)
+}
+
+/// GGUF has no key for the scale of the scores; llama.cpp knows it by the number of blocks.
+pub(super) fn score_scale(h: &mut Hyper, blocks_27b: usize) {
+    let over = if h.blocks == blocks_27b { h.width / h.heads } else { h.head_dim };
+    h.attention_scale = Some(1.0 / (over as f32).sqrt());
+}
+
+/// What config.json says of the scale must be what llama.cpp will assume.
+pub(super) fn check_scale(c: &HfConfig, h: &Hyper) -> Result<()> {
+    let key = "query_pre_attn_scalar";
+    let found = c.opt_number(key)?.unwrap_or(256.0);
+    let scale = h.attention_scale.expect("set before");
+    if found > 0.0 && (1.0 / found.sqrt() - f64::from(scale)).abs() < 1e-6 {
+        return Ok(());
+    }
+    let need = 1.0 / f64::from(scale * scale);
+    Err(c.error(key, format!("{found} is not supported: GGUF has no key for it and llama.cpp assumes {need:.0} here")))
+}
+
+fn graph(h: &Hyper) -> ModelGraph {
+    blocks(h, CONVENTIONS, false)
+}
+
+/// The blocks that Gemma 2 and 3 share.
+pub(super) fn blocks(h: &Hyper, to: Conventions, qk_norm: bool) -> ModelGraph {
+    let mut b = Builder::new(h, to);
+    b.scale_embedding((h.width as f32).sqrt());
+    for i in 0..h.blocks {
+        b.begin(i);
+        let x = b.norm("attn_norm", "input_layernorm", b.residual, "attn_in");
+        let (q, k, v) = b.qkv(x);
+        if qk_norm {
+            b.qk_norm(q, k, false);
+        }
+        b.rope(q, k);
+        let y = b.attend((q, k, v), "self_attn.o_proj");
+        let y = b.norm("post_attention_norm", "post_attention_layernorm", y, "attn_normed");
+        b.add(y);
+        let x = b.norm("ffn_norm", "pre_feedforward_layernorm", b.residual, "ffn_in");
+        let y = b.gated_mlp(x, Activation::GeluTanh);
+        let y = b.norm("post_ffw_norm", "post_feedforward_layernorm", y, "ffn_normed");
+        b.add(y);
+    }
+    b.finish("norm")
+}
+
+fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
+    let mut keys = Keys::new("gemma2", to);
+    keys.size("context_length", h.context);
+    keys.size("embedding_length", h.width);
+    keys.size("block_count", h.blocks);
+    keys.size("feed_forward_length", h.ffn);
+    keys.size("attention.head_count", h.heads);
+    keys.size("attention.head_count_kv", h.kv_heads);
+    keys.number("attention.layer_norm_rms_epsilon", h.norm_eps);
+    keys.head_dim(h);
+    // The reference converter drops another base; llama.cpp reads it all the same.
+    if h.rope.base != 10000.0 {
+        keys.number("rope.freq_base", h.rope.base);
+    }
+    if let (Some(scores), Some(logits)) = (h.attention_softcap, h.logit_softcap) {
+        keys.number("attn_logit_softcapping", scores);
+        keys.number("final_logit_softcapping", logits);
+    }
+    if let Some(window) = h.window {
+        keys.size("attention.sliding_window", window);
+    }
+}
+
+/// llama.cpp's defaults for this architecture.
+fn untold(h: &mut Hyper) {
+    h.window = h.window.or(Some(4096));
+    h.window_pattern = h.window_pattern.or(Some(2));
+    h.attention_softcap = h.attention_softcap.or(Some(50.0));
+    h.logit_softcap = h.logit_softcap.or(Some(30.0));
+    score_scale(h, BLOCKS_27B);
+}

@@ -1,0 +1,81 @@
+//! Gemma 3's text model: Gemma 2 with norms on queries and keys instead of soft caps, windows in five of six blocks,
+//! and another rotary base there. Vision towers are left out.
+
+use super::build::{self, Conventions};
+use super::from_hf::{self, Usual, refuse_flag, window_pattern};
+use super::gemma2::{self, check_scale, score_scale};
+use super::keys::Keys;
+use super::{Arch, Hyper, ModelGraph, RopeStyle, rope};
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+use crate::gguf::Metadata;
+
+pub(super) static ARCH: Arch = Arch {
+    title: "Gemma 3",
+    gguf: "gemma3",
+    hf: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "gemma3_text", "gemma3"],
+    hyper,
+    graph,
+    keys,
+    untold,
+};
+
+const CONVENTIONS: Conventions = Conventions {
+    roots: &["model.", "language_model.model.", "model.language_model."],
+    head: &["lm_head.weight", "language_model.lm_head.weight"],
+    rope: RopeStyle::Halves,
+    norm_less_one: true,
+    ignored_starts: &["vision_tower.", "model.vision_tower.", "multi_modal_projector.", "model.multi_modal_projector."],
+    ..build::LLAMA
+};
+
+/// Every how many blocks one sees everything, unless said otherwise; GGUF files usually do not say.
+const PATTERN: usize = 6;
+/// Blocks of the 27B model.
+const BLOCKS_27B: usize = 62;
+
+fn hyper(c: &HfConfig) -> Result<Hyper> {
+    refuse_flag(c, "use_bidirectional_attention")?;
+    if c.opt_number("attn_logit_softcapping")?.is_some() {
+        return Err(c.error("attn_logit_softcapping", "is not supported for this architecture"));
+    }
+    let usual = Usual { context: 131072, rope_base: 1e6, rope_types: &["linear"], ..gemma2::USUAL };
+    let mut h = from_hf::hyper(c, &usual)?;
+    h.logit_softcap = c.opt_number("final_logit_softcapping")?.map(|x| x as f32);
+    if h.blocks <= super::limits::MAX_BLOCKS {
+        let pattern = window_pattern(c, h.blocks, PATTERN)?;
+        h.window = h.window.or(Some(4096)).filter(|_| pattern > 1);
+        h.window_pattern = h.window.map(|_| pattern);
+    }
+    h.rope.window_base = Some(rope::sliding_base(c)?);
+    score_scale(&mut h, BLOCKS_27B);
+    check_scale(c, &h)?;
+    Ok(h)
+}
+
+fn graph(h: &Hyper) -> ModelGraph {
+    gemma2::blocks(h, CONVENTIONS, true)
+}
+
+fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
+    let mut keys = Keys::new("gemma3", to);
+    keys.usual(h, h.ffn);
+    keys.head_dim(h);
+    if let Some(cap) = h.logit_softcap {
+        keys.number("final_logit_softcapping", cap);
+    }
+    if let Some(window) = h.window {
+        keys.size("attention.sliding_window", window);
+    }
+    // llama.cpp reads it, though its converter does not write it.
+    if let Some(pattern) = h.window_pattern.filter(|&p| p != PATTERN) {
+        keys.size("attention.sliding_window_pattern", pattern);
+    }
+}
+
+/// llama.cpp's defaults for this architecture.
+fn untold(h: &mut Hyper) {
+    h.window_pattern = h.window_pattern.or(Some(PATTERN)).filter(|_| h.window.is_some());
+    h.rope.window_base = h.rope.window_base.or(Some(10000.0));
+    score_scale(h, BLOCKS_27B);
+}

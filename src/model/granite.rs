@@ -1,0 +1,48 @@
+//! Granite (dense): Llama with factors on embeddings, attention scores, branches and logits.
+
+use super::from_hf::{self, LLAMA, Usual};
+use super::keys::Keys;
+use super::{Arch, Hyper, llama, untold};
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+use crate::gguf::Metadata;
+
+pub(super) static ARCH: Arch = Arch {
+    title: "Granite",
+    gguf: "granite",
+    hf: &["GraniteForCausalLM", "granite"],
+    hyper,
+    graph: llama::graph,
+    keys,
+    untold,
+};
+
+fn hyper(c: &HfConfig) -> Result<Hyper> {
+    let mut h = from_hf::hyper(c, &Usual { heads_fill_width: true, ..LLAMA })?;
+    let factor = |key: &str| match c.opt_number(key)?.unwrap_or(1.0) as f32 {
+        // llama.cpp takes zero for "not given".
+        x if x > 0.0 => Ok(x),
+        x => Err(c.error(key, format!("must be above zero, found {x}"))),
+    };
+    h.embedding_scale = Some(factor("embedding_multiplier")?);
+    h.attention_scale = Some(factor("attention_multiplier")?);
+    h.residual_scale = Some(factor("residual_multiplier")?);
+    h.logit_scale = Some(factor("logits_scaling")?);
+    Ok(h)
+}
+
+fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
+    let mut keys = Keys::new("granite", to);
+    keys.usual(h, h.ffn);
+    keys.size("vocab_size", h.vocab);
+    keys.size("rope.dimension_count", h.rope.dims);
+    let factors = [
+        ("attention.scale", h.attention_scale),
+        ("embedding_scale", h.embedding_scale),
+        ("residual_scale", h.residual_scale),
+        ("logit_scale", h.logit_scale),
+    ];
+    for (key, factor) in factors {
+        keys.number(key, factor.unwrap_or(1.0));
+    }
+}

@@ -1,0 +1,37 @@
+//! Llama, and the graph that reads every GGUF file of architecture "llama" (Mistral's and Mixtral's too).
+
+use super::build;
+use super::decoder::{self, ExpertNames, Layout};
+use super::from_hf::{self, LLAMA};
+use super::keys::Keys;
+use super::{Arch, Hyper, ModelGraph, untold};
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+use crate::gguf::Metadata;
+
+pub(super) static ARCH: Arch =
+    Arch { title: "Llama", gguf: "llama", hf: &["LlamaForCausalLM", "llama"], hyper, graph, keys, untold };
+
+/// Mixtral's experts: w1 is the gate, w3 the up branch, w2 goes down.
+const EXPERTS: ExpertNames = ExpertNames {
+    router: &["block_sparse_moe.gate.weight", "mlp.gate.weight"],
+    list: "block_sparse_moe.experts",
+    each: ["w1", "w3", "w2"],
+};
+
+fn hyper(c: &HfConfig) -> Result<Hyper> {
+    from_hf::hyper(c, &LLAMA)
+}
+
+pub(super) fn graph(h: &Hyper) -> ModelGraph {
+    decoder::graph(h, &Layout { to: build::LLAMA, qk_norm: false, experts: &EXPERTS })
+}
+
+/// llama.cpp wants the vocabulary's size and the rotary dimensions spelled out for this architecture.
+pub(super) fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
+    let mut keys = Keys::new("llama", to);
+    keys.usual(h, h.ffn);
+    keys.head_dim(h);
+    keys.size("vocab_size", h.vocab);
+    keys.size("rope.dimension_count", h.rope.dims);
+}

@@ -1,0 +1,42 @@
+//! Mistral: Llama with a sliding window in every block.
+//!
+//! llama.cpp's "llama" architecture knows no window and its converter drops the key, so a GGUF file of this model
+//! attends to everything there; up to `sliding_window` tokens that is the same.
+
+use super::from_hf::{self, LLAMA, Usual};
+use super::{Arch, Hyper, llama, untold};
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+
+pub(super) static ARCH: Arch = Arch {
+    title: "Mistral",
+    gguf: "llama",
+    hf: &["MistralForCausalLM", "mistral"],
+    hyper,
+    graph: llama::graph,
+    keys: llama::keys,
+    untold,
+};
+
+pub(super) const USUAL: Usual =
+    Usual { kv_heads_default: false, context: 131072, biases: false, sliding: true, rope_types: &["linear"], ..LLAMA };
+
+fn hyper(c: &HfConfig) -> Result<Hyper> {
+    let mut h = from_hf::hyper(c, &USUAL)?;
+    uniform_window(c, &mut h)?;
+    Ok(h)
+}
+
+/// Newer configurations may also list what every layer does; they must agree.
+pub(super) fn uniform_window(c: &HfConfig, h: &mut Hyper) -> Result<()> {
+    if h.blocks <= super::limits::MAX_BLOCKS
+        && let Some(layers) = from_hf::sliding_layers(c, h.blocks)?
+    {
+        match (layers.contains(&true), layers.contains(&false)) {
+            (true, true) => return Err(c.error("layer_types", "mixed layers are not supported for this architecture")),
+            (false, _) => h.window = None,
+            (true, false) => h.window = Some(c.size("sliding_window")?),
+        }
+    }
+    Ok(())
+}

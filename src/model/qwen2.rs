@@ -1,0 +1,41 @@
+//! Qwen 2 and 2.5: biases on query, key and value; heads rotate in halves.
+
+use super::build::{self, Conventions};
+use super::decoder::{self, ExpertNames, Layout};
+use super::from_hf::{self, LLAMA, Usual, refuse_flag};
+use super::keys::Keys;
+use super::{Arch, Hyper, ModelGraph, RopeStyle, untold};
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+use crate::gguf::Metadata;
+
+pub(super) static ARCH: Arch =
+    Arch { title: "Qwen2", gguf: "qwen2", hf: &["Qwen2ForCausalLM", "qwen2"], hyper, graph, keys, untold };
+
+pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..build::LLAMA };
+
+pub(super) const USUAL: Usual =
+    Usual { kv_heads_default: false, context: 32768, biases: false, rope_types: &["linear"], ..LLAMA };
+
+/// Qwen's experts.
+pub(super) const EXPERTS: ExpertNames =
+    ExpertNames { router: &["mlp.gate.weight"], list: "mlp.experts", each: ["gate_proj", "up_proj", "down_proj"] };
+
+fn hyper(c: &HfConfig) -> Result<Hyper> {
+    refuse_flag(c, "use_sliding_window")?;
+    let mut h = from_hf::hyper(c, &Usual { heads_fill_width: true, ..USUAL })?;
+    h.qkv_bias = true;
+    Ok(h)
+}
+
+fn graph(h: &Hyper) -> ModelGraph {
+    decoder::graph(h, &Layout { to: CONVENTIONS, qk_norm: false, experts: &EXPERTS })
+}
+
+fn keys(h: &Hyper, c: &HfConfig, to: &mut Metadata) {
+    let mut keys = Keys::new("qwen2", to);
+    keys.usual(h, h.ffn);
+    if c.get("head_dim").is_some() {
+        keys.head_dim(h);
+    }
+}

@@ -1,0 +1,27 @@
+//! Qwen 3: the heads of queries and keys are normed before they rotate; no biases.
+
+use super::decoder::{self, Layout};
+use super::from_hf::{self, Usual, refuse_flag};
+use super::keys::Keys;
+use super::{Arch, Hyper, ModelGraph, qwen2, untold};
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+use crate::gguf::Metadata;
+
+pub(super) static ARCH: Arch =
+    Arch { title: "Qwen3", gguf: "qwen3", hf: &["Qwen3ForCausalLM", "qwen3"], hyper, graph, keys, untold };
+
+fn hyper(c: &HfConfig) -> Result<Hyper> {
+    refuse_flag(c, "use_sliding_window")?;
+    from_hf::hyper(c, &Usual { head_dim: Some(128), ..qwen2::USUAL })
+}
+
+pub(super) fn graph(h: &Hyper) -> ModelGraph {
+    decoder::graph(h, &Layout { to: qwen2::CONVENTIONS, qk_norm: true, experts: &qwen2::EXPERTS })
+}
+
+fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
+    let mut keys = Keys::new("qwen3", to);
+    keys.usual(h, h.ffn);
+    keys.head_dim(h);
+}

@@ -1,0 +1,53 @@
+//! Qwen 3 with experts in every block.
+
+use super::from_hf::{self, only, refuse_flag};
+use super::keys::Keys;
+use super::{Arch, Experts, Hyper, qwen2, qwen3, untold};
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+use crate::gguf::Metadata;
+
+pub(super) static ARCH: Arch = Arch {
+    title: "Qwen3 MoE",
+    gguf: "qwen3moe",
+    hf: &["Qwen3MoeForCausalLM", "qwen3_moe"],
+    hyper,
+    graph: qwen3::graph,
+    keys,
+    untold,
+};
+
+fn hyper(c: &HfConfig) -> Result<Hyper> {
+    refuse_flag(c, "use_sliding_window")?;
+    only(c, "decoder_sparse_step", 1.0)?;
+    if let Some(layers) = c.get("mlp_only_layers")
+        && layers.as_array().is_none_or(|l| !l.is_empty())
+    {
+        return Err(c.error("mlp_only_layers", "blocks without experts are not supported"));
+    }
+    // llama.cpp always normalises; transformers' default is not to.
+    if c.opt_flag("norm_topk_prob")? != Some(true) {
+        return Err(c.error("norm_topk_prob", "must be true; GGUF has no other way to weigh experts here"));
+    }
+    let mut h = from_hf::hyper(c, &qwen2::USUAL)?;
+    h.ffn = c.size("moe_intermediate_size")?;
+    let count = match c.opt_size("num_experts")? {
+        Some(n) => n,
+        None => match c.opt_size("num_local_experts")? {
+            Some(n) => n,
+            None => c.size("num_experts")?,
+        },
+    };
+    h.experts = Some(Experts { count, used: c.size("num_experts_per_tok")?, normalize: true });
+    Ok(h)
+}
+
+fn keys(h: &Hyper, c: &HfConfig, to: &mut Metadata) {
+    let mut keys = Keys::new("qwen3moe", to);
+    // The width of an MLP that no block has; llama.cpp's converter writes it all the same.
+    keys.usual(h, c.size("intermediate_size").unwrap_or(h.ffn));
+    if c.get("head_dim").is_some() {
+        keys.head_dim(h);
+    }
+    keys.size("expert_feed_forward_length", h.ffn);
+}

@@ -1,0 +1,186 @@
+//! Rotary embeddings as config.json describes them: the old way (`rope_theta`, `rope_scaling`) and that of
+//! transformers 5 (`rope_parameters`, which may hold one set per layer type).
+
+use std::f32::consts::PI;
+
+use serde_json::{Map, Value as Json};
+
+use super::from_hf::Usual;
+use super::{Rope, RopeScaling};
+use crate::checkpoint::config::HfConfig;
+use crate::{Error, Result};
+
+/// One object of rotary settings, and the key it stood under.
+struct Section<'a> {
+    config: &'a HfConfig,
+    key: &'static str,
+    map: &'a Map<String, Json>,
+}
+
+impl Section<'_> {
+    fn error(&self, name: &str, what: impl Into<String>) -> Error {
+        self.config.error(&format!("{}.{name}", self.key), what)
+    }
+
+    fn opt_number(&self, name: &str) -> Result<Option<f64>> {
+        match self.map.get(name).filter(|v| !v.is_null()) {
+            None => Ok(None),
+            Some(v) => match v.as_f64().filter(|x| x.is_finite()) {
+                Some(x) => Ok(Some(x)),
+                None => Err(self.error(name, format!("must be a number, found {v}"))),
+            },
+        }
+    }
+
+    /// A number above zero.
+    fn number(&self, name: &str) -> Result<f64> {
+        match self.opt_number(name)? {
+            Some(x) if x > 0.0 => Ok(x),
+            Some(x) => Err(self.error(name, format!("must be above zero, found {x}"))),
+            None => Err(self.error(name, "missing")),
+        }
+    }
+
+    fn numbers(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let read = |v: &Json| v.as_f64().map(|x| x as f32).filter(|x| x.is_finite() && *x > 0.0);
+        let list = self.map.get(name).and_then(Json::as_array);
+        let list: Option<Vec<f32>> = list.and_then(|l| l.iter().map(read).collect());
+        list.filter(|l| l.len() == len)
+            .ok_or_else(|| self.error(name, format!("must be a list of {len} numbers above zero")))
+    }
+
+    fn kind(&self) -> Result<&str> {
+        match self.map.get("rope_type").or_else(|| self.map.get("type")) {
+            Some(v) => v.as_str().ok_or_else(|| self.error("rope_type", format!("must be a string, found {v}"))),
+            None if self.map.contains_key("factor") => Err(self.error("rope_type", "missing")),
+            None => Ok("default"),
+        }
+    }
+}
+
+/// Reads the rotary embedding of heads of `head_dim` numbers. Where there is a set per layer type, this is the one of
+/// `full_attention`; see [`sliding_base`] for the other.
+pub(super) fn read(c: &HfConfig, usual: &Usual, head_dim: usize, context: usize) -> Result<Rope> {
+    let mut section = None;
+    for key in ["rope_parameters", "rope_scaling"] {
+        if let Some(map) = c.opt_object(key)? {
+            let map = map.get("full_attention").and_then(Json::as_object).unwrap_or(map);
+            section = Some(Section { config: c, key, map });
+            break;
+        }
+    }
+    let within = |name: &str| section.as_ref().map_or(Ok(None), |s| s.opt_number(name));
+    let base = within("rope_theta")?.or(c.opt_number("rope_theta")?).unwrap_or(usual.rope_base);
+    if base <= 0.0 {
+        return Err(c.error("rope_theta", format!("must be above zero, found {base}")));
+    }
+    let part = within("partial_rotary_factor")?.or(c.opt_number("partial_rotary_factor")?).unwrap_or(1.0);
+    if part != 1.0 && !(usual.partial_rotary && part > 0.0 && part < 1.0) {
+        return Err(c.error("partial_rotary_factor", format!("{part} is not supported for this architecture")));
+    }
+    let dims = (head_dim as f64 * part) as usize;
+    if dims == 0 || !dims.is_multiple_of(2) {
+        return Err(c.error("head_dim", format!("{dims} rotary dimensions; they rotate in pairs")));
+    }
+    let mut rope = Rope { dims, base: base as f32, window_base: None, scaling: RopeScaling::None };
+    if let Some(s) = section {
+        rope.scaling = scaling(&s, usual, &rope, context)?;
+    }
+    Ok(rope)
+}
+
+fn scaling(s: &Section<'_>, usual: &Usual, rope: &Rope, context: usize) -> Result<RopeScaling> {
+    // "su" is what the first Phi-3 files call longrope.
+    let kind = match s.kind()? {
+        "su" => "longrope",
+        kind => kind,
+    };
+    if kind != "default" && !usual.rope_types.contains(&kind) {
+        let known = match usual.rope_types {
+            [] => "none is".to_owned(),
+            known => format!("{} can be", known.join(", ")),
+        };
+        return Err(s.error("rope_type", format!("{kind:?} is not supported; for this architecture {known}")));
+    }
+    match kind {
+        "linear" => Ok(RopeScaling::Linear(s.number("factor")? as f32)),
+        "llama3" => Ok(RopeScaling::Factors(Some(llama3_factors(s, rope)?))),
+        "longrope" => long_factors(s, rope, context),
+        _ => Ok(RopeScaling::None),
+    }
+}
+
+/// Llama 3: long waves are stretched by `factor`, short ones not at all, with a ramp between. Computed in f32 step by
+/// step as the reference converter does, whose files hold these very numbers.
+fn llama3_factors(s: &Section<'_>, rope: &Rope) -> Result<Vec<f32>> {
+    let (factor, low, high) = (s.number("factor")?, s.number("low_freq_factor")?, s.number("high_freq_factor")?);
+    let original = s.number("original_max_position_embeddings")?;
+    let (low_wave, high_wave) = ((original / low) as f32, (original / high) as f32);
+    let one = |i: usize| {
+        let frequency = 1.0 / rope.base.powf((2 * i) as f32 / rope.dims as f32);
+        let wave = 2.0 * PI / frequency;
+        if wave < high_wave {
+            1.0
+        } else if wave > low_wave {
+            factor as f32
+        } else {
+            let smooth = (original as f32 / wave - low as f32) / (high - low) as f32;
+            1.0 / ((1.0 - smooth) / factor as f32 + smooth)
+        }
+    };
+    Ok((0..rope.dims / 2).map(one).collect())
+}
+
+/// Phi-3: given factors per frequency, and sine and cosine grow a little with the stretch.
+fn long_factors(s: &Section<'_>, rope: &Rope, context: usize) -> Result<RopeScaling> {
+    let original = original_context(s.config)?;
+    let stretch = context as f64 / original as f64;
+    let magnitude = if stretch > 1.0 { (1.0 + stretch.ln() / (original as f64).ln()).sqrt() } else { 1.0 };
+    for (name, ours) in [("attention_factor", magnitude), ("factor", stretch)] {
+        if let Some(found) = s.opt_number(name)?
+            && (found - ours).abs() > 1e-6 * ours
+        {
+            let what = format!("{found} is not supported, only {ours}, which follows from the context lengths");
+            return Err(s.error(name, what));
+        }
+    }
+    for name in ["short_mscale", "long_mscale"] {
+        if s.opt_number(name)?.is_some() {
+            return Err(s.error(name, "is not supported"));
+        }
+    }
+    Ok(RopeScaling::Long {
+        long: Some(s.numbers("long_factor", rope.dims / 2)?),
+        short: Some(s.numbers("short_factor", rope.dims / 2)?),
+        original_context: original,
+        magnitude: magnitude as f32,
+    })
+}
+
+/// The context Phi-3 was first trained with (transformers' default: 4096).
+pub(super) fn original_context(c: &HfConfig) -> Result<usize> {
+    let key = "original_max_position_embeddings";
+    for section in ["rope_parameters", "rope_scaling"] {
+        if let Some(v) = c.opt_object(section)?.and_then(|m| m.get(key)) {
+            let read = v.as_u64().filter(|&n| n > 1 && n <= u64::from(u32::MAX)).map(|n| n as usize);
+            return read.ok_or_else(|| c.error(key, format!("must be an integer above one, found {v}")));
+        }
+    }
+    Ok(c.opt_size(key)?.unwrap_or(4096).max(2))
+}
+
+/// The base in blocks with a sliding window (Gemma 3; transformers' default: 10000).
+pub(super) fn sliding_base(c: &HfConfig) -> Result<f32> {
+    let nested = c.opt_object("rope_parameters")?.and_then(|m| m.get("sliding_attention")).and_then(Json::as_object);
+    let base = match nested {
+        None => c.opt_number("rope_local_base_freq")?,
+        Some(map) => {
+            let s = Section { config: c, key: "rope_parameters.sliding_attention", map };
+            if s.kind()? != "default" {
+                return Err(s.error("rope_type", "only \"default\" is supported in blocks with a sliding window"));
+            }
+            s.opt_number("rope_theta")?
+        }
+    };
+    Ok(base.unwrap_or(10000.0) as f32)
+}
