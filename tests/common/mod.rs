@@ -1,61 +1,40 @@
-//! Hostile inputs, unpacked: shared by the tests of the readers and of the binary.
+//! Slow twins of what the library does fast, and the fixtures to hold them against.
 
-#![allow(dead_code, reason = "every test binary uses its own part")]
+// Every test file compiles this module for itself and uses a part of it.
+#![allow(dead_code, clippy::missing_panics_doc)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use tempfile::TempDir;
+use aurora_quant::checkpoint::Config;
+use aurora_quant::checkpoint::config::HfConfig;
 
-/// One input and what a good program does with it.
-#[derive(Debug, Deserialize)]
-pub struct Case {
-    /// Name, unique.
-    pub id: String,
-    /// `hf`, `lora` or `gguf`.
-    pub kind: String,
-    /// Directory or file inside the fixture.
-    pub path: String,
-    /// `ok`, `error`, `error_or_warning` or `error_or_ok`.
-    pub expect: String,
-    /// Words that a good message contains, in any case.
-    pub mention: Vec<String>,
-    /// What is wrong with the input.
-    pub fault: String,
+pub mod bad;
+pub mod canonical;
+pub mod interpreter;
+
+pub use bad::{Bad, Case};
+
+/// All Hugging Face fixtures.
+pub const MODELS: &[&str] = &[
+    "stories260k",
+    "tiny-llama3",
+    "tiny-mistral",
+    "tiny-mixtral",
+    "tiny-qwen2",
+    "tiny-qwen3",
+    "tiny-gemma2",
+    "tiny-phi3",
+    "tiny-gpt2",
+];
+
+/// `tests/fixtures`.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// `tests/fixtures/bad.tar.xz`, unpacked into a directory that goes when this value does.
-pub struct Bad {
-    /// Keeps the directory.
-    pub dir: TempDir,
-    /// All cases of its cases.json.
-    pub cases: Vec<Case>,
-}
-
-impl Bad {
-    /// Unpacks the fixture.
-    pub fn unpack() -> Bad {
-        #[derive(Deserialize)]
-        struct Cases {
-            cases: Vec<Case>,
-        }
-        let packed = include_bytes!("../fixtures/bad.tar.xz");
-        let dir = tempfile::tempdir().unwrap();
-        let stream = lzma_rust2::XzReader::new(&packed[..], false);
-        tar::Archive::new(stream).unpack(dir.path()).unwrap();
-        let json = std::fs::read(dir.path().join("cases.json")).unwrap();
-        let Cases { cases } = serde_json::from_slice(&json).unwrap();
-        assert!(cases.len() > 90, "{} cases", cases.len());
-        Bad { dir, cases }
-    }
-
-    /// Where the case's input lies.
-    pub fn path(&self, case: &Case) -> PathBuf {
-        self.dir.path().join(&case.path)
-    }
-
-    /// The case called `id`.
-    pub fn case(&self, id: &str) -> &Case {
-        self.cases.iter().find(|c| c.id == id).unwrap_or_else(|| panic!("no case {id}"))
-    }
+/// config.json of a model folder.
+pub fn hf_config(dir: &Path) -> Config {
+    let path = dir.join("config.json");
+    let map = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    Config::HuggingFace(HfConfig { path, map })
 }

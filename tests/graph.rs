@@ -1,0 +1,261 @@
+//! The descriptions of models against golden logits, and against what the reference converter writes.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aurora_quant::checkpoint::Config;
+use aurora_quant::gguf::{Metadata, Value};
+use aurora_quant::model::{Import, Model, Op, describe};
+use common::canonical::{self, canonical};
+use common::{MODELS, fixtures, hf_config, interpreter};
+use serde_json::Value as Json;
+
+/// Largest difference of logits to golden ones that is still noise: transformers computes in f32 (2e-5), we in f64.
+const TOLERANCE: f64 = 5e-4;
+
+struct Fixture {
+    model: Model,
+    weights: Vec<Vec<f32>>,
+}
+
+fn open(dir: &Path) -> Fixture {
+    let tensors = canonical::load(dir);
+    let model = describe(&hf_config(dir), &|name| tensors.contains_key(name)).unwrap();
+    let weights = model.graph.params.iter().map(|p| canonical(p, &tensors)).collect();
+    let used: Vec<&String> = model.graph.params.iter().flat_map(|p| &p.parts).flat_map(|p| &p.names).collect();
+    let fused = model.graph.params.iter().flat_map(|p| &p.alternatives).flatten().flat_map(|p| &p.names);
+    let used: Vec<&String> = used.into_iter().chain(fused).collect();
+    for name in tensors.keys() {
+        assert!(used.contains(&name) || model.graph.ignores(name), "{name} is neither used nor ignored");
+    }
+    Fixture { model, weights }
+}
+
+/// Largest difference of logits, and how many positions have another best token.
+fn compare(f: &Fixture, golden: &Path, key: &str) -> (f64, usize) {
+    let golden = canonical::load_file(golden);
+    let tokens: Vec<usize> = golden["input_ids"].data.iter().map(|&t| t as usize).collect();
+    let ours = interpreter::logits(&f.model.graph, &f.weights, &tokens);
+    let theirs = &golden[key];
+    assert_eq!(theirs.shape, [1, tokens.len(), f.model.hyper.vocab]);
+    let argmax = |row: &[f64]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+    let (mut worst, mut wrong) = (0.0, 0);
+    for (a, b) in ours.iter().zip(theirs.data.chunks(f.model.hyper.vocab)) {
+        let b: Vec<f64> = b.iter().map(|&x| f64::from(x)).collect();
+        worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(worst, f64::max);
+        wrong += usize::from(argmax(a) != argmax(&b));
+    }
+    (worst, wrong)
+}
+
+fn agrees(f: &Fixture, golden: &Path, key: &str) {
+    let (worst, wrong) = compare(f, golden, key);
+    println!("{}: {worst:.1e}", golden.display());
+    assert!(worst <= TOLERANCE && wrong == 0, "{}: {worst:e}, {wrong} positions differ", golden.display());
+}
+
+#[test]
+fn logits_are_golden() {
+    for name in MODELS {
+        let dir = fixtures().join("models").join(name);
+        agrees(&open(&dir), &dir.join("golden.safetensors"), "logits");
+    }
+}
+
+#[test]
+fn sliding_window_is_golden() {
+    let dir = fixtures().join("models/tiny-mistral");
+    let golden = dir.join("golden_long.safetensors");
+    let mut f = open(&dir);
+    agrees(&f, &golden, "logits");
+    for op in f.model.graph.blocks.iter_mut().flatten() {
+        if let Op::Attend { window, .. } = op {
+            *window = None;
+        }
+    }
+    agrees(&f, &golden, "logits_full_attention");
+}
+
+/// Golden logits are only worth something if a wrong detail moves them.
+#[test]
+fn wrong_details_show() {
+    type Break = fn(&mut Op);
+    let cases: [(&str, Break); 9] = [
+        ("stories260k", |op| {
+            if let Op::Rope { style, .. } = op {
+                *style = aurora_quant::model::RopeStyle::Halves;
+            }
+        }),
+        ("tiny-llama3", |op| {
+            if let Op::Rope { factors, .. } = op {
+                *factors = None;
+            }
+        }),
+        ("tiny-qwen2", |op| {
+            if let Op::Linear { bias, .. } = op {
+                *bias = None;
+            }
+        }),
+        ("tiny-qwen3", |op| {
+            if let Op::Norm { eps, .. } = op {
+                *eps = 1e-2;
+            }
+        }),
+        ("tiny-gemma2", |op| {
+            if let Op::Attend { softcap, .. } = op {
+                *softcap = None;
+            }
+        }),
+        ("tiny-gemma2", |op| {
+            if let Op::Attend { window, .. } = op {
+                *window = None;
+            }
+        }),
+        ("tiny-phi3", |op| {
+            if let Op::Gate { gate, up, .. } = op {
+                std::mem::swap(gate, up);
+            }
+        }),
+        ("tiny-mixtral", |op| {
+            if let Op::Route { normalize, .. } = op {
+                *normalize = false;
+            }
+        }),
+        ("tiny-gpt2", |op| {
+            if let Op::Act { act, .. } = op {
+                *act = aurora_quant::model::Activation::Silu;
+            }
+        }),
+    ];
+    for (name, break_it) in cases {
+        let dir = fixtures().join("models").join(name);
+        let mut f = open(&dir);
+        f.model.graph.blocks.iter_mut().flatten().for_each(break_it);
+        let (worst, _) = compare(&f, &dir.join("golden.safetensors"), "logits");
+        assert!(worst > 100.0 * TOLERANCE, "{name}: a wrong detail moves logits by {worst:e} only");
+    }
+}
+
+fn dump(name: &str, kind: &str) -> Json {
+    let path = fixtures().join(format!("ref-gguf/{name}-{kind}.gguf-dump.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn parameters_are_those_of_the_reference_file() {
+    for name in MODELS {
+        let f = open(&fixtures().join("models").join(name));
+        let ours: BTreeMap<&str, Vec<usize>> =
+            f.model.graph.params.iter().map(|p| (p.name.as_str(), p.shape.clone())).collect();
+        assert_eq!(ours.len(), f.model.graph.params.len(), "{name}: no name twice");
+        let dump = dump(name, "f32");
+        let shape =
+            |t: &Json| t["shape"].as_array().unwrap().iter().rev().map(|n| n.as_u64().unwrap() as usize).collect();
+        let theirs: BTreeMap<&str, Vec<usize>> =
+            dump["tensors"].as_array().unwrap().iter().map(|t| (t["name"].as_str().unwrap(), shape(t))).collect();
+        assert_eq!(ours, theirs, "{name}");
+    }
+}
+
+/// The canonical numbers are the reference file's, bit for bit: every `Import` is what the converter does.
+#[test]
+fn canonical_numbers_are_those_of_the_reference_file() {
+    use sha2::{Digest, Sha256};
+    for name in MODELS {
+        let f = open(&fixtures().join("models").join(name));
+        let dump = dump(name, "f32");
+        for t in dump["tensors"].as_array().unwrap() {
+            let i = f.model.graph.params.iter().position(|p| t["name"] == p.name.as_str()).unwrap();
+            let bytes: Vec<u8> = f.weights[i].iter().flat_map(|x| x.to_le_bytes()).collect();
+            let sha: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(t["sha256"], sha, "{name}: {}", t["name"]);
+        }
+    }
+}
+
+/// Roles that stay F32 are those that the reference keeps in F32 when all else is bf16.
+#[test]
+fn roles_kept_in_f32_are_those_of_the_reference_file() {
+    for name in MODELS {
+        let f = open(&fixtures().join("models").join(name));
+        let dump = dump(name, "bf16");
+        for t in dump["tensors"].as_array().unwrap() {
+            let param = f.model.graph.params.iter().find(|p| t["name"] == p.name.as_str()).unwrap();
+            if param.role.quantizable() {
+                assert_ne!(t["type"], "F32", "{name}: {}", param.name);
+            } else if param.role != aurora_quant::model::Role::Position {
+                assert_eq!(t["type"], "F32", "{name}: {}", param.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_are_those_of_the_reference_file() {
+    for name in MODELS {
+        let dir = fixtures().join("models").join(name);
+        let (f, dump) = (open(&dir), dump(name, "f32"));
+        let Config::HuggingFace(config) = hf_config(&dir) else { unreachable!() };
+        let mut metadata = Metadata::new();
+        (f.model.arch.keys)(&f.model.hyper, &config, &mut metadata);
+        let ours: Vec<(String, String, Json)> = metadata.iter().map(|(k, v)| spell(k, v)).collect();
+        let prefix = format!("{}.", f.model.arch.gguf);
+        let theirs: Vec<(String, String, Json)> = dump["kv"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| {
+                (e["key"].as_str().unwrap().to_owned(), e["type"].as_str().unwrap().to_owned(), e["value"].clone())
+            })
+            .filter(|(key, ..)| key.starts_with(&prefix))
+            .collect();
+        assert_eq!(ours, theirs, "{name}");
+    }
+}
+
+fn spell(key: &str, value: &Value) -> (String, String, Json) {
+    let (kind, json) = match value {
+        Value::U32(n) => ("u32", Json::from(*n)),
+        Value::F32(x) => ("f32", Json::from(f64::from(*x))),
+        Value::Bool(b) => ("bool", Json::from(*b)),
+        Value::String(s) => ("string", Json::from(s.as_str())),
+        other => panic!("{key}: {other:?}"),
+    };
+    (key.to_owned(), kind.to_owned(), json)
+}
+
+/// A GGUF header alone, with its tensor list, describes the same parameters and ops.
+#[test]
+fn gguf_headers_describe_the_same_graph() {
+    use aurora_quant::checkpoint::config::GgufConfig;
+    for name in MODELS {
+        let dir = fixtures().join("models").join(name);
+        let f = open(&dir);
+        let Config::HuggingFace(config) = hf_config(&dir) else { unreachable!() };
+        let mut metadata = Metadata::new();
+        metadata.set("general.architecture", Value::String(f.model.arch.gguf.to_owned()));
+        (f.model.arch.keys)(&f.model.hyper, &config, &mut metadata);
+        let tokens = vec![Value::String("x".to_owned()); f.model.hyper.vocab];
+        metadata.set("tokenizer.ggml.tokens", aurora_quant::gguf::array(aurora_quant::gguf::ValueType::String, tokens));
+        let gguf = Config::Gguf(GgufConfig { path: "model.gguf".into(), metadata });
+        let names: Vec<&str> = f.model.graph.params.iter().map(|p| p.name.as_str()).collect();
+        let mut ours = describe(&gguf, &|n| names.contains(&n)).unwrap().graph;
+        // The one known loss: "llama" in GGUF has no window.
+        let mut theirs = f.model.graph.clone();
+        for op in theirs.blocks.iter_mut().chain(&mut ours.blocks).flatten() {
+            if let Op::Attend { window, .. } = op
+                && name == &"tiny-mistral"
+            {
+                *window = None;
+            }
+        }
+        for (a, b) in ours.params.iter_mut().zip(&mut theirs.params) {
+            if matches!(b.import, Import::Computed(_)) {
+                (a.import, b.import) = (Import::AsIs, Import::AsIs);
+            }
+        }
+        assert_eq!(ours, theirs, "{name}");
+    }
+}
