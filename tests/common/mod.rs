@@ -25,6 +25,11 @@ pub const MODELS: &[&str] = &[
     "tiny-gemma2",
     "tiny-phi3",
     "tiny-gpt2",
+    "tiny-gemma3",
+    "tiny-qwen3-moe",
+    "tiny-granite",
+    "tiny-olmo2",
+    "tiny-llama-bias",
 ];
 
 /// `tests/fixtures`.
