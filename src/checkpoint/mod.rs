@@ -10,11 +10,13 @@ use aurora_quantizers::Spec;
 
 use crate::Result;
 
+pub mod card;
 pub mod config;
 pub mod gguf;
 mod mapped;
 pub mod mmap;
 pub mod safetensors;
+pub mod tokenizer;
 
 pub use config::Config;
 

@@ -1,0 +1,74 @@
+//! The token list being built: text, score and type of each row of the embedding table.
+
+use crate::gguf::{Value, ValueType, array};
+
+/// Token types of llama.cpp (`tokenizer.ggml.token_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum TokenType {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+/// One row of the vocabulary.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    pub text: String,
+    pub score: f32,
+    pub kind: TokenType,
+}
+
+/// What fills a row that the tokenizer does not name.
+const PAD_SCORE: f32 = -10000.0;
+/// Score of tokens that no merge may produce.
+pub(super) const ADDED_SCORE: f32 = -1000.0;
+
+/// `rows` unused tokens `[PAD0]`, `[PAD1]`, ...
+pub(super) fn padding(rows: usize) -> Vec<Token> {
+    (0..rows)
+        .map(|i| Token { text: format!("[PAD{i}]"), score: PAD_SCORE, kind: TokenType::Unused })
+        .collect()
+}
+
+/// Tokens that some checkpoints forget to mark as special (deepseek-coder, gemma, command-r).
+pub(super) fn looks_special(text: &str) -> bool {
+    let between = |open: &str, close: &str| text.starts_with(open) && text.ends_with(close);
+    matches!(text, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
+        || between("<|", "|>")
+        || between("<｜", "｜>")
+        || between("<unused", ">")
+}
+
+/// U+2581, which SentencePiece writes for a space.
+const META_SPACE: &str = "\u{2581}";
+
+impl Token {
+    /// A token that is matched in the text before merging: control, or user-defined with its spaces spelled out.
+    pub fn added(content: &str, special: bool) -> Self {
+        if special || looks_special(content) {
+            Token { text: content.to_owned(), score: ADDED_SCORE, kind: TokenType::Control }
+        } else {
+            Token { text: content.replace(META_SPACE, " "), score: ADDED_SCORE, kind: TokenType::UserDefined }
+        }
+    }
+}
+
+pub(super) fn texts<'a>(items: impl Iterator<Item = &'a str>) -> Value {
+    array(ValueType::String, items.map(|s| Value::String(s.to_owned())).collect())
+}
+
+pub(super) fn token_list(tokens: &[Token]) -> Value {
+    texts(tokens.iter().map(|t| t.text.as_str()))
+}
+
+pub(super) fn scores(tokens: &[Token]) -> Value {
+    array(ValueType::F32, tokens.iter().map(|t| Value::F32(t.score)).collect())
+}
+
+pub(super) fn token_types(tokens: &[Token]) -> Value {
+    array(ValueType::I32, tokens.iter().map(|t| Value::I32(t.kind as i32)).collect())
+}
