@@ -1,0 +1,77 @@
+"""llama.cpp runs our files and computes what Transformers computes from the checkpoint."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import llama
+from fixtures import MODELS, NAMES
+
+# llama.cpp looks GELU up in a float16 table. Measured with its own converter's files: gemma2
+# 3.2e-3, gpt2 3.7e-3, gemma3 (six layers) 9.4e-3; every other model stays below 3e-5.
+TOLERANCE = {"tiny-gemma2": 5e-3, "tiny-gpt2": 5e-3, "tiny-gemma3": 2e-2}
+
+# Relative RMS error of the logits, measured with `llama-quantize --pure` on a trained, a dense and a
+# sparse random model; half as much again is allowed. Unrelated logits would give about 1.4. The float
+# types are not zero because llama.cpp rounds the activations to them, too.
+MEASURED = {
+    "stories260k": {"f16": 0.0004, "bf16": 0.0035, "q8_0": 0.0108, "q5_1": 0.0558, "q5_0": 0.0713,
+                    "q4_1": 0.1234, "q4_0": 0.1689},
+    "tiny-llama3": {"f16": 0.0010, "bf16": 0.0082, "q8_0": 0.0448, "q5_1": 0.2386, "q5_0": 0.2855,
+                    "q4_1": 0.4831, "q4_0": 0.5318},
+    "tiny-mixtral": {"f16": 0.0010, "bf16": 0.0079, "q8_0": 0.0717, "q5_1": 0.2877, "q5_0": 0.3073,
+                     "q4_1": 0.5105, "q4_0": 0.5383},
+}
+# Only the trained model's best token means something; 42 of 48 positions is its worst, at q4_0.
+TRAINED, AGREEMENT = "stories260k", 0.8
+# The worst fixture at q8_0 is tiny-mixtral with 0.072, where a token changes its experts.
+Q8_ERROR = 0.11
+
+
+def golden(name):
+    """Token ids and [48, vocab] logits of the fixture."""
+    stored = load_file(MODELS / name / "golden.safetensors")
+    return stored["input_ids"][0].tolist(), stored["logits"][0]
+
+
+def relative_rms(found, want):
+    """Root mean square of the difference over the spread of the wanted logits."""
+    return float(np.sqrt(np.mean((found - want) ** 2)) / want.std())
+
+
+def test_every_fixture_folder_is_listed():
+    present = {p.name for p in MODELS.iterdir() if (p / "golden.safetensors").exists()}
+    assert present == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_f32_logits_equal_golden(convert, name):
+    ids, want = golden(name)
+    found = llama.logits(convert(MODELS / name, "f32"), ids)
+    assert found.shape == want.shape
+    gap = np.abs(found - want).max()
+    assert gap <= TOLERANCE.get(name, 1e-3), f"largest difference {gap:.2e}"
+    assert (found.argmax(-1) == want.argmax(-1)).all()
+
+
+@pytest.mark.parametrize(
+    "name, kind", [(name, kind) for name, kinds in MEASURED.items() for kind in kinds])
+def test_quantised_logits_stay_near(convert, name, kind):
+    ids, want = golden(name)
+    found = llama.logits(convert(MODELS / name, kind), ids)
+    assert np.isfinite(found).all()
+    error = relative_rms(found, want)
+    assert error <= 1.5 * MEASURED[name][kind], f"relative error {error:.4f}"
+    if name == TRAINED:
+        agree = (found.argmax(-1) == want.argmax(-1)).mean()
+        assert agree >= AGREEMENT, f"argmax agrees at {agree:.0%} of the positions"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_architecture_runs_quantised(convert, name):
+    """q8_0 of each: that llama.cpp accepts the types chosen for every kind of tensor."""
+    ids, want = golden(name)
+    found = llama.logits(convert(MODELS / name, "q8_0"), ids)
+    assert np.isfinite(found).all()
+    error = relative_rms(found, want)
+    assert error <= Q8_ERROR, f"relative error {error:.4f}"
