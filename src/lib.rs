@@ -1,19 +1,30 @@
 //! aurora-quant: Hugging Face checkpoints in, small GGUF files out.
 //!
-//! Data flows one way: checkpoint -> plan -> pipeline -> export. `docs/architecture.md` shows the house.
+//! Data flows one way: checkpoint -> model -> weights -> plan -> pipeline -> export. `docs/architecture.md` shows the
+//! house.
 //!
 //! | module | what it answers |
 //! |---|---|
 //! | [`error`] | why a run stopped, and where |
-//! | [`gguf`] | the GGUF header: keys, values, alignment (the seam to gguf-rs-lib) |
-//! | [`checkpoint`] | where tensors, configuration and tokenizer come from |
+//! | [`gguf`] | the GGUF header: keys, values, tensor table (the seam to gguf-rs-lib) |
+//! | [`checkpoint`] | where tensors, configuration, tokenizer and model card come from |
 //! | [`model`] | what the model computes: its parameters and ops, described once |
 //! | [`weights`] | a checkpoint seen through a model: canonical rows of every parameter |
+//! | [`plan`] | type and bytes of every tensor, before any work |
+//! | [`export`] | the output: laid out to the byte, there whole or not at all |
+//! | [`pipeline`] | the conversion itself |
+//! | [`record`] | what a run did, as JSON |
+//! | [`cli`] | the command line |
 
 pub mod checkpoint;
+pub mod cli;
 pub mod error;
+pub mod export;
 pub mod gguf;
 pub mod model;
+pub mod pipeline;
+pub mod plan;
+pub mod record;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,4 +1,273 @@
 //! A checkpoint seen through a model: every parameter's rows in canonical form, as F32.
 //!
-//! Binding checks names and shapes of everything first and reports all faults in one error; reading then cannot
-//! meet a tensor that does not fit. Used by whoever needs weights: the pipeline, the runtime, inspection.
+//! Binding checks names, shapes and types of everything first and reports all faults in one error; reading then
+//! cannot meet a tensor that does not fit. Used by whoever needs weights: the pipeline, the runtime, inspection.
+
+use std::ops::Range;
+
+use aurora_quantizers::spec::Kind;
+use aurora_quantizers::{Format, formats};
+
+use crate::checkpoint::{Config, TensorInfo, TensorSource};
+use crate::model::{Import, ModelGraph, Param, ParamId, Part, Role};
+use crate::{Error, Result};
+
+/// Most problems that one error lists in full.
+const MOST_PROBLEMS: usize = 200;
+
+/// A source whose tensors have been matched with a model's parameters.
+pub struct Weights<'a> {
+    source: &'a dyn TensorSource,
+    graph: &'a ModelGraph,
+    bound: Vec<Bound<'a>>,
+}
+
+/// Where one parameter's numbers are.
+struct Bound<'a> {
+    import: &'a Import,
+    runs: Vec<Run<'a>>,
+}
+
+/// A run of rows of one source tensor, in the tensor's own layout.
+struct Run<'a> {
+    tensor: &'a TensorInfo,
+    format: &'static dyn Format,
+    first_row: usize,
+    rows: usize,
+}
+
+impl<'a> Weights<'a> {
+    /// Finds every parameter of `graph` in `source`.
+    ///
+    /// # Errors
+    /// One error that lists every tensor that is missing, has another shape, holds something else than weights, or
+    /// belongs to no parameter.
+    pub fn bind(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> Result<Self> {
+        let mut binder = Binder { source, used: vec![false; source.tensors().len()], problems: Vec::new() };
+        let bound: Vec<Option<Bound>> = graph.params.iter().map(|p| binder.bind(p)).collect();
+        binder.report_unused(graph);
+        if !binder.problems.is_empty() {
+            let mut problems = binder.problems;
+            if problems.len() > MOST_PROBLEMS {
+                let more = problems.len() - MOST_PROBLEMS;
+                problems.truncate(MOST_PROBLEMS);
+                problems.push(format!("and {more} more"));
+            }
+            return Err(Error::Checkpoint { path: source.path().to_owned(), problems });
+        }
+        Ok(Weights { source, graph, bound: bound.into_iter().flatten().collect() })
+    }
+
+    /// The model that the source was bound to.
+    pub fn graph(&self) -> &'a ModelGraph {
+        self.graph
+    }
+
+    /// The checkpoint tensors behind a parameter (none if it is computed).
+    pub fn tensors(&self, id: ParamId) -> impl Iterator<Item = &'a TensorInfo> + '_ {
+        self.bound[id.0].runs.iter().map(|r| r.tensor)
+    }
+
+    /// An error about a parameter, named as its file names it.
+    pub fn error(&self, id: ParamId, what: impl Into<String>) -> Error {
+        let param = self.graph.param(id);
+        match self.tensors(id).next() {
+            Some(t) if t.name == param.name => Error::tensor(self.source.file_of(t), &t.name, what),
+            Some(t) => Error::tensor(self.source.file_of(t), format!("{} ({})", t.name, param.name), what),
+            None => Error::tensor(self.source.path(), &param.name, what),
+        }
+    }
+
+    /// Reads canonical rows of a parameter. `out`: `rows.len() * cols` numbers, row-major; rows count over all outer
+    /// dimensions (a vector is one row).
+    ///
+    /// # Panics
+    /// If `rows` reaches past the parameter or `out` has another length.
+    pub fn rows(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]) {
+        let param = self.graph.param(id);
+        let cols = param.cols();
+        assert!(rows.end <= param.rows(), "{}: rows {rows:?} of {}", param.name, param.rows());
+        assert_eq!(out.len(), rows.len() * cols, "{}: length of the output", param.name);
+        let bound = &self.bound[id.0];
+        match bound.import {
+            Import::Computed(values) if bound.runs.is_empty() => {
+                out.copy_from_slice(&values[rows.start * cols..rows.end * cols]);
+            }
+            Import::RopePermute { heads } if bound.runs[0].tensor.name != param.name => {
+                self.permuted(bound, *heads, param, rows, out);
+            }
+            Import::Transpose if bound.runs[0].tensor.name != param.name => self.transposed(&bound.runs[0], rows, out),
+            import => {
+                self.consecutive(bound, cols, rows, out);
+                if *import == Import::AddOne && bound.runs[0].tensor.name != param.name {
+                    out.iter_mut().for_each(|v| *v += 1.0);
+                }
+            }
+        }
+    }
+
+    /// Tells the system that rows `rows` will not be read again soon.
+    pub fn release(&self, id: ParamId, rows: Range<usize>) {
+        let bound = &self.bound[id.0];
+        let cols = self.graph.param(id).cols();
+        match bound.import {
+            // Every row reads the whole tensor (or a head of it): give it back once, after the last row.
+            Import::RopePermute { .. } | Import::Transpose => {
+                if rows.end == self.graph.param(id).rows() {
+                    for run in &bound.runs {
+                        self.source.release(run.tensor, 0..run.tensor.range.len());
+                    }
+                }
+            }
+            _ => bound.for_each(rows, |run, first, n| {
+                let bytes = |rows: usize| run.format.spec().bytes_for(rows * cols).expect("whole blocks");
+                self.source.release(run.tensor, bytes(first)..bytes(first + n));
+            }),
+        }
+    }
+
+    fn decode(&self, run: &Run, first_row: usize, cols: usize, out: &mut [f32]) {
+        let spec = run.format.spec();
+        let at = spec.bytes_for(first_row * cols).expect("whole blocks");
+        let len = spec.bytes_for(out.len()).expect("whole blocks");
+        run.format.decode(self.source.bytes(run.tensor, at..at + len), out);
+    }
+
+    fn consecutive(&self, bound: &Bound, cols: usize, rows: Range<usize>, out: &mut [f32]) {
+        let mut rest = out;
+        bound.for_each(rows, |run, first, n| {
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(n * cols);
+            self.decode(run, first, cols, now);
+            rest = later;
+        });
+    }
+
+    /// Canonical row 2j of a head is stored row j, row 2j + 1 is stored row d/2 + j.
+    fn permuted(&self, bound: &Bound, heads: usize, param: &Param, rows: Range<usize>, out: &mut [f32]) {
+        let run = &bound.runs[0];
+        // A bias: the elements move as the rows of its matrix do.
+        let vector = param.shape.len() == 1;
+        let (total, cols) = if vector { (param.len(), 1) } else { (param.rows(), param.cols()) };
+        let rows = if vector { 0..total } else { rows };
+        let dim = total / heads;
+        for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+            let (head, i) = (row / dim, row % dim);
+            let stored = head * dim + i / 2 + if i % 2 == 0 { 0 } else { dim / 2 };
+            self.decode(run, run.first_row + stored, cols, out);
+        }
+    }
+
+    /// The tensor is stored `[in, out]`: each canonical row is a stored column.
+    fn transposed(&self, run: &Run, rows: Range<usize>, out: &mut [f32]) {
+        let (inputs, outputs) = (run.tensor.shape[0], run.tensor.shape[1]);
+        let spec = run.format.spec();
+        let mut segment = vec![0.0; rows.len()];
+        for i in 0..inputs {
+            let at = spec.bytes_for(i * outputs + rows.start).expect("floats have blocks of one");
+            let len = spec.bytes_for(rows.len()).expect("floats have blocks of one");
+            run.format.decode(self.source.bytes(run.tensor, at..at + len), &mut segment);
+            for (row, v) in segment.iter().enumerate() {
+                out[row * inputs + i] = *v;
+            }
+        }
+    }
+}
+
+impl<'a> Bound<'a> {
+    /// Calls `f(run, first stored row, rows)` for the runs that canonical rows `rows` fall into, in order.
+    fn for_each(&self, rows: Range<usize>, mut f: impl FnMut(&Run<'a>, usize, usize)) {
+        let mut start = 0;
+        for run in &self.runs {
+            let end = start + run.rows;
+            let (from, to) = (rows.start.max(start), rows.end.min(end));
+            if from < to {
+                f(run, run.first_row + (from - start), to - from);
+            }
+            start = end;
+        }
+    }
+}
+
+struct Binder<'a> {
+    source: &'a dyn TensorSource,
+    used: Vec<bool>,
+    problems: Vec<String>,
+}
+
+impl<'a> Binder<'a> {
+    fn bind(&mut self, param: &'a Param) -> Option<Bound<'a>> {
+        match self.source.config() {
+            Config::Gguf(_) => self.bind_gguf(param),
+            Config::HuggingFace(_) => self.bind_parts(param),
+        }
+    }
+
+    /// In a GGUF file, the parameter is the tensor of its name.
+    fn bind_gguf(&mut self, param: &'a Param) -> Option<Bound<'a>> {
+        let run = self.find(std::slice::from_ref(&param.name), &param.shape, param, 0, param.rows())?;
+        Some(Bound { import: &param.import, runs: vec![run] })
+    }
+
+    fn bind_parts(&mut self, param: &'a Param) -> Option<Bound<'a>> {
+        let exists = |part: &Part| part.names.iter().any(|n| self.source.find(n).is_some());
+        let complete = |parts: &&'a Vec<Part>| parts.iter().all(exists);
+        let parts = std::iter::once(&param.parts).chain(&param.alternatives).find(complete).unwrap_or(&param.parts);
+        let runs: Vec<_> = parts
+            .iter()
+            .map(|Part { names, shape, first_row, rows }| self.find(names, shape, param, *first_row, *rows))
+            .collect();
+        let runs: Option<Vec<_>> = runs.into_iter().collect();
+        Some(Bound { import: &param.import, runs: runs? })
+    }
+
+    fn find(
+        &mut self,
+        names: &[String],
+        shape: &[usize],
+        param: &Param,
+        first_row: usize,
+        rows: usize,
+    ) -> Option<Run<'a>> {
+        let tensors = self.source.tensors();
+        let found = names.iter().find_map(|n| tensors.binary_search_by(|t| t.name.as_str().cmp(n)).ok());
+        let Some(index) = found else {
+            let hint = if names[0] == param.name { String::new() } else { format!(" (for {})", param.name) };
+            self.problems.push(format!("missing tensor {}, shape {shape:?}{hint}", names[0]));
+            return None;
+        };
+        self.used[index] = true;
+        let tensor = &tensors[index];
+        let mut fault = None;
+        if tensor.shape != shape {
+            let key = match (param.role, self.source.config()) {
+                (Role::Embedding | Role::Output, Config::HuggingFace(_)) => " (vocab_size, hidden_size in config.json)",
+                (_, Config::HuggingFace(_)) => " (from config.json)",
+                (_, Config::Gguf(_)) => " (from the header's keys)",
+            };
+            fault = Some(format!("shape {:?}, needed {shape:?}{key}", tensor.shape));
+        } else if tensor.spec.kind == Kind::Int {
+            fault = Some(format!("holds {} numbers; weights must be floating point", tensor.spec.name));
+        }
+        let format = formats::by_ggml_id(tensor.spec.ggml_id);
+        if fault.is_none() && format.is_none() {
+            let known: Vec<_> = formats::FORMATS.iter().map(|f| f.spec().name).collect();
+            fault = Some(format!("type {} cannot be read yet (known: {})", tensor.spec.name, known.join(", ")));
+        }
+        if let Some(fault) = fault {
+            self.problems.push(format!("tensor {}: {fault}", tensor.name));
+            return None;
+        }
+        Some(Run { tensor, format: format?, first_row, rows })
+    }
+
+    fn report_unused(&mut self, graph: &ModelGraph) {
+        for (tensor, used) in self.source.tensors().iter().zip(&self.used) {
+            if !used && !graph.ignored.iter().any(|end| tensor.name.ends_with(end)) {
+                self.problems.push(format!(
+                    "unexpected tensor {}, shape {:?}: this architecture has no such parameter",
+                    tensor.name, tensor.shape
+                ));
+            }
+        }
+    }
+}

@@ -185,7 +185,9 @@ fn list(out: &Metadata, key: &str) -> Vec<Json> {
 /// tokenizer.json alone gives the same tokens as tokenizer.model, and merges in the same order.
 #[test]
 fn tokenizer_json_stands_in_for_tokenizer_model() {
-    for (model, space) in [("stories260k", None), ("tiny-mistral", None), ("tiny-mixtral", None), ("tiny-gemma2", Some(false))] {
+    for (model, space) in
+        [("stories260k", None), ("tiny-mistral", None), ("tiny-mixtral", None), ("tiny-gemma2", Some(false))]
+    {
         let dump = dump(model);
         let with = Copy::of(model).read(rows(&dump)).unwrap();
         let without = Copy::of(model).without("tokenizer.model").read(rows(&dump)).unwrap();
@@ -194,8 +196,9 @@ fn tokenizer_json_stands_in_for_tokenizer_model() {
         }
         let order = |out: &Metadata| {
             let (tokens, scores, types) = (list(out, "tokens"), list(out, "scores"), list(out, "token_type"));
-            let mut merged: Vec<usize> =
-                (0..tokens.len()).filter(|&i| types[i] == 1 && tokens[i].as_str().unwrap().chars().count() > 1).collect();
+            let mut merged: Vec<usize> = (0..tokens.len())
+                .filter(|&i| types[i] == 1 && tokens[i].as_str().unwrap().chars().count() > 1)
+                .collect();
             merged.sort_by(|&a, &b| scores[b].as_f64().unwrap().total_cmp(&scores[a].as_f64().unwrap()));
             merged
         };
@@ -268,7 +271,8 @@ fn templates_have_names() {
         assert_eq!(get("chat_template.rag"), Some(json!("R")));
         assert_eq!(get("chat_templates"), Some(json!(["rag", "tool_use"])));
     }
-    let json = Copy::of("tiny-qwen3").without("chat_template.jinja").with("chat_template.json", r#"{"chat_template": "J"}"#);
+    let json =
+        Copy::of("tiny-qwen3").without("chat_template.jinja").with("chat_template.json", r#"{"chat_template": "J"}"#);
     assert_eq!(json.read(548).unwrap().get("tokenizer.chat_template").and_then(Value::as_str), Some("J"));
 }
 

@@ -12,7 +12,7 @@ pub mod bad;
 pub mod canonical;
 pub mod interpreter;
 
-pub use bad::{Bad, Case};
+pub use bad::Bad;
 
 /// All Hugging Face fixtures.
 pub const MODELS: &[&str] = &[

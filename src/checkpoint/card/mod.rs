@@ -124,8 +124,8 @@ fn names(dir: &Path, config: &HfConfig, total: u64) -> Vec<Name> {
     stated.map(str::to_owned).into_iter().chain(directory_id(dir)).map(|id| name::parse(&id, total)).collect()
 }
 
-/// The directory's name; in the cache of huggingface_hub, where it is a commit's hash, the repository's.
-fn directory_id(dir: &Path) -> Option<String> {
+/// The directory's name; in the cache of huggingface_hub, where that is a commit's hash, the repository's ("org/name").
+pub fn directory_id(dir: &Path) -> Option<String> {
     let absolute = match dir.components().next_back() {
         Some(Component::Normal(_)) => std::path::absolute(dir),
         // "." and "..": only the file system knows.

@@ -50,7 +50,6 @@ pub(super) fn merges(files: &Files, json: &TokenizerJson) -> Result<Value> {
         return Err(Error::malformed(&files.path("tokenizer.json"), "a BPE model without merges"));
     }
     let spell = |part: &str| part.replace(' ', SPACE);
-    let lines: Vec<String> =
-        json.model.merges.iter().map(|m| format!("{} {}", spell(&m.0), spell(&m.1))).collect();
+    let lines: Vec<String> = json.model.merges.iter().map(|m| format!("{} {}", spell(&m.0), spell(&m.1))).collect();
     Ok(texts(lines.iter().map(String::as_str)))
 }

@@ -38,9 +38,8 @@ struct Family<'a> {
 }
 
 /// `model_type`s whose llama.cpp converter is the one of Llama.
-const LLAMA_LIKE: &[&str] = &[
-    "llama", "mistral", "mixtral", "ministral", "granite", "granitemoe", "smollm3", "arcee", "apertus", "yi",
-];
+const LLAMA_LIKE: &[&str] =
+    &["llama", "mistral", "mixtral", "ministral", "granite", "granitemoe", "smollm3", "arcee", "apertus", "yi"];
 
 impl<'a> Family<'a> {
     fn of(config: &'a HfConfig) -> Self {
@@ -216,12 +215,7 @@ fn kind(files: &Files) -> Result<Kind<'_>> {
 }
 
 /// Puts `entries` into their rows.
-fn place(
-    path: &Path,
-    entries: &[(String, u64)],
-    tokens: &mut [Token],
-    make: impl Fn(&str) -> Token,
-) -> Result<()> {
+fn place(path: &Path, entries: &[(String, u64)], tokens: &mut [Token], make: impl Fn(&str) -> Token) -> Result<()> {
     for (text, id) in entries {
         let row = row(path, *id, text, tokens)?;
         if row.kind != TokenType::Unused {

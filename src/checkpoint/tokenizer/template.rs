@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 
 use super::files::{Files, read_json, read_text};
 use super::vocab::texts;
-use crate::gguf::{Metadata, Value};
 use crate::Result;
+use crate::gguf::{Metadata, Value};
 
 const KEY: &str = "tokenizer.chat_template";
 

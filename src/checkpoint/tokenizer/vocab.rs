@@ -29,9 +29,7 @@ pub(super) const ADDED_SCORE: f32 = -1000.0;
 
 /// `rows` unused tokens `[PAD0]`, `[PAD1]`, ...
 pub(super) fn padding(rows: usize) -> Vec<Token> {
-    (0..rows)
-        .map(|i| Token { text: format!("[PAD{i}]"), score: PAD_SCORE, kind: TokenType::Unused })
-        .collect()
+    (0..rows).map(|i| Token { text: format!("[PAD{i}]"), score: PAD_SCORE, kind: TokenType::Unused }).collect()
 }
 
 /// Tokens that some checkpoints forget to mark as special (deepseek-coder, gemma, command-r).

@@ -1,0 +1,239 @@
+//! `aurora-quant convert`: what the options mean, the run, and its summary.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use aurora_quantizers::spec::Kind;
+use indicatif::ProgressBar;
+use regex::Regex;
+
+use super::args::{Common, Convert};
+use super::ui;
+use crate::checkpoint::{self, Config, TensorSource};
+use crate::export::{self, EXPORTERS, Output};
+use crate::model::{self, Model};
+use crate::pipeline::{self, Watch};
+use crate::plan::{self, FileType, Plan, Rules};
+use crate::record::{self, RunRecord};
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// Method chains that can be asked for.
+pub const METHODS: [&str; 1] = ["rtn"];
+
+/// Runs the command.
+pub fn run(args: &Convert, common: &Common) -> Result<()> {
+    let started = Instant::now();
+    let source = checkpoint::open(&args.model)?;
+    let source = source.as_ref();
+    refuse_quantized(source, args.allow_requantize)?;
+    let model = model::describe(source.config(), &|name| source.find(name).is_some())?;
+    let weights = Weights::bind(source, &model.graph)?;
+    let plan = Plan::new(&model.graph, &rules(args)?)?;
+    refuse_fallbacks(&plan, args.strict)?;
+    let (metadata, notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
+    let exporter = EXPORTERS[0];
+    let layout = exporter.layout(&plan, &metadata)?;
+    let path = match &args.output {
+        Some(path) => path.clone(),
+        None => default_output(source, &args.file_type, exporter.name()),
+    };
+    let mut record = record(args, &model, &plan, &path, layout.size, notes);
+    if !args.dry_run {
+        refuse_overwrite(&path, args.force)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+            .map_err(|e| Error::unsupported(format!("cannot watch for Ctrl-C: {e}")))?;
+        let output = Output::begin(&path, layout)?;
+        let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
+        pipeline::run(&weights, &plan, &output, &watch)?;
+        if watch.interrupted() {
+            return Err(Error::Interrupted);
+        }
+        watch.bar.set_message("flushing to the disk");
+        output.finish()?;
+        watch.bar.finish_and_clear();
+    }
+    record.seconds = started.elapsed().as_secs_f64();
+    if common.json {
+        return ui::print_json(&record);
+    }
+    if args.dry_run {
+        ui::print(&plan_text(&plan, &record))?;
+    }
+    summary(&record, &plan, common);
+    Ok(())
+}
+
+struct Progress {
+    bar: ProgressBar,
+    stop: Arc<AtomicBool>,
+}
+
+impl Watch for Progress {
+    fn advance(&self, tensor: &str, weights: u64) {
+        if self.bar.message() != tensor {
+            self.bar.set_message(tensor.to_owned());
+        }
+        self.bar.inc(weights);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // An error message must not end up behind half a bar.
+        self.bar.finish_and_clear();
+    }
+}
+
+fn rules(args: &Convert) -> Result<Rules> {
+    let format = |name: &Option<String>| name.as_deref().map(plan::tensor_format).transpose();
+    let overrides = args.tensor_type.iter().map(|(pattern, name)| {
+        let regex = Regex::new(pattern).map_err(|e| Error::unsupported(e.to_string()))?;
+        Ok((regex, plan::tensor_format(name)?))
+    });
+    Ok(Rules {
+        file_type: FileType::by_name(&args.file_type)?,
+        output: format(&args.output_type)?,
+        embedding: format(&args.embedding_type)?,
+        overrides: overrides.collect::<Result<_>>()?,
+    })
+}
+
+fn refuse_quantized(source: &dyn TensorSource, allowed: bool) -> Result<()> {
+    let quantized = source.tensors().iter().find(|t| t.spec.kind == Kind::Block);
+    match (source.config(), quantized) {
+        (Config::Gguf(_), Some(t)) if !allowed => Err(Error::tensor(
+            source.file_of(t),
+            &t.name,
+            format!(
+                "is quantised already ({}); convert the original checkpoint instead, or accept the second rounding \
+                 with --allow-requantize",
+                t.spec.name
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_fallbacks(plan: &Plan, strict: bool) -> Result<()> {
+    let lines: Vec<String> = plan.fallbacks().map(fallback_line).collect();
+    if strict && !lines.is_empty() {
+        return Err(Error::unsupported(format!(
+            "--strict: {} of {} tensors cannot have the type that was asked for\n  {}",
+            lines.len(),
+            plan.tensors.len(),
+            lines.join("\n  ")
+        )));
+    }
+    Ok(())
+}
+
+fn refuse_overwrite(path: &Path, force: bool) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::unsupported(format!("{} is a directory; -o needs a file name", path.display())));
+    }
+    if !force && path.symlink_metadata().is_ok() {
+        return Err(Error::unsupported(format!("{} exists; use --force to replace it, or -o FILE", path.display())));
+    }
+    Ok(())
+}
+
+/// `<model>-<type>.gguf` in the current directory.
+fn default_output(source: &dyn TensorSource, file_type: &str, extension: &str) -> PathBuf {
+    let config = source.config().path();
+    let name = match source.config() {
+        Config::HuggingFace(_) => {
+            let dir = config.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let id = checkpoint::card::directory_id(dir).unwrap_or_else(|| "model".to_owned());
+            id.rsplit('/').next().unwrap_or_default().to_owned()
+        }
+        Config::Gguf(_) => {
+            let stem = config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            // model-bf16.gguf becomes model-q4_0.gguf, not model-bf16-q4_0.gguf.
+            let cut = stem.rsplit_once('-').filter(|(_, end)| FileType::by_name(end).is_ok());
+            cut.map_or(stem.clone(), |(start, _)| start.to_owned())
+        }
+    };
+    PathBuf::from(format!("{name}-{}.{extension}", file_type.to_ascii_lowercase()))
+}
+
+fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, notes: Vec<String>) -> RunRecord {
+    RunRecord {
+        schema: record::SCHEMA,
+        tool: concat!("aurora-quant ", env!("CARGO_PKG_VERSION")).to_owned(),
+        input: args.model.display().to_string(),
+        architecture: model.arch.gguf.to_owned(),
+        output: path.display().to_string(),
+        dry_run: args.dry_run,
+        method: args.method.clone(),
+        file_type: args.file_type.to_ascii_lowercase(),
+        weights: plan.weights(),
+        file_bytes: size,
+        bits_per_weight: plan.bits_per_weight(),
+        fallbacks: plan.fallbacks().count(),
+        threads: rayon::current_num_threads(),
+        seconds: 0.0,
+        notes,
+        tensors: record::tensors(plan),
+    }
+}
+
+fn fallback_line(t: &plan::TensorPlan) -> String {
+    let reason = t.reason.as_deref().unwrap_or_default();
+    format!("{}: {} instead of {} ({reason})", t.name, t.actual.name, t.requested.name)
+}
+
+fn plan_text(plan: &Plan, record: &RunRecord) -> String {
+    let head = ["tensor", "shape", "asked", "type", "bytes", "why"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(plan.tensors.iter().map(|t| {
+        let reason = t.reason.clone().unwrap_or_default();
+        let names = [t.requested.name, t.actual.name].map(str::to_owned);
+        let [requested, actual] = names;
+        vec![t.name.clone(), ui::shape(&t.shape), requested, actual, t.bytes.to_string(), reason]
+    }));
+    format!("{}\nfile size: {} bytes\n", ui::table(&rows, &[0, 2, 3, 5]), record.file_bytes)
+}
+
+fn summary(record: &RunRecord, plan: &Plan, common: &Common) {
+    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
+    for t in &plan.tensors {
+        *types.entry(t.actual.name).or_default() += 1;
+    }
+    let types: Vec<String> = types.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    let took = ui::duration(std::time::Duration::from_secs_f64(record.seconds));
+    ui::message(
+        common,
+        &format!(
+            "{} {}: {}, {} weights at {:.2} bits, {took}\ntensors: {}",
+            if record.dry_run { "would write" } else { "wrote" },
+            record.output,
+            ui::size(record.file_bytes),
+            ui::count(record.weights),
+            record.bits_per_weight,
+            types.join(", ")
+        ),
+    );
+    if record.fallbacks > 0 {
+        let lines: Vec<String> = plan.fallbacks().map(fallback_line).collect();
+        let head = format!("fallbacks: {} of {} tensors", lines.len(), plan.tensors.len());
+        ui::message(common, &format!("{head}\n  {}", lines.join("\n  ")));
+    }
+    for note in &record.notes {
+        ui::message(common, &format!("note: {note}"));
+    }
+    if common.verbose && !record.dry_run {
+        for t in &record.tensors {
+            ui::message(common, &format!("  {}: {} [{}] {} bytes", t.name, t.actual, ui::shape(&t.shape), t.bytes));
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! `aurora-quant inspect`: what is in a checkpoint, and what one tensor's numbers look like.
+
+use aurora_quantizers::formats;
+use serde_json::{Value as Json, json};
+
+use super::args::{Common, Inspect};
+use super::ui;
+use crate::checkpoint::{self, Config, TensorInfo, TensorSource};
+use crate::gguf::Value;
+use crate::model;
+use crate::{Error, Result};
+
+/// Runs the command.
+pub fn run(args: &Inspect, common: &Common) -> Result<()> {
+    let source = checkpoint::open(&args.path)?;
+    let source = source.as_ref();
+    match &args.tensor {
+        Some(name) => one_tensor(source, name, common),
+        None => overview(source, common),
+    }
+}
+
+fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
+    let tensors = source.tensors();
+    let weights: u64 = tensors.iter().map(elements).sum();
+    let bytes: u64 = tensors.iter().map(|t| t.range.len() as u64).sum();
+    let bits = if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 };
+    let described = model::describe(source.config(), &|name| source.find(name).is_some());
+    let metadata = metadata(source.config());
+    if common.json {
+        let list: Vec<Json> = tensors
+            .iter()
+            .map(|t| {
+                json!({ "name": t.name, "shape": t.shape, "type": t.spec.name, "bytes": t.range.len(),
+                        "file": source.file_of(t).display().to_string() })
+            })
+            .collect();
+        return ui::print_json(&json!({
+            "path": source.path().display().to_string(),
+            "architecture": described.as_ref().map(|m| m.arch.gguf).ok(),
+            "supported": described.is_ok(),
+            "problem": described.as_ref().err().map(ToString::to_string),
+            "weights": weights,
+            "bytes": bytes,
+            "bits_per_weight": bits,
+            "metadata": metadata.into_iter().collect::<serde_json::Map<_, _>>(),
+            "tensors": list,
+        }));
+    }
+    let mut text = String::new();
+    let architecture = match &described {
+        Ok(m) => format!("{} ({})", m.arch.title, m.arch.gguf),
+        Err(e) => format!("cannot be converted: {e}"),
+    };
+    let facts = [
+        ("path", source.path().display().to_string()),
+        ("architecture", architecture),
+        ("weights", format!("{} ({weights})", ui::count(weights))),
+        ("tensor data", format!("{} ({bytes} bytes), {bits:.2} bits per weight", ui::size(bytes))),
+    ];
+    for (key, value) in facts {
+        text.push_str(&format!("{key:<14}{value}\n"));
+    }
+    text.push_str("\nmetadata\n");
+    let rows: Vec<_> = metadata.iter().map(|(k, v)| vec![format!("  {k}"), brief(v)]).collect();
+    text.push_str(&ui::table(&rows, &[0, 1]));
+    text.push_str(&format!("\n{} tensors\n", tensors.len()));
+    let rows: Vec<_> = tensors
+        .iter()
+        .map(|t| vec![format!("  {}", t.name), ui::shape(&t.shape), t.spec.name.to_owned(), t.range.len().to_string()])
+        .collect();
+    text.push_str(&ui::table(&rows, &[0, 2]));
+    ui::print(&text)
+}
+
+fn elements(t: &TensorInfo) -> u64 {
+    t.shape.iter().map(|&n| n as u64).product()
+}
+
+/// Longest text that the overview shows of one metadata value.
+const BRIEF: usize = 80;
+
+fn brief(value: &Json) -> String {
+    let text = match value {
+        Json::String(s) => format!("{s:?}"),
+        Json::Array(a) => {
+            let first: Vec<_> = a.iter().take(6).map(brief).collect();
+            let more = if a.len() > 6 { ", ..." } else { "" };
+            format!("[{}{more}] ({} elements)", first.join(", "), a.len())
+        }
+        other => other.to_string(),
+    };
+    if text.chars().count() <= BRIEF {
+        return text;
+    }
+    text.chars().take(BRIEF).chain("...".chars()).collect()
+}
+
+fn metadata(config: &Config) -> Vec<(String, Json)> {
+    match config {
+        Config::HuggingFace(c) => c.map.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        Config::Gguf(c) => c.metadata.iter().map(|(k, v)| (k.to_owned(), to_json(v))).collect(),
+    }
+}
+
+fn to_json(value: &Value) -> Json {
+    match value {
+        Value::U8(v) => json!(v),
+        Value::I8(v) => json!(v),
+        Value::U16(v) => json!(v),
+        Value::I16(v) => json!(v),
+        Value::U32(v) => json!(v),
+        Value::I32(v) => json!(v),
+        Value::U64(v) => json!(v),
+        Value::I64(v) => json!(v),
+        Value::F32(v) => json!(v),
+        Value::F64(v) => json!(v),
+        Value::Bool(v) => json!(v),
+        Value::String(v) => json!(v),
+        Value::Array(a) => Json::Array(a.values.iter().map(to_json).collect()),
+    }
+}
+
+/// Bars of the histogram.
+const BINS: usize = 20;
+/// Width of the longest bar.
+const BAR: usize = 50;
+
+/// Statistics of one tensor's numbers, each a plain formula over all of its finite values.
+struct Stats {
+    count: u64,
+    nan: u64,
+    inf: u64,
+    zeros: u64,
+    min: f32,
+    max: f32,
+    mean: f64,
+    /// sqrt(E[x^2] - E[x]^2).
+    std: f64,
+    /// E|x|.
+    mean_abs: f64,
+    /// E[(x - mean)^4] / std^4; 3 for a normal distribution.
+    kurtosis: f64,
+    bins: [u64; BINS],
+}
+
+fn one_tensor(source: &dyn TensorSource, name: &str, common: &Common) -> Result<()> {
+    let tensor = source.find(name).ok_or_else(|| no_such_tensor(source, name))?;
+    let stats = stats(source, tensor)?;
+    if common.json {
+        return ui::print_json(&json!({
+            "name": tensor.name, "shape": tensor.shape, "type": tensor.spec.name, "bytes": tensor.range.len(),
+            "file": source.file_of(tensor).display().to_string(),
+            "count": stats.count, "nan": stats.nan, "inf": stats.inf, "zeros": stats.zeros,
+            "min": stats.min, "max": stats.max, "mean": stats.mean, "std": stats.std, "mean_abs": stats.mean_abs,
+            "kurtosis": stats.kurtosis, "histogram": stats.bins,
+        }));
+    }
+    let mut text = format!(
+        "{}  {}  {}  {} bytes in {}\n",
+        tensor.name,
+        ui::shape(&tensor.shape),
+        tensor.spec.name,
+        tensor.range.len(),
+        source.file_of(tensor).display()
+    );
+    text.push_str(&format!(
+        "count {}  zeros {}  nan {}  inf {}\nmin {:.6}  max {:.6}  mean {:.6}  std {:.6}  mean|x| {:.6}  kurtosis {:.2}\n\n",
+        stats.count, stats.zeros, stats.nan, stats.inf, stats.min, stats.max, stats.mean, stats.std, stats.mean_abs,
+        stats.kurtosis
+    ));
+    let most = stats.bins.iter().copied().max().unwrap_or(0).max(1);
+    let width = (stats.max - stats.min) / BINS as f32;
+    for (i, n) in stats.bins.iter().enumerate() {
+        let bar = "#".repeat((*n as f64 / most as f64 * BAR as f64).round() as usize);
+        text.push_str(&format!("{:>12.6} {:<BAR$} {n}\n", stats.min + width * i as f32, bar));
+    }
+    ui::print(&text)
+}
+
+fn no_such_tensor(source: &dyn TensorSource, name: &str) -> Error {
+    let near: Vec<&str> =
+        source.tensors().iter().map(|t| t.name.as_str()).filter(|t| t.contains(name)).take(8).collect();
+    let hint = if near.is_empty() {
+        "inspect without --tensor lists them".to_owned()
+    } else {
+        format!("did you mean {}?", near.join(", "))
+    };
+    Error::tensor(source.path(), name, format!("no such tensor; {hint}"))
+}
+
+/// Reads a tensor block-wise, calling `f` with runs of its values.
+fn each(source: &dyn TensorSource, t: &TensorInfo, mut f: impl FnMut(&[f32])) -> Result<()> {
+    let format = formats::by_ggml_id(t.spec.ggml_id).ok_or_else(|| {
+        Error::tensor(source.file_of(t), &t.name, format!("type {} cannot be decoded yet", t.spec.name))
+    })?;
+    let run = t.spec.block * 4096usize.div_ceil(t.spec.block);
+    let total = elements(t) as usize;
+    let mut values = vec![0.0; run.min(total)];
+    let mut at = 0;
+    while at < total {
+        let n = run.min(total - at);
+        let bytes = |weights| t.spec.bytes_for(weights).expect("whole blocks");
+        format.decode(source.bytes(t, bytes(at)..bytes(at + n)), &mut values[..n]);
+        f(&values[..n]);
+        at += n;
+    }
+    Ok(())
+}
+
+fn stats(source: &dyn TensorSource, t: &TensorInfo) -> Result<Stats> {
+    let mut s = Stats {
+        count: elements(t),
+        nan: 0,
+        inf: 0,
+        zeros: 0,
+        min: f32::INFINITY,
+        max: f32::NEG_INFINITY,
+        mean: 0.0,
+        std: 0.0,
+        mean_abs: 0.0,
+        kurtosis: 0.0,
+        bins: [0; BINS],
+    };
+    let (mut sum, mut sum_abs) = (0.0, 0.0);
+    each(source, t, |values| {
+        for &v in values {
+            if v.is_nan() {
+                s.nan += 1;
+            } else if v.is_infinite() {
+                s.inf += 1;
+            } else {
+                s.zeros += u64::from(v == 0.0);
+                s.min = s.min.min(v);
+                s.max = s.max.max(v);
+                sum += f64::from(v);
+                sum_abs += f64::from(v.abs());
+            }
+        }
+    })?;
+    let finite = s.count - s.nan - s.inf;
+    if finite == 0 {
+        (s.min, s.max) = (0.0, 0.0);
+        return Ok(s);
+    }
+    s.mean = sum / finite as f64;
+    s.mean_abs = sum_abs / finite as f64;
+    let scale = BINS as f32 / (s.max - s.min).max(f32::MIN_POSITIVE);
+    let (mut second, mut fourth) = (0.0, 0.0);
+    // A second pass: moments about the mean do not cancel, and the bins need the range.
+    each(source, t, |values| {
+        for &v in values.iter().filter(|v| v.is_finite()) {
+            let d = (f64::from(v) - s.mean).powi(2);
+            second += d;
+            fourth += d * d;
+            s.bins[(((v - s.min) * scale) as usize).min(BINS - 1)] += 1;
+        }
+    })?;
+    s.std = (second / finite as f64).sqrt();
+    s.kurtosis = if second > 0.0 { fourth * finite as f64 / (second * second) } else { 0.0 };
+    Ok(s)
+}

@@ -1,0 +1,43 @@
+//! The command line: the only room that prints, and the only one that ends the process.
+
+mod args;
+mod convert;
+mod inspect;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{Error, Result};
+use args::{Args, Command};
+
+/// A run that was interrupted ends as a shell expects of Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the program: 0 for success, 1 for a failure, 2 for wrong usage, 130 when interrupted.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match &args.command {
+        Command::Convert(a) => start(&args).and_then(|()| convert::run(a, &args.common)),
+        Command::Inspect(a) => start(&args).and_then(|()| inspect::run(a, &args.common)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if ui::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            ui::failure(&e, args.common.json);
+            if matches!(e, Error::Interrupted) { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn start(args: &Args) -> Result<()> {
+    if let Some(n) = args.common.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(n.get())
+            .build_global()
+            .map_err(|e| Error::unsupported(format!("cannot start {n} threads: {e}")))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! GGUF version 3: header, tensor table, then the tensors, each at a multiple of the alignment.
+
+use super::{Exporter, Layout};
+use crate::Result;
+use crate::gguf::{self, Metadata};
+use crate::plan::Plan;
+
+/// The GGUF exporter.
+pub struct Gguf;
+
+impl Exporter for Gguf {
+    fn name(&self) -> &'static str {
+        "gguf"
+    }
+
+    fn layout(&self, plan: &Plan, metadata: &Metadata) -> Result<Layout> {
+        let alignment = metadata.alignment().unwrap_or(gguf::DEFAULT_ALIGNMENT);
+        let mut size = 0;
+        let mut table: Vec<gguf::TensorEntry> = Vec::with_capacity(plan.tensors.len());
+        for t in &plan.tensors {
+            table.push((&t.name, &t.shape, t.actual.ggml_id, size));
+            size = gguf::align(size + t.bytes, alignment);
+        }
+        let mut header = Vec::new();
+        gguf::write_header(metadata, &table, &mut header)?;
+        let start = header.len() as u64;
+        let offsets = table.iter().map(|(.., offset)| start + offset).collect();
+        Ok(Layout { header, offsets, size: start + size })
+    }
+}

@@ -1,0 +1,64 @@
+//! The header's keys: from config.json and the tokenizer files, or carried over from a GGUF input.
+
+use crate::Result;
+use crate::checkpoint::card::{self, ParamCounts};
+use crate::checkpoint::{Config, TensorSource, tokenizer};
+use crate::gguf::{Metadata, Value};
+use crate::model::{Model, ModelGraph, Role};
+use crate::plan::Plan;
+
+/// ggml's version of the block formats' layouts.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// All keys of the output, and remarks for the user.
+///
+/// # Errors
+/// If the tokenizer files are missing or malformed, or disagree with the embedding table.
+pub fn metadata(
+    source: &dyn TensorSource,
+    model: &Model,
+    plan: &Plan,
+    pre: Option<&str>,
+) -> Result<(Metadata, Vec<String>)> {
+    let mut out = Metadata::new();
+    let mut notes = Vec::new();
+    match source.config() {
+        Config::HuggingFace(config) => {
+            let dir = config.path.parent().unwrap_or(&config.path);
+            out.set("general.architecture", Value::String(model.arch.gguf.to_owned()));
+            notes = card::general(dir, config, counts(&model.graph), &mut out)?;
+            (model.arch.keys)(&model.hyper, config, &mut out);
+            notes.extend(tokenizer::metadata(dir, config, vocabulary(&model.graph), pre, &mut out)?);
+        }
+        Config::Gguf(config) => {
+            for (key, value) in config.metadata.iter() {
+                out.set(key, value.clone());
+            }
+        }
+    }
+    out.set("general.file_type", Value::U32(plan.file_type));
+    out.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
+    Ok((out, notes))
+}
+
+/// Rows of the embedding table.
+fn vocabulary(graph: &ModelGraph) -> usize {
+    graph.params.iter().find(|p| p.role == Role::Embedding).map_or(0, |p| p.shape[0])
+}
+
+/// What the size label is made of: expert parameters are counted once per expert.
+fn counts(graph: &ModelGraph) -> ParamCounts {
+    let mut counts = ParamCounts { total: 0, shared: 0, expert: 0, expert_count: 0 };
+    for p in &graph.params {
+        let n = p.len() as u64;
+        counts.total += n;
+        match p.shape[..] {
+            [experts, _, _] => {
+                counts.expert += n / experts as u64;
+                counts.expert_count = experts as u64;
+            }
+            _ => counts.shared += n,
+        }
+    }
+    counts
+}
