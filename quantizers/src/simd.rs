@@ -1,6 +1,6 @@
 //! Which instructions this machine has, and the one macro that compiles a kernel for each of them.
 //!
-//! A kernel is plain Rust, written once and `#[inline(always)]`. [`dispatch!`] makes a function that picks, at run
+//! A kernel is plain Rust, written once and `#[inline(always)]`. The `dispatch!` macro makes a function that picks, at run
 //! time, the copy compiled for the best instruction set present. Both copies are the same source without fused
 //! multiply-add, so they give the same bytes; the vectoriser does the rest. On aarch64 NEON is part of the baseline,
 //! hence one copy. Built with `--cfg aurora_scalar`, only the baseline copy exists.
