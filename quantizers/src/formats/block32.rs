@@ -233,7 +233,8 @@ pub(super) fn read_nibbles(bytes: &[u8]) -> [u8; N] {
 /// Bit 4 of every code, bit `i` of the little-endian word for code `i`.
 #[inline(always)]
 pub(super) fn write_fifth_bits(codes: &[u8; N], out: &mut [u8]) {
-    // Bytes of 0 or 1, least significant first, times this: the top byte collects one bit from each.
+    // Bytes of 0 or 1, least significant first, times this: the top byte collects one bit from each. Shifting in
+    // 32-bit lanes instead encodes a fifth slower (AVX2).
     const GATHER: u64 = 0x0102_0408_1020_4080;
     for (o, codes) in out[..N / 8].iter_mut().zip(codes.as_chunks::<8>().0) {
         let bits = (u64::from_le_bytes(*codes) >> 4) & 0x0101_0101_0101_0101;
