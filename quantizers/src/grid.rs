@@ -25,7 +25,8 @@ pub struct Grid {
     pub group_len: usize,
     /// Per group; entries past the last group are zero.
     pub scale: [f32; MAX_GROUPS],
-    /// Per group; entries past the last group are zero.
+    /// Per group; entries past the last group are zero. A format without offsets has -0.0 in its groups: adding it
+    /// changes no number, while +0.0 would turn a decoded -0.0 into +0.0 and part with ggml.
     pub offset: [f32; MAX_GROUPS],
     /// The levels that codes stand for.
     pub levels: Levels,
