@@ -13,7 +13,6 @@ use serde_json::{Map, Value as Json};
 use self::name::{Name, title};
 use self::readme::Node;
 use super::config::HfConfig;
-use crate::Result;
 use crate::gguf::{Metadata, Value, ValueType, array};
 
 /// How many weights the file has.
@@ -52,11 +51,8 @@ const TEXTS: &[(&str, &[&str])] = &[
 /// Writes `general.type`, `general.name`, `general.size_label` and whatever else the directory tells.
 /// `general.architecture`, `general.file_type` and `general.quantization_version` are the exporter's.
 ///
-/// Returns remarks (a card that cannot be read).
-///
-/// # Errors
-/// None at present: nothing here can make the weights wrong.
-pub fn general(dir: &Path, config: &HfConfig, params: ParamCounts, out: &mut Metadata) -> Result<Vec<String>> {
+/// Returns remarks (a card that cannot be read). Nothing here is an error: none of it can make the weights wrong.
+pub fn general(dir: &Path, config: &HfConfig, params: ParamCounts, out: &mut Metadata) -> Vec<String> {
     let mut notes = Vec::new();
     let card = card(dir, &mut notes);
     out.set("general.type", Value::String("model".into()));
@@ -93,7 +89,7 @@ pub fn general(dir: &Path, config: &HfConfig, params: ParamCounts, out: &mut Met
             out.set(format!("general.{key}"), array(ValueType::String, items));
         }
     }
-    Ok(notes)
+    notes
 }
 
 /// A text, or several with commas.
