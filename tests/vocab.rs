@@ -315,6 +315,8 @@ fn bad_tokenizers_are_refused_by_name() {
         t["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!("[a-z]+");
     });
     mentions(&strange.error(640), &["[a-z]+", "--pre", "llama-bpe"]);
+    let long = edit(|t| t["normalizer"] = Json::Array(vec![json!(0); 600_000]));
+    mentions(&long.error(512), &["tokenizer.json", "1048576"]);
     // Holes are no fault: the rows of the embedding that nothing names are padding.
     let holes = edit(|t| {
         t["model"]["vocab"].as_object_mut().unwrap().shift_remove("<0x41>");
@@ -328,4 +330,41 @@ fn tokens_without_rows() {
     let out = Copy::of("tiny-phi3").read(522).unwrap();
     assert_eq!(list(&out, "tokens").len(), 522);
     mentions(&Copy::of("tiny-llama3").error(639), &["639"]);
+}
+
+/// Whatever the bytes of the files are, the answer is a value or an error.
+#[test]
+fn mangled_files_do_not_panic() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below.max(1) as u64) as usize
+    };
+    for (model, rows) in [("tiny-phi3", 544), ("tiny-qwen3", 548), ("tiny-gemma2", 512)] {
+        let copy = Copy::of(model);
+        for file in ["tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"] {
+            let path = copy.0.path().join(file);
+            let Ok(good) = fs::read(&path) else { continue };
+            for round in 0..60 {
+                let mut bad = good.clone();
+                match round % 3 {
+                    0 => bad.truncate(random(good.len())),
+                    1 => bad[random(good.len())] = random(256) as u8,
+                    // Swapping pieces keeps JSON valid more often than noise does.
+                    _ => {
+                        let (a, b, n) = (random(good.len()), random(good.len()), random(12));
+                        let piece = good[a..(a + n).min(good.len())].to_vec();
+                        bad.splice(b..(b + n).min(good.len()), piece);
+                    }
+                }
+                fs::write(&path, &bad).unwrap();
+                if let Ok(out) = copy.read(rows) {
+                    assert_eq!(list(&out, "tokens").len(), rows);
+                }
+            }
+            fs::write(&path, &good).unwrap();
+        }
+    }
 }

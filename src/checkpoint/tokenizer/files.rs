@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
 
 use crate::{Error, Result};
@@ -30,13 +31,13 @@ pub(super) struct TokenizerJson {
     pub model: Model,
     #[serde(default, deserialize_with = "null_is_default")]
     pub added_tokens: Vec<AddedToken>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "steps")]
     pub normalizer: Json,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "steps")]
     pub pre_tokenizer: Json,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "steps")]
     pub post_processor: Json,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "steps")]
     pub decoder: Json,
 }
 
@@ -74,6 +75,18 @@ pub(super) struct AddedToken {
 
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+/// Longest description of a processing step. Real ones take a few kilobytes, with a table of characters half a
+/// megabyte; a generic JSON value takes forty times the memory of its text, so it must not be had for free.
+const STEPS_LIMIT: usize = 1 << 20;
+
+fn steps<'de, D: Deserializer<'de>>(d: D) -> Result<Json, D::Error> {
+    let text = Box::<RawValue>::deserialize(d)?;
+    match text.get().len() {
+        0..=STEPS_LIMIT => serde_json::from_str(text.get()).map_err(serde::de::Error::custom),
+        n => Err(serde::de::Error::custom(format!("a processing step of {n} bytes; at most {STEPS_LIMIT} are read"))),
+    }
 }
 
 impl<'de> Deserialize<'de> for Vocabulary {
@@ -136,8 +149,8 @@ impl Files {
         Ok(Files {
             dir: dir.to_owned(),
             tokenizer,
-            config: read_json(&dir.join("tokenizer_config.json"))?,
-            added_tokens: read_json(&dir.join("added_tokens.json"))?,
+            config: read_small_json(&dir.join("tokenizer_config.json"))?,
+            added_tokens: read_small_json(&dir.join("added_tokens.json"))?,
         })
     }
 
@@ -234,5 +247,18 @@ pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Opt
         Ok(value) => Ok(Some(value)),
         Err(e) if e.is_data() => Err(Error::malformed(path, format!("unexpected content: {e}"))),
         Err(e) => Err(Error::malformed(path, format!("not valid JSON: {e}"))),
+    }
+}
+
+/// Longest file that is read as a generic JSON value; the longest in use have two megabytes.
+const SMALL: u64 = 16 << 20;
+
+/// A JSON file of no fixed shape, or `None` if there is none.
+pub(super) fn read_small_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
+    match fs::metadata(path) {
+        Ok(m) if m.len() > SMALL => {
+            Err(Error::malformed(path, format!("{} bytes; more than {SMALL} are not read", m.len())))
+        }
+        _ => read_json(path),
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value as Json;
 
-use super::files::{Files, read_json, read_text};
+use super::files::{Files, read_small_json, read_text};
 use super::vocab::texts;
 use crate::Result;
 use crate::gguf::{Metadata, Value};
@@ -72,7 +72,7 @@ fn beside(files: &Files, notes: &mut Vec<String>) -> Result<Vec<(String, String)
         }
         return Ok(templates);
     }
-    let json = read_json::<Json>(&files.path("chat_template.json"))?;
+    let json = read_small_json::<Json>(&files.path("chat_template.json"))?;
     let template = json.as_ref().and_then(|j| j.get("chat_template")).filter(|t| !t.is_null());
     Ok(template.map_or_else(Vec::new, |t| parse(t, notes)))
 }
