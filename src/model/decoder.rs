@@ -1,7 +1,8 @@
 //! The plain decoder that Llama, Mistral, Mixtral, Granite, Qwen 2 and Qwen 3 share: norm, attention, norm, MLP or
 //! experts, each branch added to the residual stream.
 
-use super::build::{Builder, Conventions};
+use super::build::Builder;
+use super::conventions::Conventions;
 use super::graph::{Activation, Import, ModelGraph, Op, ParamId, Part, Role};
 use super::{Experts, Hyper, Slot};
 

@@ -14,8 +14,12 @@ pub(super) struct Usual {
     pub head_dim: Option<usize>,
     /// Whether `head_dim` must be hidden_size / num_attention_heads (no key for another one in GGUF).
     pub heads_fill_width: bool,
-    /// Whether `num_key_value_heads` may be absent and then is num_attention_heads.
-    pub kv_heads_default: bool,
+    /// `num_attention_heads` when absent; most must have the key.
+    pub heads: Option<usize>,
+    /// `num_key_value_heads` when absent.
+    pub kv_heads: KvHeads,
+    /// `vocab_size` when absent; most must have the key.
+    pub vocab: Option<usize>,
     /// `max_position_embeddings` when absent.
     pub context: usize,
     /// `rms_norm_eps` when absent.
@@ -38,11 +42,24 @@ pub(super) struct Usual {
     pub sliding: bool,
 }
 
+/// What transformers makes of an absent `num_key_value_heads`.
+#[derive(Clone, Copy)]
+pub(super) enum KvHeads {
+    /// As many as num_attention_heads.
+    AsHeads,
+    /// A number that fits one model and is wrong for others, so the key is needed.
+    Required,
+    /// A number on which published checkpoints rely.
+    Usually(usize),
+}
+
 /// LlamaConfig.
 pub(super) const LLAMA: Usual = Usual {
     head_dim: None,
     heads_fill_width: false,
-    kv_heads_default: true,
+    heads: None,
+    kv_heads: KvHeads::AsHeads,
+    vocab: None,
     context: 2048,
     norm_eps: 1e-6,
     rope_base: 10000.0,
@@ -58,12 +75,17 @@ pub(super) const LLAMA: Usual = Usual {
 /// Reads what all have in common. Fields of [`Hyper`] that only some architectures have are left unset.
 pub(super) fn hyper(c: &HfConfig, usual: &Usual) -> Result<Hyper> {
     let (blocks, width) = (c.size("num_hidden_layers")?, c.size("hidden_size")?);
-    let (ffn, vocab) = (c.size("intermediate_size")?, c.size("vocab_size")?);
-    let heads = c.size("num_attention_heads")?;
-    let kv_heads = match c.opt_size("num_key_value_heads")? {
-        None if usual.kv_heads_default => heads,
-        None => c.size("num_key_value_heads")?,
-        Some(n) => n,
+    let ffn = c.size("intermediate_size")?;
+    let size_or = |key: &str, usual: Option<usize>| match (c.opt_size(key)?, usual) {
+        (Some(n), _) | (None, Some(n)) => Ok(n),
+        (None, None) => c.size(key),
+    };
+    let vocab = size_or("vocab_size", usual.vocab)?;
+    let heads = size_or("num_attention_heads", usual.heads)?;
+    let kv_heads = match usual.kv_heads {
+        KvHeads::AsHeads => size_or("num_key_value_heads", Some(heads))?,
+        KvHeads::Required => c.size("num_key_value_heads")?,
+        KvHeads::Usually(n) => size_or("num_key_value_heads", Some(n))?,
     };
     let head_dim = match c.opt_size("head_dim")?.or(usual.head_dim) {
         Some(d) => d,

@@ -1,7 +1,8 @@
 //! Gemma 2: norms before and after each branch, soft caps, windows in every other block, GELU.
 
-use super::build::{self, Builder, Conventions};
-use super::from_hf::{self, LLAMA, Usual, window_pattern};
+use super::build::Builder;
+use super::conventions::{self, Conventions};
+use super::from_hf::{self, KvHeads, LLAMA, Usual, window_pattern};
 use super::keys::Keys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
 use crate::Result;
@@ -11,11 +12,11 @@ use crate::gguf::Metadata;
 pub(super) static ARCH: Arch =
     Arch { title: "Gemma 2", gguf: "gemma2", hf: &["Gemma2ForCausalLM", "gemma2"], hyper, graph, keys, untold };
 
-const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, norm_less_one: true, ..build::LLAMA };
+const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, norm_less_one: true, ..conventions::LLAMA };
 
 pub(super) const USUAL: Usual = Usual {
     head_dim: Some(256),
-    kv_heads_default: false,
+    kv_heads: KvHeads::Required,
     context: 8192,
     rope_types: &[],
     tied: true,
@@ -47,15 +48,17 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     if h.blocks <= super::limits::MAX_BLOCKS && window_pattern(c, h.blocks, 2)? != 2 {
         return Err(c.error("layer_types", "must have a window in every other layer, starting with the first"));
     }
-    score_scale(&mut h, BLOCKS_27B);
+    implied(&mut h, BLOCKS_27B);
     check_scale(c, &h)?;
     Ok(h)
 }
 
-/// GGUF has no key for the scale of the scores; llama.cpp knows it by the number of blocks.
-pub(super) fn score_scale(h: &mut Hyper, blocks_27b: usize) {
+/// What GGUF has no keys for: embeddings grow by the root of the width, and llama.cpp knows the scale of the scores by
+/// the number of blocks.
+pub(super) fn implied(h: &mut Hyper, blocks_27b: usize) {
     let over = if h.blocks == blocks_27b { h.width / h.heads } else { h.head_dim };
     h.attention_scale = Some(1.0 / (over as f32).sqrt());
+    h.embedding_scale = Some((h.width as f32).sqrt());
 }
 
 /// What config.json says of the scale must be what llama.cpp will assume.
@@ -77,7 +80,6 @@ fn graph(h: &Hyper) -> ModelGraph {
 /// The blocks that Gemma 2 and 3 share.
 pub(super) fn blocks(h: &Hyper, to: Conventions, qk_norm: bool) -> ModelGraph {
     let mut b = Builder::new(h, to);
-    b.scale_embedding((h.width as f32).sqrt());
     for i in 0..h.blocks {
         b.begin(i);
         let x = b.norm("attn_norm", "input_layernorm", b.residual, "attn_in");
@@ -126,5 +128,5 @@ fn untold(h: &mut Hyper) {
     h.window_pattern = h.window_pattern.or(Some(2));
     h.attention_softcap = h.attention_softcap.or(Some(50.0));
     h.logit_softcap = h.logit_softcap.or(Some(30.0));
-    score_scale(h, BLOCKS_27B);
+    implied(h, BLOCKS_27B);
 }

@@ -1,9 +1,9 @@
 //! Gemma 3's text model: Gemma 2 with norms on queries and keys instead of soft caps, windows in five of six blocks,
 //! and another rotary base there. Vision towers are left out.
 
-use super::build::{self, Conventions};
-use super::from_hf::{self, Usual, refuse_flag, window_pattern};
-use super::gemma2::{self, check_scale, score_scale};
+use super::conventions::{self, Conventions};
+use super::from_hf::{self, KvHeads, Usual, refuse_flag, window_pattern};
+use super::gemma2::{self, check_scale, implied};
 use super::keys::Keys;
 use super::{Arch, Hyper, ModelGraph, RopeStyle, rope};
 use crate::Result;
@@ -26,7 +26,7 @@ const CONVENTIONS: Conventions = Conventions {
     rope: RopeStyle::Halves,
     norm_less_one: true,
     ignored_starts: &["vision_tower.", "model.vision_tower.", "multi_modal_projector.", "model.multi_modal_projector."],
-    ..build::LLAMA
+    ..conventions::LLAMA
 };
 
 /// Every how many blocks one sees everything, unless said otherwise; GGUF files usually do not say.
@@ -39,7 +39,16 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     if c.opt_number("attn_logit_softcapping")?.is_some() {
         return Err(c.error("attn_logit_softcapping", "is not supported for this architecture"));
     }
-    let usual = Usual { context: 131072, rope_base: 1e6, rope_types: &["linear"], ..gemma2::USUAL };
+    // Google's own files leave these out; a wrong guess cannot pass, the tensors' shapes would not fit.
+    let usual = Usual {
+        heads: Some(8),
+        kv_heads: KvHeads::Usually(4),
+        vocab: Some(262208),
+        context: 131072,
+        rope_base: 1e6,
+        rope_types: &["linear"],
+        ..gemma2::USUAL
+    };
     let mut h = from_hf::hyper(c, &usual)?;
     h.logit_softcap = c.opt_number("final_logit_softcapping")?.map(|x| x as f32);
     if h.blocks <= super::limits::MAX_BLOCKS {
@@ -48,7 +57,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
         h.window_pattern = h.window.map(|_| pattern);
     }
     h.rope.window_base = Some(rope::sliding_base(c)?);
-    score_scale(&mut h, BLOCKS_27B);
+    implied(&mut h, BLOCKS_27B);
     check_scale(c, &h)?;
     Ok(h)
 }
@@ -77,5 +86,5 @@ fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
 fn untold(h: &mut Hyper) {
     h.window_pattern = h.window_pattern.or(Some(PATTERN)).filter(|_| h.window.is_some());
     h.rope.window_base = h.rope.window_base.or(Some(10000.0));
-    score_scale(h, BLOCKS_27B);
+    implied(h, BLOCKS_27B);
 }

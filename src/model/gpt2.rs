@@ -1,6 +1,7 @@
 //! GPT-2: learned positions, layer norms, biases everywhere, matrices stored transposed, a plain MLP.
 
-use super::build::{Builder, Conventions, Linear};
+use super::build::Builder;
+use super::conventions::{Conventions, Linear};
 use super::from_hf::{divided, refuse_flag};
 use super::keys::Keys;
 use super::{Activation, Arch, Hyper, Import, ModelGraph, NormKind, Op, Role, Rope, RopeScaling, RopeStyle, untold};

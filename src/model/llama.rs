@@ -1,6 +1,6 @@
 //! Llama, and the graph that reads every GGUF file of architecture "llama" (Mistral's and Mixtral's too).
 
-use super::build;
+use super::conventions;
 use super::decoder::{self, ExpertNames, Layout};
 use super::from_hf::{self, LLAMA};
 use super::keys::Keys;
@@ -24,7 +24,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
 }
 
 pub(super) fn graph(h: &Hyper) -> ModelGraph {
-    decoder::graph(h, &Layout { to: build::LLAMA, qk_norm: false, experts: &EXPERTS })
+    decoder::graph(h, &Layout { to: conventions::LLAMA, qk_norm: false, experts: &EXPERTS })
 }
 
 /// llama.cpp wants the vocabulary's size and the rotary dimensions spelled out for this architecture.

@@ -3,7 +3,7 @@
 //! llama.cpp's "llama" architecture knows no window and its converter drops the key, so a GGUF file of this model
 //! attends to everything there; up to `sliding_window` tokens that is the same.
 
-use super::from_hf::{self, LLAMA, Usual};
+use super::from_hf::{self, KvHeads, LLAMA, Usual};
 use super::{Arch, Hyper, llama, untold};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
@@ -19,10 +19,14 @@ pub(super) static ARCH: Arch = Arch {
 };
 
 pub(super) const USUAL: Usual =
-    Usual { kv_heads_default: false, context: 131072, biases: false, sliding: true, rope_types: &["linear"], ..LLAMA };
+    Usual { kv_heads: KvHeads::Required, context: 131072, biases: false, sliding: true, ..LLAMA };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     let mut h = from_hf::hyper(c, &USUAL)?;
+    // transformers' default; null is how a file says that there is no window.
+    if !c.map.contains_key("sliding_window") {
+        h.window = Some(4096);
+    }
     uniform_window(c, &mut h)?;
     Ok(h)
 }

@@ -8,6 +8,7 @@ use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 mod build;
+mod conventions;
 mod decoder;
 mod from_gguf;
 mod from_hf;
@@ -22,6 +23,7 @@ mod llama;
 mod mistral;
 mod mixtral;
 mod olmo2;
+mod param;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -67,7 +69,7 @@ pub struct Hyper {
     pub logit_softcap: Option<f32>,
     /// Factor on attention scores, where it is not 1 / sqrt(head_dim).
     pub attention_scale: Option<f32>,
-    /// Factor on embeddings (Granite).
+    /// Factor on embeddings (Granite; Gemma: the root of the width).
     pub embedding_scale: Option<f32>,
     /// Factor on what blocks add to the residual stream (Granite).
     pub residual_scale: Option<f32>,

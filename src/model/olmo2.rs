@@ -1,6 +1,7 @@
 //! OLMo 2: no norm before a branch, one after it; queries and keys are normed over their whole rows.
 
-use super::build::{self, Builder, Conventions};
+use super::build::Builder;
+use super::conventions::{self, Conventions};
 use super::from_hf::{self, LLAMA, Usual};
 use super::keys::Keys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
@@ -11,7 +12,7 @@ use crate::gguf::Metadata;
 pub(super) static ARCH: Arch =
     Arch { title: "OLMo 2", gguf: "olmo2", hf: &["Olmo2ForCausalLM", "olmo2"], hyper, graph, keys, untold };
 
-const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..build::LLAMA };
+const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     let usual = Usual { norm_eps: 1e-5, heads_fill_width: true, biases: false, rope_types: &["linear"], ..LLAMA };

@@ -1,6 +1,7 @@
 //! Phi-3: query, key and value in one matrix, gate and up in another, as GGUF keeps them too; long contexts by factors.
 
-use super::build::{self, Builder, Conventions, Linear};
+use super::build::Builder;
+use super::conventions::{self, Conventions, Linear};
 use super::from_hf::{self, LLAMA, Usual};
 use super::keys::Keys;
 use super::mistral::uniform_window;
@@ -12,7 +13,7 @@ use crate::gguf::Metadata;
 pub(super) static ARCH: Arch =
     Arch { title: "Phi-3", gguf: "phi3", hf: &["Phi3ForCausalLM", "phi3"], hyper, graph, keys, untold };
 
-const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..build::LLAMA };
+const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
 const USUAL: Usual = Usual {
     heads_fill_width: true,

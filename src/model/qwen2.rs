@@ -1,8 +1,8 @@
 //! Qwen 2 and 2.5: biases on query, key and value; heads rotate in halves.
 
-use super::build::{self, Conventions};
+use super::conventions::{self, Conventions};
 use super::decoder::{self, ExpertNames, Layout};
-use super::from_hf::{self, LLAMA, Usual, refuse_flag};
+use super::from_hf::{self, KvHeads, LLAMA, Usual, refuse_flag};
 use super::keys::Keys;
 use super::{Arch, Hyper, ModelGraph, RopeStyle, untold};
 use crate::Result;
@@ -12,10 +12,10 @@ use crate::gguf::Metadata;
 pub(super) static ARCH: Arch =
     Arch { title: "Qwen2", gguf: "qwen2", hf: &["Qwen2ForCausalLM", "qwen2"], hyper, graph, keys, untold };
 
-pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..build::LLAMA };
+pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
 pub(super) const USUAL: Usual =
-    Usual { kv_heads_default: false, context: 32768, biases: false, rope_types: &["linear"], ..LLAMA };
+    Usual { kv_heads: KvHeads::Required, context: 32768, biases: false, rope_types: &["linear"], ..LLAMA };
 
 /// Qwen's experts.
 pub(super) const EXPERTS: ExpertNames =

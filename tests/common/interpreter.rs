@@ -152,9 +152,9 @@ impl Machine<'_> {
         let factors = factors.map_or(vec![1.0; dims / 2], |f| self.row(f, 0));
         for p in 0..self.tokens.len() {
             for head in self.slots[x.0][p][0].chunks_mut(*head_dim) {
-                for i in 0..dims / 2 {
+                for (i, factor) in factors.iter().enumerate() {
                     let frequency = f64::from(*base).powf(-((2 * i) as f64) / *dims as f64);
-                    let angle = p as f64 * frequency / f64::from(*linear) / factors[i];
+                    let angle = p as f64 * frequency / f64::from(*linear) / factor;
                     let (a, b) = match style {
                         RopeStyle::Interleaved => (2 * i, 2 * i + 1),
                         RopeStyle::Halves => (i, i + dims / 2),

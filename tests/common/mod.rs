@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aurora_quant::checkpoint::Config;
 use aurora_quant::checkpoint::config::HfConfig;
+use serde_json::Value as Json;
 
 pub mod bad;
 pub mod canonical;
@@ -41,5 +42,19 @@ pub fn fixtures() -> PathBuf {
 pub fn hf_config(dir: &Path) -> Config {
     let path = dir.join("config.json");
     let map = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    Config::HuggingFace(HfConfig { path, map })
+}
+
+/// config.json of the fixture `name` with changes; null removes a key.
+pub fn changed(name: &str, changes: Json) -> Config {
+    let Config::HuggingFace(HfConfig { path, mut map }) = hf_config(&fixtures().join("models").join(name)) else {
+        unreachable!()
+    };
+    for (key, value) in changes.as_object().unwrap() {
+        match value {
+            Json::Null => map.shift_remove(key),
+            value => map.insert(key.clone(), value.clone()),
+        };
+    }
     Config::HuggingFace(HfConfig { path, map })
 }

@@ -1,0 +1,244 @@
+//! Configurations: spellings that must mean the same, faults that must be named, variations that must be refused.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use aurora_quant::checkpoint::Config;
+use aurora_quant::checkpoint::config::HfConfig;
+use aurora_quant::gguf::{Metadata, Value};
+use aurora_quant::model::{ARCHS, Import, Model, Op, Param, RopeScaling, describe};
+use common::canonical::{self, Tensor, canonical};
+use common::{MODELS, changed, fixtures, hf_config};
+use serde_json::{Value as Json, json};
+
+fn open(config: &Config) -> Model {
+    describe(config, &|_| true).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn refusal(config: &Config) -> String {
+    match describe(config, &|_| true) {
+        Ok(m) => panic!("{} was described", m.arch.title),
+        Err(e) => e.to_string(),
+    }
+}
+
+#[test]
+fn faults_are_named() {
+    let cases = [
+        ("stories260k", json!({"hidden_size": null}), "hidden_size"),
+        ("stories260k", json!({"num_hidden_layers": null}), "num_hidden_layers"),
+        ("stories260k", json!({"num_hidden_layers": -1}), "num_hidden_layers"),
+        ("stories260k", json!({"num_hidden_layers": 4_000_000_000_u32}), "num_hidden_layers"),
+        ("tiny-gpt2", json!({"n_layer": 4_000_000_000_u32}), "n_layer"),
+        ("tiny-gemma3", json!({"num_hidden_layers": 4_000_000_000_u32}), "num_hidden_layers"),
+        ("tiny-gemma2", json!({"num_hidden_layers": 4_000_000_000_u32}), "num_hidden_layers"),
+        ("tiny-qwen3", json!({"num_hidden_layers": 4_000_000_000_u32, "layer_types": null}), "num_hidden_layers"),
+        ("tiny-mixtral", json!({"num_local_experts": 4_000_000_000_u32}), "num_local_experts"),
+        ("tiny-mixtral", json!({"num_experts_per_tok": 5}), "num_experts_per_tok"),
+        ("stories260k", json!({"intermediate_size": 4_000_000_000_u32}), "intermediate_size"),
+        ("stories260k", json!({"vocab_size": 4_000_000_000_u32}), "vocab_size"),
+        ("stories260k", json!({"head_dim": 4_000_000_000_u32}), "num_attention_heads"),
+        ("stories260k", json!({"hidden_size": "thirty-two"}), "hidden_size"),
+        ("stories260k", json!({"num_attention_heads": 0}), "num_attention_heads"),
+        ("stories260k", json!({"num_attention_heads": 5}), "num_attention_heads"),
+        ("stories260k", json!({"num_key_value_heads": 3}), "num_key_value_heads"),
+        ("stories260k", json!({"head_dim": 7}), "head_dim"),
+        ("stories260k", json!({"architectures": ["FooBarForCausalLM"]}), "FooBarForCausalLM"),
+        ("stories260k", json!({"architectures": null, "model_type": "foobar"}), "foobar"),
+        ("stories260k", json!({"architectures": null, "model_type": null}), "architectures"),
+        ("stories260k", json!({"quantization_config": {"quant_method": "gptq"}}), "gptq"),
+        ("stories260k", json!({"rope_scaling": {"rope_type": "spiral", "factor": 4.0}}), "spiral"),
+        ("stories260k", json!({"rope_scaling": {"factor": 4.0}}), "rope_type"),
+        ("stories260k", json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor"),
+        ("stories260k", json!({"rope_scaling": {"type": "linear", "factor": 0}}), "rope_scaling.factor"),
+        ("stories260k", json!({"rope_scaling": 4.0}), "rope_scaling"),
+        ("stories260k", json!({"rope_theta": -1}), "rope_theta"),
+        ("tiny-qwen3", json!({"layer_types": ["full_attention"]}), "layer_types"),
+        ("tiny-mistral", json!({"num_key_value_heads": null}), "num_key_value_heads"),
+    ];
+    for (name, changes, mention) in cases {
+        let said = refusal(&changed(name, changes.clone()));
+        assert!(said.contains(mention) && said.contains("config.json"), "{name} {changes}: {said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_expressed_is_refused() {
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+    let cases = [
+        ("tiny-llama3", json!({"hidden_act": "gelu"}), "hidden_act"),
+        ("tiny-llama3", json!({"rope_scaling": yarn}), "yarn"),
+        ("tiny-llama3", json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "dynamic"),
+        ("tiny-llama3", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+        ("tiny-qwen2", json!({"use_sliding_window": true}), "use_sliding_window"),
+        ("tiny-qwen2", json!({"head_dim": 32}), "head_dim"),
+        ("tiny-qwen3", json!({"attention_bias": true}), "attention_bias"),
+        ("tiny-qwen3", json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
+        ("tiny-qwen2", json!({"rope_scaling": {"type": "llama3", "factor": 2.0}}), "llama3"),
+        ("tiny-qwen3-moe", json!({"norm_topk_prob": null}), "norm_topk_prob"),
+        ("tiny-qwen3-moe", json!({"decoder_sparse_step": 2}), "decoder_sparse_step"),
+        ("tiny-qwen3-moe", json!({"mlp_only_layers": [0]}), "mlp_only_layers"),
+        ("tiny-gemma2", json!({"query_pre_attn_scalar": 144}), "query_pre_attn_scalar"),
+        ("tiny-gemma2", json!({"query_pre_attn_scalar": null}), "query_pre_attn_scalar"),
+        ("tiny-gemma2", json!({"hidden_activation": "gelu"}), "hidden_activation"),
+        ("tiny-gemma2", json!({"attention_bias": true}), "attention_bias"),
+        ("tiny-gemma2", json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "linear"),
+        ("tiny-gemma2", json!({"final_logit_softcapping": 0.0}), "final_logit_softcapping"),
+        ("tiny-gemma2", json!({"tie_word_embeddings": false}), "tie_word_embeddings"),
+        ("tiny-gemma2", json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
+        ("tiny-gemma3", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        ("tiny-gemma3", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping"),
+        ("tiny-phi3", json!({"attention_bias": true}), "attention_bias"),
+        ("tiny-phi3", json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "linear"),
+        ("tiny-olmo2", json!({"tie_word_embeddings": true}), "tie_word_embeddings"),
+        ("tiny-olmo2", json!({"attention_bias": true}), "attention_bias"),
+        ("tiny-gpt2", json!({"activation_function": "relu"}), "activation_function"),
+        ("tiny-gpt2", json!({"scale_attn_by_inverse_layer_idx": true}), "scale_attn_by_inverse_layer_idx"),
+        ("tiny-gpt2", json!({"reorder_and_upcast_attn": true}), "reorder_and_upcast_attn"),
+        ("tiny-gpt2", json!({"scale_attn_weights": false}), "scale_attn_weights"),
+        ("tiny-gpt2", json!({"add_cross_attention": true}), "add_cross_attention"),
+        ("tiny-granite", json!({"attention_multiplier": 0}), "attention_multiplier"),
+    ];
+    for (name, changes, mention) in cases {
+        let said = refusal(&changed(name, changes.clone()));
+        assert!(said.contains(mention), "{name} {changes}: {said}");
+    }
+}
+
+#[test]
+fn unknown_architectures_list_the_known() {
+    let said = refusal(&changed("stories260k", json!({"architectures": ["FooBarForCausalLM"]})));
+    for arch in ARCHS {
+        assert!(said.contains(arch.hf[0]), "{said}");
+    }
+}
+
+/// What transformers 4 and 5 write for one model is one model.
+#[test]
+fn old_and_new_spellings_mean_the_same() {
+    let llama3 = json!({"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                        "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
+    let local = json!({"full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                       "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}});
+    let kinds = ["sliding_attention"; 5].iter().chain(&["full_attention"]).collect::<Vec<_>>();
+    let cases = [
+        ("tiny-llama3", json!({"rope_theta": null, "rope_scaling": null, "rope_parameters": llama3, "head_dim": null})),
+        (
+            "tiny-gemma3",
+            json!({"rope_theta": null, "rope_local_base_freq": null, "rope_parameters": local,
+                               "sliding_window_pattern": null, "layer_types": kinds}),
+        ),
+        ("tiny-gemma2", json!({"layer_types": ["sliding_attention", "full_attention"], "rope_theta": null})),
+        ("tiny-mistral", json!({"layer_types": ["sliding_attention", "sliding_attention"]})),
+        ("tiny-qwen3", json!({"rope_parameters": null, "rope_theta": 1000000, "layer_types": null, "head_dim": null})),
+        ("tiny-mixtral", json!({"architectures": null})),
+    ];
+    for (name, changes) in cases {
+        let (a, b) = (open(&changed(name, json!({}))), open(&changed(name, changes.clone())));
+        assert_eq!(a.hyper, b.hyper, "{name} {changes}");
+        assert_eq!(a.graph, b.graph, "{name} {changes}");
+    }
+}
+
+/// Google's own files of Gemma 3 with vision say little and nest it.
+#[test]
+fn gemma_3_with_vision_is_read_through_its_text_part() {
+    let map = json!({
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "vision_config": {},
+        "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+            "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}
+    });
+    let Json::Object(map) = map else { unreachable!() };
+    let m = open(&Config::HuggingFace(HfConfig { path: "config.json".into(), map }));
+    assert_eq!((m.hyper.heads, m.hyper.kv_heads, m.hyper.head_dim, m.hyper.vocab), (8, 4, 256, 262208));
+    let names = &m.graph.params[1].parts[0].names;
+    assert!(names.contains(&"language_model.model.layers.0.input_layernorm.weight".to_owned()), "{names:?}");
+    assert!(m.graph.ignores("vision_tower.vision_model.head.probe") && m.graph.ignores("lm_head.weight"));
+    assert!(!m.graph.ignores("language_model.model.layers.0.other.weight"));
+    let stretched: Vec<bool> = (m.graph.blocks.iter().flatten())
+        .filter_map(|o| if let Op::Rope { linear, .. } = o { Some(*linear != 1.0) } else { None })
+        .collect();
+    let every_sixth: Vec<bool> = (0..34).flat_map(|i| [i % 6 == 5; 2]).collect();
+    assert_eq!(stretched, every_sixth);
+}
+
+#[test]
+fn absent_windows_are_transformers_defaults() {
+    let window = |name, changes| open(&changed(name, changes)).hyper.window;
+    assert_eq!(window("tiny-mistral", json!({"sliding_window": null})), Some(4096));
+    assert_eq!(window("tiny-mixtral", json!({"sliding_window": null})), None);
+    assert_eq!(window("tiny-gemma2", json!({"sliding_window": null})), Some(4096));
+    assert_eq!(window("tiny-gemma3", json!({"sliding_window_pattern": 1})), None);
+}
+
+#[test]
+fn phi_3_long_factors_become_parameters_and_keys() {
+    let factors = |by: f64| (0..32).map(|i| by + f64::from(i)).collect::<Vec<_>>();
+    let scaling = json!({"type": "longrope", "long_factor": factors(2.0), "short_factor": factors(1.0)});
+    let config = changed("tiny-phi3", json!({"rope_scaling": scaling, "max_position_embeddings": 4096}));
+    let m = open(&config);
+    let find = |name: &str| m.graph.params.iter().find(|p| p.name == name).unwrap();
+    let computed = |p: &Param| match &p.import {
+        Import::Computed(x) => x.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(computed(find("rope_factors_long.weight"))[..2], [2.0, 3.0]);
+    assert_eq!(computed(find("rope_factors_short.weight"))[..2], [1.0, 2.0]);
+    let RopeScaling::Long { magnitude, original_context, .. } = m.hyper.rope.scaling else { panic!() };
+    let expected = (1.0 + 8f64.ln() / 512f64.ln()).sqrt() as f32;
+    assert_eq!((original_context, magnitude), (512, expected));
+    let Config::HuggingFace(c) = &config else { unreachable!() };
+    let mut keys = Metadata::new();
+    (m.arch.keys)(&m.hyper, c, &mut keys);
+    assert_eq!(keys.get("phi3.rope.scaling.attn_factor"), Some(&Value::F32(expected)));
+    let ropes =
+        m.graph.blocks.iter().flatten().filter(|o| matches!(o, Op::Rope { long: Some(l), .. } if l.beyond == 512));
+    assert_eq!(ropes.count(), 4);
+    let short = json!({"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]});
+    assert!(refusal(&changed("tiny-phi3", json!({"rope_scaling": short}))).contains("long_factor"));
+}
+
+/// Experts fused by newer libraries are the same experts.
+#[test]
+fn fused_experts_are_the_same_experts() {
+    for (name, list, [gate, up, down]) in [
+        ("tiny-mixtral", "block_sparse_moe.experts", ["w1", "w3", "w2"]),
+        ("tiny-qwen3-moe", "mlp.experts", ["gate_proj", "up_proj", "down_proj"]),
+    ] {
+        let dir = fixtures().join("models").join(name);
+        let m = open(&hf_config(&dir));
+        let (h, e) = (&m.hyper, m.hyper.experts.as_ref().unwrap());
+        let separate = canonical::load(&dir);
+        let mut fused: BTreeMap<String, Tensor> =
+            separate.iter().filter(|(k, _)| !k.contains("experts")).map(|(k, t)| (k.clone(), t.clone())).collect();
+        for i in 0..h.blocks {
+            let get = |n: usize, w: &str| separate[&format!("model.layers.{i}.{list}.{n}.{w}.weight")].data.clone();
+            let both = (0..e.count).flat_map(|n| [get(n, gate), get(n, up)].concat()).collect();
+            let all = (0..e.count).flat_map(|n| get(n, down)).collect();
+            let at = format!("model.layers.{i}.mlp.experts");
+            fused.insert(format!("{at}.gate_up_proj"), Tensor { shape: vec![e.count, 2 * h.ffn, h.width], data: both });
+            fused.insert(format!("{at}.down_proj"), Tensor { shape: vec![e.count, h.width, h.ffn], data: all });
+        }
+        for p in &m.graph.params {
+            assert!(canonical(p, &separate) == canonical(p, &fused), "{name}: {}", p.name);
+        }
+    }
+}
+
+#[test]
+fn graphs_are_well_formed() {
+    for name in MODELS {
+        let m = open(&changed(name, json!({})));
+        assert_eq!(m.graph.blocks.len(), m.hyper.blocks);
+        assert_eq!(m.graph.slots[m.graph.residual.0], m.hyper.width);
+        assert_eq!(m.graph.slots[m.graph.logits.0], m.hyper.vocab);
+        for p in &m.graph.params {
+            for parts in std::iter::once(&p.parts).chain(&p.alternatives) {
+                let rows: usize = parts.iter().map(|part| part.rows).sum();
+                let computed = matches!(p.import, Import::Computed(_));
+                assert_eq!(rows, if computed { 0 } else { p.rows() }, "{name}: {}", p.name);
+            }
+        }
+    }
+}
