@@ -163,6 +163,27 @@ fn gemma_3_with_vision_is_read_through_its_text_part() {
     assert_eq!(stretched, every_sixth);
 }
 
+/// A tied model has no output matrix of its own; one that a checkpoint carries along is a copy.
+#[test]
+fn tied_models_ignore_a_second_output_matrix() {
+    let output = |m: &Model| m.graph.params.iter().any(|p| p.name == "output.weight");
+    let tied = open(&changed("tiny-llama3", json!({})));
+    assert!(!output(&tied) && tied.graph.ignores("lm_head.weight"));
+    let untied = open(&changed("tiny-llama3", json!({"tie_word_embeddings": null})));
+    assert!(output(&untied) && !untied.graph.ignores("lm_head.weight"));
+    assert!(open(&changed("tiny-gemma2", json!({}))).hyper.tied && open(&changed("tiny-gpt2", json!({}))).hyper.tied);
+    assert!(untied.graph.ignores("model.layers.0.self_attn.rotary_emb.inv_freq"));
+    assert!(open(&changed("tiny-gpt2", json!({}))).graph.ignores("h.0.attn.bias"));
+    assert!(!open(&changed("tiny-gpt2", json!({}))).graph.ignores("h.0.attn.c_attn.bias"));
+}
+
+/// Phi-4-mini rotates three quarters of every head.
+#[test]
+fn part_of_a_head_may_rotate_in_phi_3() {
+    let m = open(&changed("tiny-phi3", json!({"partial_rotary_factor": 0.75})));
+    assert_eq!((m.hyper.rope.dims, m.hyper.head_dim), (48, 64));
+}
+
 #[test]
 fn absent_windows_are_transformers_defaults() {
     let window = |name, changes| open(&changed(name, changes)).hyper.window;

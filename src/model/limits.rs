@@ -13,7 +13,7 @@ const MAX_VOCAB: usize = 1 << 28;
 /// Most experts in a block.
 const MAX_EXPERTS: usize = 4096;
 /// Most experts in all blocks together.
-const MAX_ALL_EXPERTS: usize = 1 << 17;
+const MAX_ALL_EXPERTS: usize = 1 << 15;
 
 /// Checks the sizes, on their own and against each other.
 pub(super) fn check(h: &Hyper, config: &Config) -> Result<()> {

@@ -9,8 +9,15 @@ use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "Llama", gguf: "llama", hf: &["LlamaForCausalLM", "llama"], hyper, graph, keys, untold };
+pub(super) static ARCH: Arch = Arch {
+    title: "Llama",
+    gguf: "llama",
+    hf: &["LlamaForCausalLM", "LLaMAForCausalLM", "llama"],
+    hyper,
+    graph,
+    keys,
+    untold,
+};
 
 /// Mixtral's experts: w1 is the gate, w3 the up branch, w2 goes down.
 const EXPERTS: ExpertNames = ExpertNames {
