@@ -9,7 +9,7 @@ use aurora_quant::checkpoint::Config;
 use aurora_quant::gguf::{Metadata, Value};
 use aurora_quant::model::{Model, Op, describe};
 use common::canonical::{self, canonical};
-use common::{MODELS, fixtures, hf_config, interpreter};
+use common::{MODELS, changed, fixtures, hf_config, interpreter};
 use serde_json::Value as Json;
 
 /// Largest difference of logits to golden ones that is still noise: transformers computes in f32 (2e-5), we in f64.
@@ -21,8 +21,13 @@ struct Fixture {
 }
 
 fn open(dir: &Path) -> Fixture {
+    open_as(dir, &hf_config(dir))
+}
+
+/// The weights in `dir`, described by `config`.
+fn open_as(dir: &Path, config: &Config) -> Fixture {
     let tensors = canonical::load(dir);
-    let model = describe(&hf_config(dir), &|name| tensors.contains_key(name)).unwrap();
+    let model = describe(config, &|name| tensors.contains_key(name)).unwrap();
     let weights = model.graph.params.iter().map(|p| canonical(p, &tensors)).collect();
     let used: Vec<&String> = model.graph.params.iter().flat_map(|p| &p.parts).flat_map(|p| &p.names).collect();
     let fused = model.graph.params.iter().flat_map(|p| &p.alternatives).flatten().flat_map(|p| &p.names);
@@ -76,6 +81,19 @@ fn sliding_window_is_golden() {
         }
     }
     agrees(&f, &golden, "logits_full_attention");
+}
+
+/// The same weights under other configurations: what no fixture has in its config.json.
+#[test]
+fn variants_are_golden() {
+    let dir = fixtures().join("variants");
+    let table: Json = serde_json::from_slice(&std::fs::read(dir.join("variants.json")).unwrap()).unwrap();
+    for (name, variant) in table.as_object().unwrap() {
+        let base = variant["base"].as_str().unwrap();
+        let config = changed(base, variant["changes"].clone());
+        let f = open_as(&fixtures().join("models").join(base), &config);
+        agrees(&f, &dir.join(format!("{name}.safetensors")), "logits");
+    }
 }
 
 /// Golden logits are only worth something if a wrong detail moves them.
