@@ -240,26 +240,32 @@ fn roles_kept_in_f32_are_those_of_the_reference_file() {
     }
 }
 
+/// `keys` of a configuration, in order, against a list of the reference converter's.
+fn same_keys(name: &str, config: &Config, theirs: &Json) {
+    let model = describe(config, &|_| true).unwrap();
+    let Config::HuggingFace(hf) = config else { unreachable!() };
+    let mut metadata = Metadata::new();
+    (model.arch.keys)(&model.hyper, hf, &mut metadata);
+    let ours: Vec<(String, String, Json)> = metadata.iter().map(|(k, v)| spell(k, v)).collect();
+    let text = |e: &Json, field: &str| e[field].as_str().unwrap().to_owned();
+    let theirs = theirs.as_array().unwrap().iter().map(|e| (text(e, "key"), text(e, "type"), e["value"].clone()));
+    let prefix = format!("{}.", model.arch.gguf);
+    let theirs: Vec<_> = theirs.filter(|(key, ..)| key.starts_with(&prefix)).collect();
+    assert_eq!(ours, theirs, "{name}");
+}
+
 #[test]
 fn keys_are_those_of_the_reference_file() {
     for name in MODELS {
-        let dir = fixtures().join("models").join(name);
-        let (f, dump) = (open(&dir), dump(name, "f32"));
-        let Config::HuggingFace(config) = hf_config(&dir) else { unreachable!() };
-        let mut metadata = Metadata::new();
-        (f.model.arch.keys)(&f.model.hyper, &config, &mut metadata);
-        let ours: Vec<(String, String, Json)> = metadata.iter().map(|(k, v)| spell(k, v)).collect();
-        let prefix = format!("{}.", f.model.arch.gguf);
-        let theirs: Vec<(String, String, Json)> = dump["kv"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|e| {
-                (e["key"].as_str().unwrap().to_owned(), e["type"].as_str().unwrap().to_owned(), e["value"].clone())
-            })
-            .filter(|(key, ..)| key.starts_with(&prefix))
-            .collect();
-        assert_eq!(ours, theirs, "{name}");
+        same_keys(name, &hf_config(&fixtures().join("models").join(name)), &dump(name, "f32")["kv"]);
+    }
+    let read = |name: &str| -> Json {
+        serde_json::from_slice(&std::fs::read(fixtures().join("variants").join(name)).unwrap()).unwrap()
+    };
+    let (variants, keys) = (read("variants.json"), read("keys.json"));
+    for (name, theirs) in keys.as_object().unwrap() {
+        let variant = &variants[name];
+        same_keys(name, &changed(variant["base"].as_str().unwrap(), variant["changes"].clone()), theirs);
     }
 }
 
