@@ -1,11 +1,13 @@
 """The `gguf` package reads our files: what is written, how it decodes, and llama.cpp's very bytes."""
 
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFValueType
 from gguf.quants import dequantize
+from safetensors.numpy import load_file, save_file
 
 from fixtures import BLOCK_TYPES, FLOAT_TYPES, MODELS, NAMES, block_hashes, dump
 
@@ -57,6 +59,17 @@ class TestAgainstConverter:
         assert found.keys() == want.keys()
         for tensor in want:
             assert found[tensor] == want[tensor], tensor
+
+
+def test_float64_weights_narrow_exactly(convert, tmp_path_factory):
+    """A float32 checkpoint widened to float64 must give the float32 file again."""
+    folder = tmp_path_factory.mktemp("float64") / "stories260k"
+    shutil.copytree(MODELS / "stories260k", folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v.astype(np.float64) for k, v in weights.items()}, folder / "model.safetensors")
+    want = {t["name"]: t["sha256"] for t in dump("stories260k", "f32")["tensors"]}
+    found = tensors(GGUFReader(convert(folder, "f32")))
+    assert {name: digest for name, (_, _, digest) in found.items()} == want
 
 
 @pytest.mark.parametrize("kind", BLOCK_TYPES + FLOAT_TYPES)

@@ -1,11 +1,14 @@
 """llama.cpp runs our files and computes what Transformers computes from the checkpoint."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import llama
-from fixtures import MODELS, NAMES
+from fixtures import MODELS, NAMES, read_json
 
 # llama.cpp looks GELU up in a float16 table. Measured with its own converter's files: gemma2
 # 3.2e-3, gpt2 3.7e-3, gemma3 (six layers) 9.4e-3; every other model stays below 3e-5.
@@ -75,3 +78,20 @@ def test_every_architecture_runs_quantised(convert, name):
     assert np.isfinite(found).all()
     error = relative_rms(found, want)
     assert error <= Q8_ERROR, f"relative error {error:.4f}"
+
+
+GEMMA3 = read_json(MODELS / "tiny-gemma3" / "golden.json")["variants"]
+
+
+@pytest.mark.parametrize("what", GEMMA3)
+def test_config_variant(convert, tmp_path_factory, what):
+    """The same weights under another config: window patterns and rope scaling Gemma 3 may have."""
+    source = MODELS / "tiny-gemma3"
+    folder = tmp_path_factory.mktemp("variant") / "tiny-gemma3"
+    shutil.copytree(source, folder)
+    config = {**read_json(source / "config.json"), **GEMMA3[what]}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    want = load_file(source / "golden_variants.safetensors")[what]
+    found = llama.logits(convert(folder, "f32"), golden("tiny-gemma3")[0])[-1]
+    gap = np.abs(found - want).max()
+    assert gap <= TOLERANCE["tiny-gemma3"], f"largest difference {gap:.2e}"
