@@ -24,11 +24,22 @@ pub trait Watch: Sync {
     fn interrupted(&self) -> bool;
 }
 
-/// Rows of one tensor that are worked on together.
+/// Rows of one tensor that one thread works on at a time.
 struct Chunk {
     tensor: usize,
     rows: Range<usize>,
+    group: usize,
 }
+
+/// Consecutive chunks of one tensor whose input pages are given back together, once all of them are done.
+struct Group {
+    tensor: usize,
+    rows: Range<usize>,
+    unfinished: AtomicUsize,
+}
+
+/// Chunks per group. Giving pages back interrupts every core, so it is done for a few megabytes at a time.
+const GROUP: usize = 32;
 
 /// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`.
 ///
@@ -36,7 +47,7 @@ struct Chunk {
 /// If a tensor holds values that are not finite or that its format cannot hold, if the disk fails, or if the watch
 /// says to stop. The error is the same for any number of threads.
 pub fn run(weights: &Weights, plan: &Plan, output: &Output, watch: &dyn Watch) -> Result<()> {
-    let chunks = chunks(plan);
+    let (chunks, groups) = split(weights, plan);
     let scans: Vec<Mutex<Scan>> = plan.tensors.iter().map(|_| Mutex::new(Scan::default())).collect();
     let next = AtomicUsize::new(0);
     // A faulty tensor is read to its end, so that the error can count its faults; later tensors are not begun.
@@ -58,6 +69,10 @@ pub fn run(weights: &Weights, plan: &Plan, output: &Output, watch: &dyn Watch) -
             let t = &plan.tensors[chunk.tensor];
             match convert(weights, t, chunk, output, &mut buffers) {
                 Ok(found) => {
+                    let group = &groups[chunk.group];
+                    if group.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        weights.release(plan.tensors[group.tensor].param, group.rows.clone());
+                    }
                     if found.check(t.actual).is_err() {
                         last_tensor.fetch_min(chunk.tensor, Ordering::Relaxed);
                     }
@@ -90,14 +105,26 @@ fn advice(e: &NumError) -> String {
     }
 }
 
-fn chunks(plan: &Plan) -> Vec<Chunk> {
-    let mut chunks = Vec::new();
+fn split(weights: &Weights, plan: &Plan) -> (Vec<Chunk>, Vec<Group>) {
+    let (mut chunks, mut groups) = (Vec::new(), Vec::new());
     for (tensor, t) in plan.tensors.iter().enumerate() {
-        let rows = t.rows();
-        let step = par::rows_per_chunk(t.cols());
-        chunks.extend((0..rows).step_by(step).map(|from| Chunk { tensor, rows: from..(from + step).min(rows) }));
+        let step = par::rows_for(par::CHUNK_WEIGHTS, t.cols());
+        // Where rows are not read in the order in which they are stored, only the whole tensor can be given back.
+        let group_rows = if weights.in_order(t.param) { step * GROUP } else { t.rows() };
+        for from in (0..t.rows()).step_by(group_rows.max(1)) {
+            let rows = from..(from + group_rows).min(t.rows());
+            let members = rows.clone().step_by(step).map(|from| Chunk {
+                tensor,
+                rows: from..(from + step).min(rows.end),
+                group: groups.len(),
+            });
+            let before = chunks.len();
+            chunks.extend(members);
+            let unfinished = AtomicUsize::new(chunks.len() - before);
+            groups.push(Group { tensor, rows, unfinished });
+        }
     }
-    chunks
+    (chunks, groups)
 }
 
 #[derive(Default)]
@@ -107,17 +134,26 @@ struct Buffers {
 }
 
 fn convert(weights: &Weights, t: &TensorPlan, chunk: &Chunk, output: &Output, buffers: &mut Buffers) -> Result<Scan> {
+    let format = formats::by_ggml_id(t.actual.ggml_id).expect("the plan names formats");
     let cols = t.cols();
     let row_bytes = t.actual.bytes_for(cols).expect("the plan chose a format that divides the row");
+    // A transposed tensor is read by stored rows, all canonical rows of the chunk at once.
+    let step = if weights.in_order(t.param) { par::rows_for(par::RUN_WEIGHTS, cols) } else { chunk.rows.len() };
     let Buffers { values, bytes } = buffers;
-    values.resize(chunk.rows.len() * cols, 0.0);
     bytes.resize(chunk.rows.len() * row_bytes, 0);
-    weights.rows(t.param, chunk.rows.clone(), values);
-    weights.release(t.param, chunk.rows.clone());
-    let found = scan(values);
-    if found.check(t.actual).is_ok() {
-        formats::by_ggml_id(t.actual.ggml_id).expect("the plan names formats").encode(values, bytes);
+    let mut seen = Scan::default();
+    for (from, bytes) in chunk.rows.clone().step_by(step).zip(bytes.chunks_mut(step * row_bytes)) {
+        let rows = from..(from + step).min(chunk.rows.end);
+        values.resize(rows.len() * cols, 0.0);
+        weights.rows(t.param, rows, values);
+        let found = scan(values);
+        if found.check(t.actual).is_ok() {
+            format.encode(values, bytes);
+        }
+        seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);
+    }
+    if seen.check(t.actual).is_ok() {
         output.put(chunk.tensor, (chunk.rows.start * row_bytes) as u64, bytes)?;
     }
-    Ok(found)
+    Ok(seen)
 }

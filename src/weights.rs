@@ -24,6 +24,7 @@ pub struct Weights<'a> {
 
 /// Where one parameter's numbers are.
 struct Bound<'a> {
+    /// What is left to do; nothing for a GGUF file.
     import: &'a Import,
     runs: Vec<Run<'a>>,
 }
@@ -90,40 +91,36 @@ impl<'a> Weights<'a> {
         assert_eq!(out.len(), rows.len() * cols, "{}: length of the output", param.name);
         let bound = &self.bound[id.0];
         match bound.import {
-            Import::Computed(values) if bound.runs.is_empty() => {
+            Import::Computed(values) => {
                 out.copy_from_slice(&values[rows.start * cols..rows.end * cols]);
             }
-            Import::RopePermute { heads } if bound.runs[0].tensor.name != param.name => {
-                self.permuted(bound, *heads, param, rows, out);
-            }
-            Import::Transpose if bound.runs[0].tensor.name != param.name => self.transposed(&bound.runs[0], rows, out),
-            import => {
+            Import::RopePermute { heads } => self.permuted(bound, *heads, param, rows, out),
+            Import::Transpose => self.transposed(&bound.runs[0], rows, out),
+            Import::AsIs => self.consecutive(bound, cols, rows, out),
+            Import::AddOne => {
                 self.consecutive(bound, cols, rows, out);
-                if *import == Import::AddOne && bound.runs[0].tensor.name != param.name {
-                    out.iter_mut().for_each(|v| *v += 1.0);
-                }
+                out.iter_mut().for_each(|v| *v += 1.0);
             }
         }
     }
 
-    /// Tells the system that rows `rows` will not be read again soon.
+    /// Whether canonical rows are read in the order in which they are stored.
+    pub fn in_order(&self, id: ParamId) -> bool {
+        !matches!(self.bound[id.0].import, Import::RopePermute { .. } | Import::Transpose)
+    }
+
+    /// Tells the system that rows `rows` will not be read again soon. Of a parameter that is not
+    /// [in order](Weights::in_order), all rows at once.
     pub fn release(&self, id: ParamId, rows: Range<usize>) {
         let bound = &self.bound[id.0];
-        let cols = self.graph.param(id).cols();
-        match bound.import {
-            // Every row reads the whole tensor (or a head of it): give it back once, after the last row.
-            Import::RopePermute { .. } | Import::Transpose => {
-                if rows.end == self.graph.param(id).rows() {
-                    for run in &bound.runs {
-                        self.source.release(run.tensor, 0..run.tensor.range.len());
-                    }
-                }
-            }
-            _ => bound.for_each(rows, |run, first, n| {
-                let bytes = |rows: usize| run.format.spec().bytes_for(rows * cols).expect("whole blocks");
-                self.source.release(run.tensor, bytes(first)..bytes(first + n));
-            }),
+        if !self.in_order(id) {
+            return bound.runs.iter().for_each(|run| self.source.release(run.tensor, 0..run.tensor.range.len()));
         }
+        let cols = self.graph.param(id).cols();
+        bound.for_each(rows, |run, first, n| {
+            let bytes = |rows: usize| run.format.spec().bytes_for(rows * cols).expect("whole blocks");
+            self.source.release(run.tensor, bytes(first)..bytes(first + n));
+        });
     }
 
     fn decode(&self, run: &Run, first_row: usize, cols: usize, out: &mut [f32]) {
@@ -205,7 +202,7 @@ impl<'a> Binder<'a> {
     /// In a GGUF file, the parameter is the tensor of its name.
     fn bind_gguf(&mut self, param: &'a Param) -> Option<Bound<'a>> {
         let run = self.find(std::slice::from_ref(&param.name), &param.shape, param, 0, param.rows())?;
-        Some(Bound { import: &param.import, runs: vec![run] })
+        Some(Bound { import: &Import::AsIs, runs: vec![run] })
     }
 
     fn bind_parts(&mut self, param: &'a Param) -> Option<Bound<'a>> {
@@ -262,7 +259,7 @@ impl<'a> Binder<'a> {
 
     fn report_unused(&mut self, graph: &ModelGraph) {
         for (tensor, used) in self.source.tensors().iter().zip(&self.used) {
-            if !used && !graph.ignored.iter().any(|end| tensor.name.ends_with(end)) {
+            if !used && !graph.ignores(&tensor.name) {
                 self.problems.push(format!(
                     "unexpected tensor {}, shape {:?}: this architecture has no such parameter",
                     tensor.name, tensor.shape

@@ -26,7 +26,7 @@ pub fn metadata(
         Config::HuggingFace(config) => {
             let dir = config.path.parent().unwrap_or(&config.path);
             out.set("general.architecture", Value::String(model.arch.gguf.to_owned()));
-            notes = card::general(dir, config, counts(&model.graph), &mut out)?;
+            notes = card::general(dir, config, counts(&model.graph), &mut out);
             (model.arch.keys)(&model.hyper, config, &mut out);
             notes.extend(tokenizer::metadata(dir, config, vocabulary(&model.graph), pre, &mut out)?);
         }

@@ -162,7 +162,9 @@ pub(super) fn min_max(x: &[f32; N]) -> (f32, f32) {
 /// The largest magnitude.
 #[inline(always)]
 pub(super) fn max_abs(x: &[f32; N]) -> f32 {
-    range(&x.map(f32::abs)).1
+    let mut magnitudes = *x;
+    magnitudes.iter_mut().for_each(|v| *v = v.abs());
+    range(&magnitudes).1
 }
 
 /// The value of largest magnitude, with its sign; of several the first; +0.0 if all are zero.
@@ -255,13 +257,22 @@ pub(super) fn read_fifth_bits(bytes: &[u8], codes: &mut [u8; N]) {
 /// Stored codes to levels: `code - bias`.
 #[inline(always)]
 pub(super) fn lower(codes: &[u8; N], bias: i8) -> [i8; N] {
-    codes.map(|c| c as i8 - bias)
+    // Loops, not `map`: its inner function is not inlined, so it misses the instruction set of the kernel.
+    let mut levels = [0; N];
+    for (level, code) in levels.iter_mut().zip(codes) {
+        *level = *code as i8 - bias;
+    }
+    levels
 }
 
 /// Levels to stored codes: `level + bias`.
 #[inline(always)]
 pub(super) fn raise(codes: &[i8; N], bias: i8) -> [u8; N] {
-    codes.map(|c| (c + bias) as u8)
+    let mut stored = [0; N];
+    for (code, level) in stored.iter_mut().zip(codes) {
+        *code = (level + bias) as u8;
+    }
+    stored
 }
 
 /// Writes an F16, little-endian.

@@ -40,7 +40,9 @@ impl Layout for Q8_0 {
     #[inline(always)]
     fn write(block: &Block, out: &mut [u8]) {
         put(&mut out[..2], block.scale);
-        out[2..34].copy_from_slice(&block.codes.map(|c| c as u8));
+        for (byte, code) in out[2..34].iter_mut().zip(block.codes) {
+            *byte = code as u8;
+        }
     }
 
     #[inline(always)]
