@@ -8,6 +8,9 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use tempfile::NamedTempFile;
 
@@ -15,10 +18,35 @@ use crate::{Error, Result};
 
 const SUFFIX: &str = ".aurora-tmp";
 
+/// Bytes after which the disk is set to work. Otherwise nothing is written until the end, while dirty pages pile up.
+const FLUSH: u64 = 64 << 20;
+
 /// A file being written.
 pub struct AtomicFile {
     temp: NamedTempFile,
     path: PathBuf,
+    written: AtomicU64,
+    flusher: Flusher,
+}
+
+/// A thread that flushes what has been written so far, whenever it is told that there is more.
+struct Flusher {
+    more: SyncSender<()>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Flusher {
+    fn start(file: File) -> Self {
+        let (more, told) = sync_channel::<()>(1);
+        // The first failure is kept: the system reports one only once.
+        let thread = thread::spawn(move || told.iter().try_for_each(|()| file.sync_data()));
+        Flusher { more, thread }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        drop(self.more);
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the flushing thread panicked")))
+    }
 }
 
 impl AtomicFile {
@@ -39,7 +67,9 @@ impl AtomicFile {
         // Only to protect it from being taken for stale; file systems without locks do without.
         let _ = temp.as_file().try_lock();
         reserve(temp.as_file(), size).map_err(fail)?;
-        Ok(AtomicFile { temp, path: path.to_owned() })
+        let handle = temp.as_file().try_clone().map_err(|e| Error::io(path, "open a second time", e))?;
+        let flusher = Flusher::start(handle);
+        Ok(AtomicFile { temp, path: path.to_owned(), written: AtomicU64::new(0), flusher })
     }
 
     /// Writes all of `bytes` at `offset`.
@@ -47,7 +77,13 @@ impl AtomicFile {
     /// # Errors
     /// If the disk is full or fails.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        write_all_at(self.temp.as_file(), bytes, offset).map_err(|e| Error::io(&self.path, "write", e))
+        write_all_at(self.temp.as_file(), bytes, offset).map_err(|e| Error::io(&self.path, "write", e))?;
+        let before = self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if before / FLUSH != (before + bytes.len() as u64) / FLUSH {
+            // Full: it has been told already. Closed: it has failed and will say so at the end.
+            let _ = self.flusher.more.try_send(());
+        }
+        Ok(())
     }
 
     /// Flushes to the disk, then takes the final name.
@@ -56,7 +92,8 @@ impl AtomicFile {
     /// If either fails.
     pub fn commit(self) -> Result<()> {
         let path = self.path;
-        self.temp.as_file().sync_data().map_err(|e| Error::io(&path, "flush to the disk", e))?;
+        let flushed = self.flusher.finish().and_then(|()| self.temp.as_file().sync_data());
+        flushed.map_err(|e| Error::io(&path, "flush to the disk", e))?;
         self.temp.persist(&path).map_err(|e| Error::io(&path, "rename the finished file to this name", e.error))?;
         // The name itself is durable once the directory is; a system that cannot flush directories does it by itself.
         if let Ok(dir) = File::open(directory(&path)) {
