@@ -10,7 +10,13 @@ use crate::plan::FILE_TYPES;
 
 /// Turn a Hugging Face checkpoint into a small GGUF file that llama.cpp, Ollama and LM Studio load.
 #[derive(Debug, Parser)]
-#[command(name = "aurora-quant", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "aurora-quant",
+    bin_name = "aurora-quant",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -71,10 +77,10 @@ pub struct Convert {
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_type)]
     pub tensor_type: Vec<(String, String)>,
     /// Type of the output matrix [default: TYPE].
-    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = types())]
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = types(), hide_possible_values = true)]
     pub output_type: Option<String>,
     /// Type of the token embedding, which is also the output matrix of models that tie them [default: TYPE].
-    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = types())]
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = types(), hide_possible_values = true)]
     pub embedding_type: Option<String>,
     /// Name of the pre-tokenizer, where it is not recognised (llama-bpe, qwen2, gpt-2, ...).
     #[arg(long, value_name = "NAME")]

@@ -7,7 +7,7 @@ mod ui;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::{Error, Result};
 use args::{Args, Command};
@@ -30,6 +30,11 @@ pub fn main() -> ExitCode {
             if matches!(e, Error::Interrupted) { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// The commands and flags as clap knows them: what help and docs are made from.
+pub fn definition() -> clap::Command {
+    Args::command()
 }
 
 fn start(args: &Args) -> Result<()> {
