@@ -7,6 +7,8 @@
 //!
 //! Knows nothing of models or of tensors' contents.
 
+use std::collections::HashMap;
+
 pub mod read;
 pub mod write;
 
@@ -14,6 +16,8 @@ pub use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue as Value};
 pub use gguf_rs_lib::format::types::GGUFValueType as ValueType;
 pub use read::{Header, RawTensor, read_header};
 pub use write::{TensorEntry, write_header};
+
+use crate::error::printable;
 
 /// The first four bytes of every GGUF file.
 pub const MAGIC: [u8; 4] = *b"GGUF";
@@ -34,6 +38,8 @@ pub const MAX_DIMS: usize = 4;
 #[derive(Debug, Clone, Default)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
+    /// Where each key is: a hostile file has hundreds of thousands.
+    places: HashMap<String, usize>,
 }
 
 impl Metadata {
@@ -44,15 +50,18 @@ impl Metadata {
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v)
+        self.places.get(key).map(|&i| &self.entries[i].1)
     }
 
     /// Sets `key`, in its place if it is there already, else at the end.
     pub fn set(&mut self, key: impl Into<String>, value: Value) {
         let key = key.into();
-        match self.entries.iter_mut().find(|(k, _)| *k == key) {
-            Some((_, v)) => *v = value,
-            None => self.entries.push((key, value)),
+        match self.places.get(&key) {
+            Some(&i) => self.entries[i].1 = value,
+            None => {
+                self.places.insert(key.clone(), self.entries.len());
+                self.entries.push((key, value));
+            }
         }
     }
 
@@ -75,10 +84,9 @@ impl Metadata {
     pub fn alignment(&self) -> Result<u64, String> {
         match self.get(ALIGNMENT_KEY) {
             None => Ok(DEFAULT_ALIGNMENT),
-            Some(value) => value
-                .as_u64()
-                .filter(|n| n.is_power_of_two())
-                .ok_or_else(|| format!("must be a positive power of two, found {}", value.to_string_representation())),
+            Some(value) => value.as_u64().filter(|n| n.is_power_of_two()).ok_or_else(|| {
+                format!("must be a positive power of two, found {}", printable(&value.to_string_representation()))
+            }),
         }
     }
 }

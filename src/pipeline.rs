@@ -1,7 +1,7 @@
 //! The conversion itself: every tensor's rows are read, rounded and written, in chunks, on all threads.
 //!
 //! Chunks depend on shapes alone and every chunk has its place in the output, so the bytes are the same for any
-//! number of threads. Memory is one chunk per thread: mapped pages are given back as soon as they are read.
+//! number of threads. Memory is one chunk per thread and the input pages of a few megabytes, of one tensor at most.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -10,19 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use aurora_quantizers::scan::{Scan, scan};
 use aurora_quantizers::{NumError, formats, par};
 
-use crate::export::Output;
+use crate::export::{Output, Watch};
 use crate::plan::{Plan, TensorPlan};
 use crate::weights::Weights;
 use crate::{Error, Result};
-
-/// What the pipeline tells while it runs, and where it asks whether to go on.
-pub trait Watch: Sync {
-    /// `weights` more numbers are done; the last of them belong to the tensor called `tensor`.
-    fn advance(&self, tensor: &str, weights: u64);
-
-    /// Whether to stop now.
-    fn interrupted(&self) -> bool;
-}
 
 /// Rows of one tensor that one thread works on at a time.
 struct Chunk {

@@ -26,11 +26,11 @@ pub static FILE_TYPES: &[FileType] = &[
     FileType { name: "f32", id: 0, about: "32-bit floats: nothing is lost" },
     FileType { name: "f16", id: 1, about: "half precision floats: 11 significant bits, at most 65504" },
     FileType { name: "bf16", id: 32, about: "bfloat16: 8 significant bits, the range of f32" },
-    FileType { name: "q8_0", id: 7, about: "8 bits, one scale for 32 weights: as good as the original" },
+    FileType { name: "q8_0", id: 7, about: "8 bits, one scale for 32 weights" },
     FileType { name: "q5_1", id: 9, about: "5 bits, scale and minimum for 32 weights" },
     FileType { name: "q5_0", id: 8, about: "5 bits, one scale for 32 weights" },
     FileType { name: "q4_1", id: 3, about: "4 bits, scale and minimum for 32 weights" },
-    FileType { name: "q4_0", id: 2, about: "4 bits, one scale for 32 weights: the fastest to run" },
+    FileType { name: "q4_0", id: 2, about: "4 bits, one scale for 32 weights" },
 ];
 
 impl FileType {

@@ -9,6 +9,7 @@ use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Format, formats};
 
 use crate::checkpoint::{Config, TensorInfo, TensorSource};
+use crate::error::printable;
 use crate::model::{Import, ModelGraph, Param, ParamId, Part, Role};
 use crate::{Error, Result};
 
@@ -262,7 +263,8 @@ impl<'a> Binder<'a> {
             if !used && !graph.ignores(&tensor.name) {
                 self.problems.push(format!(
                     "unexpected tensor {}, shape {:?}: this architecture has no such parameter",
-                    tensor.name, tensor.shape
+                    printable(&tensor.name),
+                    tensor.shape
                 ));
             }
         }

@@ -38,7 +38,7 @@ fn faults_are_named() {
         ("tiny-mixtral", json!({"num_experts_per_tok": 5}), "num_experts_per_tok"),
         ("stories260k", json!({"intermediate_size": 4_000_000_000_u32}), "intermediate_size"),
         ("stories260k", json!({"vocab_size": 4_000_000_000_u32}), "vocab_size"),
-        ("stories260k", json!({"head_dim": 4_000_000_000_u32}), "num_attention_heads"),
+        ("stories260k", json!({"head_dim": 4_000_000_000_u32}), "head_dim"),
         ("stories260k", json!({"hidden_size": "thirty-two"}), "hidden_size"),
         ("stories260k", json!({"num_attention_heads": 0}), "num_attention_heads"),
         ("stories260k", json!({"num_attention_heads": 5}), "num_attention_heads"),

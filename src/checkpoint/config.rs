@@ -43,28 +43,31 @@ pub struct GgufConfig {
 const CONFIG: &str = "config.json";
 /// Where older quantisers (AutoGPTQ, AutoAWQ) state what they did, beside config.json.
 const QUANTIZER_FILES: [&str; 2] = ["quantize_config.json", "quant_config.json"];
-/// The largest known index (a model of 90,000 tensors) has about 10 MB; parsed JSON takes several times its size.
-const MAX_JSON: usize = 64 << 20;
+/// Published files have a few kilobytes. A generic JSON value takes up to forty times the memory of its text.
+const MAX_JSON: usize = 2 << 20;
 
 /// Reads a file that must be one JSON object. A byte order mark is skipped.
 ///
 /// # Errors
 /// If it is not there, is no regular file, is empty, is too large, or is not a JSON object: with line and column.
-pub(super) fn read_json_object(path: &Path) -> Result<Map<String, Json>> {
-    let map = mmap::Map::open(path)?;
-    let bytes = map.bytes();
-    if bytes.len() > MAX_JSON {
-        return Err(Error::malformed(path, format!("{} bytes of JSON, at most {MAX_JSON} are read", bytes.len())));
+fn read_json_object(path: &Path) -> Result<Map<String, Json>> {
+    match read_json(path, MAX_JSON)? {
+        Json::Object(object) => Ok(object),
+        _ => Err(Error::malformed(path, "must be a JSON object, found another JSON value")),
     }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+}
+
+/// Reads a JSON file of at most `limit` bytes. A byte order mark is skipped.
+///
+/// # Errors
+/// If it is not there, is no regular file, is empty, is too large, or is not such JSON: with line and column.
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path, limit: usize) -> Result<T> {
+    let bytes = mmap::read_whole(path, limit)?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     if bytes.trim_ascii().is_empty() {
         return Err(Error::malformed(path, "the file is empty, needed a JSON object; download or copy it again"));
     }
-    match serde_json::from_slice(bytes) {
-        Ok(Json::Object(object)) => Ok(object),
-        Ok(_) => Err(Error::malformed(path, "must be a JSON object, found another JSON value")),
-        Err(e) => Err(Error::malformed(path, format!("not valid JSON: {e}"))),
-    }
+    serde_json::from_slice(bytes).map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))
 }
 
 impl HfConfig {
@@ -80,6 +83,29 @@ impl HfConfig {
         }
         let map = read_json_object(&path)?;
         Ok(HfConfig { path, map })
+    }
+
+    /// Reads config.json in `dir`; if there is none, it counts as empty: a file of tensors can be looked at without.
+    ///
+    /// # Errors
+    /// If it is there and is not one JSON object.
+    pub fn beside(dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG);
+        if matches!(path.try_exists(), Ok(false)) {
+            return Ok(HfConfig { path, map: Map::new() });
+        }
+        HfConfig::open(dir)
+    }
+
+    /// An error if there is no config.json, which [`HfConfig::beside`] lets pass.
+    ///
+    /// # Errors
+    /// As [`HfConfig::open`] gives it.
+    pub fn require(&self) -> Result<()> {
+        match (self.map.is_empty(), self.path.parent()) {
+            (true, Some(dir)) => HfConfig::open(dir).map(|_| ()),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a checkpoint whose weights are already codes: read as numbers they would be garbage.
@@ -122,7 +148,7 @@ impl HfConfig {
             None => Ok(None),
             Some(v) => match read(v) {
                 Some(t) => Ok(Some(t)),
-                None => Err(self.error(key, format!("must be {need}, found {v}"))),
+                None => Err(self.error(key, format!("must be {need}, found {}", printable(&v.to_string())))),
             },
         }
     }
@@ -180,7 +206,9 @@ impl GgufConfig {
             None => Ok(None),
             Some(v) => match read(v) {
                 Some(t) => Ok(Some(t)),
-                None => Err(self.error(key, format!("must be {need}, found {}", v.to_string_representation()))),
+                None => {
+                    Err(self.error(key, format!("must be {need}, found {}", printable(&v.to_string_representation()))))
+                }
             },
         }
     }

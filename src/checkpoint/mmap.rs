@@ -78,6 +78,19 @@ impl Map {
     }
 }
 
+/// Reads a whole small file: a regular one, of at most `limit` bytes.
+///
+/// # Errors
+/// As [`Map::open`], and if it is longer.
+pub fn read_whole(path: &Path, limit: usize) -> Result<Vec<u8>> {
+    let map = Map::open(path)?;
+    let bytes = map.bytes();
+    if bytes.len() > limit {
+        return Err(Error::malformed(path, format!("{} bytes; at most {limit} are read", bytes.len())));
+    }
+    Ok(bytes.to_vec())
+}
+
 fn open_without_waiting(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);

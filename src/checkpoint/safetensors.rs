@@ -37,7 +37,6 @@ const INDEX: &str = "model.safetensors.index.json";
 
 fn open_directory(dir: &Path) -> Result<Box<dyn TensorSource>> {
     let config = HfConfig::open(dir)?;
-    config.refuse_quantized()?;
     let index_path = dir.join(INDEX);
     if exists(&index_path) {
         let index = Index::open(&index_path)?;
@@ -54,11 +53,10 @@ fn open_directory(dir: &Path) -> Result<Box<dyn TensorSource>> {
 }
 
 fn open_file(path: &Path) -> Result<Box<dyn TensorSource>> {
-    let config = HfConfig::open(match path.parent() {
+    let config = HfConfig::beside(match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     })?;
-    config.refuse_quantized()?;
     Ok(Box::new(map_files(path, config, vec![path.to_owned()])?))
 }
 

@@ -1,6 +1,5 @@
 //! What was typed. What it means is worked out by each command.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
@@ -33,9 +32,10 @@ pub struct Common {
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
     /// Threads to use [default: all cores]; the output does not depend on it.
-    #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
-    pub threads: Option<NonZeroUsize>,
-    /// Print nothing but errors.
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options",
+        value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Print nothing but errors and what was asked for (a plan, JSON).
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
     pub quiet: bool,
     /// Print a line for every tensor.

@@ -11,11 +11,11 @@ use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::args::{Common, Convert};
-use super::ui;
+use super::{signals, ui};
 use crate::checkpoint::{self, Config, TensorSource};
-use crate::export::{self, EXPORTERS, Output};
+use crate::export::{self, EXPORTERS, Output, Watch};
 use crate::model::{self, Model};
-use crate::pipeline::{self, Watch};
+use crate::pipeline;
 use crate::plan::{self, FileType, Plan, Rules};
 use crate::record::{self, RunRecord};
 use crate::weights::Weights;
@@ -29,33 +29,36 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let started = Instant::now();
     let source = checkpoint::open(&args.model)?;
     let source = source.as_ref();
+    if let Config::HuggingFace(config) = source.config() {
+        config.require()?;
+        config.refuse_quantized()?;
+    }
     refuse_quantized(source, args.allow_requantize)?;
     let model = model::describe(source.config(), &|name| source.find(name).is_some())?;
     let weights = Weights::bind(source, &model.graph)?;
     let plan = Plan::new(&model.graph, &rules(args)?)?;
     refuse_fallbacks(&plan, args.strict)?;
-    let (metadata, notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
+    let (metadata, mut notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
     let exporter = EXPORTERS[0];
     let layout = exporter.layout(&plan, &metadata)?;
     let path = match &args.output {
         Some(path) => path.clone(),
         None => default_output(source, &args.file_type, exporter.name()),
     };
+    if args.output_type.is_some() && model.hyper.tied {
+        notes.push(
+            "--output-type has no effect: this model's output matrix is its embedding (--embedding-type)".to_owned(),
+        );
+    }
     let mut record = record(args, &model, &plan, &path, layout.size, notes);
     if !args.dry_run {
-        refuse_overwrite(&path, args.force)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
-        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-            .map_err(|e| Error::unsupported(format!("cannot watch for Ctrl-C: {e}")))?;
-        let output = Output::begin(&path, layout)?;
+        let path = destination(&path, args.force)?;
+        let stop = signals::stop_flag()?;
+        let output = Output::begin(&path, layout, args.force)?;
         let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
         pipeline::run(&weights, &plan, &output, &watch)?;
-        if watch.interrupted() {
-            return Err(Error::Interrupted);
-        }
         watch.bar.set_message("flushing to the disk");
-        output.finish()?;
+        output.finish(&watch)?;
         watch.bar.finish_and_clear();
     }
     record.seconds = started.elapsed().as_secs_f64();
@@ -137,14 +140,33 @@ fn refuse_fallbacks(plan: &Plan, strict: bool) -> Result<()> {
     Ok(())
 }
 
-fn refuse_overwrite(path: &Path, force: bool) -> Result<()> {
-    if path.is_dir() {
-        return Err(Error::unsupported(format!("{} is a directory; -o needs a file name", path.display())));
+/// Where the output goes: `path` itself, or what it links to.
+///
+/// Everything that is known to go wrong is found here, before the work: it may take hours.
+fn destination(path: &Path, force: bool) -> Result<PathBuf> {
+    let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !dir.is_dir() {
+        return refuse(format!("directory {} does not exist; create it first", dir.display()));
     }
-    if !force && path.symlink_metadata().is_ok() {
-        return Err(Error::unsupported(format!("{} exists; use --force to replace it, or -o FILE", path.display())));
+    let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
+    if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
+        return refuse("names a directory; -o needs a file name".to_owned());
     }
-    Ok(())
+    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
+    if !force {
+        return refuse("exists; use --force to replace it, or another name with -o".to_owned());
+    }
+    // A link stays a link: what it leads to is replaced.
+    let real = if found.is_symlink() {
+        path.canonicalize().map_err(|e| Error::io(path, "follow the link", e))?
+    } else {
+        path.to_owned()
+    };
+    if !real.is_file() {
+        return refuse("is no regular file; it is not replaced".to_owned());
+    }
+    Ok(real)
 }
 
 /// `<model>-<type>.gguf` in the current directory.

@@ -62,12 +62,19 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
         text.push_str(&format!("{key:<14}{value}\n"));
     }
     text.push_str("\nmetadata\n");
-    let rows: Vec<_> = metadata.iter().map(|(k, v)| vec![format!("  {k}"), brief(v)]).collect();
+    let rows: Vec<_> = metadata.iter().map(|(k, v)| vec![format!("  {}", ui::safe(k)), brief(v)]).collect();
     text.push_str(&ui::table(&rows, &[0, 1]));
     text.push_str(&format!("\n{} tensors\n", tensors.len()));
     let rows: Vec<_> = tensors
         .iter()
-        .map(|t| vec![format!("  {}", t.name), ui::shape(&t.shape), t.spec.name.to_owned(), t.range.len().to_string()])
+        .map(|t| {
+            vec![
+                format!("  {}", ui::safe(&t.name)),
+                ui::shape(&t.shape),
+                t.spec.name.to_owned(),
+                t.range.len().to_string(),
+            ]
+        })
         .collect();
     text.push_str(&ui::table(&rows, &[0, 2]));
     ui::print(&text)
@@ -158,29 +165,42 @@ fn one_tensor(source: &dyn TensorSource, name: &str, common: &Common) -> Result<
     }
     let mut text = format!(
         "{}  {}  {}  {} bytes in {}\n",
-        tensor.name,
+        ui::safe(&tensor.name),
         ui::shape(&tensor.shape),
         tensor.spec.name,
         tensor.range.len(),
         source.file_of(tensor).display()
     );
     text.push_str(&format!(
-        "count {}  zeros {}  nan {}  inf {}\nmin {:.6}  max {:.6}  mean {:.6}  std {:.6}  mean|x| {:.6}  kurtosis {:.2}\n\n",
-        stats.count, stats.zeros, stats.nan, stats.inf, stats.min, stats.max, stats.mean, stats.std, stats.mean_abs,
+        "count {}  zeros {}  nan {}  inf {}\nmin {}  max {}  mean {}  std {}  mean|x| {}  kurtosis {:.2}\n\n",
+        stats.count,
+        stats.zeros,
+        stats.nan,
+        stats.inf,
+        number(stats.min.into()),
+        number(stats.max.into()),
+        number(stats.mean),
+        number(stats.std),
+        number(stats.mean_abs),
         stats.kurtosis
     ));
     let most = stats.bins.iter().copied().max().unwrap_or(0).max(1);
-    let width = (stats.max - stats.min) / BINS as f32;
+    let width = (f64::from(stats.max) - f64::from(stats.min)) / BINS as f64;
     for (i, n) in stats.bins.iter().enumerate() {
         let bar = "#".repeat((*n as f64 / most as f64 * BAR as f64).round() as usize);
-        text.push_str(&format!("{:>12.6} {:<BAR$} {n}\n", stats.min + width * i as f32, bar));
+        text.push_str(&format!("{:>12} {:<BAR$} {n}\n", number(f64::from(stats.min) + width * i as f64), bar));
     }
     ui::print(&text)
 }
 
+/// Six decimals where they say something, else an exponent.
+fn number(x: f64) -> String {
+    if x == 0.0 || (1e-3..1e6).contains(&x.abs()) { format!("{x:.6}") } else { format!("{x:.4e}") }
+}
+
 fn no_such_tensor(source: &dyn TensorSource, name: &str) -> Error {
-    let near: Vec<&str> =
-        source.tensors().iter().map(|t| t.name.as_str()).filter(|t| t.contains(name)).take(8).collect();
+    let near: Vec<String> =
+        source.tensors().iter().map(|t| t.name.as_str()).filter(|t| t.contains(name)).take(8).map(ui::safe).collect();
     let hint = if near.is_empty() {
         "inspect without --tensor lists them".to_owned()
     } else {
@@ -192,7 +212,8 @@ fn no_such_tensor(source: &dyn TensorSource, name: &str) -> Error {
 /// Reads a tensor block-wise, calling `f` with runs of its values.
 fn each(source: &dyn TensorSource, t: &TensorInfo, mut f: impl FnMut(&[f32])) -> Result<()> {
     let format = formats::by_ggml_id(t.spec.ggml_id).ok_or_else(|| {
-        Error::tensor(source.file_of(t), &t.name, format!("type {} cannot be decoded yet", t.spec.name))
+        let what = format!("holds {} numbers; statistics are made of floating-point and block types", t.spec.name);
+        Error::tensor(source.file_of(t), ui::safe(&t.name), what)
     })?;
     let run = t.spec.block * 4096usize.div_ceil(t.spec.block);
     let total = elements(t) as usize;
@@ -245,7 +266,7 @@ fn stats(source: &dyn TensorSource, t: &TensorInfo) -> Result<Stats> {
     }
     s.mean = sum / finite as f64;
     s.mean_abs = sum_abs / finite as f64;
-    let scale = BINS as f32 / (s.max - s.min).max(f32::MIN_POSITIVE);
+    let (low, range) = (f64::from(s.min), (f64::from(s.max) - f64::from(s.min)).max(f64::MIN_POSITIVE));
     let (mut second, mut fourth) = (0.0, 0.0);
     // A second pass: moments about the mean do not cancel, and the bins need the range.
     each(source, t, |values| {
@@ -253,7 +274,7 @@ fn stats(source: &dyn TensorSource, t: &TensorInfo) -> Result<Stats> {
             let d = (f64::from(v) - s.mean).powi(2);
             second += d;
             fourth += d * d;
-            s.bins[(((v - s.min) * scale) as usize).min(BINS - 1)] += 1;
+            s.bins[(((f64::from(v) - low) / range * BINS as f64) as usize).min(BINS - 1)] += 1;
         }
     })?;
     s.std = (second / finite as f64).sqrt();

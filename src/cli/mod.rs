@@ -3,6 +3,7 @@
 mod args;
 mod convert;
 mod inspect;
+mod signals;
 mod ui;
 
 use std::process::ExitCode;
@@ -40,7 +41,7 @@ pub fn definition() -> clap::Command {
 fn start(args: &Args) -> Result<()> {
     if let Some(n) = args.common.threads {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(n.get())
+            .num_threads(n.into())
             .build_global()
             .map_err(|e| Error::unsupported(format!("cannot start {n} threads: {e}")))?;
     }

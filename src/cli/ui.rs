@@ -36,7 +36,7 @@ pub fn is_broken_pipe(e: &Error) -> bool {
 
 /// Says why the run failed.
 pub fn failure(e: &Error, json: bool) {
-    eprintln!("error: {e}");
+    say(&format!("error: {e}"));
     if json {
         // A reader of the JSON gets the reason there too; if even that cannot be written, stderr has said it.
         let _ = print_json(&serde_json::json!({ "error": e.to_string() }));
@@ -46,8 +46,13 @@ pub fn failure(e: &Error, json: bool) {
 /// Writes a message to stderr unless told to be quiet.
 pub fn message(common: &Common, text: &str) {
     if !common.quiet {
-        eprintln!("{text}");
+        say(text);
     }
+}
+
+/// A line on stderr. If nobody can be told (a full disk, a closed pipe), the work is not undone for it.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// "1.1 GB": decimal, as disks and model pages count.
@@ -83,6 +88,15 @@ pub fn duration(d: Duration) -> String {
         10..120 => format!("{:.1} s", d.as_secs_f64()),
         s => format!("{}m {:02}s", s / 60, s % 60),
     }
+}
+
+/// A text from a file, fit for a terminal: control characters escaped.
+pub fn safe(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_debug()) } else { out.push(c) }
+    }
+    out
 }
 
 /// Lines up columns: the first is left-aligned, the others right-aligned unless `left` names them too.

@@ -5,7 +5,7 @@
 //! interrupted. A run that was killed leaves one behind; the next run for the same name removes it, unless its
 //! writer still lives (it holds a lock on it).
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,9 @@ const FLUSH: u64 = 64 << 20;
 pub struct AtomicFile {
     temp: NamedTempFile,
     path: PathBuf,
+    replace: bool,
     written: AtomicU64,
+    flush_every: u64,
     flusher: Flusher,
 }
 
@@ -50,11 +52,15 @@ impl Flusher {
 }
 
 impl AtomicFile {
-    /// Reserves `size` bytes beside `path`.
+    /// Reserves `size` bytes beside `path`. `replace`: whether a file that has the name at the end may be replaced.
     ///
     /// # Errors
     /// If the directory cannot be written or has no room for `size` bytes.
-    pub fn create(path: &Path, size: u64) -> Result<Self> {
+    pub fn create(path: &Path, size: u64, replace: bool) -> Result<Self> {
+        Self::flushing(path, size, replace, FLUSH)
+    }
+
+    fn flushing(path: &Path, size: u64, replace: bool, flush_every: u64) -> Result<Self> {
         let (dir, prefix) = (directory(path), prefix(path));
         remove_stale(&dir, &prefix);
         let temp = tempfile::Builder::new()
@@ -62,14 +68,15 @@ impl AtomicFile {
             .suffix(SUFFIX)
             .permissions(permissions())
             .tempfile_in(&dir)
-            .map_err(|e| Error::io(&dir, "create a file in this directory", e))?;
+            // The system's reason without the temporary name that tempfile adds: nobody asked for that file.
+            .map_err(|e| Error::io(&dir, "create a file in this directory", e.kind().into()))?;
         let fail = |e| Error::io(path, format!("reserve {size} bytes for it"), e);
         // Only to protect it from being taken for stale; file systems without locks do without.
         let _ = temp.as_file().try_lock();
         reserve(temp.as_file(), size).map_err(fail)?;
         let handle = temp.as_file().try_clone().map_err(|e| Error::io(path, "open a second time", e))?;
         let flusher = Flusher::start(handle);
-        Ok(AtomicFile { temp, path: path.to_owned(), written: AtomicU64::new(0), flusher })
+        Ok(AtomicFile { temp, path: path.to_owned(), replace, written: AtomicU64::new(0), flush_every, flusher })
     }
 
     /// Writes all of `bytes` at `offset`.
@@ -79,22 +86,26 @@ impl AtomicFile {
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         write_all_at(self.temp.as_file(), bytes, offset).map_err(|e| Error::io(&self.path, "write", e))?;
         let before = self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if before / FLUSH != (before + bytes.len() as u64) / FLUSH {
+        if before / self.flush_every != (before + bytes.len() as u64) / self.flush_every {
             // Full: it has been told already. Closed: it has failed and will say so at the end.
             let _ = self.flusher.more.try_send(());
         }
         Ok(())
     }
 
-    /// Flushes to the disk, then takes the final name.
+    /// Flushes to the disk, then takes the final name, unless `stop` says otherwise in between.
     ///
     /// # Errors
-    /// If either fails.
-    pub fn commit(self) -> Result<()> {
+    /// If either fails, if `stop` says so, or if the name was taken meanwhile and may not be replaced.
+    pub fn commit(self, stop: &dyn Fn() -> bool) -> Result<()> {
         let path = self.path;
         let flushed = self.flusher.finish().and_then(|()| self.temp.as_file().sync_data());
         flushed.map_err(|e| Error::io(&path, "flush to the disk", e))?;
-        self.temp.persist(&path).map_err(|e| Error::io(&path, "rename the finished file to this name", e.error))?;
+        if stop() {
+            return Err(Error::Interrupted);
+        }
+        let named = if self.replace { self.temp.persist(&path) } else { self.temp.persist_noclobber(&path) };
+        named.map_err(|e| Error::io(&path, "give the finished file this name", e.error))?;
         // The name itself is durable once the directory is; a system that cannot flush directories does it by itself.
         if let Ok(dir) = File::open(directory(&path)) {
             let _ = dir.sync_all();
@@ -110,8 +121,17 @@ fn directory(path: &Path) -> PathBuf {
     }
 }
 
+/// What temporary files for this name begin with: the name itself, or, since the whole must not become too long, its
+/// beginning and a checksum.
 fn prefix(path: &Path) -> String {
-    format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
+    const LONGEST: usize = 100;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.len() <= LONGEST {
+        return format!(".{name}.");
+    }
+    let start: String = name.chars().take(LONGEST / 4).collect();
+    let sum = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    format!(".{start}-{sum:016x}.")
 }
 
 /// Removes what killed runs left for this name. Whatever goes wrong here must not stop the run.
@@ -123,8 +143,11 @@ fn remove_stale(dir: &Path, prefix: &str) {
         if !(name.starts_with(prefix) && name.ends_with(SUFFIX)) {
             continue;
         }
-        let Ok(file) = File::open(entry.path()) else { continue };
-        if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        if !entry.file_type().is_ok_and(|t| t.is_file()) {
+            continue;
+        }
+        // Where locks do not work, nothing is known of the writer, so nothing is removed.
+        if File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -176,4 +199,72 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()
         offset += n as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn bytes_written_across_many_flushes_arrive() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let file = AtomicFile::flushing(&path, 10_000, false, 64).unwrap();
+        let bytes: Vec<u8> = (0..10_000_u32).map(|i| (i * 7 % 251) as u8).collect();
+        for (i, chunk) in bytes.chunks(33).enumerate() {
+            file.write_at(i as u64 * 33, chunk).unwrap();
+        }
+        file.commit(&|| false).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+        assert_eq!(names(dir.path()), ["x"]);
+    }
+
+    #[test]
+    fn a_living_writer_keeps_its_file_and_a_dead_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(dir.path().join(".x.dead.aurora-tmp"), "").unwrap();
+        let first = AtomicFile::create(&path, 10, true).unwrap();
+        let second = AtomicFile::create(&path, 10, true).unwrap();
+        assert_eq!(names(dir.path()).len(), 2, "{:?}", names(dir.path()));
+        first.write_at(0, b"first_____").unwrap();
+        second.write_at(0, b"second____").unwrap();
+        first.commit(&|| false).unwrap();
+        second.commit(&|| false).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second____");
+    }
+
+    #[test]
+    fn a_name_that_was_taken_meanwhile_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let file = AtomicFile::create(&path, 4, false).unwrap();
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(file.commit(&|| false), Err(Error::Io { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        assert_eq!(names(dir.path()), ["x"]);
+    }
+
+    #[test]
+    fn stopping_at_the_end_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = AtomicFile::create(&dir.path().join("x"), 4, false).unwrap();
+        assert!(matches!(file.commit(&|| true), Err(Error::Interrupted)));
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn long_names_leave_room_for_the_temporary_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n".repeat(250));
+        AtomicFile::create(&path, 4, false).unwrap().commit(&|| false).unwrap();
+        assert!(path.exists());
+    }
 }

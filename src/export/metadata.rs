@@ -30,11 +30,7 @@ pub fn metadata(
             (model.arch.keys)(&model.hyper, config, &mut out);
             notes.extend(tokenizer::metadata(dir, config, vocabulary(&model.graph), pre, &mut out)?);
         }
-        Config::Gguf(config) => {
-            for (key, value) in config.metadata.iter() {
-                out.set(key, value.clone());
-            }
-        }
+        Config::Gguf(config) => out = config.metadata.clone(),
     }
     out.set("general.file_type", Value::U32(plan.file_type));
     out.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));

@@ -12,6 +12,15 @@ pub mod metadata;
 
 pub use atomic::AtomicFile;
 
+/// What long work tells while it runs, and where it asks whether to go on.
+pub trait Watch: Sync {
+    /// `weights` more numbers are done; the last of them belong to the tensor called `tensor`.
+    fn advance(&self, tensor: &str, weights: u64);
+
+    /// Whether to stop now.
+    fn interrupted(&self) -> bool;
+}
+
 /// An output format.
 pub trait Exporter: Send + Sync {
     /// Name as `--format` will take it; also the file extension.
@@ -45,12 +54,13 @@ pub struct Output {
 }
 
 impl Output {
-    /// Creates a temporary file beside `path`, of its final size, and writes the header.
+    /// Creates a temporary file beside `path`, of its final size, and writes the header. `replace`: whether a file that
+    /// has that name at the end may be replaced.
     ///
     /// # Errors
     /// If the directory cannot be written or the disk is too small.
-    pub fn begin(path: &Path, layout: Layout) -> Result<Output> {
-        let file = AtomicFile::create(path, layout.size)?;
+    pub fn begin(path: &Path, layout: Layout, replace: bool) -> Result<Output> {
+        let file = AtomicFile::create(path, layout.size, replace)?;
         file.write_at(0, &layout.header)?;
         Ok(Output { file, layout })
     }
@@ -63,11 +73,12 @@ impl Output {
         self.file.write_at(self.layout.offsets[tensor] + at, bytes)
     }
 
-    /// Makes the file durable and gives it its name, replacing what was there.
+    /// Makes the file durable and gives it its name.
     ///
     /// # Errors
-    /// If the disk fails or the name cannot be taken; then nothing is left behind and what was there stays.
-    pub fn finish(self) -> Result<()> {
-        self.file.commit()
+    /// If the disk fails, the watch says to stop, or the name cannot be taken; then nothing is left behind and what was
+    /// there stays.
+    pub fn finish(self, watch: &dyn Watch) -> Result<()> {
+        self.file.commit(&|| watch.interrupted())
     }
 }

@@ -67,14 +67,13 @@ pub fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
     cursor.part = "the metadata";
     cursor.require_room("metadata count", entry_count, MIN_ENTRY)?;
     let mut metadata = Metadata::new();
-    let mut keys = HashSet::new();
     for _ in 0..entry_count {
         let key = cursor.text("metadata key", MAX_KEY)?;
-        if !keys.insert(key) {
+        if metadata.get(key).is_some() {
             return Err(Error::config(path, printable(key), "duplicate metadata key"));
         }
         let value = cursor.value().map_err(|what| Error::config(path, printable(key), what))?;
-        metadata.entries.push((key.to_owned(), value));
+        metadata.set(key, value);
     }
     let alignment = metadata.alignment().map_err(|what| Error::config(path, ALIGNMENT_KEY, what))?;
 

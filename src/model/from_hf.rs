@@ -3,7 +3,7 @@
 //! A key may be left out only where transformers itself fills it in with the same value; a variation that the ops or
 //! the GGUF file cannot express is an error that names the key, never ignored.
 
-use super::{Hyper, rope};
+use super::{Hyper, limits, rope};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 
@@ -91,6 +91,8 @@ pub(super) fn hyper(c: &HfConfig, usual: &Usual) -> Result<Hyper> {
         Some(d) => d,
         None => divided(c, width, heads)?,
     };
+    // Before the rotary factors, of which there are as many as a head has pairs.
+    limits::head_row(c, heads, head_dim)?;
     if usual.heads_fill_width && head_dim * heads != width {
         let what = format!("{head_dim} times {heads} heads is not hidden_size {width}; not supported here");
         return Err(c.error("head_dim", what));
@@ -197,7 +199,7 @@ pub(super) fn window_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Resul
 /// Blocks without a pattern are all of one kind, and slide only where `sliding_window` does.
 fn check_layer_types(c: &HfConfig, blocks: usize, sliding: bool) -> Result<()> {
     // Patterns have their own reader; here only what has none is looked at.
-    if sliding || blocks > super::limits::MAX_BLOCKS {
+    if sliding || blocks > limits::MAX_BLOCKS {
         return Ok(());
     }
     match sliding_layers(c, blocks)? {

@@ -2,6 +2,7 @@
 
 use super::Hyper;
 use crate::checkpoint::Config;
+use crate::checkpoint::config::HfConfig;
 use crate::{Error, Result};
 
 /// More transformer blocks than any model has; a graph of this many is still small.
@@ -14,6 +15,17 @@ const MAX_VOCAB: usize = 1 << 28;
 const MAX_EXPERTS: usize = 4096;
 /// Most experts in all blocks together.
 const MAX_ALL_EXPERTS: usize = 1 << 15;
+
+/// Checks the width of all heads together.
+pub(super) fn head_row(c: &HfConfig, heads: usize, head_dim: usize) -> Result<()> {
+    match heads.saturating_mul(head_dim) {
+        0..=MAX_WIDTH => Ok(()),
+        row => Err(c.error(
+            "head_dim",
+            format!("{heads} heads of {head_dim} come to {row}; no model has more than {MAX_WIDTH}"),
+        )),
+    }
+}
 
 /// Checks the sizes, on their own and against each other.
 pub(super) fn check(h: &Hyper, config: &Config) -> Result<()> {

@@ -117,7 +117,8 @@ fn llama3_factors(s: &Section<'_>, rope: &Rope) -> Result<Vec<f32>> {
     let original = s.number("original_max_position_embeddings")?;
     let (low_wave, high_wave) = ((original / low) as f32, (original / high) as f32);
     let one = |i: usize| {
-        let frequency = 1.0 / rope.base.powf((2 * i) as f32 / rope.dims as f32);
+        // Not f32::powf, which is the system's and differs between systems in the last bit.
+        let frequency = 1.0 / libm::pow(f64::from(rope.base), f64::from((2 * i) as f32 / rope.dims as f32)) as f32;
         let wave = 2.0 * PI / frequency;
         if wave < high_wave {
             1.0

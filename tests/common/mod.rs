@@ -13,8 +13,6 @@ pub mod bad;
 pub mod canonical;
 pub mod interpreter;
 
-pub use bad::Bad;
-
 /// All Hugging Face fixtures.
 pub const MODELS: &[&str] = &[
     "stories260k",

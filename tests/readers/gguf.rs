@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aurora_quant::checkpoint::{self, gguf::parse};
 use aurora_quant::gguf::{self, Metadata, TensorEntry, Value, ValueType, write_header};
 
-use crate::common::Bad;
+use crate::common::bad::Bad;
 use crate::{check, mentions};
 
 pub fn file(metadata: &Metadata, tensors: &[TensorEntry], data: usize) -> Vec<u8> {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aurora_quant::checkpoint::{self, TensorSource};
-use common::Bad;
+use common::bad::Bad;
 
 /// Cases whose fault is not in a file's frame but in what the model makes of it; their files open.
 const OPENS: &[&str] = &[
@@ -25,6 +25,7 @@ const OPENS: &[&str] = &[
     "vocab-mismatch",
     "nan-weight",
     "inf-weight",
+    "config-already-quantized",
     "config-missing-key",
     "config-missing-layers",
     "config-unknown-arch",

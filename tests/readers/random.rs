@@ -7,7 +7,7 @@ use aurora_quant::checkpoint::{TensorInfo, gguf, safetensors::parse_header};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::common::Bad;
+use crate::common::bad::Bad;
 
 static GOOD: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
     let bad = Bad::unpack();

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use aurora_quant::checkpoint::{self, TensorSource};
+use aurora_quant::checkpoint::config::HfConfig;
+use aurora_quant::checkpoint::{self, Config, TensorSource};
 use tempfile::TempDir;
 
-use crate::common::Bad;
+use crate::common::bad::Bad;
 use crate::{check, mentions, message};
 
 /// A safetensors file: length, header, `data` bytes of zeros.
@@ -88,7 +89,9 @@ fn one_file_is_opened_by_its_name() {
     assert_eq!(source.tensors().len(), 5);
     assert_eq!(source.path(), path);
     fs::copy(&path, bad.dir.path().join("lone.safetensors")).unwrap();
-    mentions(&message(&bad.dir.path().join("lone.safetensors")), &["config.json not found"]);
+    let lone = checkpoint::open(&bad.dir.path().join("lone.safetensors")).unwrap();
+    let Config::HuggingFace(config) = lone.config() else { panic!("a Hugging Face source") };
+    mentions(&config.require().unwrap_err().to_string(), &["config.json not found"]);
 }
 
 #[test]
@@ -132,7 +135,6 @@ fn configs() {
         ("[]", &["config.json", "object"][..]),
         (" \n", &["config.json", "empty"]),
         ("{\n \"a\": NaN}", &["config.json", "line 2 column 7"]),
-        (r#"{"compression_config": {}}"#, &["compression_config", "quantized"]),
     ] {
         fs::write(&config, text).unwrap();
         mentions(&message(dir.path()), words);
@@ -140,9 +142,18 @@ fn configs() {
     for fine in ["\u{feff}{}", r#"{"quantization_config": null}"#] {
         fs::write(&config, fine).unwrap();
         checkpoint::open(dir.path()).unwrap();
+        refusal(dir.path()).unwrap();
     }
+    fs::write(&config, r#"{"compression_config": {}}"#).unwrap();
+    mentions(&refusal(dir.path()).unwrap_err().to_string(), &["compression_config", "quantized"]);
+    fs::write(&config, "{}").unwrap();
     fs::write(dir.path().join("quantize_config.json"), "{}").unwrap();
-    mentions(&message(dir.path()), &["quantize_config.json", "already quantized"]);
+    mentions(&refusal(dir.path()).unwrap_err().to_string(), &["quantize_config.json", "already quantized"]);
+}
+
+/// What conversion says of the configuration; looking at such a checkpoint is allowed.
+fn refusal(dir: &Path) -> aurora_quant::Result<()> {
+    HfConfig::open(dir).unwrap().refuse_quantized()
 }
 
 #[test]

@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json};
 use self::name::{Name, title};
 use self::readme::Node;
 use super::config::HfConfig;
+use super::mmap;
 use crate::gguf::{Metadata, Value, ValueType, array};
 
 /// How many weights the file has.
@@ -102,14 +103,15 @@ fn card(dir: &Path, notes: &mut Vec<String>) -> Node {
     let path = dir.join("README.md");
     let read = match std::fs::metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Ok(m) if m.len() > 16 << 20 => Err("longer than 16 MiB".to_owned()),
-        _ => match std::fs::read(&path) {
-            Ok(bytes) => readme::parse(&String::from_utf8_lossy(&bytes)),
+        _ => match mmap::read_whole(&path, 16 << 20) {
+            Ok(bytes) => {
+                readme::parse(&String::from_utf8_lossy(&bytes)).map_err(|e| format!("{}: {e}", path.display()))
+            }
             Err(e) => Err(e.to_string()),
         },
     };
     read.unwrap_or_else(|what| {
-        notes.push(format!("{}: {what}; nothing of it is used", path.display()));
+        notes.push(format!("{what}; nothing of it is used"));
         None
     })
     .unwrap_or(Node::Null)
@@ -211,10 +213,7 @@ const SAMPLING: &[(&str, &[&str], bool)] = &[
 fn sampling(dir: &Path, out: &mut Metadata) {
     // Many of these files are broken; nothing depends on them. A long one is no generation_config.json.
     let path = dir.join("generation_config.json");
-    if !std::fs::metadata(&path).is_ok_and(|m| m.len() < 1 << 20) {
-        return;
-    }
-    let Ok(bytes) = std::fs::read(path) else { return };
+    let Ok(bytes) = mmap::read_whole(&path, 1 << 20) else { return };
     let Ok(config) = serde_json::from_slice::<Map<String, Json>>(&bytes) else { return };
     if let Some(sequence) = config.get("sequence").and_then(Json::as_str) {
         out.set("general.sampling.sequence", Value::String(sequence.to_owned()));

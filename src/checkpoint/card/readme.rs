@@ -70,6 +70,11 @@ pub(super) fn parse(card: &str) -> Result<Option<Node>, String> {
     }
 }
 
+/// Cards are flat; a tree is dropped by recursion.
+const DEEPEST: usize = 32;
+/// Entries of one list that are kept.
+const MOST: usize = 256;
+
 /// An unfinished list or map, with the key that waits for its value.
 enum Open {
     List(Vec<Node>),
@@ -89,6 +94,9 @@ fn tree(yaml: &str) -> Result<Node, String> {
                     (_, text) => Node::Text(text.to_owned()),
                 }
             }
+            Event::SequenceStart(..) | Event::MappingStart(..) if stack.len() >= DEEPEST => {
+                return Err(format!("the front matter nests deeper than {DEEPEST}"));
+            }
             Event::SequenceStart(..) => {
                 stack.push(Open::List(Vec::new()));
                 continue;
@@ -107,6 +115,8 @@ fn tree(yaml: &str) -> Result<Node, String> {
         };
         match stack.last_mut() {
             None => return Ok(node),
+            // Nobody reads the rest; each entry costs a key or more.
+            Some(Open::List(items)) if items.len() >= MOST => {}
             Some(Open::List(items)) => items.push(node),
             Some(Open::Map(entries, key)) => match key.take() {
                 Some(key) => entries.push((key, node)),
@@ -139,7 +149,10 @@ mod tests {
         assert!(parse("---\n- a\n---\n").is_err());
         assert!(parse("---\na: [1, 2\nb: }\n---\n").is_err());
         assert!(parse("---\na: &x [1]\nb: *x\n---\n").unwrap_err().contains("aliases"));
-        let deep = format!("---\na: {}\n---\n", "[".repeat(100_000));
-        assert!(parse(&deep).is_err());
+        for deep in ["[".repeat(100_000), format!("\n  {}x", "- ".repeat(250_000))] {
+            assert!(parse(&format!("---\na: {deep}\n---\n")).is_err());
+        }
+        let long = format!("---\ntags:\n{}---\n", "- x\n".repeat(10_000));
+        assert_eq!(parse(&long).unwrap().unwrap().get("tags").unwrap().items().len(), MOST);
     }
 }

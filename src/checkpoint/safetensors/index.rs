@@ -4,17 +4,92 @@
 //! a tensor really is, the shards themselves say.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use serde_json::Value as Json;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::super::TensorInfo;
-use super::super::config::read_json_object;
+use super::super::config::read_json;
 use crate::error::printable;
 use crate::{Error, Result};
 
 /// At most so many problems are listed one by one.
 const MAX_LISTED: usize = 20;
+
+/// The largest known index (a model of 90,000 tensors) has about 10 MB.
+const MAX_BYTES: usize = 64 << 20;
+
+/// The file. Read straight into what matters: a generic JSON value takes many times the memory of its text.
+#[derive(serde::Deserialize)]
+struct File {
+    weight_map: Option<Entries>,
+}
+
+/// Tensor and shard in file order; `None` where something else than a name stands.
+struct Entries(Vec<(String, Option<String>)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Entries;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("weight_map to be an object that maps tensors to files")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((tensor, shard)) = map.next_entry::<String, Shard>()? {
+                    entries.push((tensor, shard.0));
+                }
+                Ok(Entries(entries))
+            }
+        }
+        d.deserialize_map(Read)
+    }
+}
+
+/// A text; anything else is passed over.
+struct Shard(Option<String>);
+
+impl<'de> Deserialize<'de> for Shard {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Shard;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a file name")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Shard, E> {
+                Ok(Shard(Some(text.to_owned())))
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Shard, E> {
+                Ok(Shard(None))
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Shard, E> {
+                Ok(Shard(None))
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Shard, E> {
+                Ok(Shard(None))
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Shard, E> {
+                Ok(Shard(None))
+            }
+            fn visit_unit<E>(self) -> Result<Shard, E> {
+                Ok(Shard(None))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shard, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Shard(None))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shard, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Shard(None))
+            }
+        }
+        d.deserialize_any(Read)
+    }
+}
 
 /// The index, its shard names known to be plain file names.
 pub(super) struct Index {
@@ -26,25 +101,21 @@ pub(super) struct Index {
 impl Index {
     /// Reads and checks the file; touches no shard.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let mut object = read_json_object(path)?;
-        let Some(Json::Object(map)) = object.remove("weight_map") else {
+        let Some(map) = read_json::<File>(path, MAX_BYTES)?.weight_map else {
             return Err(Error::config(path, "weight_map", "must be an object that maps tensors to files"));
         };
-        let mut entries = Vec::with_capacity(map.len());
-        for (tensor, shard) in map {
+        let mut entries = Vec::with_capacity(map.0.len());
+        for (tensor, shard) in map.0 {
             match shard {
-                Json::String(shard) if is_plain(&shard) => entries.push((tensor, shard)),
-                Json::String(shard) => {
+                Some(shard) if is_plain(&shard) => entries.push((tensor, shard)),
+                Some(shard) => {
                     let what = format!(
                         "shard name \"{}\" must be a plain file name inside the folder; nothing outside is read",
                         printable(&shard)
                     );
                     return Err(Error::tensor(path, printable(&tensor), what));
                 }
-                other => {
-                    let what = format!("must be a file name, found {}", printable(&other.to_string()));
-                    return Err(Error::tensor(path, printable(&tensor), what));
-                }
+                None => return Err(Error::tensor(path, printable(&tensor), "must be given a file name")),
             }
         }
         if entries.is_empty() {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
 
+use crate::checkpoint::mmap;
 use crate::{Error, Result};
 
 /// The files that say something about the tokenizer of `dir`; absent ones are `None`.
@@ -219,12 +220,14 @@ fn slow_bpe(dir: &Path) -> Result<Option<TokenizerJson>> {
     }))
 }
 
+/// The largest published tokenizer.json has about 35 MB.
+const LARGEST: usize = 256 << 20;
+
 /// A whole file, or `None` if there is none.
 pub(super) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
+    match fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(path, "read", e)),
+        _ => mmap::read_whole(path, LARGEST).map(Some),
     }
 }
 

@@ -63,7 +63,10 @@ fn beside(files: &Files, notes: &mut Vec<String>) -> Result<Vec<(String, String)
     if let Some(text) = read_text(&files.path("chat_template.jinja"))? {
         let mut templates = vec![("default".to_owned(), text)];
         let Ok(entries) = fs::read_dir(files.path("additional_chat_templates")) else { return Ok(templates) };
-        for path in entries.filter_map(|e| Some(e.ok()?.path())) {
+        let mut paths: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+        // The order of the file must not depend on that of the directory.
+        paths.sort();
+        for path in paths {
             let jinja = path.extension().is_some_and(|e| e == "jinja");
             let name = path.file_stem().and_then(|s| s.to_str()).filter(|_| jinja);
             if let (Some(name), Some(text)) = (name, read_text(&path)?) {

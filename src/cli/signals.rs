@@ -1,0 +1,32 @@
+//! Being told to stop: Ctrl-C, termination, a closed terminal.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::INTERRUPTED;
+use crate::{Error, Result};
+
+/// A flag that becomes true when the process is told to stop. The second time it ends at once.
+///
+/// # Errors
+/// If the system does not let signals be watched.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut signals = vec![SIGINT, SIGTERM];
+    #[cfg(unix)]
+    signals.push(signal_hook::consts::SIGHUP);
+    let watch = |signal| {
+        // In this order: the first signal finds the flag down and raises it, the second finds it up.
+        signal_hook::flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+    };
+    for signal in signals {
+        watch(signal).map_err(|e| Error::unsupported(format!("cannot watch for Ctrl-C: {e}")))?;
+    }
+    // A file size limit kills by default; with a handler the write fails, with a message and a clean end.
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    Ok(stop)
+}
