@@ -13,6 +13,7 @@
 //! | [`plan`] | type and bytes of every tensor, before any work |
 //! | [`export`] | the output: laid out to the byte, there whole or not at all |
 //! | [`pipeline`] | the conversion itself |
+//! | [`runtime`] | the model's ops, executed |
 //! | [`record`] | what a run did, as JSON |
 //! | [`cli`] | the command line |
 
@@ -25,6 +26,7 @@ pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod record;
+pub mod runtime;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -10,6 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checkpoint", &["gguf"]),
     ("model", &["checkpoint", "gguf"]),
     ("weights", &["checkpoint", "model"]),
+    ("runtime", &["checkpoint", "model", "weights"]),
     ("plan", &["model"]),
     ("record", &["plan"]),
     ("export", &["plan", "model", "checkpoint", "gguf"]),
