@@ -14,6 +14,7 @@
 //! | [`plan`] | type and bytes of every tensor, before any work |
 //! | [`export`] | the output: laid out to the byte, there whole or not at all |
 //! | [`pipeline`] | the conversion itself |
+//! | [`runtime`] | the model's ops, executed |
 //! | [`record`] | what a run did, as JSON |
 //! | [`cli`] | the command line |
 
@@ -26,6 +27,7 @@ pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod record;
+pub mod runtime;
 pub mod text;
 pub mod weights;
 

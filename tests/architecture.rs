@@ -10,6 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checkpoint", &["gguf"]),
     ("model", &["checkpoint", "gguf"]),
     ("weights", &["checkpoint", "model"]),
+    ("runtime", &["checkpoint", "model", "weights"]),
     ("text", &["checkpoint", "gguf"]),
     ("plan", &["model"]),
     ("record", &["plan"]),
