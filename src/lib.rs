@@ -15,12 +15,14 @@
 //! | [`export`] | the output: laid out to the byte, there whole or not at all |
 //! | [`pipeline`] | the conversion itself |
 //! | [`runtime`] | the model's ops, executed |
+//! | [`eval`] | how good and how fast a written model is |
 //! | [`record`] | what a run did, as JSON |
 //! | [`cli`] | the command line |
 
 pub mod checkpoint;
 pub mod cli;
 pub mod error;
+pub mod eval;
 pub mod export;
 pub mod gguf;
 pub mod model;

@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("record", &["plan"]),
     ("export", &["plan", "model", "checkpoint", "gguf"]),
     ("pipeline", &["weights", "plan", "export", "record"]),
+    ("eval", &["runtime", "model", "checkpoint", "weights", "text", "record"]),
     ("lib", &[]),
     ("main", &["cli"]),
 ];
