@@ -55,7 +55,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 /// Compares two rows of logits, both `[vocab]` and finite, at a position that `token` follows.
 ///
 /// KL is \[sum_i e_i (b_i - x_i)\] / \[sum_i e_i\] + ln sum exp x - ln sum exp b with e_i = exp(b_i - max b), which is exactly
-/// zero for equal rows. Rounding can leave it a few 1e-16 below zero; it is then zero.
+/// zero for equal rows. What rounding leaves below zero is zero.
 ///
 /// # Panics
 /// If the rows' lengths differ or `token` is outside.
@@ -72,11 +72,13 @@ fn compare_with(isa: Isa, base: &[f32], logits: &[f32], token: usize) -> Compari
     let (log_sum, log_sum_base) = (f64::from(max) + sum.ln(), f64::from(max_base) + sum_base.ln());
     let nll = log_sum - f64::from(logits[token]);
     let nll_base = log_sum_base - f64::from(base[token]);
+    let kl = weighted / sum_base + (log_sum - log_sum_base);
     let first = |row: &[f32], max: f32| row.iter().position(|&v| v == max);
     Comparison {
         nll,
         nll_base,
-        kl: (weighted / sum_base + (log_sum - log_sum_base)).max(0.0),
+        // Not `max`, which would make a perfect match of NaN.
+        kl: if kl < 0.0 { 0.0 } else { kl },
         dp: (-nll).exp() - (-nll_base).exp(),
         same_top: first(base, max_base) == first(logits, max),
     }

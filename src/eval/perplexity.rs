@@ -218,3 +218,104 @@ pub fn beside(
 fn score<T: Send>(rows: &[f32], vocab: usize, scores: &mut Vec<T>, f: impl Fn(usize, &[f32]) -> T + Sync) {
     scores.par_extend(rows.par_chunks(vocab).enumerate().map(|(i, row)| f(i, row)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOCAB: usize = 50;
+
+    /// Logits that depend on the token, on its place, and on the token before: enough to notice a shift by one.
+    struct Synthetic {
+        seen: Vec<u32>,
+        salt: u32,
+    }
+
+    fn logits(seen: &[u32], salt: u32) -> Vec<f32> {
+        let state =
+            seen.iter().rev().take(2).fold(seen.len() as u32 ^ salt, |h, &t| (h ^ t).wrapping_mul(2_654_435_761));
+        (0..VOCAB as u32).map(|i| ((state ^ i).wrapping_mul(2_246_822_519) >> 20) as f32 / 512.0).collect()
+    }
+
+    impl Scorer for Synthetic {
+        fn vocab(&self) -> usize {
+            VOCAB
+        }
+
+        fn start(&mut self) {
+            self.seen.clear();
+        }
+
+        fn feed(&mut self, tokens: &[u32], from: usize, each: super::super::Receiver<'_>) -> Result<()> {
+            for (i, &t) in tokens.iter().enumerate() {
+                self.seen.push(t);
+                if i >= from {
+                    each(i, &logits(&self.seen, self.salt));
+                }
+            }
+            Ok(())
+        }
+    }
+
+    struct Count(usize);
+
+    impl Watch for Count {
+        fn chunk(&mut self, done: usize, so_far: Estimate) -> Result<()> {
+            self.0 += 1;
+            assert_eq!(self.0, done);
+            assert!(so_far.value.is_finite());
+            Ok(())
+        }
+    }
+
+    fn text(n: u32) -> Vec<u32> {
+        (0..n).map(|i| i.wrapping_mul(2_654_435_761) % VOCAB as u32).collect()
+    }
+
+    /// The protocol once more, in the plainest words.
+    fn directly(tokens: &[u32], context: usize, bos: Option<u32>) -> Vec<f64> {
+        let mut all = Vec::new();
+        for chunk in tokens.chunks_exact(context) {
+            let mut input = chunk.to_vec();
+            input[0] = bos.unwrap_or(input[0]);
+            for next in context / 2 + 1..context {
+                all.push(metrics::nll(&logits(&input[..next], 0), chunk[next] as usize));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_second_half_of_every_chunk_is_scored() {
+        let tokens = text(200);
+        for (context, bos) in [(64, Some(3)), (64, None), (33, Some(0)), (4, None), (5, Some(7)), (200, None)] {
+            let chunks = Chunks::new(&tokens, context, bos, None).unwrap();
+            let mut watch = Count(0);
+            let found = alone(&mut Synthetic { seen: vec![], salt: 0 }, &chunks, None, &mut watch).unwrap();
+            let expected = directly(&tokens, context, bos);
+            assert_eq!(watch.0, 200 / context);
+            assert_eq!(found, Scores::Alone(expected.clone()), "context {context}");
+            let mut reference = Synthetic { seen: vec![], salt: 1 };
+            let beside =
+                beside(&mut Synthetic { seen: vec![], salt: 0 }, &mut reference, &chunks, None, &mut Count(0)).unwrap();
+            let Scores::Beside(all) = &beside else { panic!("beside a reference") };
+            assert_eq!(all.iter().map(|c| c.nll).collect::<Vec<_>>(), expected);
+            assert_eq!(beside.perplexity(), found.perplexity());
+        }
+    }
+
+    #[test]
+    fn only_as_many_chunks_as_asked() {
+        let tokens = text(200);
+        let count = |most| Chunks::new(&tokens, 64, None, most).unwrap().count();
+        assert_eq!([None, Some(1), Some(9)].map(count), [3, 1, 3]);
+    }
+
+    #[test]
+    fn a_text_that_fills_no_chunk_is_refused() {
+        let error = |tokens: &[u32], bos| Chunks::new(tokens, 64, bos, None).unwrap_err().to_string();
+        assert!(error(&[], None).contains("empty") && error(&[1], Some(1)).contains("empty"));
+        assert!(error(&[1, 2], None).ends_with("name a longer text"));
+        assert!(error(&text(63), None).contains("has 63 tokens, one chunk of --context 64 needs 64"));
+    }
+}
