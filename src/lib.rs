@@ -10,6 +10,7 @@
 //! | [`checkpoint`] | where tensors, configuration, tokenizer and model card come from |
 //! | [`model`] | what the model computes: its parameters and ops, described once |
 //! | [`weights`] | a checkpoint seen through a model: canonical rows of every parameter |
+//! | [`runtime`] | a model, run: kernels, and what they are put together to |
 //! | [`plan`] | type and bytes of every tensor, before any work |
 //! | [`export`] | the output: laid out to the byte, there whole or not at all |
 //! | [`pipeline`] | the conversion itself |
@@ -25,6 +26,7 @@ pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod record;
+pub mod runtime;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -11,6 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["checkpoint", "gguf"]),
     ("weights", &["checkpoint", "model"]),
     ("plan", &["model"]),
+    ("runtime", &["model", "weights"]),
     ("record", &["plan"]),
     ("export", &["plan", "model", "checkpoint", "gguf"]),
     ("pipeline", &["weights", "plan", "export", "record"]),
