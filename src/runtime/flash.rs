@@ -7,8 +7,9 @@
 use rayon::prelude::*;
 
 use super::cache::{Cache, TILE};
-use super::kernels::tile::product;
-use super::maths::{exp, softcap};
+use super::kernels::tile::{Factors, product};
+use super::kernels::vec;
+use super::maths::softcap;
 
 /// Query rows that share a pass over the keys: enough to make unpacking a tile cheap, few enough for a near cache.
 const ROWS: usize = 64;
@@ -100,7 +101,7 @@ fn one(h: &Heads, q: &[f32], first: usize, cache: &Cache, item: Item, s: &mut Sc
         // What at least one row sees; beyond it there may be anything.
         let seen = start.max(base) - base..end.min(base + TILE) - base;
         let keys = cache.keys(tile, item.kv_head, &mut s.keys);
-        product(&s.q, dim, 0..dim, keys, TILE, &mut s.scores, false);
+        product(Factors { a: &s.q, k: dim, b: keys, n: TILE, depth: 0..dim }, &mut s.scores, false);
         for row in 0..rows {
             let position = position + row / group;
             let from = (h.start(position).max(base) - base).min(TILE);
@@ -116,17 +117,17 @@ fn one(h: &Heads, q: &[f32], first: usize, cache: &Cache, item: Item, s: &mut Sc
             if let Some(cap) = h.softcap {
                 softcap(scores, cap);
             }
-            let best = scores.iter().fold(s.best[row], |m, &x| if x > m { x } else { m });
-            let shrink = exp(s.best[row] - best);
+            let top = vec::max(scores);
+            let best = if top > s.best[row] { top } else { s.best[row] };
+            let shrink = vec::exp(s.best[row] - best);
             if shrink != 1.0 {
                 s.sums[row * dim..(row + 1) * dim].iter_mut().for_each(|x| *x *= shrink);
             }
-            scores.iter_mut().for_each(|x| *x = exp(*x - best));
-            s.total[row] = s.total[row] * shrink + sum(scores);
+            s.total[row] = s.total[row] * shrink + vec::exp_sum(scores, best);
             s.best[row] = best;
         }
         let values = cache.values(tile, item.kv_head, &mut s.values);
-        product(&s.scores, TILE, seen, values, dim, &mut s.sums, true);
+        product(Factors { a: &s.scores, k: TILE, b: values, n: dim, depth: seen }, &mut s.sums, true);
     }
     for (token, out) in item.out.into_iter().enumerate() {
         for (g, out) in out.chunks_exact_mut(dim).enumerate() {
@@ -135,15 +136,4 @@ fn one(h: &Heads, q: &[f32], first: usize, cache: &Cache, item: Item, s: &mut Sc
             out.iter_mut().zip(&s.sums[row * dim..]).for_each(|(o, x)| *o = x * scale);
         }
     }
-}
-
-/// In lanes, in a fixed order.
-fn sum(x: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 8];
-    let runs = x.chunks_exact(8);
-    let tail: f32 = runs.remainder().iter().sum();
-    for run in runs {
-        lanes.iter_mut().zip(run).for_each(|(l, x)| *l += x);
-    }
-    lanes.iter().sum::<f32>() + tail
 }

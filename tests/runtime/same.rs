@@ -97,9 +97,11 @@ fn truncated_sessions_go_on_as_if_nothing_had_followed() {
             let first = engine.forward(&mut session, &tokens, 20).unwrap();
             session.truncate(20);
             assert_eq!(session.used(), 20);
-            assert_eq!(engine.forward(&mut session, &tokens[20..], 0).unwrap(), first, "{name}");
+            let again = engine.forward(&mut session, &tokens[20..], 0).unwrap();
+            assert!(apart(&again, &first) <= SPLIT, "{name}");
             session.reset();
-            assert_eq!(engine.forward(&mut session, &tokens, 20).unwrap(), first, "{name}");
+            let again = engine.forward(&mut session, &tokens, 20).unwrap();
+            assert!(again == first, "{name}: the same call gives the same bits");
             assert_eq!(session.bytes(), bytes, "room had been made");
         });
     }
@@ -207,7 +209,7 @@ fn logits_arrive_in_order_and_whole() {
             parts.extend_from_slice(rows);
         };
         engine.forward_each(&mut engine.session(), &tokens, 5, &mut each).unwrap();
-        assert_eq!(parts, whole);
+        assert!(parts == whole, "the same bits");
     });
 }
 

@@ -6,7 +6,7 @@ use aurora_quant::model::{Op, Role};
 use aurora_quant::runtime::{LinearInput, Tap};
 
 use crate::common::MODELS;
-use crate::{EXACT, Golden, Opened};
+use crate::{EXACT, Golden, Opened, apart};
 
 /// Rows seen and their sum, by matrix and expert.
 #[derive(Default)]
@@ -30,11 +30,8 @@ fn every_linear_is_seen_with_every_token() {
         opened.run(EXACT, |engine| {
             let mut seen = Seen::default();
             let tapped = engine.forward_tapped(&mut engine.session(), &tokens, 40, &mut seen).unwrap();
-            assert_eq!(
-                tapped,
-                engine.forward(&mut engine.session(), &tokens, 40).unwrap(),
-                "{name}: looking on is free"
-            );
+            let plain = engine.forward(&mut engine.session(), &tokens, 40).unwrap();
+            assert!(apart(&tapped, &plain) <= 1e-4, "{name}: looking on changes nothing");
             for op in graph.blocks.iter().flatten().chain(&graph.head) {
                 let Op::Linear { weight, experts, .. } = op else { continue };
                 let of_it = seen.0.iter().filter(|((w, _), _)| *w == weight.0);
