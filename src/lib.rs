@@ -10,21 +10,27 @@
 //! | [`checkpoint`] | where tensors, configuration, tokenizer and model card come from |
 //! | [`model`] | what the model computes: its parameters and ops, described once |
 //! | [`weights`] | a checkpoint seen through a model: canonical rows of every parameter |
+//! | [`text`] | what turns text into tokens and back: tokenizers, chat templates |
 //! | [`plan`] | type and bytes of every tensor, before any work |
 //! | [`export`] | the output: laid out to the byte, there whole or not at all |
 //! | [`pipeline`] | the conversion itself |
+//! | [`runtime`] | the model's ops, executed |
+//! | [`eval`] | how good and how fast a written model is |
 //! | [`record`] | what a run did, as JSON |
 //! | [`cli`] | the command line |
 
 pub mod checkpoint;
 pub mod cli;
 pub mod error;
+pub mod eval;
 pub mod export;
 pub mod gguf;
 pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod record;
+pub mod runtime;
+pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,5 +1,6 @@
-//! What a run did and measured, tensor by tensor: the machine-readable truth behind every summary.
+//! What a run did and measured: the machine-readable truth behind every summary.
 
+use aurora_quantizers::metrics;
 use serde::Serialize;
 
 use crate::plan::{Plan, TensorPlan};
@@ -80,4 +81,165 @@ impl From<&TensorPlan> for TensorRecord {
 /// The records of a plan's tensors.
 pub fn tensors(plan: &Plan) -> Vec<TensorRecord> {
     plan.tensors.iter().map(TensorRecord::from).collect()
+}
+
+/// A figure and its standard error, both in the figure's unit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The figure.
+    pub value: f64,
+    /// Its standard error.
+    pub error: f64,
+}
+
+impl From<metrics::Estimate> for Estimate {
+    fn from(e: metrics::Estimate) -> Self {
+        Estimate { value: e.value, error: e.error }
+    }
+}
+
+/// How a figure is spread over tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[allow(missing_docs)] // Each name is the share of tokens below it, in percent.
+pub struct Quantiles {
+    pub min: f64,
+    pub p1: f64,
+    pub p10: f64,
+    pub median: f64,
+    pub p90: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub p99_9: f64,
+    pub max: f64,
+}
+
+/// A model's predictions beside those of a reference. Probabilities are fractions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Divergence {
+    /// Perplexity of the reference.
+    pub reference_perplexity: Estimate,
+    /// ln of the model's perplexity over the reference's, nats.
+    pub log_perplexity_ratio: Estimate,
+    /// The model's perplexity over the reference's.
+    pub perplexity_ratio: Estimate,
+    /// The model's perplexity less the reference's.
+    pub perplexity_difference: Estimate,
+    /// Correlation of both models' NLL over tokens; none if one of them is constant.
+    pub correlation: Option<f64>,
+    /// KL divergence from the reference, nats per token.
+    pub kl: Estimate,
+    /// Its spread.
+    pub kl_quantiles: Quantiles,
+    /// Share of positions where both think the same token most likely.
+    pub same_top: Estimate,
+    /// Mean shift of the right token's probability.
+    pub dp: Estimate,
+    /// Root mean square of that shift.
+    pub dp_rms: Estimate,
+    /// Its spread.
+    pub dp_quantiles: Quantiles,
+}
+
+/// The accuracy of one model on one text.
+#[derive(Debug, Clone, Serialize)]
+pub struct EvalRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Name and version of this program.
+    pub tool: String,
+    /// The model as it was named.
+    pub model: String,
+    /// Architecture, as in a GGUF header.
+    pub architecture: String,
+    /// Size of the model's files in bytes.
+    pub file_bytes: u64,
+    /// The reference as it was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The text as it was named.
+    pub text: String,
+    /// Tokens in a chunk.
+    pub context: usize,
+    /// Chunks scored.
+    pub chunks: usize,
+    /// Tokens scored.
+    pub tokens_scored: usize,
+    /// Whether activations stayed in f32.
+    pub exact: bool,
+    /// How keys and values were stored.
+    pub cache_type: &'static str,
+    /// Threads used.
+    pub threads: usize,
+    /// Seconds for scoring, both models together.
+    pub seconds: f64,
+    /// Tokens of text (scored or context) per second.
+    pub tokens_per_second: f64,
+    /// exp(mean NLL).
+    pub perplexity: Estimate,
+    /// Mean negative log-likelihood per token, nats.
+    pub nll: Estimate,
+    /// Beside the reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
+}
+
+/// Figures of several runs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The middle one.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of some figures; none of none.
+    pub fn of(mut figures: Vec<f64>) -> Option<Spread> {
+        figures.sort_by(f64::total_cmp);
+        let (min, max) = (*figures.first()?, *figures.last()?);
+        Some(Spread { median: metrics::quantile(&figures, 0.5), min, max })
+    }
+}
+
+/// The speed of one model.
+#[derive(Debug, Clone, Serialize)]
+pub struct BenchRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Name and version of this program.
+    pub tool: String,
+    /// The model as it was named.
+    pub model: String,
+    /// Architecture, as in a GGUF header.
+    pub architecture: String,
+    /// Size of the model's files in bytes.
+    pub file_bytes: u64,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Tokens generated.
+    pub generate: usize,
+    /// Timed runs of each.
+    pub runs: usize,
+    /// Threads used.
+    pub threads: usize,
+    /// Whether activations stayed in f32.
+    pub exact: bool,
+    /// How keys and values were stored; none without a cache.
+    pub cache_type: Option<&'static str>,
+    /// How attention was computed.
+    pub attention: &'static str,
+    /// Prompt tokens per second.
+    pub prompt_tokens_per_second: Option<Spread>,
+    /// Seconds from a prompt to the logits of the first new token.
+    pub first_token_seconds: Option<Spread>,
+    /// Generated tokens per second.
+    pub generate_tokens_per_second: Option<Spread>,
+    /// Bytes of weights, keys and values read for a generated token, on average over the generation.
+    pub bytes_per_token: Option<u64>,
+    /// Those bytes times the median of generated tokens per second, in 10^9 bytes per second.
+    pub gigabytes_per_second: Option<f64>,
+    /// Most memory this process has had resident, mapped files included, in bytes.
+    pub peak_memory_bytes: Option<u64>,
 }

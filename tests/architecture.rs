@@ -10,10 +10,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checkpoint", &["gguf"]),
     ("model", &["checkpoint", "gguf"]),
     ("weights", &["checkpoint", "model"]),
+    ("runtime", &["checkpoint", "model", "weights"]),
+    ("text", &["checkpoint", "gguf"]),
     ("plan", &["model"]),
     ("record", &["plan"]),
     ("export", &["plan", "model", "checkpoint", "gguf"]),
     ("pipeline", &["weights", "plan", "export", "record"]),
+    ("eval", &["runtime", "model", "checkpoint", "weights", "text", "record"]),
     ("lib", &[]),
     ("main", &["cli"]),
 ];

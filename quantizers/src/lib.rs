@@ -13,6 +13,7 @@
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
+//! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
 //! | [`par`] | fixed-size chunks over threads: the same bytes for any thread count |
@@ -23,6 +24,7 @@ pub mod fallback;
 pub mod format;
 pub mod formats;
 pub mod grid;
+pub mod metrics;
 pub mod par;
 pub mod scan;
 pub mod simd;

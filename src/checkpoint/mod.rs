@@ -17,8 +17,10 @@ mod mapped;
 pub mod mmap;
 pub mod safetensors;
 pub mod tokenizer;
+mod unchanged;
 
 pub use config::Config;
+pub use unchanged::Unchanged;
 
 /// One tensor of a source.
 #[derive(Debug, Clone)]

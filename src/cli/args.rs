@@ -48,6 +48,8 @@ pub struct Common {
 pub enum Command {
     Convert(Convert),
     Inspect(Inspect),
+    Eval(Eval),
+    Bench(Bench),
 }
 
 /// Write a checkpoint as a GGUF file, in a smaller type if wanted.
@@ -107,6 +109,84 @@ pub struct Inspect {
     /// Show statistics and a histogram of one tensor instead.
     #[arg(long, value_name = "NAME")]
     pub tensor: Option<String>,
+}
+
+/// Measure how well a model predicts a text, and how far it is from a reference.
+///
+/// MODEL is what is judged: a .gguf file, or a checkpoint directory. Perplexity follows llama-perplexity: the text is cut
+/// into chunks, and tokens in the second half of each are scored, so that every one has half a chunk before it.
+/// Lower is better; only figures on the same text, context and vocabulary can be compared.
+///
+/// With --reference both models run side by side. The KL divergence from the reference says what rounding did to all
+/// probabilities, and tells files apart whose perplexities lie within each other's errors.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  aurora-quant eval small-q4_0.gguf                            on the embedded held-out text
+  aurora-quant eval small-q4_0.gguf --reference Llama-3.2-1B   what was lost by quantising
+  aurora-quant eval small-q4_0.gguf --text wiki.test.raw --context 512 --json
+  aurora-quant eval big-f16.gguf --save-logits base.dat        for llama-perplexity --kl-divergence")]
+pub struct Eval {
+    /// Model to score: .gguf file, directory with config.json, or .safetensors file in one.
+    pub model: PathBuf,
+    /// UTF-8 text to score [default: an embedded text that nothing is calibrated on].
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Tokens in a chunk [default: 512, or the model's context if that is shorter].
+    #[arg(short, long, value_name = "N")]
+    pub context: Option<usize>,
+    /// Score only the first chunks.
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<NonZeroUsize>,
+    /// Model to compare with, usually the one that MODEL was made from; both must have one vocabulary.
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<PathBuf>,
+    /// Write MODEL's log-probabilities, rounded to 16 bits, as llama-perplexity --kl-divergence-base does: 2 bytes for
+    /// every scored token and entry of the vocabulary.
+    #[arg(long, value_name = "FILE")]
+    pub save_logits: Option<PathBuf>,
+    /// How keys and values are stored.
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = crate::cli::open::cache_types())]
+    pub cache_type: String,
+    /// Keep activations in f32. Otherwise those that meet quantised weights are rounded to 8 bits, as in llama.cpp.
+    #[arg(long)]
+    pub exact: bool,
+}
+
+/// Measure how fast a model runs on this machine.
+///
+/// Times a prompt (all tokens at once) and a generation (one token after the other, from an empty context), each after one
+/// run that does not count. A prompt is bound by arithmetic, a generation by reading every weight once a token: GB/s says
+/// how near that comes to the memory's bandwidth.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  aurora-quant bench small-q4_0.gguf --threads 2
+  aurora-quant bench small-q4_0.gguf -p 0 -n 64                generation only
+  aurora-quant bench small-q4_0.gguf -n 64 --no-kv-cache       what the key-value cache is worth
+  aurora-quant bench small-q4_0.gguf -p 2048 --attention naive what tiled attention is worth")]
+pub struct Bench {
+    /// Model to time: .gguf file, directory with config.json, or .safetensors file in one.
+    pub model: PathBuf,
+    /// Tokens of the prompt; 0 leaves it out [default: 512, or the model's context if that is shorter].
+    #[arg(short, long, value_name = "N")]
+    pub prompt: Option<usize>,
+    /// Tokens to generate; 0 leaves it out [default: 128, or the model's context if that is shorter].
+    #[arg(short = 'n', long, value_name = "N")]
+    pub generate: Option<usize>,
+    /// Timed runs of each.
+    #[arg(short, long, value_name = "N", default_value = "5")]
+    pub runs: NonZeroUsize,
+    /// Compute every generated token from all before it. The work grows with the square of -n, so at most 256 tokens.
+    #[arg(long)]
+    pub no_kv_cache: bool,
+    /// flash: in tiles, without a matrix of scores; naive: every score stored, the slow twin.
+    #[arg(long, value_name = "HOW", default_value = "flash", value_parser = crate::cli::open::attentions())]
+    pub attention: String,
+    /// How keys and values are stored.
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = crate::cli::open::cache_types())]
+    pub cache_type: String,
+    /// Keep activations in f32. Otherwise those that meet quantised weights are rounded to 8 bits, as in llama.cpp.
+    #[arg(long)]
+    pub exact: bool,
 }
 
 fn types() -> PossibleValuesParser {

@@ -1,8 +1,11 @@
 //! The command line: the only room that prints, and the only one that ends the process.
 
 mod args;
+mod bench;
 mod convert;
+mod eval;
 mod inspect;
+mod open;
 mod signals;
 mod ui;
 
@@ -22,6 +25,8 @@ pub fn main() -> ExitCode {
     let result = match &args.command {
         Command::Convert(a) => start(&args).and_then(|()| convert::run(a, &args.common)),
         Command::Inspect(a) => start(&args).and_then(|()| inspect::run(a, &args.common)),
+        Command::Eval(a) => start(&args).and_then(|()| eval::run(a, &args.common)),
+        Command::Bench(a) => start(&args).and_then(|()| bench::run(a, &args.common)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -81,6 +81,15 @@ pub fn progress(common: &Common, weights: u64) -> ProgressBar {
     bar
 }
 
+/// A line on stderr that says what is going on, if someone is looking.
+pub fn spinner(common: &Common) -> ProgressBar {
+    let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    if !common.quiet {
+        bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+    }
+    bar
+}
+
 /// "0.42 s", "3m 05s".
 pub fn duration(d: Duration) -> String {
     match d.as_secs() {

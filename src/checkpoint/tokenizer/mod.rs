@@ -21,12 +21,13 @@ use serde_json::Value as Json;
 
 use self::files::{Files, TokenizerJson, read_bytes};
 use self::sentencepiece::SentencePiece;
-use self::vocab::{Token, TokenType};
+use self::vocab::Token;
 use super::config::HfConfig;
 use crate::gguf::{Metadata, Value};
 use crate::{Error, Result};
 
-pub use self::pre::known_names as known_pre_tokenizers;
+pub use self::pre::{expressions as pre_tokenizer_expressions, known_names as known_pre_tokenizers};
+pub use self::vocab::TokenType;
 
 /// What of the tokenizer depends on the model's family rather than on its files.
 struct Family<'a> {

@@ -22,6 +22,13 @@ pub fn known_names() -> Vec<&'static str> {
     names
 }
 
+/// The regular expressions that llama.cpp applies one after the other under `name`, as tokenizer.json spells them;
+/// `None` for names that are not recognised by their expressions.
+pub fn expressions(name: &str) -> Option<&'static [&'static str]> {
+    let has = |k: &&Known| k.name == name || k.ignoring_merges == Some(name) || k.families.iter().any(|f| f.1 == name);
+    KNOWN.iter().find(has).map(|k| k.steps)
+}
+
 /// Whether a pre-tokenizer or decoder works on GPT-2's byte alphabet.
 pub(super) fn is_byte_level(step: &Json) -> bool {
     flat(step).iter().any(|s| kind(s) == "ByteLevel")

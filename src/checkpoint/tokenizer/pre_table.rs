@@ -30,7 +30,7 @@ const fn known(
     Known { steps, name, ignoring_merges, families }
 }
 
-/// All that can be recognised.
+/// All that can be recognised. Of rows with the same name the first is what llama.cpp applies.
 #[rustfmt::skip]
 pub(super) static KNOWN: &[Known] = &[
     known(&[
@@ -58,7 +58,7 @@ pub(super) static KNOWN: &[Known] = &[
         r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
         r"\s+$",
         r"[一-龥ࠀ-一가-퟿]+",
-        r"\p{N}",
+        r"\p{N}+",
     ], "deepseek-llm", None, &[]),
     known(&[
         r"[\r\n]",
@@ -66,7 +66,7 @@ pub(super) static KNOWN: &[Known] = &[
         r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
         r"\s+$",
         r"[一-龥ࠀ-一가-퟿]+",
-        r"\p{N}+",
+        r"\p{N}",
     ], "deepseek-llm", None, &[]),
     known(&[
         r"[\r\n]",

@@ -5,13 +5,27 @@ use crate::gguf::{Value, ValueType, array};
 /// Token types of llama.cpp (`tokenizer.ggml.token_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
-pub(super) enum TokenType {
+pub enum TokenType {
+    /// A piece of text.
     Normal = 1,
+    /// What stands for text that no token spells.
     Unknown = 2,
+    /// A mark that is no text: begin, end, turn.
     Control = 3,
+    /// Text that is cut out before anything is merged.
     UserDefined = 4,
+    /// A row without meaning.
     Unused = 5,
+    /// One byte, spelled `<0x0A>`.
     Byte = 6,
+}
+
+impl TokenType {
+    /// The type with this number; `Unused` for numbers that mean nothing.
+    pub fn from_number(n: i64) -> Self {
+        use TokenType::*;
+        [Normal, Unknown, Control, UserDefined, Byte].into_iter().find(|&t| t as i64 == n).unwrap_or(Unused)
+    }
 }
 
 /// One row of the vocabulary.

@@ -1,0 +1,88 @@
+//! `aurora-quant bench`: what the options mean, the runs, and their table.
+
+use super::args::{Bench, Common};
+use super::open::{self, Opened};
+use super::ui;
+use crate::Result;
+use crate::eval::speed::{self, Job};
+use crate::record::{self, BenchRecord, Spread};
+use crate::runtime::{Engine, Options};
+use crate::weights::Weights;
+
+/// Tokens of the prompt and of the generation, unless asked otherwise: those of llama-bench.
+const PROMPT: usize = 512;
+const GENERATE: usize = 128;
+
+/// Runs the command.
+pub fn run(args: &Bench, common: &Common) -> Result<()> {
+    let opened = Opened::open(&args.model)?;
+    let job = Job {
+        prompt: opened.context(args.prompt, PROMPT),
+        generate: opened.context(args.generate, GENERATE),
+        runs: args.runs.get(),
+        cache: !args.no_kv_cache,
+    };
+    let (cache_type, cache) = open::cache_type(&args.cache_type);
+    let (attention_name, attention) = open::attention(&args.attention);
+    let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
+    let context = job.prompt.max(job.generate).max(1);
+    let engine = Engine::new(&opened.model, &weights, Options { context, exact: args.exact, cache, attention })?;
+    let bar = ui::spinner(common);
+    let times = speed::time(&engine, &job, &mut |what| bar.set_message(what.to_owned()));
+    bar.finish_and_clear();
+    let times = times?;
+    opened.files.check()?;
+
+    let rates = |seconds: &[f64], tokens: usize| Spread::of(seconds.iter().map(|s| tokens as f64 / s).collect());
+    let generated = rates(&times.generate, job.generate);
+    // With a cache, token i reads the keys and values of i tokens: on average those of the middle one.
+    let bytes = generated.filter(|_| job.cache).map(|_| engine.bytes_per_token(job.generate / 2));
+    let record = BenchRecord {
+        schema: record::SCHEMA,
+        tool: concat!("aurora-quant ", env!("CARGO_PKG_VERSION")).to_owned(),
+        model: args.model.display().to_string(),
+        architecture: opened.model.arch.gguf.to_owned(),
+        file_bytes: opened.files.bytes(),
+        prompt: job.prompt,
+        generate: job.generate,
+        runs: job.runs,
+        threads: rayon::current_num_threads(),
+        exact: args.exact,
+        cache_type: job.cache.then_some(cache_type),
+        attention: attention_name,
+        prompt_tokens_per_second: rates(&times.prompt, job.prompt),
+        first_token_seconds: Spread::of(times.prompt),
+        generate_tokens_per_second: generated,
+        bytes_per_token: bytes,
+        gigabytes_per_second: bytes.zip(generated).map(|(bytes, rate)| bytes as f64 * rate.median / 1e9),
+        peak_memory_bytes: speed::peak_memory(),
+    };
+    if common.json { ui::print_json(&record) } else { ui::print(&table(&record)) }
+}
+
+fn table(r: &BenchRecord) -> String {
+    let spread = |s: Spread, unit: &str, digits: usize| {
+        format!("{:.digits$} {unit} ({:.digits$} to {:.digits$})", s.median, s.min, s.max)
+    };
+    let cache = r.cache_type.map_or("no key-value cache".to_owned(), |t| format!("{t} cache"));
+    let exact = if r.exact { ", f32 activations" } else { "" };
+    let mut rows = vec![
+        ("model", format!("{} ({}, {})", r.model, r.architecture, ui::size(r.file_bytes))),
+        ("runs", format!("{} on {} threads, {cache}, {} attention{exact}", r.runs, r.threads, r.attention)),
+    ];
+    if let Some((rate, first)) = r.prompt_tokens_per_second.zip(r.first_token_seconds) {
+        rows.push(("prompt", format!("{} of {} tokens", spread(rate, "tokens/s", 2), r.prompt)));
+        rows.push(("first token", spread(first, "s", 3)));
+    }
+    if let Some(rate) = r.generate_tokens_per_second {
+        rows.push(("generation", format!("{} of {} tokens", spread(rate, "tokens/s", 2), r.generate)));
+    }
+    if let Some((bytes, rate)) = r.bytes_per_token.zip(r.gigabytes_per_second) {
+        rows.push(("reads", format!("{} a token, {rate:.1} GB/s", ui::size(bytes))));
+    }
+    if let Some(bytes) = r.peak_memory_bytes {
+        rows.push(("peak memory", format!("{} (the mapped file included)", ui::size(bytes))));
+    }
+    let rows: Vec<_> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    ui::table(&rows, &[0, 1])
+}

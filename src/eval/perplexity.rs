@@ -1,0 +1,321 @@
+//! Perplexity by the protocol of llama-perplexity.
+//!
+//! The whole text becomes tokens (with a begin mark where the model wants one) and is cut into chunks of `context`
+//! tokens; what is left at the end is dropped. In every chunk the begin mark takes the place of the first token, again
+//! where the model wants one. Only tokens with at least half a context before them are scored: logits of positions
+//! `context / 2 ..= context - 2` against the tokens that follow them. Perplexity is exp of the mean NLL.
+
+use std::ops::Range;
+
+use aurora_quantizers::metrics::{self, Comparison, Estimate};
+use rayon::prelude::*;
+
+use super::Scorer;
+use super::logits::LogitsFile;
+use crate::{Error, Result};
+
+/// Fewest tokens of a chunk: with fewer, none has half a chunk before it and one after it.
+pub const SHORTEST: usize = 4;
+
+/// Numbers of the reference's logits that are kept at a time: 64 MiB of them.
+const KEPT: usize = 16 << 20;
+
+/// A text cut into chunks.
+#[derive(Debug)]
+pub struct Chunks<'a> {
+    tokens: &'a [u32],
+    context: usize,
+    bos: Option<u32>,
+}
+
+impl<'a> Chunks<'a> {
+    /// Cuts `tokens` into whole chunks of `context` tokens, at most `most` of them. `bos` replaces the first token of each.
+    ///
+    /// # Errors
+    /// If the text is empty or does not fill one chunk: how long it is, what to ask for.
+    pub fn new(tokens: &'a [u32], context: usize, bos: Option<u32>, most: Option<usize>) -> Result<Self> {
+        if context < SHORTEST {
+            return Err(Error::unsupported(format!("--context {context}: scoring needs at least {SHORTEST} tokens")));
+        }
+        // A begin mark alone is no text.
+        if tokens.is_empty() || (tokens.len() == 1 && tokens.first().copied() == bos) {
+            return Err(Error::unsupported("the text is empty; there is nothing to score"));
+        }
+        let whole = tokens.len() / context;
+        if whole == 0 {
+            let advice = match tokens.len() {
+                n if n < SHORTEST => "name a longer text".to_owned(),
+                n => format!("name a longer text or use --context {n} or less"),
+            };
+            return Err(Error::unsupported(format!(
+                "the text has {} tokens, one chunk of --context {context} needs {context}; {advice}",
+                tokens.len()
+            )));
+        }
+        let count = most.map_or(whole, |n| n.min(whole));
+        Ok(Chunks { tokens: &tokens[..count * context], context, bos })
+    }
+
+    /// How many chunks there are.
+    pub fn count(&self) -> usize {
+        self.tokens.len() / self.context
+    }
+
+    /// Tokens of a chunk.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Tokens scored in every chunk.
+    pub fn scored(&self) -> usize {
+        self.rows().len()
+    }
+
+    /// The tokens of all chunks, as they are in the text.
+    pub fn tokens(&self) -> &'a [u32] {
+        self.tokens
+    }
+
+    /// Positions whose logits are scored.
+    fn rows(&self) -> Range<usize> {
+        self.context / 2..self.context - 1
+    }
+
+    /// The tokens that the model sees of chunk `i`: all but the last, which is only predicted.
+    fn input(&self, i: usize) -> Vec<u32> {
+        let mut input = self.tokens[i * self.context..(i + 1) * self.context - 1].to_vec();
+        if let Some(bos) = self.bos {
+            input[0] = bos;
+        }
+        input
+    }
+
+    /// The token that follows position `at` of chunk `i`.
+    fn target(&self, i: usize, at: usize) -> usize {
+        self.tokens[i * self.context + at + 1] as usize
+    }
+}
+
+/// Told after every chunk.
+pub trait Watch {
+    /// `done` chunks are scored; `so_far` is the perplexity of those. An error ends the run.
+    ///
+    /// # Errors
+    /// If the run must not go on (interrupted, a file changed).
+    fn chunk(&mut self, done: usize, so_far: Estimate) -> Result<()>;
+}
+
+/// Scores of every token, in the order of the text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scores {
+    /// -ln p of each, nats.
+    Alone(Vec<f64>),
+    /// Beside a reference.
+    Beside(Vec<Comparison>),
+}
+
+impl Scores {
+    /// Perplexity of the model, exp(mean NLL).
+    pub fn perplexity(&self) -> Estimate {
+        self.nll().exp()
+    }
+
+    /// Mean NLL of the model, nats.
+    pub fn nll(&self) -> Estimate {
+        match self {
+            Scores::Alone(nll) => Estimate::mean(nll.iter().copied()),
+            Scores::Beside(all) => Estimate::mean(all.iter().map(|c| c.nll)),
+        }
+    }
+
+    /// Tokens scored.
+    pub fn count(&self) -> usize {
+        match self {
+            Scores::Alone(nll) => nll.len(),
+            Scores::Beside(all) => all.len(),
+        }
+    }
+}
+
+/// Scores `chunks` with `model`, writing its log-probabilities to `file` if there is one.
+///
+/// # Errors
+/// Those of the model, of the file and of `watch`.
+pub fn alone(
+    model: &mut dyn Scorer,
+    chunks: &Chunks,
+    mut file: Option<&mut LogitsFile>,
+    watch: &mut dyn Watch,
+) -> Result<Scores> {
+    let vocab = model.vocab();
+    let mut scores = Vec::with_capacity(chunks.count() * chunks.scored());
+    for i in 0..chunks.count() {
+        let mut written = Ok(());
+        model.start();
+        model.feed(&chunks.input(i), chunks.rows().start, &mut |first, rows| {
+            score(rows, vocab, &mut scores, |row, logits| metrics::nll(logits, chunks.target(i, first + row)));
+            if let Some(file) = file.as_deref_mut().filter(|_| written.is_ok()) {
+                written = file.put(rows);
+            }
+        })?;
+        written?;
+        watch.chunk(i + 1, Estimate::mean(scores.iter().copied()).exp())?;
+    }
+    Ok(Scores::Alone(scores))
+}
+
+/// Scores `chunks` with `model` and `reference` side by side: of the reference's logits only some rows are held at a time.
+///
+/// # Errors
+/// If the vocabularies differ in size; those of both models, of the file and of `watch`.
+pub fn beside(
+    model: &mut dyn Scorer,
+    reference: &mut dyn Scorer,
+    chunks: &Chunks,
+    mut file: Option<&mut LogitsFile>,
+    watch: &mut dyn Watch,
+) -> Result<Scores> {
+    let vocab = model.vocab();
+    if reference.vocab() != vocab {
+        return Err(Error::unsupported(format!(
+            "the model has a vocabulary of {vocab} tokens, the reference one of {}; only models of one vocabulary can be \
+             compared",
+            reference.vocab()
+        )));
+    }
+    let step = (KEPT / vocab).max(1);
+    let mut scores = Vec::with_capacity(chunks.count() * chunks.scored());
+    for i in 0..chunks.count() {
+        let input = chunks.input(i);
+        let mut written = Ok(());
+        model.start();
+        reference.start();
+        // The first piece brings the unscored half with it.
+        let (mut start, mut from) = (0, chunks.rows().start);
+        while from < input.len() {
+            let end = (from + step).min(input.len());
+            let mut base = Vec::with_capacity((end - from) * vocab);
+            reference.feed(&input[start..end], from - start, &mut |_, rows| base.extend_from_slice(rows))?;
+            model.feed(&input[start..end], from - start, &mut |first, rows| {
+                let at = start + first;
+                let base = &base[(at - from) * vocab..];
+                score(rows, vocab, &mut scores, |row, logits| {
+                    metrics::compare(&base[row * vocab..][..vocab], logits, chunks.target(i, at + row))
+                });
+                if let Some(file) = file.as_deref_mut().filter(|_| written.is_ok()) {
+                    written = file.put(rows);
+                }
+            })?;
+            (start, from) = (end, end);
+        }
+        written?;
+        watch.chunk(i + 1, Estimate::mean(scores.iter().map(|c: &Comparison| c.nll)).exp())?;
+    }
+    Ok(Scores::Beside(scores))
+}
+
+/// Appends `f(index, row)` of every row, computed in parallel.
+fn score<T: Send>(rows: &[f32], vocab: usize, scores: &mut Vec<T>, f: impl Fn(usize, &[f32]) -> T + Sync) {
+    scores.par_extend(rows.par_chunks(vocab).enumerate().map(|(i, row)| f(i, row)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOCAB: usize = 50;
+
+    /// Logits that depend on the token, on its place, and on the token before: enough to notice a shift by one.
+    struct Synthetic {
+        seen: Vec<u32>,
+        salt: u32,
+    }
+
+    fn logits(seen: &[u32], salt: u32) -> Vec<f32> {
+        let state =
+            seen.iter().rev().take(2).fold(seen.len() as u32 ^ salt, |h, &t| (h ^ t).wrapping_mul(2_654_435_761));
+        (0..VOCAB as u32).map(|i| ((state ^ i).wrapping_mul(2_246_822_519) >> 20) as f32 / 512.0).collect()
+    }
+
+    impl Scorer for Synthetic {
+        fn vocab(&self) -> usize {
+            VOCAB
+        }
+
+        fn start(&mut self) {
+            self.seen.clear();
+        }
+
+        fn feed(&mut self, tokens: &[u32], from: usize, each: super::super::Receiver<'_>) -> Result<()> {
+            for (i, &t) in tokens.iter().enumerate() {
+                self.seen.push(t);
+                if i >= from {
+                    each(i, &logits(&self.seen, self.salt));
+                }
+            }
+            Ok(())
+        }
+    }
+
+    struct Count(usize);
+
+    impl Watch for Count {
+        fn chunk(&mut self, done: usize, so_far: Estimate) -> Result<()> {
+            self.0 += 1;
+            assert_eq!(self.0, done);
+            assert!(so_far.value.is_finite());
+            Ok(())
+        }
+    }
+
+    fn text(n: u32) -> Vec<u32> {
+        (0..n).map(|i| i.wrapping_mul(2_654_435_761) % VOCAB as u32).collect()
+    }
+
+    /// The protocol once more, in the plainest words.
+    fn directly(tokens: &[u32], context: usize, bos: Option<u32>) -> Vec<f64> {
+        let mut all = Vec::new();
+        for chunk in tokens.chunks_exact(context) {
+            let mut input = chunk.to_vec();
+            input[0] = bos.unwrap_or(input[0]);
+            for next in context / 2 + 1..context {
+                all.push(metrics::nll(&logits(&input[..next], 0), chunk[next] as usize));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_second_half_of_every_chunk_is_scored() {
+        let tokens = text(200);
+        for (context, bos) in [(64, Some(3)), (64, None), (33, Some(0)), (4, None), (5, Some(7)), (200, None)] {
+            let chunks = Chunks::new(&tokens, context, bos, None).unwrap();
+            let mut watch = Count(0);
+            let found = alone(&mut Synthetic { seen: vec![], salt: 0 }, &chunks, None, &mut watch).unwrap();
+            let expected = directly(&tokens, context, bos);
+            assert_eq!(watch.0, 200 / context);
+            assert_eq!(found, Scores::Alone(expected.clone()), "context {context}");
+            let mut reference = Synthetic { seen: vec![], salt: 1 };
+            let beside =
+                beside(&mut Synthetic { seen: vec![], salt: 0 }, &mut reference, &chunks, None, &mut Count(0)).unwrap();
+            let Scores::Beside(all) = &beside else { panic!("beside a reference") };
+            assert_eq!(all.iter().map(|c| c.nll).collect::<Vec<_>>(), expected);
+            assert_eq!(beside.perplexity(), found.perplexity());
+        }
+    }
+
+    #[test]
+    fn only_as_many_chunks_as_asked() {
+        let tokens = text(200);
+        let count = |most| Chunks::new(&tokens, 64, None, most).unwrap().count();
+        assert_eq!([None, Some(1), Some(9)].map(count), [3, 1, 3]);
+    }
+
+    #[test]
+    fn a_text_that_fills_no_chunk_is_refused() {
+        let error = |tokens: &[u32], bos| Chunks::new(tokens, 64, bos, None).unwrap_err().to_string();
+        assert!(error(&[], None).contains("empty") && error(&[1], Some(1)).contains("empty"));
+        assert!(error(&[1, 2], None).ends_with("name a longer text"));
+        assert!(error(&text(63), None).contains("has 63 tokens, one chunk of --context 64 needs 64"));
+    }
+}

@@ -1,0 +1,132 @@
+//! How fast a model runs: prompt and generation, each timed over several runs after one that does not count.
+//!
+//! Tokens are arbitrary, because no work depends on which they are (of a mixture, only which experts). They are the same
+//! in every run of every program version.
+
+use std::time::Instant;
+
+use crate::runtime::Engine;
+use crate::{Error, Result};
+
+/// Most tokens that are generated without a key-value cache, where each costs a pass over all before it.
+pub const MOST_WITHOUT_CACHE: usize = 256;
+
+/// What to time.
+#[derive(Debug, Clone, Copy)]
+pub struct Job {
+    /// Tokens of the prompt; 0 to leave it out.
+    pub prompt: usize,
+    /// Tokens to generate, after an empty context; 0 to leave it out.
+    pub generate: usize,
+    /// Timed runs of each.
+    pub runs: usize,
+    /// Whether keys and values of earlier tokens are kept; without, every token is computed from all before it.
+    pub cache: bool,
+}
+
+/// Seconds of every timed run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Times {
+    /// A prompt, to the logits of its last token.
+    pub prompt: Vec<f64>,
+    /// A generation, to the logits of its last token.
+    pub generate: Vec<f64>,
+}
+
+/// Runs a job; `watch` is told what begins ("prompt, run 2 of 5").
+///
+/// # Errors
+/// If nothing is to be timed, the context is too short for it, or the model fails.
+pub fn time(engine: &Engine, job: &Job, watch: &mut dyn FnMut(&str)) -> Result<Times> {
+    if job.runs == 0 || job.prompt + job.generate == 0 {
+        return Err(Error::unsupported("nothing to measure: -r and one of -p and -n must be above zero"));
+    }
+    if !job.cache && job.generate > MOST_WITHOUT_CACHE {
+        return Err(Error::unsupported(format!(
+            "--no-kv-cache with -n {0}: that is {1} tokens to compute in each run; use -n {MOST_WITHOUT_CACHE} or less",
+            job.generate,
+            job.generate * (job.generate + 1) / 2
+        )));
+    }
+    let graph = &engine.model().graph;
+    let tokens = tokens(job.prompt.max(job.generate), graph.slots[graph.logits.0]);
+    let mut session = engine.session();
+    session.reserve(tokens.len());
+    let mut prompt = || {
+        session.reset();
+        engine.forward(&mut session, &tokens[..job.prompt], job.prompt - 1).map(|_| ())
+    };
+    let mut times = Times::default();
+    if job.prompt > 0 {
+        times.prompt = series("prompt", job.runs, watch, &mut prompt)?;
+    }
+    let mut session = engine.session();
+    session.reserve(tokens.len());
+    let mut generate = || {
+        session.reset();
+        for i in 0..job.generate {
+            if !job.cache {
+                session.reset();
+            }
+            let first = if job.cache { i } else { 0 };
+            engine.forward(&mut session, &tokens[first..=i], i - first)?;
+        }
+        Ok(())
+    };
+    if job.generate > 0 {
+        times.generate = series("generation", job.runs, watch, &mut generate)?;
+    }
+    Ok(times)
+}
+
+fn series(
+    what: &str,
+    runs: usize,
+    watch: &mut dyn FnMut(&str),
+    run: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<f64>> {
+    watch(&format!("{what}, warm-up"));
+    run()?;
+    (1..=runs)
+        .map(|i| {
+            watch(&format!("{what}, run {i} of {runs}"));
+            let started = Instant::now();
+            run()?;
+            Ok(started.elapsed().as_secs_f64())
+        })
+        .collect()
+}
+
+/// Arbitrary tokens below `vocab`: steps of the golden ratio of 2^32, which spread evenly.
+fn tokens(n: usize, vocab: usize) -> Vec<u32> {
+    (1..=n as u64).map(|i| ((i * 2_654_435_769 % (1 << 32)) * vocab as u64 >> 32) as u32).collect()
+}
+
+/// Most memory this process has had resident so far, in bytes, mapped files included. `None` where the system does not say.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_valid_and_varied() {
+        let tokens = tokens(1000, 77);
+        assert!(tokens.iter().all(|&t| t < 77));
+        let mut seen = tokens.clone();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 77);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn peak_memory_is_more_than_a_megabyte() {
+        assert!(peak_memory().unwrap() > 1 << 20);
+    }
+}

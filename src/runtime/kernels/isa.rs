@@ -1,0 +1,113 @@
+//! Which instructions the kernels are compiled for, and the one place that picks the copy.
+//!
+//! A kernel is a [`Task`]: arguments and an `#[inline(always)]` body over any [`Simd`]. [`Isa::run`] hands it the token
+//! of the machine's level inside a function compiled for that level. Built with `--cfg aurora_scalar`, only
+//! [`Plain`] exists.
+//!
+//! Never run by us: [`Level::Avx512`], for want of a machine. It is the AVX2 source compiled for AVX-512 with three
+//! operations of its own (see `x86`). On aarch64, [`Plain`] is compiled for NEON, which the target promises; the
+//! dotprod instructions are left to the compiler.
+#![allow(unsafe_code)]
+
+use super::simd::{Plain, Simd};
+#[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+use super::x86::{Avx2, Avx512};
+
+/// An instruction set that this machine was found to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Isa(Level);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// What the compilation target promises (SSE2 on x86-64, NEON on aarch64).
+    Baseline,
+    /// AVX2, FMA and F16C: every x86 server and laptop since 2013.
+    #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+    Avx2,
+    /// AVX-512 F, BW, VL and VNNI: since Ice Lake and Zen 4.
+    #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+    Avx512,
+}
+
+impl Isa {
+    /// The compilation target's own instructions, present everywhere.
+    pub const BASELINE: Isa = Isa(Level::Baseline);
+
+    /// The fastest one present.
+    pub fn best() -> Isa {
+        #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+        {
+            if has_avx512() {
+                return Isa(Level::Avx512);
+            }
+            if has_avx2() {
+                return Isa(Level::Avx2);
+            }
+        }
+        Isa::BASELINE
+    }
+
+    /// All that are present, the baseline first: what a test compares.
+    pub fn present() -> Vec<Isa> {
+        #[allow(unused_mut)]
+        let mut all = vec![Isa::BASELINE];
+        #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+        {
+            if has_avx2() {
+                all.push(Isa(Level::Avx2));
+            }
+            if has_avx512() {
+                all.push(Isa(Level::Avx512));
+            }
+        }
+        all
+    }
+
+    /// Runs the copy of `task` that is compiled for this instruction set.
+    #[inline]
+    pub(super) fn run<T: Task>(self, task: T) -> T::Out {
+        match self.0 {
+            Level::Baseline => task.run(Plain),
+            #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+            // SAFETY: an `Isa` of this level exists only where `has_avx2` was true.
+            Level::Avx2 => unsafe { avx2(task) },
+            #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+            // SAFETY: an `Isa` of this level exists only where `has_avx512` was true.
+            Level::Avx512 => unsafe { avx512(task) },
+        }
+    }
+}
+
+/// Something to compute with vectors.
+pub(super) trait Task {
+    /// What comes out.
+    type Out;
+    /// Must be `#[inline(always)]`, or it is compiled without the instructions that `s` stands for.
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+#[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+fn has_avx2() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx2") && has!("fma") && has!("f16c")
+}
+
+#[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+fn has_avx512() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has_avx2() && has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni")
+}
+
+#[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn avx2<T: Task>(task: T) -> T::Out {
+    // SAFETY: this function's own features are those that the token stands for.
+    task.run(unsafe { Avx2::new() })
+}
+
+#[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn avx512<T: Task>(task: T) -> T::Out {
+    // SAFETY: this function's own features are those that the token stands for.
+    task.run(unsafe { Avx512::new() })
+}

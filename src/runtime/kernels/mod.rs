@@ -1,0 +1,189 @@
+//! The matrix products of the executor: weights as they are stored, activations as floats.
+//!
+//! | file | what it answers |
+//! |---|---|
+//! | [`isa`] | which instructions this machine has; the one dispatch |
+//! | `simd` | the vector operations that kernels are written in, and their plain twin |
+//! | `x86` | the same with AVX2, and with AVX-512 |
+//! | `codes` | where the block types keep codes, scales, offsets |
+//! | `acts` | [`Acts`]: activations, and their 8-bit form |
+//! | `blocks` | integer products |
+//! | `floats` | float products |
+//! | [`tile`] | products of small float matrices, for attention |
+//! | `out` | the result, written by several threads |
+//! | [`vec`](mod@vec) | small helpers over one row: dot, axpy, softmax, norm, and rows of a cache |
+//!
+//! A product is split by rows into parts that depend on the shape alone, and every sum is made by one thread in an
+//! order that depends on the shape alone: the number of threads changes nothing. Integer products moreover give the
+//! same bits on every instruction set and for every number of tokens.
+//!
+//! Knows no tensor names and no files.
+
+mod acts;
+mod blocks;
+mod codes;
+mod floats;
+pub mod isa;
+mod out;
+mod simd;
+#[cfg(test)]
+mod tests;
+pub mod tile;
+pub mod vec;
+#[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+mod x86;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use aurora_quantizers::{Format, Spec, formats};
+
+pub use acts::Acts;
+use acts::Rounded;
+use isa::Isa;
+use out::Out;
+
+type Float = fn(Isa, &Matrix, &Acts, Out);
+type Integer = fn(Isa, &Matrix, &Rounded, Out);
+
+/// Types whose values are read one by one, without decoding a row first.
+static FLOATS: &[(&str, Float)] = &[
+    ("f32", floats::product::<floats::F32, 4>),
+    ("f16", floats::product::<floats::F16, 2>),
+    ("bf16", floats::product::<floats::BF16, 2>),
+];
+
+/// Types with a product in integers. All others are decoded.
+static INTEGERS: &[(&str, Integer)] = &[
+    ("q8_0", blocks::product::<codes::Q8_0, 34>),
+    ("q5_1", blocks::product::<codes::Q5_1, 24>),
+    ("q5_0", blocks::product::<codes::Q5_0, 22>),
+    ("q4_1", blocks::product::<codes::Q4_1, 20>),
+    ("q4_0", blocks::product::<codes::Q4_0, 18>),
+];
+
+/// Weights that one thread takes at a time with few tokens: long enough to make handing them out cheap.
+const CHUNK_WEIGHTS: usize = 64 * 1024;
+
+/// With fewer tokens than this a thread takes fewer rows: the work is short and bound by memory.
+const FEW: usize = 5;
+
+/// A weight matrix `[rows, cols]` as it is stored: what turns `cols` inputs into `rows` outputs.
+pub struct Matrix<'a> {
+    spec: &'static Spec,
+    format: &'static dyn Format,
+    float: Float,
+    integer: Option<Integer>,
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+    bytes: Cow<'a, [u8]>,
+    order: Option<Box<[u32]>>,
+}
+
+impl<'a> Matrix<'a> {
+    /// `bytes`: `rows` rows of `cols` weights of the type. `order`: logical row `r` is stored as row `order[r]`.
+    ///
+    /// # Panics
+    /// If the type is not [`supported`], its blocks do not divide a row, the bytes are not `rows` rows, or `order` is
+    /// not `rows` numbers below `rows`.
+    pub fn new(
+        spec: &'static Spec,
+        rows: usize,
+        cols: usize,
+        bytes: Cow<'a, [u8]>,
+        order: Option<Box<[u32]>>,
+    ) -> Matrix<'a> {
+        let format = formats::by_ggml_id(spec.ggml_id).filter(|_| supported(spec));
+        let format = format.unwrap_or_else(|| panic!("{}: no kernel", spec.name));
+        let row_bytes = spec.bytes_for(cols);
+        let row_bytes =
+            row_bytes.unwrap_or_else(|| panic!("{}: {cols} columns, blocks of {} weights", spec.name, spec.block));
+        assert_eq!(Some(bytes.len()), rows.checked_mul(row_bytes), "{}: bytes of {rows} rows of {cols}", spec.name);
+        if let Some(order) = &order {
+            assert_eq!(order.len(), rows, "numbers in the order of the rows");
+            let wrong = order.iter().find(|&&r| r as usize >= rows);
+            assert_eq!(wrong, None, "a row outside {rows}");
+        }
+        let float = FLOATS.iter().find(|(name, _)| *name == spec.name).map_or(floats::decoded as Float, |row| row.1);
+        let integer = INTEGERS.iter().find(|(name, _)| *name == spec.name).map(|row| row.1);
+        Matrix { spec, format, float, integer, rows, cols, row_bytes, bytes, order }
+    }
+
+    /// The stored bytes of logical row `r`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    pub fn row(&self, r: usize) -> &[u8] {
+        let r = self.order.as_ref().map_or(r, |order| order[r] as usize);
+        &self.bytes[r * self.row_bytes..(r + 1) * self.row_bytes]
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The type of the weights.
+    pub fn spec(&self) -> &'static Spec {
+        self.spec
+    }
+
+    /// The stored bytes of all rows, in stored order.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The type's encoder and decoder.
+    pub fn format(&self) -> &'static dyn Format {
+        self.format
+    }
+
+    /// Some columns of row `r` as floats. `columns` must start and end between blocks.
+    fn decode(&self, r: usize, columns: Range<usize>, out: &mut [f32]) {
+        let at = |column: usize| column / self.spec.block * self.spec.bytes;
+        self.format.decode(&self.row(r)[at(columns.start)..at(columns.end)], out);
+    }
+}
+
+/// Whether matrices of this type can be multiplied: every type that can be decoded.
+pub fn supported(spec: &Spec) -> bool {
+    formats::by_ggml_id(spec.ggml_id).is_some()
+}
+
+/// `out[t * rows + r] = sum over k of w[r][k] * x[t][k]`.
+///
+/// Block types with a kernel in integers take the activations rounded to 8 bits (see [`Acts`]) unless `exact`; then,
+/// and for all other types, activations are f32 and sums are f32. Parallel over rows on the current rayon pool; a
+/// caller that is itself a thread of the pool (`install`) saves a hand-over per call. The result is the same for any
+/// number of threads.
+///
+/// # Panics
+/// If `x` has not as many columns as `w`, or `out` is not `tokens * rows` long.
+pub fn matmul(w: &Matrix, x: &Acts, exact: bool, out: &mut [f32]) {
+    matmul_with(Isa::best(), w, x, exact, out);
+}
+
+/// [`matmul`] for an instruction set of the caller's choice.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_with(isa: Isa, w: &Matrix, x: &Acts, exact: bool, out: &mut [f32]) {
+    assert_eq!(x.cols(), w.cols, "columns of activations and of weights");
+    let (tokens, rows) = (x.tokens(), w.rows);
+    let chunk = (CHUNK_WEIGHTS / w.cols.max(1)).max(1);
+    let chunk = chunk.next_multiple_of(if tokens < FEW { 8 } else { floats::PANEL });
+    match w.integer.filter(|_| !exact) {
+        Some(product) => {
+            let x = x.rounded(isa);
+            out::by_rows(out, tokens, rows, chunk, |out| product(isa, w, x, out));
+        }
+        None => out::by_rows(out, tokens, rows, chunk, |out| (w.float)(isa, w, x, out)),
+    }
+}

@@ -1,0 +1,80 @@
+//! The result matrix, written by several threads at once.
+//!
+//! `[tokens, rows]`, and each thread has some of the rows, which are not contiguous: the one thing here that slices
+//! cannot say.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// All of the result.
+struct Shared {
+    start: *mut f32,
+    tokens: usize,
+    rows: usize,
+}
+
+// SAFETY: the pointer is only used through `Out`s, which have different rows each (see `by_rows`).
+unsafe impl Sync for Shared {}
+
+/// Calls `each` for every `chunk` rows of `out`, in parallel on the current rayon pool.
+///
+/// `out`: `[tokens, rows]`, what was in it is lost. `chunk`: rows per call, at least one.
+pub(super) fn by_rows(out: &mut [f32], tokens: usize, rows: usize, chunk: usize, each: impl Fn(Out<'_>) + Sync) {
+    assert_eq!(Some(out.len()), tokens.checked_mul(rows), "{tokens} tokens of {rows} sums");
+    assert!(chunk > 0, "rows per call");
+    let shared = Shared { start: out.as_mut_ptr(), tokens, rows };
+    let part = |i: usize| each(Out { all: &shared, span: i * chunk..rows.min((i + 1) * chunk) });
+    match rows.div_ceil(chunk) {
+        0 => {}
+        1 => part(0),
+        parts => (0..parts).into_par_iter().for_each(part),
+    }
+}
+
+/// Some rows of the result, for all tokens. Made by [`by_rows`] only, each with rows of its own.
+pub(super) struct Out<'a> {
+    all: &'a Shared,
+    span: Range<usize>,
+}
+
+impl Out<'_> {
+    /// The rows.
+    pub(super) fn rows(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// Number of tokens.
+    pub(super) fn tokens(&self) -> usize {
+        self.all.tokens
+    }
+
+    /// Checked: a wrong index must not reach another thread's rows.
+    #[inline(always)]
+    fn at(&self, token: usize, row: usize, n: usize) -> *mut f32 {
+        let Range { start, end } = self.span;
+        assert!(token < self.all.tokens && row >= start && row <= end && n <= end - row, "{token} {row} {n}");
+        // SAFETY: `[token, row..row + n]` lies within the slice that `by_rows` was given and holds borrowed.
+        unsafe { self.all.start.add(token * self.all.rows + row) }
+    }
+
+    /// Stores the sums of rows `row..` with one token.
+    #[inline(always)]
+    pub(super) fn put(&mut self, token: usize, row: usize, sums: &[f32]) {
+        let to = self.at(token, row, sums.len());
+        // SAFETY: `at` checked that this part, which is borrowed mutably, owns the place.
+        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), to, sums.len()) };
+    }
+
+    /// The first `n` of the `N` sums of rows `row..`; the others zero.
+    #[inline(always)]
+    pub(super) fn get<const N: usize>(&self, token: usize, row: usize, n: usize) -> [f32; N] {
+        let mut sums = [0.0; N];
+        let n = n.min(N);
+        let from = self.at(token, row, n);
+        // SAFETY: `at` checked that this part owns the place, and `n <= N`.
+        unsafe { std::ptr::copy_nonoverlapping(from, sums.as_mut_ptr(), n) };
+        sums
+    }
+}

@@ -1,0 +1,241 @@
+//! The vector operations that kernels are written in, and their plain twin.
+//!
+//! A kernel is one generic, `#[inline(always)]` source over [`Simd`]. What a vector is decides the token it is given:
+//! [`Plain`] works on arrays, everywhere, and is what every other implementation is tested against; `x86` has the
+//! others. Lanes are the same everywhere (8 floats, 8 sums of 4 products), so integer kernels give the same bits on
+//! every machine; float kernels differ where `mul_add` rounds once instead of twice.
+
+/// Eight lanes of each kind. A value of the type is the proof that the machine has the instructions.
+///
+/// Every method must be `#[inline(always)]`: it is compiled into each copy of a kernel.
+pub(super) trait Simd: Copy {
+    /// 8 floats.
+    type F: Copy;
+    /// 16 floats: a row of the blocked product's tile.
+    type W: Copy;
+    /// 8 integers of 32 bits.
+    type I: Copy;
+    /// 32 bytes.
+    type B: Copy;
+    /// Tokens whose sums (16 floats each) fit the registers beside two more.
+    const TOKENS: usize;
+
+    fn splat(self, x: f32) -> Self::F;
+    fn load(self, x: &[f32; 8]) -> Self::F;
+    /// 8 half-precision numbers.
+    fn f16(self, x: &[[u8; 2]; 8]) -> Self::F;
+    /// 8 upper halves of f32.
+    fn bf16(self, x: &[[u8; 2]; 8]) -> Self::F;
+    /// 8 signed bytes.
+    fn i8(self, x: &[u8; 8]) -> Self::F;
+    fn to_array(self, x: Self::F) -> [f32; 8];
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once where the machine can.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    fn wide_load(self, x: &[f32; 16]) -> Self::W;
+    fn wide_store(self, x: Self::W, out: &mut [f32; 16]);
+    /// `a * b + c` with one `a` for all lanes.
+    fn wide_mul_add(self, a: f32, b: Self::W, c: Self::W) -> Self::W;
+
+    fn bytes(self, x: &[u8; 32]) -> Self::B;
+    fn bytes_to_array(self, x: Self::B) -> [u8; 32];
+    /// The low nibbles, then the high ones.
+    fn nibbles(self, x: &[u8; 16]) -> Self::B;
+    /// The same with 16 added where the code's bit is set.
+    fn nibbles_and_bits(self, x: &[u8; 16], bits: u32) -> Self::B;
+    /// Lane `j`: the sum of `u[i] * s[i]`, `i` in `4j..4j + 4`. `u` unsigned, at most 127; `s` signed.
+    fn dot(self, u: Self::B, s: Self::B) -> Self::I;
+    /// The same with both signed; `s` at least -127.
+    fn dot_signed(self, w: Self::B, s: Self::B) -> Self::I;
+    /// Lane `r`: the sum of all lanes of `v[r]`. With `SMALL`, no lane's magnitude may exceed 16383.
+    fn totals<const SMALL: bool>(self, v: [Self::I; 8]) -> Self::I;
+    /// For each of `T` tokens, 8 rows' sums over 32 columns: lane `r` is the sum over `g` and `c` of
+    /// `w[g][4r + c] * x[t][4g + c]`. `w` unsigned, at most `MAX` (15, 31 or 255); `x` signed, at least -127.
+    fn block<const MAX: u8, const T: usize>(self, w: &[[u8; 32]; 8], x: [&[u8; 32]; T]) -> [Self::I; T];
+    fn int_splat(self, x: i32) -> Self::I;
+    fn int_sub(self, a: Self::I, b: Self::I) -> Self::I;
+    fn to_float(self, x: Self::I) -> Self::F;
+
+    /// Asks for the cache line of `x`'s first byte.
+    fn prefetch(self, x: &[u8]);
+}
+
+/// Arrays and loops, for the instructions that the compilation target promises (on aarch64 that includes NEON).
+#[derive(Clone, Copy)]
+pub(super) struct Plain;
+
+/// Without a fused instruction `mul_add` would be a call into the C library.
+#[inline(always)]
+fn fma(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// The value of an F16's bits: rebiased by a multiplication, which also takes care of subnormals.
+#[inline(always)]
+pub(super) fn f16_value(h: [u8; 2]) -> f32 {
+    /// 2^112, the difference of the exponents' biases (127 - 15).
+    const REBIAS: f32 = f32::from_bits((112 + 127) << 23);
+    let h = u32::from(u16::from_le_bytes(h));
+    let abs = h & 0x7fff;
+    let finite = (f32::from_bits(abs << 13) * REBIAS).to_bits();
+    let special = (abs << 13) | 0x7f80_0000;
+    f32::from_bits(if abs >= 0x7c00 { special } else { finite } | ((h & 0x8000) << 16))
+}
+
+macro_rules! each {
+    ($n:literal, $i:ident, $x:expr) => {{
+        let mut out = [Default::default(); $n];
+        let mut $i = 0;
+        while $i < $n {
+            out[$i] = $x;
+            $i += 1;
+        }
+        out
+    }};
+}
+
+impl Simd for Plain {
+    type F = [f32; 8];
+    type W = [f32; 16];
+    type I = [i32; 8];
+    type B = [u8; 32];
+    const TOKENS: usize = 6;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; 8]) -> Self::F {
+        *x
+    }
+    #[inline(always)]
+    fn f16(self, x: &[[u8; 2]; 8]) -> Self::F {
+        each!(8, i, f16_value(x[i]))
+    }
+    #[inline(always)]
+    fn bf16(self, x: &[[u8; 2]; 8]) -> Self::F {
+        each!(8, i, f32::from_bits(u32::from(u16::from_le_bytes(x[i])) << 16))
+    }
+    #[inline(always)]
+    fn i8(self, x: &[u8; 8]) -> Self::F {
+        each!(8, i, f32::from(x[i] as i8))
+    }
+    #[inline(always)]
+    fn to_array(self, x: Self::F) -> [f32; 8] {
+        x
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        each!(8, i, a[i] + b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        each!(8, i, a[i] * b[i])
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        each!(8, i, fma(a[i], b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn wide_load(self, x: &[f32; 16]) -> Self::W {
+        *x
+    }
+    #[inline(always)]
+    fn wide_store(self, x: Self::W, out: &mut [f32; 16]) {
+        *out = x;
+    }
+    #[inline(always)]
+    fn wide_mul_add(self, a: f32, b: Self::W, c: Self::W) -> Self::W {
+        each!(16, i, fma(a, b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn bytes(self, x: &[u8; 32]) -> Self::B {
+        *x
+    }
+    #[inline(always)]
+    fn bytes_to_array(self, x: Self::B) -> [u8; 32] {
+        x
+    }
+    #[inline(always)]
+    fn nibbles(self, x: &[u8; 16]) -> Self::B {
+        let mut out = [0; 32];
+        for i in 0..16 {
+            out[i] = x[i] & 15;
+            out[i + 16] = x[i] >> 4;
+        }
+        out
+    }
+    #[inline(always)]
+    fn nibbles_and_bits(self, x: &[u8; 16], bits: u32) -> Self::B {
+        let mut out = self.nibbles(x);
+        for (i, code) in out.iter_mut().enumerate() {
+            *code |= (((bits >> i) & 1) << 4) as u8;
+        }
+        out
+    }
+    #[inline(always)]
+    fn dot(self, u: Self::B, s: Self::B) -> Self::I {
+        let mut sums = [0; 8];
+        for i in 0..32 {
+            sums[i / 4] += i32::from(u[i]) * i32::from(s[i] as i8);
+        }
+        sums
+    }
+    #[inline(always)]
+    fn dot_signed(self, w: Self::B, s: Self::B) -> Self::I {
+        let mut sums = [0; 8];
+        for i in 0..32 {
+            sums[i / 4] += i32::from(w[i] as i8) * i32::from(s[i] as i8);
+        }
+        sums
+    }
+    #[inline(always)]
+    fn totals<const SMALL: bool>(self, v: [Self::I; 8]) -> Self::I {
+        let mut sums = [0; 8];
+        for r in 0..8 {
+            for lane in v[r] {
+                sums[r] += lane;
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    fn block<const MAX: u8, const T: usize>(self, w: &[[u8; 32]; 8], x: [&[u8; 32]; T]) -> [Self::I; T] {
+        let mut sums = [[0; 8]; T];
+        for (g, w) in w.iter().enumerate() {
+            for t in 0..T {
+                for i in 0..32 {
+                    sums[t][i / 4] += i32::from(w[i]) * i32::from(x[t][4 * g + i % 4] as i8);
+                }
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    fn int_splat(self, x: i32) -> Self::I {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn int_sub(self, a: Self::I, b: Self::I) -> Self::I {
+        each!(8, i, a[i] - b[i])
+    }
+    #[inline(always)]
+    fn to_float(self, x: Self::I) -> Self::F {
+        each!(8, i, x[i] as f32)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: &[u8]) {}
+}
+
+/// The sum of all lanes, always in the same order.
+#[inline(always)]
+pub(super) fn sum<S: Simd>(s: S, x: S::F) -> f32 {
+    let x = s.to_array(x);
+    ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
+}

@@ -1,0 +1,303 @@
+//! Every kernel against its twins: other instruction sets, a sum in f64, one token at a time, other thread counts.
+
+use super::acts::Round;
+use super::*;
+use aurora_quantizers::formats::FORMATS;
+use aurora_quantizers::spec::Kind;
+
+/// SplitMix64: a seed is enough to repeat a failure.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Uniform in -1..1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Values of one kind, chosen by the seed: small, zero, all equal, of very different sizes, as large as fits.
+    fn values(&mut self, kind: u64, n: usize, limit: f32) -> Vec<f32> {
+        let level = self.unit();
+        (0..n)
+            .map(|_| match kind % 6 {
+                0 | 1 => self.unit(),
+                2 => [level, -level, 0.0, -0.0][self.below(4)],
+                3 => self.unit() * (self.below(30) as f32 - 20.0).exp2(),
+                4 => [limit, -limit][self.below(2)],
+                _ => 0.0,
+            })
+            .collect()
+    }
+}
+
+struct Case {
+    bytes: Vec<u8>,
+    order: Option<Box<[u32]>>,
+    rows: usize,
+    cols: usize,
+    tokens: usize,
+    x: Vec<f32>,
+}
+
+impl Case {
+    /// Odd numbers of rows, tokens and blocks; noise bytes would hold NaN, so weights are encoded values.
+    fn new(format: &dyn Format, seed: u64) -> Case {
+        let mut random = Random(seed);
+        let rows = [1, 7, 8, 9, 33, 65, 131][random.below(7)];
+        let tokens = [1, 2, 3, 5, 6, 7, 13, 19, 100][random.below(9)];
+        let unit = if format.spec().block == 1 { [1, 7, 8, 31][random.below(4)] } else { format.spec().block };
+        let cols = unit * [1, 2, 3, 5, 9, 17, 19][random.below(7)];
+        // Sums of `cols` products must stay finite.
+        let w = random.values(seed, rows * cols, format.spec().max_abs.min(1e4));
+        let x = random.values(seed / 6, tokens * cols, 1e4);
+        let mut bytes = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
+        format.encode(&w, &mut bytes);
+        let order = (seed % 3 == 0).then(|| (0..rows as u32).rev().collect());
+        Case { bytes, order, rows, cols, tokens, x }
+    }
+
+    fn matrix(&self, format: &dyn Format) -> Matrix<'_> {
+        Matrix::new(format.spec(), self.rows, self.cols, Cow::Borrowed(&self.bytes), self.order.clone())
+    }
+
+    fn product(&self, isa: Isa, format: &dyn Format, exact: bool) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.tokens * self.rows];
+        matmul_with(isa, &self.matrix(format), &Acts::new(&self.x, self.tokens, self.cols), exact, &mut out);
+        out
+    }
+
+    /// The product in f64 with these activations, and the sum of magnitudes.
+    fn wanted(&self, format: &dyn Format, x: &[f32]) -> Vec<(f64, f64)> {
+        let mut row = vec![0.0; self.cols];
+        let mut out = vec![(0.0, 0.0); self.tokens * self.rows];
+        for r in 0..self.rows {
+            let stored = self.order.as_ref().map_or(r, |o| o[r] as usize);
+            let size = self.bytes.len() / self.rows;
+            format.decode(&self.bytes[stored * size..(stored + 1) * size], &mut row);
+            for t in 0..self.tokens {
+                let products = row.iter().zip(&x[t * self.cols..]).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                let magnitude = products.clone().map(f64::abs).sum();
+                out[t * self.rows + r] = (products.sum(), magnitude);
+            }
+        }
+        out
+    }
+
+    /// The activations as the integer product sees them.
+    fn rounded(&self) -> Vec<f32> {
+        let acts = Acts::new(&self.x, self.tokens, self.cols);
+        let rounded = acts.rounded(Isa::BASELINE);
+        let scales = rounded.blocks.iter().flat_map(|b| [b.scale; 32]);
+        rounded.codes.iter().zip(scales).map(|(c, s)| f32::from(*c as i8) * s).collect()
+    }
+}
+
+fn weights() -> impl Iterator<Item = &'static dyn Format> {
+    FORMATS.iter().copied().filter(|f| f.spec().kind != Kind::Int)
+}
+
+/// n roundings of relative size 2^-24 each, of terms that add up to `magnitude`: the textbook bound, plus what
+/// subnormal products lose.
+fn close(got: f32, (want, magnitude): (f64, f64), n: usize) -> bool {
+    let allowed = (n as f64 + 4.0) * f64::from(f32::EPSILON) * magnitude + 1e-30;
+    (f64::from(got) - want).abs() <= allowed
+}
+
+#[test]
+fn every_product_is_right_on_every_instruction_set() {
+    for format in weights() {
+        let name = format.spec().name;
+        for seed in 0..150 {
+            let case = Case::new(format, seed);
+            for exact in [false, true] {
+                let integer = !exact && INTEGERS.iter().any(|row| row.0 == name);
+                let wanted = if integer { case.wanted(format, &case.rounded()) } else { case.wanted(format, &case.x) };
+                let plain = case.product(Isa::BASELINE, format, exact);
+                for isa in Isa::present() {
+                    let got = case.product(isa, format, exact);
+                    let place = format!(
+                        "{name} exact {exact} {isa:?} seed {seed}: {} rows, {} columns, {} tokens",
+                        case.rows, case.cols, case.tokens
+                    );
+                    if integer {
+                        assert_eq!(got, plain, "{place}: other bits than the baseline");
+                    }
+                    for (i, (&got, &want)) in got.iter().zip(&wanted).enumerate() {
+                        // The codes' sums are exact, but a bias or an offset cancels: up to 3 times the magnitude.
+                        let n = if integer { case.cols / 32 * 3 * 32 } else { case.cols };
+                        assert!(close(got, want, n), "{place}: sum {i} is {got}, wanted {want:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_gives_the_integer_products_of_its_tokens() {
+    for format in weights() {
+        let integer = INTEGERS.iter().any(|row| row.0 == format.spec().name);
+        for seed in 0..60 {
+            let case = Case::new(format, seed);
+            let all = case.product(Isa::best(), format, false);
+            for t in 0..case.tokens {
+                let mut one = vec![f32::NAN; case.rows];
+                let x = &case.x[t * case.cols..(t + 1) * case.cols];
+                matmul(&case.matrix(format), &Acts::new(x, 1, case.cols), false, &mut one);
+                if integer {
+                    assert_eq!(one, all[t * case.rows..][..case.rows], "{} seed {seed}", format.spec().name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    for format in weights() {
+        let (rows, cols) = (1029, 256);
+        let mut random = Random(7);
+        let w = random.values(0, rows * cols, 1.0);
+        let mut bytes = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
+        format.encode(&w, &mut bytes);
+        let w = Matrix::new(format.spec(), rows, cols, Cow::Owned(bytes), None);
+        for tokens in [1, 3, 300] {
+            let x = random.values(0, tokens * cols, 1.0);
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+                let mut out = vec![f32::NAN; tokens * rows];
+                pool.install(|| matmul(&w, &Acts::new(&x, tokens, cols), false, &mut out));
+                out
+            };
+            assert_eq!(run(1), run(3), "{} {tokens} tokens", format.spec().name);
+        }
+    }
+}
+
+#[test]
+fn empty_products_are_empty_or_zero() {
+    let f32 = formats::by_name("f32").expect("a row").spec();
+    let mut out = vec![1.0; 3];
+    matmul(&Matrix::new(f32, 3, 0, Cow::Borrowed(&[]), None), &Acts::new(&[], 1, 0), false, &mut out);
+    assert_eq!(out, [0.0; 3]);
+    matmul(&Matrix::new(f32, 0, 2, Cow::Borrowed(&[]), None), &Acts::new(&[1.0; 2], 1, 2), false, &mut []);
+    matmul(&Matrix::new(f32, 1, 2, Cow::Owned(vec![0; 8]), None), &Acts::new(&[], 0, 2), false, &mut []);
+}
+
+#[test]
+fn activations_round_as_q8_0_does() {
+    let q8_0 = formats::by_name("q8_0").expect("a row");
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let n = 32 * (1 + random.below(9));
+        let x = random.values(seed, n, 6e4);
+        let mut bytes = vec![0; q8_0.spec().bytes_for(n).expect("whole blocks")];
+        q8_0.encode(&x, &mut bytes);
+        for isa in Isa::present() {
+            let (mut codes, mut blocks) = (vec![0; n], vec![acts::Block::default(); n / 32]);
+            isa.run(Round { x: &x, codes: &mut codes, blocks: &mut blocks });
+            for (i, want) in bytes.chunks_exact(34).enumerate() {
+                let codes = &codes[32 * i..][..32];
+                assert_eq!(codes, &want[2..], "{isa:?} seed {seed} block {i}");
+                let scale = half::f16::from_le_bytes([want[0], want[1]]).to_f32();
+                let sum = codes.iter().map(|c| i32::from(*c as i8)).sum();
+                assert_eq!(blocks[i], acts::Block { scale, sum }, "{isa:?} seed {seed} block {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn row_helpers_agree_with_f64_on_every_instruction_set() {
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let n = 1 + random.below(100);
+        let (x, w) = (random.values(seed, n, 50.0), random.values(0, n, 1.0));
+        let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let total: f64 = x.iter().map(|v| f64::from(v - top).exp()).sum();
+        let square: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n as f64 + 1e-5;
+        let mut first: Option<[Vec<f32>; 2]> = None;
+        for isa in Isa::present() {
+            let place = format!("{isa:?} seed {seed}");
+            let mut soft = x.clone();
+            vec::softmax_with(isa, &mut soft);
+            let mut norm = vec![0.0; n];
+            vec::rms_norm_with(isa, &x, &w, 1e-5, &mut norm);
+            for i in 0..n {
+                let want = f64::from(x[i] - top).exp() / total;
+                assert!((f64::from(soft[i]) - want).abs() <= 1e-6 * want + 1e-37, "{place}: {} {want}", soft[i]);
+                let want = f64::from(x[i]) / square.sqrt() * f64::from(w[i]);
+                assert!((f64::from(norm[i]) - want).abs() <= 1e-5 * want.abs() + 1e-37, "{place}: {} {want}", norm[i]);
+            }
+            let first = first.get_or_insert([soft.clone(), norm.clone()]);
+            assert_eq!(*first, [soft, norm], "{place}: other bits than the baseline");
+        }
+        let mut gated = w.clone();
+        vec::silu_mul(&x, &mut gated);
+        for i in 0..n {
+            let want = f64::from(x[i]) / (1.0 + (-f64::from(x[i])).exp()) * f64::from(w[i]);
+            assert!((f64::from(gated[i]) - want).abs() <= 1e-6 * want.abs() + 1e-30, "{} {want}", gated[i]);
+        }
+    }
+    let mut none = [f32::NEG_INFINITY; 3];
+    vec::softmax(&mut none);
+    assert_eq!(none, [0.0; 3]);
+    let mut nan = [0.0, f32::NAN, 1.0];
+    vec::softmax(&mut nan);
+    assert!(nan[1].is_nan());
+    let mut ends = [-1e30, f32::NEG_INFINITY, 1e30, f32::INFINITY, 0.0];
+    vec::exp_sum(&mut ends, 0.0);
+    assert_eq!(ends, [0.0, 0.0, f32::INFINITY, f32::INFINITY, 1.0]);
+}
+
+#[test]
+fn cache_rows_agree_with_their_decoded_values() {
+    for (kind, name) in [(vec::RowType::F32, "f32"), (vec::RowType::F16, "f16"), (vec::RowType::Q8_0, "q8_0")] {
+        let format = formats::by_name(name).expect("a row");
+        for seed in 0..100 {
+            let mut random = Random(seed);
+            let cols = if name == "q8_0" { 32 * (1 + random.below(5)) } else { 1 + random.below(140) };
+            let (rows, gap) = (1 + random.below(9), random.below(3) * 34);
+            let stride = kind.row_bytes(cols) + gap;
+            let (w, x) = (random.values(seed, rows * cols, 1e4), random.values(0, cols.max(rows), 1.0));
+            let mut bytes = vec![0xff; rows * stride];
+            let mut decoded = vec![0.0; rows * cols];
+            for r in 0..rows {
+                let row = &mut bytes[r * stride..][..kind.row_bytes(cols)];
+                format.encode(&w[r * cols..][..cols], row);
+                format.decode(row, &mut decoded[r * cols..][..cols]);
+            }
+            for isa in Isa::present() {
+                let mut scores = vec![f32::NAN; rows];
+                vec::dot_rows_with(isa, kind, &x[..cols], &bytes, stride, &mut scores);
+                let mut sums = x[..cols].to_vec();
+                vec::add_rows_with(isa, kind, &x[..rows], &bytes, stride, &mut sums);
+                for r in 0..rows {
+                    let products = (0..cols).map(|k| f64::from(decoded[r * cols + k]) * f64::from(x[k]));
+                    let want = (products.clone().sum(), products.map(f64::abs).sum());
+                    assert!(close(scores[r], want, cols), "{name} {isa:?} seed {seed}: {} {want:?}", scores[r]);
+                }
+                for k in 0..cols {
+                    let products = (0..rows).map(|r| f64::from(decoded[r * cols + k]) * f64::from(x[r]));
+                    let own = f64::from(x[k]);
+                    let want = (own + products.clone().sum::<f64>(), own.abs() + products.map(f64::abs).sum::<f64>());
+                    assert!(close(sums[k], want, 2 * rows), "{name} {isa:?} seed {seed}: {} {want:?}", sums[k]);
+                }
+            }
+        }
+    }
+    let (a, mut b) = (vec![2.0; 5], vec![3.0; 5]);
+    assert_eq!(vec::dot(&a, &b), 30.0);
+    vec::scale_add(0.5, &a, &mut b);
+    assert_eq!(b, [4.0; 5]);
+}

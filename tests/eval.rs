@@ -1,0 +1,272 @@
+//! The real binary's figures beside those that llama-perplexity gave for the same files (`fixtures/eval/README.md`).
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+fn model(name: &str) -> PathBuf {
+    common::fixtures().join("models").join(name)
+}
+
+fn text() -> PathBuf {
+    common::fixtures().join("eval/eval.txt")
+}
+
+fn recorded(name: &str) -> Json {
+    serde_json::from_slice(&fs::read(common::fixtures().join("eval").join(name)).unwrap()).unwrap()
+}
+
+fn aurora(arguments: &[&str], paths: &[&Path]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aurora-quant"));
+    let (name, more) = arguments.split_first().expect("a subcommand");
+    command.arg(name).args(paths).args(more).output().expect("the binary starts")
+}
+
+fn convert(dir: &TempDir, name: &str, file_type: &str) -> PathBuf {
+    let path = dir.path().join(format!("{name}-{file_type}.gguf"));
+    let out = path.to_str().unwrap();
+    let done = aurora(&["convert", "-q", "--type", file_type, "-o", out], &[&model(name)]);
+    assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+    path
+}
+
+/// `eval --json` on the fixture text in chunks of 64 tokens.
+fn eval(path: &Path, more: &[&str]) -> Json {
+    let text = text();
+    let options = ["eval", "--json", "-q", "--context", "64", "--text", text.to_str().unwrap()];
+    let done = aurora(&[&options, more].concat(), &[path]);
+    assert!(done.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).expect("a JSON document")
+}
+
+fn fails(arguments: &[&str], paths: &[&Path]) -> String {
+    let done = aurora(arguments, paths);
+    let error = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    error
+}
+
+fn number(v: &Json) -> f64 {
+    v.as_f64().unwrap_or_else(|| panic!("{v} is a number"))
+}
+
+/// Whether `ours` lies within a share of `theirs`, or within half of the last digit that they print.
+fn near(ours: f64, theirs: f64, share: f64, digit: f64) -> bool {
+    (ours - theirs).abs() <= share * theirs.abs() + 0.5 * digit
+}
+
+#[test]
+fn perplexity_of_every_checkpoint_is_that_of_transformers_and_llama_perplexity() {
+    for row in recorded("ppl.json")["models"].as_array().unwrap() {
+        let name = row["model"].as_str().unwrap();
+        let found = eval(&model(name), &["--exact"]);
+        assert_eq!((&found["tokens_scored"], &found["chunks"]), (&row["scored"], &row["chunks"]), "{name}");
+        let ppl = number(&found["perplexity"]["value"]);
+        assert!(near(ppl, number(&row["ppl_transformers_f32"]), 1e-5, 0.0), "{name}: {ppl} {row}");
+        assert!(near(ppl, number(&row["ppl_llama_perplexity"]), 0.002, 1e-4), "{name}: {ppl} {row}");
+    }
+}
+
+#[test]
+fn perplexity_of_files_is_that_of_llama_perplexity() {
+    for (name, rows) in recorded("llama.json").as_object().unwrap() {
+        let dir = TempDir::new().unwrap();
+        for file_type in ["f32", "f16", "q8_0", "q4_0"] {
+            let found = eval(&convert(&dir, name, file_type), &[]);
+            let theirs = &rows[file_type]["ppl"];
+            let (ppl, error) = (number(&found["perplexity"]["value"]), number(&found["perplexity"]["error"]));
+            assert!(near(ppl, number(&theirs[0]), 0.002, 1e-6), "{name} {file_type}: {ppl}, llama.cpp {theirs}");
+            assert!(near(error, number(&theirs[1]), 0.01, 1e-5), "{name} {file_type}: {error}, llama.cpp {theirs}");
+        }
+    }
+}
+
+/// Both forms of every figure: with activations rounded as llama.cpp rounds them, and with the rounded weights alone.
+#[test]
+fn divergence_from_the_checkpoint_is_that_of_llama_perplexity() {
+    for (name, rows) in recorded("llama.json").as_object().unwrap() {
+        let dir = TempDir::new().unwrap();
+        let reference = model(name);
+        for file_type in ["q8_0", "q4_0"] {
+            let path = convert(&dir, name, file_type);
+            for (exact, share) in [(true, 0.02), (false, 0.05)] {
+                let key = if exact { format!("{file_type} exact") } else { file_type.to_owned() };
+                let more = ["--reference", reference.to_str().unwrap(), "--exact"];
+                let found = eval(&path, if exact { &more } else { &more[..2] });
+                let d = &found["divergence"];
+                let check = |what: &str, ours: &Json, theirs: &Json, share: f64, digit: f64| {
+                    let (ours, theirs) = (number(ours), number(theirs));
+                    assert!(near(ours, theirs, share, digit), "{name} {key} {what}: {ours}, llama.cpp {theirs}");
+                };
+                let row = &rows[&key];
+                check("KL", &d["kl"]["value"], &row["kl"][0], share, 1e-6);
+                check("KL's error", &d["kl"]["error"], &row["kl"][1], 0.1, 1e-6);
+                check("median KL", &d["kl_quantiles"]["median"], &row["kl_median"], 2.0 * share, 1e-6);
+                check("shift", &d["dp_rms"]["value"], &row["dp_rms"][0], 2.0 * share, 1e-5);
+                // Where two tokens are nearly level, rounding decides which is on top.
+                let same = number(&d["same_top"]["value"]) - number(&row["same_top"][0]);
+                assert!(same.abs() <= 0.02, "{name} {key} same top: {same}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_is_at_no_distance_from_itself() {
+    for name in ["stories260k", "tiny-mixtral"] {
+        let path = model(name);
+        let d = eval(&path, &["--chunks", "3", "--reference", path.to_str().unwrap()])["divergence"].clone();
+        assert_eq!(number(&d["kl_quantiles"]["max"]), 0.0);
+        assert_eq!(number(&d["same_top"]["value"]), 1.0);
+        assert_eq!(number(&d["dp_rms"]["value"]), 0.0);
+        assert_eq!(number(&d["perplexity_ratio"]["value"]), 1.0);
+        assert!(number(&d["perplexity_ratio"]["error"]) < 1e-9);
+    }
+}
+
+#[test]
+fn figures_do_not_depend_on_the_number_of_threads() {
+    let dir = TempDir::new().unwrap();
+    let path = convert(&dir, "stories260k", "q4_0");
+    let reference = model("stories260k");
+    let with = |threads: &str| {
+        let more = ["--chunks", "4", "--threads", threads, "--reference", reference.to_str().unwrap()];
+        let found = eval(&path, &more);
+        (found["perplexity"].clone(), found["divergence"].clone())
+    };
+    let one = with("1");
+    for threads in ["2", "3", "7"] {
+        assert_eq!(one, with(threads), "{threads} threads");
+    }
+}
+
+#[test]
+fn logits_are_saved_in_the_layout_of_llama_perplexity() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("base.dat");
+    let found = eval(&model("stories260k"), &["--chunks", "2", "--save-logits", path.to_str().unwrap()]);
+    let bytes = fs::read(&path).unwrap();
+    let int = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    assert_eq!((&bytes[..8], int(8), int(12), int(16)), (&b"_logits_"[..], 64, 512, 2));
+    let row = 8 + 2 * 512;
+    let rows = &bytes[20 + 4 * 128..];
+    assert_eq!(rows.len(), 2 * 31 * row);
+    // The file alone gives the perplexity back, up to its 16 bits.
+    let mut nll = 0.0;
+    for i in 0..62 {
+        let float = |at: usize| f32::from_le_bytes(rows[i * row + at..][..4].try_into().unwrap());
+        let target = int(20 + 4 * (i / 31 * 64 + 32 + i % 31 + 1));
+        let code = u16::from_le_bytes(rows[i * row + 8 + 2 * target..][..2].try_into().unwrap());
+        nll -= f64::from(float(4) + float(0) * f32::from(code)) / 62.0;
+    }
+    assert!((nll - number(&found["nll"]["value"])).abs() < 1e-3, "{nll} {}", found["nll"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+}
+
+#[test]
+fn what_cannot_be_scored_is_said_in_one_line() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str, content: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let stories = model("stories260k");
+    let (empty, short) = (path("empty.txt", b"\n\n"), path("short.txt", b"Once upon a time"));
+    let latin = path("latin.txt", b"caf\xe9");
+    let error = fails(&["eval", "--text", &empty], &[&stories]);
+    assert!(error.contains("empty.txt: the text is empty"), "{error}");
+    let error = fails(&["eval", "--text", &short], &[&stories]);
+    assert!(error.contains("the text has 5 tokens, one chunk of --context 512 needs 512"), "{error}");
+    assert!(error.contains("use --context 5 or less"), "{error}");
+    let error = fails(&["eval", "--text", &latin], &[&stories]);
+    assert!(error.contains("not UTF-8 text: byte 3"), "{error}");
+    let error = fails(&["eval", "--context", "100000"], &[&stories]);
+    assert!(error.contains("a context of 100000 tokens") && error.contains("512"), "{error}");
+    let error = fails(&["eval", "--context", "3"], &[&stories]);
+    assert!(error.contains("--context 3: scoring needs at least 4 tokens"), "{error}");
+    let other = model("tiny-llama3");
+    let error = fails(&["eval", "--reference", other.to_str().unwrap()], &[&stories]);
+    assert!(error.contains("splits the text into other tokens") && error.contains("one vocabulary"), "{error}");
+    let error = fails(&["bench", "-p", "0", "-n", "0"], &[&stories]);
+    assert!(error.contains("nothing to measure"), "{error}");
+    let error = fails(&["bench", "-n", "300", "--no-kv-cache"], &[&stories]);
+    assert!(error.contains("45150 tokens to compute"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_written_to_meanwhile_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let path = convert(&dir, "stories260k", "f16");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_aurora-quant"))
+        .args(["eval", "-q", "--context", "64", "--text"])
+        .args([&text(), &path])
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    let start = std::time::SystemTime::UNIX_EPOCH;
+    for second in 0.. {
+        // Another time at every look, so that it does not matter when the file is opened.
+        file.set_modified(start + std::time::Duration::from_secs(second)).unwrap();
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let out = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{error}");
+    assert!(error.contains("was written to while it was in use"), "{error}");
+}
+
+#[test]
+fn bench_measures_what_it_says() {
+    let dir = TempDir::new().unwrap();
+    let path = convert(&dir, "stories260k", "q8_0");
+    for more in [&[][..], &["--no-kv-cache"], &["--attention", "naive"], &["--cache-type", "f32", "--exact"]] {
+        let options = ["bench", "--json", "-q", "-p", "32", "-n", "8", "-r", "3"];
+        let done = aurora(&[&options, more].concat(), &[&path]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let found: Json = serde_json::from_slice(&done.stdout).unwrap();
+        for key in ["prompt_tokens_per_second", "generate_tokens_per_second", "first_token_seconds"] {
+            let [min, median, max] = ["min", "median", "max"].map(|k| number(&found[key][k]));
+            assert!(0.0 < min && min <= median && median <= max, "{key}: {}", found[key]);
+        }
+        assert_eq!(number(&found["file_bytes"]), fs::metadata(&path).unwrap().len() as f64);
+        if more != ["--no-kv-cache"] {
+            let bytes = number(&found["bytes_per_token"]);
+            assert!(0.5 < bytes / number(&found["file_bytes"]) && bytes < 1.2 * number(&found["file_bytes"]));
+        }
+    }
+}
+
+#[test]
+fn the_embedded_text_is_what_the_manifest_says() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("calibration-data");
+    let text = fs::read(folder.join("heldout.txt")).unwrap();
+    let manifest = fs::read_to_string(folder.join("manifest.toml")).unwrap();
+    let values = |key: &str| {
+        let start = format!("{key} = ");
+        manifest.lines().filter_map(|l| l.strip_prefix(&start)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let hash = |bytes: &[u8]| format!("\"{:x}\"", Sha256::digest(bytes));
+    let hashes = values("sha256");
+    assert_eq!(hashes[0], hash(&text));
+    let places = values("bytes");
+    assert_eq!(places[0], text.len().to_string());
+    assert_eq!(values("licence").len(), places.len() - 1, "every part has a licence");
+    for (place, expected) in places[1..].iter().zip(&hashes[1..]) {
+        let (start, length) = place.trim_matches(['[', ']']).split_once(", ").unwrap();
+        let (start, length): (usize, usize) = (start.parse().unwrap(), length.parse().unwrap());
+        assert_eq!(*expected, hash(&text[start..start + length]), "part at {start}");
+    }
+}
