@@ -110,10 +110,11 @@ fn decoding_gives_the_text_back() {
                 streamed.push_str(&stream.finish());
                 let whole = tokenizer.decode(&ids, Control::Hide).unwrap();
                 assert!(streamed == whole || streamed == format!(" {whole}"), "{model} {streamed:?} {whole:?}");
-                // NFC folds what Hugging Face's side is given, and no side of a Unicode form is wrong.
-                if !case.text.contains('\u{301}') {
-                    assert_eq!(whole, case.text, "{model}");
-                }
+                // Two things are lost for good: Hugging Face's NFC, and the difference between U+2581 and a space in
+                // SentencePiece, which spells a space so.
+                let lossy = case.text.contains('\u{301}') && whole.chars().count() < case.text.chars().count();
+                let spaced = case.text.replace('\u{2581}', " ");
+                assert!(lossy || whole == case.text || whole == spaced, "{model} {whole:?} of {:?}", case.text);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod args;
 mod convert;
+mod generate;
 mod inspect;
 mod ui;
 
@@ -21,6 +22,7 @@ pub fn main() -> ExitCode {
     let result = match &args.command {
         Command::Convert(a) => start(&args).and_then(|()| convert::run(a, &args.common)),
         Command::Inspect(a) => start(&args).and_then(|()| inspect::run(a, &args.common)),
+        Command::Generate(a) => start(&args).and_then(|()| generate::run(a, &args.common)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

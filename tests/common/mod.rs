@@ -1,7 +1,7 @@
 //! Slow twins of what the library does fast, and the fixtures to hold them against.
 
 // Every test file compiles this module for itself and uses a part of it.
-#![allow(dead_code, clippy::missing_panics_doc)]
+#![allow(dead_code, unused_imports, clippy::missing_panics_doc)]
 
 use std::path::{Path, PathBuf};
 
