@@ -103,16 +103,17 @@ fn decoding_gives_the_text_back() {
         for case in cases(model, false) {
             let shown = directory.decode(&case.inner, Control::Show).unwrap();
             assert_eq!(shown, case.decoded, "{model}");
-            for tokenizer in [&file, &directory] {
+            for (hugging_face, tokenizer) in [(false, &file), (true, &directory)] {
                 let ids = tokenizer.encode(&case.text, Special::TEXT).unwrap();
                 let mut stream = tokenizer.decoder(Control::Hide);
                 let mut streamed: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
                 streamed.push_str(&stream.finish());
                 let whole = tokenizer.decode(&ids, Control::Hide).unwrap();
                 assert!(streamed == whole || streamed == format!(" {whole}"), "{model} {streamed:?} {whole:?}");
-                // Two things are lost for good: Hugging Face's NFC, and the difference between U+2581 and a space in
-                // SentencePiece, which spells a space so.
-                let lossy = case.text.contains('\u{301}') && whole.chars().count() < case.text.chars().count();
+                // Lost for good: what Hugging Face's NFC folds, a first space where its tokenizer takes one for its own,
+                // and the difference between U+2581 and a space in SentencePiece, which spells a space so.
+                let first = hugging_face && case.text.strip_prefix(' ') == Some(whole.as_str());
+                let lossy = first || case.text.contains('\u{301}') && whole.chars().count() < case.text.chars().count();
                 let spaced = case.text.replace('\u{2581}', " ");
                 assert!(lossy || whole == case.text || whole == spaced, "{model} {whole:?} of {:?}", case.text);
             }
