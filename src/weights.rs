@@ -4,9 +4,10 @@
 //! cannot meet a tensor that does not fit. Used by whoever needs weights: the pipeline, the runtime, inspection.
 
 use std::ops::Range;
+use std::path::Path;
 
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Format, formats};
+use aurora_quantizers::{Format, Spec, formats};
 
 use crate::checkpoint::{Config, TensorInfo, TensorSource};
 use crate::model::{Import, ModelGraph, Param, ParamId, Part, Role};
@@ -35,6 +36,17 @@ struct Run<'a> {
     format: &'static dyn Format,
     first_row: usize,
     rows: usize,
+}
+
+/// Stored rows of one tensor, as they lie in the mapped file.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored<'a> {
+    /// How the numbers are stored.
+    pub spec: &'static Spec,
+    /// The bytes of these rows and of no others.
+    pub bytes: &'a [u8],
+    /// How many rows they are.
+    pub rows: usize,
 }
 
 impl<'a> Weights<'a> {
@@ -104,6 +116,36 @@ impl<'a> Weights<'a> {
         }
     }
 
+    /// The runs of stored rows that a parameter consists of, to be used in place: canonical row `r` is row
+    /// [`order`](Weights::order)`[r]` of them, counted on from run to run. `None` if the numbers themselves are changed
+    /// or rearranged on the way in; then only [`rows`](Weights::rows) has them.
+    pub fn storage(&self, id: ParamId) -> Option<Vec<Stored<'a>>> {
+        let bound = &self.bound[id.0];
+        if !matches!(bound.import, Import::AsIs | Import::RopePermute { .. }) {
+            return None;
+        }
+        let cols = self.graph.param(id).cols();
+        let stored = |run: &Run<'a>| {
+            let spec = run.format.spec();
+            let bytes = |rows: usize| spec.bytes_for(rows * cols).expect("whole blocks");
+            let range = bytes(run.first_row)..bytes(run.first_row + run.rows);
+            Stored { spec, bytes: self.source.bytes(run.tensor, range), rows: run.rows }
+        };
+        Some(bound.runs.iter().map(stored).collect())
+    }
+
+    /// Which stored row each canonical row of a matrix is; `None` if they are in order.
+    pub fn order(&self, id: ParamId) -> Option<Vec<u32>> {
+        let Import::RopePermute { heads } = self.bound[id.0].import else { return None };
+        let rows = self.graph.param(id).rows();
+        Some((0..rows).map(|row| halved(row, rows / heads) as u32).collect())
+    }
+
+    /// The checkpoint directory or file.
+    pub fn path(&self) -> &'a Path {
+        self.source.path()
+    }
+
     /// Whether canonical rows are read in the order in which they are stored.
     pub fn in_order(&self, id: ParamId) -> bool {
         !matches!(self.bound[id.0].import, Import::RopePermute { .. } | Import::Transpose)
@@ -139,7 +181,6 @@ impl<'a> Weights<'a> {
         });
     }
 
-    /// Canonical row 2j of a head is stored row j, row 2j + 1 is stored row d/2 + j.
     fn permuted(&self, bound: &Bound, heads: usize, param: &Param, rows: Range<usize>, out: &mut [f32]) {
         let run = &bound.runs[0];
         // A bias: the elements move as the rows of its matrix do.
@@ -148,9 +189,7 @@ impl<'a> Weights<'a> {
         let rows = if vector { 0..total } else { rows };
         let dim = total / heads;
         for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
-            let (head, i) = (row / dim, row % dim);
-            let stored = head * dim + i / 2 + if i % 2 == 0 { 0 } else { dim / 2 };
-            self.decode(run, run.first_row + stored, cols, out);
+            self.decode(run, run.first_row + halved(row, dim), cols, out);
         }
     }
 
@@ -168,6 +207,12 @@ impl<'a> Weights<'a> {
             }
         }
     }
+}
+
+/// Canonical row 2j of a head of `dim` rows is stored row j, row 2j + 1 is stored row dim/2 + j.
+fn halved(row: usize, dim: usize) -> usize {
+    let (head, i) = (row / dim, row % dim);
+    head * dim + i / 2 + if i % 2 == 0 { 0 } else { dim / 2 }
 }
 
 impl<'a> Bound<'a> {

@@ -10,7 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checkpoint", &["gguf"]),
     ("model", &["checkpoint", "gguf"]),
     ("weights", &["checkpoint", "model"]),
-    ("runtime", &["weights", "model", "checkpoint"]),
+    ("runtime", &["checkpoint", "model", "weights"]),
     ("text", &["checkpoint", "gguf"]),
     ("plan", &["model"]),
     ("record", &["plan"]),

@@ -175,11 +175,10 @@ impl Writer<'_> {
 
     fn run(&mut self, ids: &[u32], sampler: &mut Sampler, show: bool) -> Result<Answer> {
         let started = Instant::now();
-        // A rendered conversation usually begins as the one before did; a session can only grow.
-        if !ids.starts_with(&self.held) || ids.len() == self.held.len() {
-            self.session = self.engine.session();
-            self.held.clear();
-        }
+        // A rendered conversation usually begins as the one before did. The last token is always run, for its logits.
+        let same = self.held.iter().zip(&ids[..ids.len() - 1]).take_while(|(a, b)| a == b).count();
+        self.session.truncate(same);
+        self.held.truncate(same);
         let mut answer = Answer {
             text: String::new(),
             ids: Vec::new(),
@@ -195,7 +194,8 @@ impl Writer<'_> {
                 answer.stop = "interrupted";
                 return Ok(answer);
             }
-            logits = self.forward(batch)?;
+            let last = self.held.len() + batch.len() == ids.len();
+            logits = self.forward(batch, batch.len() - usize::from(last))?;
         }
         answer.prompt_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
@@ -224,7 +224,7 @@ impl Writer<'_> {
                 answer.stop = "context";
                 break;
             }
-            logits = self.forward(&[id])?;
+            logits = self.forward(&[id], 0)?;
         }
         let rest = decoder.finish();
         if show && !rest.is_empty() {
@@ -240,9 +240,9 @@ impl Writer<'_> {
         Some(id).filter(|&id| (id as usize) < self.tokenizer.vocab())
     }
 
-    /// Logits behind the last of `tokens`.
-    fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let logits = self.engine.forward(&mut self.session, tokens, tokens.len() - 1)?;
+    /// Logits behind `tokens[from..]`.
+    fn forward(&mut self, tokens: &[u32], from: usize) -> Result<Vec<f32>> {
+        let logits = self.engine.forward(&mut self.session, tokens, from)?;
         self.held.extend_from_slice(tokens);
         Ok(logits)
     }

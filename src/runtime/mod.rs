@@ -2,17 +2,47 @@
 //!
 //! In go a bound checkpoint (or GGUF file) and tokens, out come logits. Knows nothing of passes, of exporters or of
 //! text. Weights stay where they are mapped; what is held in memory is the key-value cache and a batch's slots.
+//!
+//! | file | what it answers |
+//! |---|---|
+//! | `engine` | what can be asked of a model that runs |
+//! | `prepared` | parameters in the form in which ops use them |
+//! | `session`, `cache` | one sequence: keys and values of what came before, in tiles |
+//! | `batch` | the ops over one batch's slots; `linear`, `norm`, `rope`, `route` are those that need more than a line |
+//! | `flash`, `naive` | attention, and its slow twin |
+//! | `maths` | exponentials that vectorise, and loops over threads |
+//! | `blame` | which op first gave a value that is not finite |
+//! | [`sampler`] | which token comes next |
+//! | [`kernels`] | products with stored matrices, one for each type and instruction set |
+//!
+//! Threads come from rayon's current pool. No sum is split by threads, so logits are the same for any number of them;
+//! nor by batches, so in exact mode they are (up to the matrix products' blocking) the same for any split into calls.
 
+mod batch;
+mod blame;
+mod cache;
+mod engine;
+mod flash;
+pub mod kernels;
+mod linear;
+mod maths;
+mod naive;
+mod norm;
+mod prepared;
+mod rope;
+mod route;
 pub mod sampler;
+mod session;
 
-use crate::Result;
-use crate::model::Model;
-use crate::weights::Weights;
+pub use engine::Engine;
+pub use linear::{LinearInput, Tap};
+pub use session::Session;
 
 /// How to run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// Positions that fit the key-value cache.
+    /// Positions that fit the key-value cache. Also decides between Phi-3's short and long rotary factors: the choice
+    /// is one for the whole context, as in llama.cpp.
     pub context: usize,
     /// Keep activations in f32 instead of rounding them to 8 bits for quantised weights.
     pub exact: bool,
@@ -29,55 +59,16 @@ pub enum CacheType {
     F32,
     /// Half precision.
     F16,
-    /// 8 bits, a scale for 32.
+    /// 8 bits, a scale for 32. Only for heads of a multiple of 32 numbers; others are refused, so that nobody measures
+    /// another cache than was asked for.
     Q8_0,
 }
 
 /// How attention is computed; both give the same up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attention {
-    /// Every score is stored, then the softmax taken: the slow twin.
+    /// Every score is stored, then the softmax taken, in f64: the slow twin.
     Naive,
     /// In tiles with an online softmax; no score matrix.
     Flash,
-}
-
-/// A model that can be run.
-pub struct Engine<'a> {
-    model: &'a Model,
-    weights: &'a Weights<'a>,
-    options: Options,
-}
-
-/// The state of one sequence: its key-value cache.
-pub struct Session {
-    /// Positions filled.
-    pub used: usize,
-}
-
-impl<'a> Engine<'a> {
-    /// Prepares a model.
-    ///
-    /// # Errors
-    /// If a tensor's type has no kernel, or the context is longer than the model allows.
-    pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Engine<'a>> {
-        Ok(Engine { model, weights, options })
-    }
-
-    /// An empty sequence.
-    pub fn session(&self) -> Session {
-        let _ = (self.model, self.weights, self.options);
-        Session { used: 0 }
-    }
-
-    /// Runs `tokens` after what the session holds and returns the logits of those from index `from` on,
-    /// `[tokens.len() - from, vocab]` row-major.
-    ///
-    /// # Errors
-    /// If the tokens do not fit the context, a token is outside the vocabulary, or a value is not finite (the error
-    /// names the first op and tensor).
-    pub fn forward(&self, session: &mut Session, tokens: &[u32], from: usize) -> Result<Vec<f32>> {
-        let _ = (session, tokens, from);
-        Err(crate::Error::unsupported("no executor yet"))
-    }
 }

@@ -1,0 +1,306 @@
+//! The ops, executed over one batch of consecutive tokens.
+//!
+//! A slot holds one row per token, or one per token and choice after an [`Op::Route`]; how many follows from its
+//! length. Slots are shared by all blocks, so a batch needs each only once.
+
+use super::cache::Cache;
+use super::engine::Engine;
+use super::flash::Heads;
+use super::maths::{self, in_chunks};
+use super::norm::Norm;
+use super::rope::{self, Kind};
+use super::route::Route;
+use super::{Attention, Tap, flash, naive};
+use crate::model::{Op, ParamId, Slot};
+
+/// One batch on its way through the model.
+pub(super) struct Batch<'e, 'a, 't> {
+    pub engine: &'e Engine<'a>,
+    pub tokens: &'e [u32],
+    /// Position of the first row.
+    pub first: usize,
+    /// How many rows, from the end, the head will ask for.
+    keep: usize,
+    pub slots: Vec<Vec<f32>>,
+    pub routes: Vec<Route>,
+    /// Sines and cosines, one table per kind.
+    tables: Vec<Vec<[f32; 2]>>,
+    pub tap: Option<&'t mut dyn Tap>,
+    /// The block that is being executed.
+    pub block: Option<usize>,
+    /// Attention ops executed so far.
+    attended: usize,
+    /// Whether every op's output is looked at.
+    pub suspicious: bool,
+    /// Whether all numbers met so far are finite, where they are looked at.
+    pub finite: bool,
+}
+
+/// The first op whose output is not finite, and the slot.
+#[derive(Debug, Clone)]
+pub(super) struct Culprit {
+    pub op: Op,
+    pub slot: Slot,
+}
+
+impl<'e, 'a> Batch<'e, 'a, '_> {
+    /// `tokens` stand at positions from `first` on; the last `keep` of them are those that matter to the caller.
+    pub fn new(engine: &'e Engine<'a>, tokens: &'e [u32], first: usize, keep: usize) -> Self {
+        let slots = engine.model.graph.slots.len();
+        Batch {
+            engine,
+            tokens,
+            first,
+            keep,
+            slots: vec![Vec::new(); slots],
+            routes: (0..slots).map(|_| Route::default()).collect(),
+            tables: engine.frequencies.iter().map(|f| f.table(first, tokens.len())).collect(),
+            tap: None,
+            block: None,
+            attended: 0,
+            suspicious: false,
+            finite: true,
+        }
+    }
+
+    /// Tokens to residual stream, through all blocks. Afterwards slots hold the rows to keep.
+    pub fn body(&mut self, caches: &mut [Cache]) -> Result<(), Culprit> {
+        let graph = &self.engine.model.graph;
+        self.stretch(&graph.embed, caches)?;
+        for (i, ops) in graph.blocks.iter().enumerate() {
+            self.block = Some(i);
+            self.stretch(ops, caches)?;
+        }
+        self.block = None;
+        self.finite &= finite(&self.slots[graph.residual.0]);
+        self.keep_last(self.keep);
+        Ok(())
+    }
+
+    /// Runs consecutive ops.
+    pub fn stretch(&mut self, ops: &[Op], caches: &mut [Cache]) -> Result<(), Culprit> {
+        let mut rest = ops;
+        while let Some((op, after)) = rest.split_first() {
+            if self.tokens.is_empty() {
+                break;
+            }
+            let together = match op {
+                Op::Linear { x, experts, .. } if !self.suspicious => {
+                    1 + after.iter().take_while(|op| reads(op, *x, *experts)).count()
+                }
+                _ => 1,
+            };
+            match op {
+                Op::Linear { x, experts, .. } => self.linears(&rest[..together], *x, *experts),
+                op => self.run(op, caches),
+            }
+            if self.suspicious {
+                self.look_at(op)?;
+            }
+            rest = &rest[together..];
+        }
+        Ok(())
+    }
+
+    /// The width of a slot's rows.
+    pub fn width(&self, slot: Slot) -> usize {
+        self.engine.model.graph.slots[slot.0]
+    }
+
+    /// A slot's memory, made long enough for `rows`; what is in it is not cleared.
+    pub fn fresh(&mut self, slot: Slot, rows: usize) -> Vec<f32> {
+        let mut memory = std::mem::take(&mut self.slots[slot.0]);
+        memory.resize(rows * self.width(slot), 0.0);
+        memory
+    }
+
+    /// Memory for `out`, one number for each of `like`.
+    fn fresh_like(&mut self, out: Slot, like: Slot) -> Vec<f32> {
+        let rows = self.slots[like.0].len() / self.width(like);
+        self.fresh(out, rows)
+    }
+
+    /// Calls `f(chunk of out, the same of x)`; `out` may be `x`, whose numbers are then copied first.
+    fn map(&mut self, x: Slot, out: Slot, f: impl Fn(&mut [f32], &[f32]) + Sync) {
+        let copy = (x == out).then(|| self.slots[x.0].clone());
+        let mut y = self.fresh_like(out, x);
+        let from = copy.as_ref().unwrap_or(&self.slots[x.0]);
+        in_chunks(&mut y, 1, |at, y| f(y, &from[at..at + y.len()]));
+        self.slots[out.0] = y;
+    }
+
+    fn run(&mut self, op: &Op, caches: &mut [Cache]) {
+        let engine = self.engine;
+        match op {
+            Op::Embed { table, out, scale } => {
+                let mut y = self.fresh(*out, self.tokens.len());
+                self.look_up(*table, &mut y, |row| self.tokens[row] as usize);
+                in_chunks(&mut y, 1, |_, y| y.iter_mut().for_each(|y| *y *= scale));
+                self.slots[out.0] = y;
+            }
+            Op::AddPosition { table, x } => {
+                let mut row = vec![0.0; self.slots[x.0].len()];
+                self.look_up(*table, &mut row, |row| self.first + row);
+                self.slots[x.0].iter_mut().zip(&row).for_each(|(x, p)| *x += p);
+            }
+            Op::Norm { kind, weight, bias, eps, x, out } => {
+                let (weight, bias) = (engine.params.vector(*weight), bias.map(|b| engine.params.vector(b)));
+                if x != out {
+                    let mut y = self.fresh_like(*out, *x);
+                    y.copy_from_slice(&self.slots[x.0]);
+                    self.slots[out.0] = y;
+                }
+                Norm { kind: *kind, weight, bias, eps: *eps }.run(&mut self.slots[out.0]);
+            }
+            Op::Linear { .. } => unreachable!("linears run together"),
+            Op::Split { x, parts } => {
+                let width = self.width(*x);
+                let mut at = 0;
+                for part in parts {
+                    let (mut y, w) = (self.fresh_like(*part, *x), self.width(*part));
+                    let rows = y.chunks_exact_mut(w).zip(self.slots[x.0].chunks_exact(width));
+                    rows.for_each(|(y, x)| y.copy_from_slice(&x[at..at + w]));
+                    self.slots[part.0] = y;
+                    at += w;
+                }
+            }
+            Op::Rope { x, head_dim, style, .. } => {
+                let kind = Kind::of(op, engine.options.context);
+                let table = engine.frequencies.iter().position(|f| Some(f.kind) == kind).expect("collected before");
+                let width = self.width(*x);
+                rope::rotate(&mut self.slots[x.0], width, *head_dim, *style, &self.tables[table]);
+            }
+            Op::Attend { .. } => self.attend(op, caches),
+            Op::Gate { act, gate, up, out } => {
+                let mut y = self.fresh_like(*out, *gate);
+                let (g, u) = (&self.slots[gate.0], &self.slots[up.0]);
+                assert_eq!((g.len(), u.len()), (y.len(), y.len()), "gate and up have as many rows");
+                in_chunks(&mut y, 1, |at, y| maths::gate(*act, &g[at..at + y.len()], &u[at..at + y.len()], y));
+                self.slots[out.0] = y;
+            }
+            Op::Act { act, x, out } => self.map(*x, *out, |y, x| maths::activate(*act, x, y)),
+            Op::Add { a, b, scale, out } => self.add(*a, *b, *scale, *out),
+            Op::Route { logits, out, used, normalize } => {
+                let experts = self.width(*logits);
+                self.routes[out.0] = Route::choose(&self.slots[logits.0], experts, *used, *normalize);
+            }
+            Op::Combine { x, experts, out } => {
+                let route = &self.routes[experts.0];
+                let rows = route.choices() / route.used;
+                let (width, mut y) = (self.width(*out), self.fresh(*out, rows));
+                self.routes[experts.0].combine(&self.slots[x.0], width, &mut y);
+                self.slots[out.0] = y;
+            }
+            Op::Scale { x, by } => {
+                in_chunks(&mut self.slots[x.0], 1, |_, x| x.iter_mut().for_each(|x| *x *= by));
+            }
+            Op::Softcap { x, cap } => in_chunks(&mut self.slots[x.0], 1, |_, x| maths::softcap(x, *cap)),
+        }
+    }
+
+    /// Decodes one row of `table` for each of `out`.
+    fn look_up(&self, table: ParamId, out: &mut [f32], row: impl Fn(usize) -> usize + Sync) {
+        let width = self.engine.model.graph.param(table).cols();
+        in_chunks(out, width, |at, out| {
+            for (i, out) in out.chunks_exact_mut(width).enumerate() {
+                let row = row(at / width + i);
+                self.engine.weights.rows(table, row..row + 1, out);
+            }
+        });
+    }
+
+    fn add(&mut self, a: Slot, b: Slot, scale: f32, out: Slot) {
+        if out != a {
+            let mut y = self.fresh_like(out, a);
+            y.copy_from_slice(&self.slots[a.0]);
+            self.slots[out.0] = y;
+        }
+        let mut y = std::mem::take(&mut self.slots[out.0]);
+        let b = &self.slots[b.0];
+        assert_eq!(b.len(), y.len(), "rows that are added");
+        in_chunks(&mut y, 1, |at, y| y.iter_mut().zip(&b[at..]).for_each(|(y, b)| *y += scale * b));
+        self.slots[out.0] = y;
+    }
+
+    fn attend(&mut self, op: &Op, caches: &mut [Cache]) {
+        let Op::Attend { q, k, v, out, heads, kv_heads, head_dim, scale, softcap, window } = op else {
+            unreachable!("called for attention")
+        };
+        let last = self.attended + 1 == caches.len();
+        let cache = &mut caches[self.attended];
+        cache.store(self.first, &self.slots[k.0], &self.slots[v.0]);
+        self.attended += 1;
+        if last && self.tap.is_none() {
+            // Keys and values are stored: what the other rows lead to is asked for by nobody.
+            let residual = self.engine.model.graph.residual;
+            self.finite &= [residual, *k, *v].iter().all(|slot| finite(&self.slots[slot.0]));
+            self.keep_last(self.keep);
+        }
+        let heads = Heads {
+            heads: *heads,
+            kv_heads: *kv_heads,
+            dim: *head_dim,
+            scale: *scale,
+            softcap: *softcap,
+            window: *window,
+        };
+        let mut y = self.fresh_like(*out, *q);
+        let q = &self.slots[q.0];
+        match self.engine.options.attention {
+            Attention::Naive => naive::attend(&heads, q, self.first, cache, &mut y),
+            Attention::Flash => flash::attend(&heads, q, self.first, cache, &mut y),
+        }
+        self.slots[out.0] = y;
+    }
+
+    /// Drops all rows but the last `keep`.
+    fn keep_last(&mut self, keep: usize) {
+        let rows = self.tokens.len();
+        let drop = rows - keep;
+        if drop == 0 {
+            return;
+        }
+        for slot in &mut self.slots {
+            slot.drain(..slot.len() / rows * drop);
+        }
+        self.tokens = &self.tokens[drop..];
+        self.first += drop;
+    }
+
+    fn look_at(&self, op: &Op) -> Result<(), Culprit> {
+        let written: &[Slot] = match op {
+            Op::Embed { out, .. }
+            | Op::Norm { out, .. }
+            | Op::Linear { out, .. }
+            | Op::Attend { out, .. }
+            | Op::Gate { out, .. }
+            | Op::Act { out, .. }
+            | Op::Add { out, .. }
+            | Op::Combine { out, .. } => &[*out],
+            Op::Split { parts, .. } => parts,
+            Op::AddPosition { x, .. } | Op::Rope { x, .. } | Op::Scale { x, .. } | Op::Softcap { x, .. } => &[*x],
+            Op::Route { .. } => &[],
+        };
+        match written.iter().find(|slot| !finite(&self.slots[slot.0])) {
+            Some(&slot) => Err(Culprit { op: op.clone(), slot }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether `op` is a linear that reads `x` under the same choice, and not something that `x` is written by.
+fn reads(op: &Op, input: Slot, choice: Option<Slot>) -> bool {
+    matches!(op, Op::Linear { x, experts, out, .. } if *x == input && *experts == choice && *out != input)
+}
+
+/// Whether no number is NaN or infinite.
+pub(super) fn finite(x: &[f32]) -> bool {
+    // Zero times anything finite is zero; lanes side by side vectorise.
+    let mut lanes = [0.0_f32; 16];
+    let runs = x.chunks_exact(16);
+    let tail = runs.remainder().iter().all(|x| x.is_finite());
+    for run in runs {
+        lanes.iter_mut().zip(run).for_each(|(l, x)| *l += x * 0.0);
+    }
+    tail && lanes.iter().all(|l| *l == 0.0)
+}

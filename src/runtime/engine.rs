@@ -1,0 +1,242 @@
+//! What can be asked of a model that runs: logits of tokens, with or without an observer.
+
+use super::batch::{Batch, finite};
+use super::cache::{self, Cache, Q8_BLOCK};
+use super::prepared::Params;
+use super::rope::{Frequencies, Kind};
+use super::session::Session;
+use super::{CacheType, Options, Tap, blame};
+use crate::model::{Model, ModelGraph, Op};
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// Tokens that go through the model together: enough for matrix products to be bound by arithmetic, few enough for
+/// slots to stay small (Llama 1.1B: 60 MB).
+const BATCH: usize = 512;
+/// Rows whose logits are computed together: 64 of 256,000 numbers are 64 MB.
+const HEAD_ROWS: usize = 64;
+
+/// Receives logits: the index of the first token and rows of the vocabulary's length.
+type Receiver<'f> = &'f mut (dyn FnMut(usize, &[f32]) + Send);
+
+/// A model that can be run.
+pub struct Engine<'a> {
+    pub(super) model: &'a Model,
+    pub(super) weights: &'a Weights<'a>,
+    pub(super) options: Options,
+    pub(super) params: Params<'a>,
+    pub(super) frequencies: Vec<Frequencies>,
+}
+
+impl<'a> Engine<'a> {
+    /// Prepares a model.
+    ///
+    /// # Errors
+    /// If a tensor's type has no kernel, the context is longer than the model allows (or empty), or the cache's type does
+    /// not fit the heads.
+    pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Engine<'a>> {
+        let most = model.hyper.context;
+        if options.context == 0 || options.context > most {
+            let what = format!("a context of {} tokens; this model allows 1 to {most}", options.context);
+            return Err(Error::unsupported(what));
+        }
+        for (_, dim) in heads(&model.graph) {
+            if options.cache == CacheType::Q8_0 && !dim.is_multiple_of(Q8_BLOCK) {
+                let what =
+                    format!("a q8_0 cache needs heads of a multiple of {Q8_BLOCK} numbers, these have {dim}; use f16");
+                return Err(Error::unsupported(what));
+            }
+        }
+        let params = Params::new(&model.graph, weights)?;
+        let mut frequencies: Vec<Frequencies> = Vec::new();
+        for kind in model.graph.blocks.iter().flatten().filter_map(|op| Kind::of(op, options.context)) {
+            if frequencies.iter().all(|f| f.kind != kind) {
+                let factors = kind.factors().map(|id| params.vector(id));
+                frequencies.push(Frequencies::new(kind, factors));
+            }
+        }
+        Ok(Engine { model, weights, options, params, frequencies })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'a Model {
+        self.model
+    }
+
+    /// How it runs.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// An empty sequence.
+    pub fn session(&self) -> Session {
+        let cache = |(heads, dim)| Cache::new(self.options.cache, heads, dim);
+        Session { used: 0, caches: heads(&self.model.graph).map(cache).collect() }
+    }
+
+    /// Runs `tokens` after what the session holds and returns the logits of those from index `from` on,
+    /// `[tokens.len() - from, vocab]` row-major. `from` may be `tokens.len()`: then the session is filled, no more.
+    /// After an error the session holds what it held before.
+    ///
+    /// # Errors
+    /// If the tokens do not fit the context, a token is outside the vocabulary, or a value is not finite (the error
+    /// names the first op and tensor).
+    ///
+    /// # Panics
+    /// If `from` is past the end, or the session is another engine's.
+    pub fn forward(&self, session: &mut Session, tokens: &[u32], from: usize) -> Result<Vec<f32>> {
+        let mut logits = Vec::new();
+        self.run(session, tokens, from, None, &mut |_, rows| logits.extend_from_slice(rows))?;
+        Ok(logits)
+    }
+
+    /// As [`Engine::forward`], but hands over logits some rows at a time, so that those of a long text need not be in memory
+    /// together: `each(index of the first token, rows)`.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]. What has been handed over by then is valid.
+    pub fn forward_each(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        from: usize,
+        each: &mut (dyn FnMut(usize, &[f32]) + Send),
+    ) -> Result<()> {
+        self.run(session, tokens, from, None, each)
+    }
+
+    /// As [`Engine::forward`], with an observer of the inputs of every linear.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_tapped(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        from: usize,
+        tap: &mut dyn Tap,
+    ) -> Result<Vec<f32>> {
+        let mut logits = Vec::new();
+        self.run(session, tokens, from, Some(tap), &mut |_, rows| logits.extend_from_slice(rows))?;
+        Ok(logits)
+    }
+
+    /// Bytes that generating one token reads when `used` positions are filled: all matrices that it is multiplied with (of
+    /// a mixture, the share of experts that it uses), and the keys and values that it sees.
+    pub fn bytes_per_token(&self, used: usize) -> u64 {
+        let graph = &self.model.graph;
+        let mut bytes = 0;
+        for op in graph.embed.iter().chain(graph.blocks.iter().flatten()).chain(&graph.head) {
+            bytes += match op {
+                Op::Linear { weight, experts: None, .. } => self.params.matrix_bytes(*weight),
+                Op::Linear { weight, experts: Some(route), .. } => {
+                    self.params.matrix_bytes(*weight) / graph.param(*weight).shape[0] * graph.slots[route.0]
+                }
+                Op::Attend { kv_heads, head_dim, window, .. } => {
+                    let seen = window.map_or(used, |w| used.min(w));
+                    seen * cache::bytes_per_position(self.options.cache, *kv_heads, *head_dim)
+                }
+                _ => 0,
+            } as u64;
+        }
+        bytes
+    }
+
+    fn run(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        from: usize,
+        mut tap: Option<&mut dyn Tap>,
+        each: Receiver<'_>,
+    ) -> Result<()> {
+        assert!(from <= tokens.len(), "logits from token {from} of {}", tokens.len());
+        assert_eq!(session.caches.len(), heads(&self.model.graph).count(), "the session is this engine's");
+        let (before, context) = (session.used, self.options.context);
+        if tokens.len() > context - before {
+            let what = format!("{} tokens after {before} do not fit a context of {context}", tokens.len());
+            return Err(Error::unsupported(what));
+        }
+        let vocab = self.model.graph.slots[self.model.graph.logits.0];
+        if let Some(i) = tokens.iter().position(|&t| t as usize >= vocab) {
+            let what = format!("token {} (number {i}) is outside the vocabulary of {vocab}", tokens[i]);
+            return Err(Error::unsupported(what));
+        }
+        // On a thread of the pool, so that handing work to it needs no waking and waiting from outside.
+        let result = rayon::scope(|_| {
+            for (i, batch) in tokens.chunks(BATCH).enumerate() {
+                let at = i * BATCH;
+                let skip = from.saturating_sub(at).min(batch.len());
+                // The reborrow shortens the observer's lifetime to this batch.
+                let tap = tap.as_mut().map(|t| &mut **t as &mut dyn Tap);
+                self.batch(session, batch, skip, tap, &mut |first, rows| each(at + first, rows))?;
+                session.used += batch.len();
+            }
+            Ok(())
+        });
+        if result.is_err() {
+            session.used = before;
+        }
+        result
+    }
+
+    /// At most [`BATCH`] tokens; logits of those from `skip` on.
+    fn batch(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        skip: usize,
+        tap: Option<&mut dyn Tap>,
+        each: Receiver<'_>,
+    ) -> Result<()> {
+        let graph = &self.model.graph;
+        let (first, keep) = (session.used, tokens.len() - skip);
+        let mut batch = Batch::new(self, tokens, first, keep);
+        batch.tap = tap;
+        let caches = &mut session.caches;
+        let looked = batch.body(caches).and_then(|()| batch.head(graph, caches, &mut |at, x| each(skip + at, x)));
+        debug_assert!(looked.is_ok(), "nothing is looked at in the first run");
+        if batch.finite {
+            return Ok(());
+        }
+        // Something went wrong: once more, looking at every op's output.
+        let mut batch = Batch::new(self, tokens, first, keep);
+        batch.suspicious = true;
+        match batch.body(caches).and_then(|()| batch.head(graph, caches, &mut |_, _| {})) {
+            Err(culprit) => Err(blame::error(&batch, &culprit)),
+            Ok(()) => Err(blame::unknown(&batch)),
+        }
+    }
+}
+
+impl Batch<'_, '_, '_> {
+    /// Residual stream to logits, some rows at a time.
+    fn head(
+        &mut self,
+        graph: &ModelGraph,
+        caches: &mut [Cache],
+        each: Receiver<'_>,
+    ) -> std::result::Result<(), super::batch::Culprit> {
+        let width = graph.slots[graph.residual.0];
+        let all = std::mem::take(&mut self.slots[graph.residual.0]);
+        for (i, rows) in all.chunks(HEAD_ROWS * width).enumerate() {
+            self.slots[graph.residual.0] = rows.to_vec();
+            self.stretch(&graph.head, caches)?;
+            let logits = &self.slots[graph.logits.0];
+            if !finite(logits) {
+                self.finite = false;
+                return Ok(());
+            }
+            each(i * HEAD_ROWS, logits);
+        }
+        Ok(())
+    }
+}
+
+/// Key-value heads and their length, for every attention op in the order in which they run.
+fn heads(graph: &ModelGraph) -> impl Iterator<Item = (usize, usize)> + '_ {
+    graph.blocks.iter().flatten().filter_map(|op| match op {
+        Op::Attend { kv_heads, head_dim, .. } => Some((*kv_heads, *head_dim)),
+        _ => None,
+    })
+}

@@ -1,0 +1,111 @@
+//! Linears, with and without experts. Neighbours that share an input share its preparation too.
+
+use super::batch::Batch;
+use super::kernels::{Acts, matmul};
+use super::maths::in_chunks;
+use crate::model::{Op, ParamId, Slot};
+
+/// What a linear is about to multiply.
+#[derive(Debug, Clone, Copy)]
+pub struct LinearInput<'x> {
+    /// The transformer block; `None` for the output matrix.
+    pub block: Option<usize>,
+    /// The linear's matrix.
+    pub weight: ParamId,
+    /// Which expert's, if it has several.
+    pub expert: Option<usize>,
+    /// Rows of `cols` numbers: one per token, or one per token that chose the expert.
+    pub x: &'x [f32],
+    /// Row length.
+    pub cols: usize,
+}
+
+/// An observer of every linear's input: what calibration collects its statistics with.
+///
+/// Called in a fixed order, op after op and, within a mixture, expert after expert (those that no token chose are left
+/// out); so what it adds up is the same for any number of threads. Linears of the head see only the positions whose
+/// logits were asked for.
+pub trait Tap: Send {
+    /// Called before the product.
+    fn linear_input(&mut self, input: &LinearInput<'_>);
+}
+
+impl Batch<'_, '_, '_> {
+    /// Runs consecutive linears, all of which read slot `x` under the same choice of experts.
+    pub(super) fn linears(&mut self, ops: &[Op], x: Slot, experts: Option<Slot>) {
+        let input = std::mem::take(&mut self.slots[x.0]);
+        match experts {
+            None => self.plain(ops, &input, self.width(x)),
+            Some(route) => self.chosen(ops, &input, self.width(x), route),
+        }
+        self.slots[x.0] = input;
+    }
+
+    fn plain(&mut self, ops: &[Op], x: &[f32], cols: usize) {
+        let rows = x.len() / cols;
+        let acts = Acts::new(x, rows, cols);
+        for op in ops {
+            let Op::Linear { weight, bias, out, .. } = op else { unreachable!("the caller collects linears") };
+            self.tell(*weight, None, x, cols);
+            let width = self.width(*out);
+            let mut y = self.fresh(*out, rows);
+            matmul(self.engine.params.matrix(*weight, 0), &acts, self.engine.options.exact, &mut y);
+            if let Some(bias) = bias {
+                let bias = self.engine.params.vector(*bias);
+                in_chunks(&mut y, width, |_, y| y.chunks_exact_mut(width).for_each(|y| add(y, bias)));
+            }
+            self.slots[out.0] = y;
+        }
+    }
+
+    /// For every expert, the rows that chose it are gathered, multiplied and put back at their places.
+    fn chosen(&mut self, ops: &[Op], x: &[f32], cols: usize, route: Slot) {
+        let route = std::mem::take(&mut self.routes[route.0]);
+        // What was computed before the choice has one row for all of a token's choices.
+        let shared = if x.len() / cols == route.choices() { 1 } else { route.used };
+        assert_eq!(x.len() / cols * shared, route.choices(), "rows of a linear with experts");
+        let mut outs: Vec<Vec<f32>> = ops.iter().map(|op| self.fresh(out(op), route.choices())).collect();
+        let (mut gathered, mut product) = (Vec::new(), Vec::new());
+        for (expert, choices) in &route.groups {
+            gathered.clear();
+            choices.iter().for_each(|c| gathered.extend_from_slice(&x[c / shared * cols..][..cols]));
+            let acts = Acts::new(&gathered, choices.len(), cols);
+            for (op, y) in ops.iter().zip(&mut outs) {
+                let Op::Linear { weight, bias, out, .. } = op else { unreachable!("the caller collects linears") };
+                self.tell(*weight, Some(*expert), &gathered, cols);
+                let width = self.width(*out);
+                product.resize(choices.len() * width, 0.0);
+                matmul(self.engine.params.matrix(*weight, *expert), &acts, self.engine.options.exact, &mut product);
+                for (c, row) in choices.iter().zip(product.chunks_exact_mut(width)) {
+                    if let Some(bias) = bias {
+                        add(row, &self.engine.params.vector(*bias)[expert * width..][..width]);
+                    }
+                    y[c * width..][..width].copy_from_slice(row);
+                }
+            }
+        }
+        for (op, y) in ops.iter().zip(outs) {
+            self.slots[out(op).0] = y;
+        }
+        let slot =
+            ops.first().map(|op| if let Op::Linear { experts: Some(s), .. } = op { s.0 } else { unreachable!() });
+        self.routes[slot.expect("at least one linear")] = route;
+    }
+
+    fn tell(&mut self, weight: ParamId, expert: Option<usize>, x: &[f32], cols: usize) {
+        let block = self.block;
+        if let Some(tap) = &mut self.tap {
+            tap.linear_input(&LinearInput { block, weight, expert, x, cols });
+        }
+    }
+}
+
+/// The slot that a linear writes.
+fn out(op: &Op) -> Slot {
+    let Op::Linear { out, .. } = op else { unreachable!("the caller collects linears") };
+    *out
+}
+
+fn add(y: &mut [f32], bias: &[f32]) {
+    y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+}

@@ -1,0 +1,151 @@
+//! Parameters in the form in which ops use them: matrices as they are stored, vectors as f32.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use aurora_quantizers::{Spec, formats};
+
+use super::kernels::{self, Matrix};
+use crate::Result;
+use crate::model::{Import, ModelGraph, Op, ParamId};
+use crate::weights::{Stored, Weights};
+
+/// Rows that are rearranged at a time where a matrix cannot be used as it is stored.
+const ROWS_AT_A_TIME: usize = 512;
+
+/// One parameter.
+#[derive(Default)]
+struct Prepared<'a> {
+    /// One per expert.
+    matrices: Vec<Matrix<'a>>,
+    /// Their bytes, all together.
+    bytes: usize,
+    vector: Option<Vec<f32>>,
+}
+
+/// All parameters that ops use other than by single rows.
+pub(super) struct Params<'a> {
+    params: Vec<Prepared<'a>>,
+}
+
+impl<'a> Params<'a> {
+    /// Prepares what the ops of `graph` use.
+    ///
+    /// # Errors
+    /// If a matrix's type has no kernel.
+    pub fn new(graph: &ModelGraph, weights: &Weights<'a>) -> Result<Self> {
+        let mut params: Vec<Prepared> = graph.params.iter().map(|_| Prepared::default()).collect();
+        for op in graph.embed.iter().chain(graph.blocks.iter().flatten()).chain(&graph.head) {
+            let (matrix, vectors) = match op {
+                Op::Linear { weight, bias, .. } => (Some(*weight), [*bias, None]),
+                Op::Norm { weight, bias, .. } => (None, [Some(*weight), *bias]),
+                Op::Rope { factors, long, .. } => (None, [*factors, long.map(|l| l.factors)]),
+                _ => continue,
+            };
+            if let Some(id) = matrix
+                && params[id.0].matrices.is_empty()
+            {
+                (params[id.0].matrices, params[id.0].bytes) = matrices(graph, weights, id)?;
+            }
+            for id in vectors.into_iter().flatten() {
+                params[id.0].vector.get_or_insert_with(|| {
+                    let param = graph.param(id);
+                    let mut vector = vec![0.0; param.len()];
+                    weights.rows(id, 0..param.rows(), &mut vector);
+                    vector
+                });
+            }
+        }
+        Ok(Params { params })
+    }
+
+    /// The matrix of a linear, or of one of its experts.
+    pub fn matrix(&self, id: ParamId, expert: usize) -> &Matrix<'a> {
+        &self.params[id.0].matrices[expert]
+    }
+
+    /// A norm's factors, a bias, rotary factors; of several experts, one after the other.
+    pub fn vector(&self, id: ParamId) -> &[f32] {
+        self.params[id.0].vector.as_deref().expect("prepared for the op that asks")
+    }
+
+    /// Stored bytes of all matrices of a linear.
+    pub fn matrix_bytes(&self, id: ParamId) -> usize {
+        self.params[id.0].bytes
+    }
+}
+
+fn matrices<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Result<(Vec<Matrix<'a>>, usize)> {
+    let param = graph.param(id);
+    let cols = param.cols();
+    let rows = param.shape[param.shape.len() - 2];
+    let stored = weights.storage(id);
+    let mut all = 0;
+    let matrix = |expert: usize| {
+        let range = expert * rows..(expert + 1) * rows;
+        let (spec, bytes) = stored
+            .as_ref()
+            .and_then(|runs| in_place(runs, cols, range.clone()))
+            .unwrap_or_else(|| materialised(graph, weights, id, range));
+        if !kernels::supported(spec) {
+            let known = formats::FORMATS.iter().map(|f| f.spec()).filter(|s| kernels::supported(s));
+            let known: Vec<_> = known.map(|s| s.name).collect();
+            let what = format!("type {} cannot be run; there are kernels for {}", spec.name, known.join(", "));
+            return Err(weights.error(id, what));
+        }
+        all += bytes.len();
+        let order = weights.order(id).map(Vec::into_boxed_slice);
+        Ok(Matrix::new(spec, rows, cols, bytes, order))
+    };
+    let matrices = (0..param.rows() / rows).map(matrix).collect::<Result<_>>()?;
+    if stored.is_none() {
+        weights.release(id, 0..param.rows());
+    }
+    Ok((matrices, all))
+}
+
+/// Rows that lie in one run, as they are; rows of several runs of one type, joined.
+fn in_place<'a>(runs: &[Stored<'a>], cols: usize, rows: Range<usize>) -> Option<(&'static Spec, Cow<'a, [u8]>)> {
+    let mut start = 0;
+    let mut found: Option<(&'static Spec, Cow<'a, [u8]>)> = None;
+    for run in runs {
+        let (from, to) = (rows.start.max(start), rows.end.min(start + run.rows));
+        if from < to {
+            let row = run.spec.bytes_for(cols)?;
+            let bytes = &run.bytes[(from - start) * row..(to - start) * row];
+            found = match found {
+                None => Some((run.spec, Cow::Borrowed(bytes))),
+                Some((spec, before)) if spec == run.spec => Some((spec, [&before, bytes].concat().into())),
+                Some(_) => return None,
+            };
+        }
+        start += run.rows;
+    }
+    found
+}
+
+/// Rows that are stored in another way, rearranged: in the type they are stored in, which holds them exactly, unless
+/// the numbers are changed on the way in or come in several types; then as f32.
+fn materialised(
+    graph: &ModelGraph,
+    weights: &Weights<'_>,
+    id: ParamId,
+    rows: Range<usize>,
+) -> (&'static Spec, Cow<'static, [u8]>) {
+    let param = graph.param(id);
+    let cols = param.cols();
+    let mut specs = weights.tensors(id).map(|t| t.spec);
+    let first = specs.next().filter(|_| param.import == Import::Transpose);
+    let own = first.filter(|first| specs.all(|s| s == *first)).and_then(|s| formats::by_ggml_id(s.ggml_id));
+    let format = own.unwrap_or_else(|| formats::by_name("f32").expect("a row of FORMATS"));
+    let row = format.spec().bytes_for(cols).expect("floats have blocks of one");
+    let mut bytes = vec![0; rows.len() * row];
+    let mut values = Vec::new();
+    for (from, bytes) in rows.clone().step_by(ROWS_AT_A_TIME).zip(bytes.chunks_mut(ROWS_AT_A_TIME * row)) {
+        let some = from..(from + ROWS_AT_A_TIME).min(rows.end);
+        values.resize(some.len() * cols, 0.0);
+        weights.rows(id, some, &mut values);
+        format.encode(&values, bytes);
+    }
+    (format.spec(), bytes.into())
+}
