@@ -10,6 +10,7 @@
 //! | [`checkpoint`] | where tensors, configuration, tokenizer and model card come from |
 //! | [`model`] | what the model computes: its parameters and ops, described once |
 //! | [`weights`] | a checkpoint seen through a model: canonical rows of every parameter |
+//! | [`runtime`] | the model's ops, executed, and the choice of the next token |
 //! | [`text`] | what turns text into tokens and back: tokenizers, chat templates |
 //! | [`plan`] | type and bytes of every tensor, before any work |
 //! | [`export`] | the output: laid out to the byte, there whole or not at all |

@@ -103,17 +103,20 @@ fn decoding_gives_the_text_back() {
         for case in cases(model, false) {
             let shown = directory.decode(&case.inner, Control::Show).unwrap();
             assert_eq!(shown, case.decoded, "{model}");
-            for tokenizer in [&file, &directory] {
-                let ids = tokenizer.encode(&case.text, Special::TEXT).unwrap();
-                let mut stream = tokenizer.decoder(Control::Hide);
+            for (hugging_face, tokenizer) in [(false, &file), (true, &directory)] {
+                let ids = tokenizer.encode(&case.text, Special { add: false, parse: false }).unwrap();
+                let mut stream = tokenizer.decoder(Control::Show);
                 let mut streamed: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
                 streamed.push_str(&stream.finish());
-                let whole = tokenizer.decode(&ids, Control::Hide).unwrap();
+                let whole = tokenizer.decode(&ids, Control::Show).unwrap();
                 assert!(streamed == whole || streamed == format!(" {whole}"), "{model} {streamed:?} {whole:?}");
-                // NFC folds what Hugging Face's side is given, and no side of a Unicode form is wrong.
-                if !case.text.contains('\u{301}') {
-                    assert_eq!(whole, case.text, "{model}");
-                }
+                // Lost for good: what Hugging Face's NFC folds, a first space where its tokenizer takes one for its own,
+                // and the difference between U+2581 and a space in SentencePiece, which spells a space so.
+                let spaced = case.text.replace('\u{2581}', " ");
+                let first = hugging_face && spaced.strip_prefix(' ') == Some(whole.as_str());
+                let folded = case.text.contains('\u{301}') && whole.chars().count() < case.text.chars().count();
+                let lossy = first || folded || whole == spaced;
+                assert!(lossy || whole == case.text, "{model} {whole:?} of {:?}", case.text);
             }
         }
     }

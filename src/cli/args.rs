@@ -50,6 +50,7 @@ pub enum Command {
     Inspect(Inspect),
     Eval(Eval),
     Bench(Bench),
+    Generate(Box<Generate>),
 }
 
 /// Write a checkpoint as a GGUF file, in a smaller type if wanted.
@@ -187,6 +188,75 @@ pub struct Bench {
     /// Keep activations in f32. Otherwise those that meet quantised weights are rounded to 8 bits, as in llama.cpp.
     #[arg(long)]
     pub exact: bool,
+}
+
+/// Continue a text, or chat.
+///
+/// Writes the new text to stdout as it comes and a line about speed to stderr. With --chat the prompt goes through
+/// the model's own template; without --prompt, lines of stdin are the user's turns, until the input ends. Ctrl-C stops
+/// the generation; what was written stays. The same options and seed give the same text.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  aurora-quant generate model.gguf --prompt 'Once upon a time' --temperature 0
+  aurora-quant generate Llama-3.2-1B-Instruct --chat
+  aurora-quant generate model.gguf --chat --prompt 'Why is the sky blue?' --seed 7 --json
+
+How a token is chosen, in this order: repeat penalty, top-k, top-p, min-p, temperature, draw.")]
+pub struct Generate {
+    /// Checkpoint: directory with config.json, .safetensors file in one, or .gguf file.
+    pub model: PathBuf,
+    /// Text to continue, or with --chat the user's only turn.
+    #[arg(short, long, value_name = "TEXT", required_unless_present = "chat")]
+    pub prompt: Option<String>,
+    /// Longest text to write, in tokens; the model may end it earlier.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    pub tokens: usize,
+    /// Apply the model's chat template.
+    #[arg(long)]
+    pub chat: bool,
+    /// What the system says before the conversation.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// Flatten (above 1) or sharpen (below 1) the distribution; 0 always takes the most probable token.
+    #[arg(long, value_name = "X", default_value_t = 0.8, value_parser = at_least_zero, help_heading = "Sampling")]
+    pub temperature: f32,
+    /// Choose among the N most probable tokens; 0: all.
+    #[arg(long, value_name = "N", default_value_t = 40, help_heading = "Sampling")]
+    pub top_k: usize,
+    /// Choose among the most probable tokens that together have this probability; 1: all.
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability, help_heading = "Sampling")]
+    pub top_p: f32,
+    /// Leave out tokens less probable than this times the most probable one; 0: none.
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability, help_heading = "Sampling")]
+    pub min_p: f32,
+    /// Make tokens of the last 64 less probable (above 1); 1: off.
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero, help_heading = "Sampling")]
+    pub repeat_penalty: f32,
+    /// Where the random numbers begin.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
+    pub seed: u64,
+    /// Tokens that prompt and answer may have together [default: what the model was made for, at most 4096].
+    #[arg(long, value_name = "N")]
+    pub context: Option<NonZeroUsize>,
+    /// Compute with 32-bit activations, keys and values: slower, for comparing weights.
+    #[arg(long)]
+    pub exact: bool,
+}
+
+fn number(text: &str, need: &str, good: impl Fn(f32) -> bool) -> Result<f32, String> {
+    text.parse().ok().filter(|&x| good(x)).ok_or_else(|| format!("must be {need}"))
+}
+
+fn at_least_zero(text: &str) -> Result<f32, String> {
+    number(text, "a number of at least 0", |x| x.is_finite() && x >= 0.0)
+}
+
+fn above_zero(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0", |x| x.is_finite() && x > 0.0)
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    number(text, "between 0 and 1", |x| (0.0..=1.0).contains(&x))
 }
 
 fn types() -> PossibleValuesParser {

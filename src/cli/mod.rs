@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod convert;
 mod eval;
+mod generate;
 mod inspect;
 mod open;
 mod signals;
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(a) => start(&args).and_then(|()| inspect::run(a, &args.common)),
         Command::Eval(a) => start(&args).and_then(|()| eval::run(a, &args.common)),
         Command::Bench(a) => start(&args).and_then(|()| bench::run(a, &args.common)),
+        Command::Generate(a) => start(&args).and_then(|()| generate::run(a, &args.common)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,7 @@
 //! | `flash`, `naive` | attention, and its slow twin |
 //! | `maths` | exponentials that vectorise, and loops over threads |
 //! | `blame` | which op first gave a value that is not finite |
+//! | [`sampler`] | which token comes next |
 //! | [`kernels`] | products with stored matrices, one for each type and instruction set |
 //!
 //! Threads come from rayon's current pool. No sum is split by threads, so logits are the same for any number of them;
@@ -30,6 +31,7 @@ mod norm;
 mod prepared;
 mod rope;
 mod route;
+pub mod sampler;
 mod session;
 
 pub use engine::Engine;

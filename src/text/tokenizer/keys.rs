@@ -22,6 +22,8 @@ pub(super) struct Loaded {
     /// Name of the pre-tokenizer.
     pub pre: String,
     pub bos: Option<u32>,
+    /// The one that the keys name.
+    pub end: Option<u32>,
     /// Tokens that end a generation, sorted.
     pub eos: Vec<u32>,
     pub add_bos: bool,
@@ -169,9 +171,10 @@ impl Keys<'_> {
         if add_bos && bos.is_none() {
             return Err(self.error(ADD_BOS, "is true, but the file names no token that begins a text"));
         }
-        let eos_ids = self.ends(&mut vocab, eos)?;
         let space_prefix = self.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true) && spm;
-        Ok(Loaded { vocab, ranks, pre, bos, eos: eos_ids, add_bos, add_eos: eos.filter(|_| add_eos), space_prefix })
+        let ends = self.ends(&mut vocab, eos)?;
+        let add_eos = eos.filter(|_| add_eos);
+        Ok(Loaded { vocab, ranks, pre, bos, end: eos, eos: ends, add_bos, add_eos, space_prefix })
     }
 
     fn merges(&self) -> Result<Vec<(String, String)>> {

@@ -19,6 +19,18 @@ pub(super) struct Symbol {
     next: usize,
 }
 
+/// Two neighbours that could be merged, in the order in which they will be.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pair {
+    priority: u32,
+    left: usize,
+    right: usize,
+    /// Of both together: tells whether one has changed since.
+    length: usize,
+    /// The token that they make.
+    id: u32,
+}
+
 /// No neighbour.
 const NONE: usize = usize::MAX;
 
@@ -26,8 +38,7 @@ const NONE: usize = usize::MAX;
 #[derive(Debug, Default)]
 pub(super) struct Merger {
     symbols: Vec<Symbol>,
-    /// Priority, left symbol, right symbol, length of the pair, token of the pair.
-    queue: BinaryHeap<Reverse<(u32, usize, usize, usize, u32)>>,
+    queue: BinaryHeap<Reverse<Pair>>,
 }
 
 impl Merger {
@@ -48,7 +59,7 @@ impl Merger {
         for right in 1..self.symbols.len() {
             self.offer(right - 1, right, &find);
         }
-        while let Some(Reverse((_, left, right, length, id))) = self.queue.pop() {
+        while let Some(Reverse(Pair { left, right, length, id, .. })) = self.queue.pop() {
             let (l, r) = (self.symbols[left], self.symbols[right]);
             // A pair is stale once one of its symbols has grown or gone.
             if l.start == l.end || r.start == r.end || r.end - l.start != length {
@@ -71,7 +82,7 @@ impl Merger {
         }
         let (l, r) = (&self.symbols[left], &self.symbols[right]);
         if let Some((priority, id)) = find(l, r) {
-            self.queue.push(Reverse((priority, left, right, r.end - l.start, id)));
+            self.queue.push(Reverse(Pair { priority, left, right, length: r.end - l.start, id }));
         }
     }
 }

@@ -61,6 +61,7 @@ pub enum Control {
 pub struct Tokenizer {
     vocab: Vocab,
     bos: Option<u32>,
+    end: Option<u32>,
     eos: Vec<u32>,
     add_bos: bool,
     metadata: Metadata,
@@ -108,6 +109,7 @@ impl Tokenizer {
         Ok(Tokenizer {
             vocab: loaded.vocab,
             bos: loaded.bos,
+            end: loaded.end,
             eos: loaded.eos,
             add_bos: loaded.add_bos,
             metadata: metadata.clone(),
@@ -133,6 +135,7 @@ impl Tokenizer {
         let loaded = Keys { path: dir, metadata: &keys }.load()?;
         Ok(Tokenizer {
             bos: loaded.bos,
+            end: loaded.end,
             add_bos: loaded.bos.is_some() && encoder.encode("", Special::TEXT)?.first() == loaded.bos.as_ref(),
             eos: hf::with_listed_ends(config, loaded.eos, rows)?,
             vocab: loaded.vocab,
@@ -185,10 +188,11 @@ impl Tokenizer {
     pub fn decode_bytes(&self, ids: &[u32], control: Control) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         for &id in ids {
-            let piece = self.piece(id, control)?;
-            // The space that encoding puts before a text is no part of it.
-            let added = self.space_prefix && bytes.is_empty() && piece.first() == Some(&b' ');
-            bytes.extend_from_slice(&piece[usize::from(added)..]);
+            bytes.extend_from_slice(self.piece(id, control)?);
+        }
+        // The space that encoding puts before a text is no part of it.
+        if self.space_prefix && bytes.first() == Some(&b' ') {
+            bytes.remove(0);
         }
         Ok(bytes)
     }
@@ -212,6 +216,11 @@ impl Tokenizer {
     /// Whether [`Special::add`] puts [`Tokenizer::bos`] before a text.
     pub fn adds_bos(&self) -> bool {
         self.add_bos && self.bos.is_some()
+    }
+
+    /// The token that the model names as its end of text; chat templates write it.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.end
     }
 
     /// Every token that ends a generation (end of text, of a turn, of a message), sorted.
