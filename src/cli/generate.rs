@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::{Common, Generate};
-use super::ui;
+use super::{signals, ui};
 use crate::checkpoint::{self, TensorSource};
 use crate::model;
 use crate::runtime::sampler::{Sampler, Sampling};
@@ -42,14 +42,12 @@ pub fn run(args: &Generate, common: &Common) -> Result<()> {
     let cache = if args.exact { CacheType::F32 } else { CacheType::F16 };
     let options = Options { context, exact: args.exact, cache, attention: Attention::Flash };
     let engine = Engine::new(&model, &weights, options)?;
-    ctrlc::set_handler(|| {
+    signals::on_interrupt(|| {
         STOP.store(true, Ordering::Relaxed);
         if !BUSY.load(Ordering::Relaxed) {
-            eprintln!();
             std::process::exit(0);
         }
-    })
-    .map_err(|e| Error::unsupported(format!("cannot watch for Ctrl-C: {e}")))?;
+    })?;
     let session = engine.session();
     let mut writer =
         Writer { args, common, tokenizer: &tokenizer, engine: &engine, context, session, held: Vec::new() };

@@ -30,3 +30,14 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
     Ok(stop)
 }
+
+/// Calls `act` in a thread of its own at every Ctrl-C.
+///
+/// # Errors
+/// If the system does not let signals be watched.
+pub fn on_interrupt(act: impl Fn() + Send + 'static) -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT])
+        .map_err(|e| Error::unsupported(format!("cannot watch for Ctrl-C: {e}")))?;
+    std::thread::spawn(move || signals.forever().for_each(|_| act()));
+    Ok(())
+}
