@@ -159,7 +159,7 @@ impl Writer<'_> {
         }
         if ids.len() >= self.context {
             return Err(Error::unsupported(format!(
-                "the prompt has {} tokens, which leaves no room in a context of {}; shorten it or give a larger --context",
+                "the prompt has {} tokens, which leaves no room in a context of {}; shorten it or raise --context",
                 ids.len(),
                 self.context
             )));

@@ -200,8 +200,7 @@ mod tests {
     /// Probabilities by the definitions, one filter after the other.
     fn direct(logits: &[f32], s: &Sampling, window: &[u32]) -> Vec<f64> {
         let mut x: Vec<f64> = logits.iter().map(|&l| f64::from(l)).collect();
-        for (i, x) in x.iter_mut().enumerate().filter(|(i, _)| window.contains(&(*i as u32))) {
-            let _ = i;
+        for (_, x) in x.iter_mut().enumerate().filter(|(i, _)| window.contains(&(*i as u32))) {
             let penalty = f64::from(s.repeat_penalty);
             *x = f64::from((if *x > 0.0 { *x / penalty } else { *x * penalty }) as f32);
         }

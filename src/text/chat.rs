@@ -18,7 +18,8 @@ use crate::{Error, Result};
 
 const KEY: &str = "tokenizer.chat_template";
 
-/// Instructions that one rendering may take: a long conversation takes some ten thousand, a hostile template any number.
+/// Instructions that one rendering may take: a long conversation takes some ten thousand, a hostile template any
+/// number.
 const FUEL: u64 = 10_000_000;
 
 /// One message of a conversation.
