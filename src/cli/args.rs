@@ -1,5 +1,6 @@
 //! What was typed. What it means is worked out by each command.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 
 use super::args::{Common, Eval};
 use super::open::{self, Opened};
-use super::ui;
+use super::{signals, ui};
 use crate::eval::divergence::divergence;
 use crate::eval::logits::LogitsFile;
 use crate::eval::perplexity::{self, Chunks, Scores, Watch};
