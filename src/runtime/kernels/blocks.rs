@@ -223,8 +223,8 @@ impl Part<'_, '_> {
             let rows = ROWS.min(self.end - first);
             let mut acc = [s.splat(0.0); T];
             if self.from > 0 {
-                for i in 0..T {
-                    acc[i] = s.load(&self.out.get(t + i, first, rows));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    *acc = s.load(&self.out.get(t + i, first, rows));
                 }
             }
             for b in 0..depth {
@@ -252,8 +252,8 @@ impl Part<'_, '_> {
                     }
                 }
             }
-            for i in 0..T {
-                self.out.put(t + i, first, &s.to_array(acc[i]), rows);
+            for (i, acc) in acc.iter().enumerate() {
+                self.out.put(t + i, first, &s.to_array(*acc), rows);
             }
         }
     }

@@ -312,9 +312,9 @@ impl Part<'_, '_> {
                 acc[i] = s.wide_mul_add(x[i][k], w, acc[i]);
             }
         }
-        for i in 0..T {
+        for (i, acc) in acc.iter().enumerate() {
             let mut sums = [0.0; ROWS];
-            s.wide_store(acc[i], &mut sums);
+            s.wide_store(*acc, &mut sums);
             self.out.put(t + i, self.first, &sums, self.n);
         }
     }

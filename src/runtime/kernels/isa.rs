@@ -1,11 +1,11 @@
 //! Which instructions the kernels are compiled for, and the one place that picks the copy.
 //!
-//! A kernel is a [`Task`]: arguments and an `#[inline(always)]` body over any [`Simd`]. [`Isa::run`] hands it the token
+//! A kernel is a `Task`: arguments and an `#[inline(always)]` body over any `Simd`. `Isa::run` hands it the token
 //! of the machine's level inside a function compiled for that level. Built with `--cfg aurora_scalar`, only
-//! [`Plain`] exists.
+//! `Plain` exists.
 //!
-//! Never run by us: [`Level::Avx512`], for want of a machine. It is the AVX2 source compiled for AVX-512 with three
-//! operations of its own (see `x86`). On aarch64, [`Plain`] is compiled for NEON, which the target promises; the
+//! Never run by us: `Level::Avx512`, for want of a machine. It is the AVX2 source compiled for AVX-512 with three
+//! operations of its own (see `x86`). On aarch64, `Plain` is compiled for NEON, which the target promises; the
 //! dotprod instructions are left to the compiler.
 #![allow(unsafe_code)]
 

@@ -62,7 +62,7 @@ impl Case {
         let x = random.values(seed / 6, tokens * cols, 1e4);
         let mut bytes = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
         format.encode(&w, &mut bytes);
-        let order = (seed % 3 == 0).then(|| (0..rows as u32).rev().collect());
+        let order = seed.is_multiple_of(3).then(|| (0..rows as u32).rev().collect());
         Case { bytes, order, rows, cols, tokens, x }
     }
 
