@@ -14,7 +14,7 @@ use super::acts::{BLOCK, Block, Rounded};
 use super::codes::{Codes, offset, scale};
 use super::isa::{Isa, Task};
 use super::out::Out;
-use super::simd::Simd;
+use super::simd::{Simd, unroll8};
 
 /// Rows in one tile: the lanes of a vector.
 const ROWS: usize = 8;
@@ -62,59 +62,60 @@ impl<L: Codes<N>, const N: usize> Task for Rows<'_, L, N> {
         let per_token = self.w.cols() / BLOCK;
         for first in (from..end).step_by(ROWS) {
             let rows = tile(self.w, first, end);
-            // While this tile is read, the next is on its way; the last one asks for itself again.
-            let ahead = tile(self.w, (first + ROWS).min(end - 1), end);
+            let ahead = rows[0].as_ptr().wrapping_add(ROWS * rows[0].len());
             for t in 0..self.out.tokens() {
                 let codes = &self.x.codes.as_chunks::<BLOCK>().0[t * per_token..(t + 1) * per_token];
                 let blocks = &self.x.blocks[t * per_token..(t + 1) * per_token];
                 let sums = tile_dot::<S, L, N>(s, rows, ahead, codes, blocks);
-                self.out.put(t, first, &sums[..ROWS.min(end - first)]);
+                self.out.put(t, first, &sums, end - first);
             }
         }
     }
 }
 
-/// Eight rows with one token.
+/// Eight rows with one token. `ahead`: where the next eight begin if they follow these.
 #[inline(always)]
 fn tile_dot<S: Simd, L: Codes<N>, const N: usize>(
     s: S,
     rows: [&[u8]; ROWS],
-    ahead: [&[u8]; ROWS],
+    ahead: *const u8,
     codes: &[[u8; BLOCK]],
     blocks: &[Block],
 ) -> [f32; ROWS] {
+    /// Bytes that one prefetch brings.
+    const LINE: usize = 64;
     let n = codes.len().min(blocks.len());
     let (codes, blocks) = (&codes[..n], &blocks[..n]);
     let mut w: [&[[u8; N]]; ROWS] = [&[]; ROWS];
-    let mut next: [&[[u8; N]]; ROWS] = [&[]; ROWS];
-    for r in 0..ROWS {
-        w[r] = &rows[r].as_chunks::<N>().0[..n];
-        next[r] = &ahead[r].as_chunks::<N>().0[..n];
-    }
+    unroll8!(r, { w[r] = &rows[r].as_chunks::<N>().0[..n] });
     let mut acc = s.splat(0.0);
     for b in 0..n {
+        // While this tile is read, the next is on its way: as many bytes as this step reads.
+        let ahead = ahead.wrapping_add(b * ROWS * N);
+        for line in 0..(ROWS * N).div_ceil(LINE) {
+            s.prefetch(ahead.wrapping_add(line * LINE));
+        }
         let x = s.bytes(&codes[b]);
         let mut sums = [s.int_splat(0); ROWS];
-        let (mut scales, mut offsets) = ([[0; 2]; ROWS], [[0; 2]; ROWS]);
-        for r in 0..ROWS {
+        let (mut scales, mut offsets) = ([0; ROWS], [0; ROWS]);
+        unroll8!(r, {
             let block = &w[r][b];
-            s.prefetch(&next[r][b]);
             let stored = L::codes(s, block);
             sums[r] = if L::SIGNED { s.dot_signed(stored, x) } else { s.dot(stored, x) };
             scales[r] = scale(block);
             if L::OFFSET {
                 offsets[r] = offset(block);
             }
-        }
+        });
         let mut sum = if L::MAX <= 31 { s.totals::<true>(sums) } else { s.totals::<false>(sums) };
         if !L::SIGNED && L::BIAS != 0 {
             sum = s.int_sub(sum, s.int_splat(L::BIAS * blocks[b].sum));
         }
         let scale_x = s.splat(blocks[b].scale);
-        acc = s.add(acc, s.mul(s.mul(s.f16(&scales), scale_x), s.to_float(sum)));
+        acc = s.add(acc, s.mul(s.mul(s.f16_bits(scales), scale_x), s.to_float(sum)));
         if L::OFFSET {
-            let whole = s.mul(scale_x, s.to_float(s.int_splat(blocks[b].sum)));
-            acc = s.add(acc, s.mul(s.f16(&offsets), whole));
+            let whole = s.splat(blocks[b].scale * blocks[b].sum as f32);
+            acc = s.add(acc, s.mul(s.f16_bits(offsets), whole));
         }
     }
     s.to_array(acc)
@@ -181,9 +182,9 @@ fn unpack<S: Simd, L: Codes<N>, const N: usize>(s: S, rows: [&[u8]; ROWS], from:
                     out.codes[g][4 * r + c] = codes[4 * g + c] ^ flip;
                 }
             }
-            out.scale[r] = super::simd::f16_value(scale(block));
+            out.scale[r] = super::simd::f16_value(scale(block).to_le_bytes());
             if L::OFFSET {
-                out.offset[r] = super::simd::f16_value(offset(block));
+                out.offset[r] = super::simd::f16_value(offset(block).to_le_bytes());
             }
         }
     }
@@ -246,13 +247,13 @@ impl Part<'_, '_> {
                     let scale_x = s.splat(block.scale);
                     acc[i] = s.add(acc[i], s.mul(s.mul(scale_w, scale_x), s.to_float(sum)));
                     if L::OFFSET {
-                        let whole = s.mul(scale_x, s.to_float(s.int_splat(block.sum)));
+                        let whole = s.splat(block.scale * block.sum as f32);
                         acc[i] = s.add(acc[i], s.mul(s.load(&tile[b].offset), whole));
                     }
                 }
             }
             for i in 0..T {
-                self.out.put(t + i, first, &s.to_array(acc[i])[..rows]);
+                self.out.put(t + i, first, &s.to_array(acc[i]), rows);
             }
         }
     }

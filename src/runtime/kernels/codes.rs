@@ -22,14 +22,14 @@ pub(super) trait Codes<const N: usize>: Send + Sync + 'static {
 
 /// The block's scale, F16.
 #[inline(always)]
-pub(super) fn scale<const N: usize>(block: &[u8; N]) -> [u8; 2] {
-    [block[0], block[1]]
+pub(super) fn scale<const N: usize>(block: &[u8; N]) -> u16 {
+    u16::from_le_bytes(*part(block, 0))
 }
 
 /// The block's offset, F16, where there is one.
 #[inline(always)]
-pub(super) fn offset<const N: usize>(block: &[u8; N]) -> [u8; 2] {
-    [block[2], block[3]]
+pub(super) fn offset<const N: usize>(block: &[u8; N]) -> u16 {
+    u16::from_le_bytes(*part(block, 2))
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@
 //! order. With many, a panel of rows is decoded to f32, a part of their length at a time, laid out for the register
 //! tile (tokens by 16 rows) and multiplied with every token; a sum then runs along the row one column after the other.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::isa::{Isa, Task};
@@ -89,22 +90,22 @@ pub(super) fn dot<S: Simd, L: Stored<N>, const N: usize>(s: S, w: &[[u8; N]], x:
 /// The product of `out`'s rows with all tokens; the type's values are read by `L`.
 pub(super) fn product<L: Stored<N>, const N: usize>(isa: Isa, w: &Matrix, x: &Acts, out: Out) {
     if out.tokens() < BATCH {
-        isa.run(Rows::<L, N> { w, x, out, layout: std::marker::PhantomData });
+        isa.run(Rows::<L, N> { w, x, out, layout: PhantomData });
     } else {
-        isa.run(Batch { w, x, out });
+        isa.run(Batch::<Values<L, N>> { w, x, out, source: PhantomData });
     }
 }
 
 /// The product of `out`'s rows with all tokens, for any type that can be decoded.
 pub(super) fn decoded(isa: Isa, w: &Matrix, x: &Acts, mut out: Out) {
     if out.tokens() >= BATCH {
-        return isa.run(Batch { w, x, out });
+        return isa.run(Batch::<Decoded> { w, x, out, source: PhantomData });
     }
     let mut row = vec![0.0; w.cols()];
     for r in out.rows() {
         w.format().decode(w.row(r), &mut row);
         for t in 0..out.tokens() {
-            out.put(t, r, &[isa.run(Dot { a: &row, b: x.row(t) })]);
+            out.put(t, r, &[isa.run(Dot { a: &row, b: x.row(t) })], 1);
         }
     }
 }
@@ -156,7 +157,7 @@ struct Rows<'a, L, const N: usize> {
     w: &'a Matrix<'a>,
     x: &'a Acts<'a>,
     out: Out<'a>,
-    layout: std::marker::PhantomData<L>,
+    layout: PhantomData<L>,
 }
 
 impl<L: Stored<N>, const N: usize> Task for Rows<'_, L, N> {
@@ -168,20 +169,54 @@ impl<L: Stored<N>, const N: usize> Task for Rows<'_, L, N> {
             let row = self.w.row(r).as_chunks::<N>().0;
             for t in 0..self.out.tokens() {
                 let sum = dot::<S, L, N>(s, row, self.x.row(t));
-                self.out.put(t, r, &[sum]);
+                self.out.put(t, r, &[sum], 1);
             }
         }
     }
 }
 
 /// A panel of rows is decoded, a part of their length at a time, and multiplied with every token.
-struct Batch<'a> {
+struct Batch<'a, R> {
     w: &'a Matrix<'a>,
     x: &'a Acts<'a>,
     out: Out<'a>,
+    source: PhantomData<R>,
 }
 
-impl Task for Batch<'_> {
+/// How some columns of a row become floats.
+trait Source {
+    /// Must be `#[inline(always)]`.
+    fn read<S: Simd>(s: S, w: &Matrix, row: usize, columns: Range<usize>, out: &mut [f32]);
+}
+
+/// With the type's decoder.
+struct Decoded;
+
+impl Source for Decoded {
+    #[inline(always)]
+    fn read<S: Simd>(_: S, w: &Matrix, row: usize, columns: Range<usize>, out: &mut [f32]) {
+        w.decode(row, columns, out);
+    }
+}
+
+/// Value by value, which spares a call for every row.
+struct Values<L, const N: usize>(PhantomData<L>);
+
+impl<L: Stored<N>, const N: usize> Source for Values<L, N> {
+    #[inline(always)]
+    fn read<S: Simd>(s: S, w: &Matrix, row: usize, columns: Range<usize>, out: &mut [f32]) {
+        let (values, rest) = w.row(row).as_chunks::<N>().0[columns].as_chunks::<8>();
+        let (out, out_rest) = out.as_chunks_mut::<8>();
+        for (values, out) in values.iter().zip(out) {
+            *out = s.to_array(L::load(s, values));
+        }
+        let mut last = [[0; N]; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        out_rest.copy_from_slice(&s.to_array(L::load(s, &last))[..out_rest.len()]);
+    }
+}
+
+impl<R: Source> Task for Batch<'_, R> {
     type Out = ();
 
     #[inline(always)]
@@ -195,7 +230,7 @@ impl Task for Batch<'_> {
             for from in (0..cols).step_by(DEPTH) {
                 let columns = from..cols.min(from + DEPTH);
                 for (tile, first) in panel.chunks_exact_mut(DEPTH).zip((first..end).step_by(ROWS)) {
-                    unpack(self.w, first..end.min(first + ROWS), columns.clone(), &mut rows, tile);
+                    unpack::<S, R>(s, self.w, first..end.min(first + ROWS), columns.clone(), &mut rows, tile);
                 }
                 for some in (0..tokens).step_by(TOKENS) {
                     let last = tokens.min(some + TOKENS);
@@ -219,10 +254,17 @@ impl Task for Batch<'_> {
 
 /// Decodes some columns of at most 16 rows into `[columns][16 rows]`; rows that are missing become zeros.
 #[inline(always)]
-fn unpack(w: &Matrix, rows: Range<usize>, columns: Range<usize>, buffer: &mut [f32], tile: &mut [[f32; ROWS]]) {
+fn unpack<S: Simd, R: Source>(
+    s: S,
+    w: &Matrix,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    buffer: &mut [f32],
+    tile: &mut [[f32; ROWS]],
+) {
     let n = columns.len();
     for (i, r) in rows.clone().enumerate() {
-        w.decode(r, columns.clone(), &mut buffer[i * DEPTH..i * DEPTH + n]);
+        R::read(s, w, r, columns.clone(), &mut buffer[i * DEPTH..i * DEPTH + n]);
     }
     buffer[rows.len() * DEPTH..].fill(0.0);
     for (k, out) in tile[..n].iter_mut().enumerate() {
@@ -273,7 +315,7 @@ impl Part<'_, '_> {
         for i in 0..T {
             let mut sums = [0.0; ROWS];
             s.wide_store(acc[i], &mut sums);
-            self.out.put(t + i, self.first, &sums[..self.n]);
+            self.out.put(t + i, self.first, &sums, self.n);
         }
     }
 }

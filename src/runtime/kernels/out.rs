@@ -59,21 +59,33 @@ impl Out<'_> {
         unsafe { self.all.start.add(token * self.all.rows + row) }
     }
 
-    /// Stores the sums of rows `row..` with one token.
+    /// Stores the sums of rows `row..` with one token: the first `n`, or all if there are fewer.
     #[inline(always)]
-    pub(super) fn put(&mut self, token: usize, row: usize, sums: &[f32]) {
-        let to = self.at(token, row, sums.len());
-        // SAFETY: `at` checked that this part, which is borrowed mutably, owns the place.
-        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), to, sums.len()) };
+    pub(super) fn put<const N: usize>(&mut self, token: usize, row: usize, sums: &[f32; N], n: usize) {
+        if n >= N {
+            // The usual case, a copy of known size: stores instead of a call.
+            let to = self.at(token, row, N).cast::<[f32; N]>();
+            // SAFETY: `at` checked that this part, which is borrowed mutably, owns the place. An f32's alignment is
+            // an array's.
+            unsafe { *to = *sums };
+        } else {
+            let to = self.at(token, row, n);
+            // SAFETY: as above, and `n < N`.
+            unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), to, n) };
+        }
     }
 
-    /// The first `n` of the `N` sums of rows `row..`; the others zero.
+    /// What `put` stored there, the rest zero.
     #[inline(always)]
     pub(super) fn get<const N: usize>(&self, token: usize, row: usize, n: usize) -> [f32; N] {
+        if n >= N {
+            let from = self.at(token, row, N).cast::<[f32; N]>();
+            // SAFETY: `at` checked that this part owns the place.
+            return unsafe { *from };
+        }
         let mut sums = [0.0; N];
-        let n = n.min(N);
         let from = self.at(token, row, n);
-        // SAFETY: `at` checked that this part owns the place, and `n <= N`.
+        // SAFETY: as above, and `n < N`.
         unsafe { std::ptr::copy_nonoverlapping(from, sums.as_mut_ptr(), n) };
         sums
     }

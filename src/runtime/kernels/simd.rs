@@ -24,6 +24,8 @@ pub(super) trait Simd: Copy {
     fn load(self, x: &[f32; 8]) -> Self::F;
     /// 8 half-precision numbers.
     fn f16(self, x: &[[u8; 2]; 8]) -> Self::F;
+    /// The same from their bits.
+    fn f16_bits(self, x: [u16; 8]) -> Self::F;
     /// 8 upper halves of f32.
     fn bf16(self, x: &[[u8; 2]; 8]) -> Self::F;
     /// 8 signed bytes.
@@ -58,8 +60,8 @@ pub(super) trait Simd: Copy {
     fn int_sub(self, a: Self::I, b: Self::I) -> Self::I;
     fn to_float(self, x: Self::I) -> Self::F;
 
-    /// Asks for the cache line of `x`'s first byte.
-    fn prefetch(self, x: &[u8]);
+    /// Asks for the cache line at an address, whatever is there.
+    fn prefetch(self, at: *const u8);
 }
 
 /// Arrays and loops, for the instructions that the compilation target promises (on aarch64 that includes NEON).
@@ -83,6 +85,21 @@ pub(super) fn f16_value(h: [u8; 2]) -> f32 {
     let special = (abs << 13) | 0x7f80_0000;
     f32::from_bits(if abs >= 0x7c00 { special } else { finite } | ((h & 0x8000) << 16))
 }
+
+/// Writes the body eight times, `$r` being 0 to 7: the compiler gives up on unrolling some of these loops by itself,
+/// and arrays of vectors then live in memory.
+macro_rules! unroll8 {
+    ($r:ident, $body:block) => {
+        unroll8!(@ $r, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $r:ident, $body:block, $($n:literal)*) => {
+        $({
+            let $r: usize = $n;
+            $body
+        })*
+    };
+}
+pub(super) use unroll8;
 
 macro_rules! each {
     ($n:literal, $i:ident, $x:expr) => {{
@@ -114,6 +131,10 @@ impl Simd for Plain {
     #[inline(always)]
     fn f16(self, x: &[[u8; 2]; 8]) -> Self::F {
         each!(8, i, f16_value(x[i]))
+    }
+    #[inline(always)]
+    fn f16_bits(self, x: [u16; 8]) -> Self::F {
+        each!(8, i, f16_value(x[i].to_le_bytes()))
     }
     #[inline(always)]
     fn bf16(self, x: &[[u8; 2]; 8]) -> Self::F {
@@ -230,7 +251,7 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn prefetch(self, _: &[u8]) {}
+    fn prefetch(self, _: *const u8) {}
 }
 
 /// The sum of all lanes, always in the same order.

@@ -59,6 +59,11 @@ macro_rules! common {
             unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
         }
         #[inline(always)]
+        fn f16_bits(self, x: [u16; 8]) -> __m256 {
+            // SAFETY: the token vouches for the instructions; 16 bytes are behind the reference.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
+        }
+        #[inline(always)]
         fn bf16(self, x: &[[u8; 2]; 8]) -> __m256 {
             // SAFETY: the token vouches for the instructions; 16 bytes are behind the reference.
             unsafe {
@@ -155,9 +160,9 @@ macro_rules! common {
             unsafe { _mm256_cvtepi32_ps(x) }
         }
         #[inline(always)]
-        fn prefetch(self, x: &[u8]) {
+        fn prefetch(self, at: *const u8) {
             // SAFETY: a prefetch never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast()) }
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
     };
 }
