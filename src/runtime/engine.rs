@@ -32,8 +32,8 @@ impl<'a> Engine<'a> {
     /// Prepares a model.
     ///
     /// # Errors
-    /// If a tensor's type has no kernel, the context is longer than the model allows (or empty), or the cache's type does
-    /// not fit the heads.
+    /// If a tensor's type has no kernel, the context is longer than the model allows (or empty), or the cache's type
+    /// does not fit the heads.
     pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Engine<'a>> {
         let most = model.hyper.context;
         if options.context == 0 || options.context > most {
@@ -90,8 +90,8 @@ impl<'a> Engine<'a> {
         Ok(logits)
     }
 
-    /// As [`Engine::forward`], but hands over logits some rows at a time, so that those of a long text need not be in memory
-    /// together: `each(index of the first token, rows)`.
+    /// As [`Engine::forward`], but hands over logits some rows at a time, so that those of a long text need not be in
+    /// memory together: `each(index of the first token, rows)`.
     ///
     /// # Errors
     /// As [`Engine::forward`]. What has been handed over by then is valid.
@@ -121,8 +121,8 @@ impl<'a> Engine<'a> {
         Ok(logits)
     }
 
-    /// Bytes that generating one token reads when `used` positions are filled: all matrices that it is multiplied with (of
-    /// a mixture, the share of experts that it uses), and the keys and values that it sees.
+    /// Bytes that generating one token reads when `used` positions are filled: all matrices that it is multiplied with
+    /// (of a mixture, the share of experts that it uses), and the keys and values that it sees.
     pub fn bytes_per_token(&self, used: usize) -> u64 {
         let graph = &self.model.graph;
         let mut bytes = 0;

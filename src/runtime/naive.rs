@@ -8,12 +8,12 @@ use super::maths::in_chunks;
 pub(super) fn attend(h: &Heads, q: &[f32], first: usize, cache: &Cache, out: &mut [f32]) {
     let (dim, width) = (h.dim, h.heads * h.dim);
     let tiles = (first + q.len() / width).div_ceil(TILE);
-    let read = |f: &dyn Fn(usize, usize, &mut Vec<f32>) -> Vec<f32>| -> Vec<Vec<Vec<f32>>> {
-        let head = |head| (0..tiles).map(|tile| f(tile, head, &mut Vec::new())).collect();
-        (0..h.kv_heads).map(head).collect()
-    };
-    let keys = read(&|tile, head, buffer| cache.keys(tile, head, buffer).to_vec());
-    let values = read(&|tile, head, buffer| cache.values(tile, head, buffer).to_vec());
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for head in 0..h.kv_heads {
+        let mut buffer = Vec::new();
+        keys.push((0..tiles).map(|tile| cache.keys(tile, head, &mut buffer).to_vec()).collect::<Vec<_>>());
+        values.push((0..tiles).map(|tile| cache.values(tile, head, &mut buffer).to_vec()).collect::<Vec<_>>());
+    }
     in_chunks(out, width, |at, out| {
         for (i, out) in out.chunks_exact_mut(width).enumerate() {
             let position = first + at / width + i;

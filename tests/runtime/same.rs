@@ -107,8 +107,8 @@ fn truncated_sessions_go_on_as_if_nothing_had_followed() {
     }
 }
 
-/// The naive twin sums in f64, so this is what tiles, the online softmax and its exponential lose: each score and weight
-/// is within a few 1e-7 of itself, and the model passes that on times a hundred at most (its logits reach 30).
+/// The naive twin sums in f64, so this is what tiles, the online softmax and its exponential lose: each score and
+/// weight is within a few 1e-7 of itself, and the model passes that on times a hundred at most (its logits reach 30).
 #[test]
 fn attention_in_tiles_is_the_naive_one() {
     for name in MODELS {
