@@ -74,45 +74,63 @@ fn perplexity_of_every_checkpoint_is_that_of_transformers_and_llama_perplexity()
     }
 }
 
+/// Weights alone, as llama.cpp sees them when they are stored as F32 again: formulas and positions must agree.
 #[test]
-fn perplexity_of_files_is_that_of_llama_perplexity() {
+fn figures_of_rounded_weights_are_those_of_llama_perplexity() {
     for (name, rows) in recorded("llama.json").as_object().unwrap() {
         let dir = TempDir::new().unwrap();
-        for file_type in ["f32", "f16", "q8_0", "q4_0"] {
-            let found = eval(&convert(&dir, name, file_type), &[]);
-            let theirs = &rows[file_type]["ppl"];
-            let (ppl, error) = (number(&found["perplexity"]["value"]), number(&found["perplexity"]["error"]));
-            assert!(near(ppl, number(&theirs[0]), 0.002, 1e-6), "{name} {file_type}: {ppl}, llama.cpp {theirs}");
-            assert!(near(error, number(&theirs[1]), 0.01, 1e-5), "{name} {file_type}: {error}, llama.cpp {theirs}");
+        let reference = model(name);
+        let more = ["--exact", "--reference", reference.to_str().unwrap()];
+        for file_type in ["q8_0", "q4_0"] {
+            let found = eval(&convert(&dir, name, file_type), &more);
+            let (d, row) = (&found["divergence"], &rows[format!("{file_type} exact")]);
+            let check = |what: &str, ours: &Json, theirs: &Json, share: f64, digit: f64| {
+                let (ours, theirs) = (number(ours), number(theirs));
+                assert!(near(ours, theirs, share, digit), "{name} {file_type} {what}: {ours}, llama.cpp {theirs}");
+            };
+            check("perplexity", &found["perplexity"]["value"], &row["ppl"][0], 2e-4, 1e-6);
+            check("its error", &found["perplexity"]["error"], &row["ppl"][1], 1e-3, 1e-6);
+            check("KL", &d["kl"]["value"], &row["kl"][0], 2e-3, 2e-6);
+            check("its error", &d["kl"]["error"], &row["kl"][1], 0.01, 2e-6);
+            check("median KL", &d["kl_quantiles"]["median"], &row["kl_median"], 0.01, 2e-6);
+            check("99 % KL", &d["kl_quantiles"]["p99"], &row["kl_p99"], 0.01, 2e-6);
+            check("largest KL", &d["kl_quantiles"]["max"], &row["kl_max"], 0.01, 2e-6);
+            check("mean shift", &d["dp"]["value"], &row["dp"][0], 0.01, 2e-5);
+            check("RMS shift", &d["dp_rms"]["value"], &row["dp_rms"][0], 0.01, 2e-5);
+            check("its error", &d["dp_rms"]["error"], &row["dp_rms"][1], 0.02, 2e-5);
+            // GELU comes from a table of halves there: a few of 700 positions may change hands.
+            check("same top", &d["same_top"]["value"], &row["same_top"][0], 0.005, 1e-5);
         }
     }
 }
 
-/// Both forms of every figure: with activations rounded as llama.cpp rounds them, and with the rounded weights alone.
+/// Activations rounded to 8 bits as well. Both programs round to the same steps, but sums in another order put some values
+/// on the other side of a step, and from there on the errors of the two are independent. At Q8_0 such errors move the
+/// NLL of a token by about sqrt(2 * 0.0013) = 0.05 (0.0013: what they add to the KL divergence), so over 700 tokens the
+/// perplexities of two programs differ by 0.05 * sqrt(2 / 700) = 0.27 % at one standard deviation. Hence 0.5 % here, and
+/// 5 % and one standard error for the divergence.
 #[test]
-fn divergence_from_the_checkpoint_is_that_of_llama_perplexity() {
+fn figures_of_files_are_those_of_llama_perplexity() {
     for (name, rows) in recorded("llama.json").as_object().unwrap() {
         let dir = TempDir::new().unwrap();
         let reference = model(name);
-        for file_type in ["q8_0", "q4_0"] {
-            let path = convert(&dir, name, file_type);
-            for (exact, share) in [(true, 0.02), (false, 0.05)] {
-                let key = if exact { format!("{file_type} exact") } else { file_type.to_owned() };
-                let more = ["--reference", reference.to_str().unwrap(), "--exact"];
-                let found = eval(&path, if exact { &more } else { &more[..2] });
-                let d = &found["divergence"];
-                let check = |what: &str, ours: &Json, theirs: &Json, share: f64, digit: f64| {
-                    let (ours, theirs) = (number(ours), number(theirs));
-                    assert!(near(ours, theirs, share, digit), "{name} {key} {what}: {ours}, llama.cpp {theirs}");
-                };
-                let row = &rows[&key];
-                check("KL", &d["kl"]["value"], &row["kl"][0], share, 1e-6);
-                check("KL's error", &d["kl"]["error"], &row["kl"][1], 0.1, 1e-6);
-                check("median KL", &d["kl_quantiles"]["median"], &row["kl_median"], 2.0 * share, 1e-6);
-                check("shift", &d["dp_rms"]["value"], &row["dp_rms"][0], 2.0 * share, 1e-5);
-                // Where two tokens are nearly level, rounding decides which is on top.
-                let same = number(&d["same_top"]["value"]) - number(&row["same_top"][0]);
-                assert!(same.abs() <= 0.02, "{name} {key} same top: {same}");
+        let more = ["--reference", reference.to_str().unwrap()];
+        for (file_type, share) in [("f32", 0.0005), ("f16", 0.002), ("q8_0", 0.005), ("q4_0", 0.005)] {
+            let found = eval(&convert(&dir, name, file_type), &more);
+            let (ppl, theirs) = (number(&found["perplexity"]["value"]), &rows[file_type]["ppl"]);
+            assert!(near(ppl, number(&theirs[0]), share, 1e-4), "{name} {file_type}: {ppl}, llama.cpp {theirs}");
+            let (kl, theirs) = (number(&found["divergence"]["kl"]["value"]), &rows[file_type]["kl"]);
+            match file_type {
+                "f32" => assert!(kl < 1e-9, "{name} f32: KL {kl}"),
+                // There activations are rounded to halves; here they are not.
+                "f16" => assert!(kl <= number(&theirs[0]) + 1e-6, "{name} f16: KL {kl}, llama.cpp {theirs}"),
+                _ => {
+                    let digit = 2.0 * number(&theirs[1]);
+                    assert!(
+                        near(kl, number(&theirs[0]), 0.05, digit),
+                        "{name} {file_type}: KL {kl}, llama.cpp {theirs}"
+                    );
+                }
             }
         }
     }

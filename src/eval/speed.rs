@@ -99,7 +99,7 @@ fn series(
 
 /// Arbitrary tokens below `vocab`: steps of the golden ratio of 2^32, which spread evenly.
 fn tokens(n: usize, vocab: usize) -> Vec<u32> {
-    (1..=n as u64).map(|i| ((i * 2_654_435_769 % (1 << 32)) * vocab as u64 >> 32) as u32).collect()
+    (1..=n as u64).map(|i| (((i * 2_654_435_769 % (1 << 32)) * vocab as u64) >> 32) as u32).collect()
 }
 
 /// Most memory this process has had resident so far, in bytes, mapped files included. `None` where the system does not say.
