@@ -26,8 +26,8 @@ struct File {
     weight_map: Option<Entries>,
 }
 
-/// Tensor and shard in file order; `None` where something else than a name stands.
-struct Entries(Vec<(String, Option<String>)>);
+/// Tensor and shard in file order; `Err` says what stands in place of a name.
+struct Entries(Vec<(String, Result<String, String>)>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -49,8 +49,8 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// A text; anything else is passed over.
-struct Shard(Option<String>);
+/// A text; anything else is only described.
+struct Shard(Result<String, String>);
 
 impl<'de> Deserialize<'de> for Shard {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -61,30 +61,30 @@ impl<'de> Deserialize<'de> for Shard {
                 f.write_str("a file name")
             }
             fn visit_str<E>(self, text: &str) -> Result<Shard, E> {
-                Ok(Shard(Some(text.to_owned())))
+                Ok(Shard(Ok(text.to_owned())))
             }
-            fn visit_bool<E>(self, _: bool) -> Result<Shard, E> {
-                Ok(Shard(None))
+            fn visit_bool<E>(self, found: bool) -> Result<Shard, E> {
+                Ok(Shard(Err(found.to_string())))
             }
-            fn visit_i64<E>(self, _: i64) -> Result<Shard, E> {
-                Ok(Shard(None))
+            fn visit_i64<E>(self, found: i64) -> Result<Shard, E> {
+                Ok(Shard(Err(found.to_string())))
             }
-            fn visit_u64<E>(self, _: u64) -> Result<Shard, E> {
-                Ok(Shard(None))
+            fn visit_u64<E>(self, found: u64) -> Result<Shard, E> {
+                Ok(Shard(Err(found.to_string())))
             }
-            fn visit_f64<E>(self, _: f64) -> Result<Shard, E> {
-                Ok(Shard(None))
+            fn visit_f64<E>(self, found: f64) -> Result<Shard, E> {
+                Ok(Shard(Err(found.to_string())))
             }
             fn visit_unit<E>(self) -> Result<Shard, E> {
-                Ok(Shard(None))
+                Ok(Shard(Err("null".to_owned())))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shard, A::Error> {
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Shard(None))
+                Ok(Shard(Err("a list".to_owned())))
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shard, A::Error> {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Shard(None))
+                Ok(Shard(Err("an object".to_owned())))
             }
         }
         d.deserialize_any(Read)
@@ -107,15 +107,17 @@ impl Index {
         let mut entries = Vec::with_capacity(map.0.len());
         for (tensor, shard) in map.0 {
             match shard {
-                Some(shard) if is_plain(&shard) => entries.push((tensor, shard)),
-                Some(shard) => {
+                Ok(shard) if is_plain(&shard) => entries.push((tensor, shard)),
+                Ok(shard) => {
                     let what = format!(
                         "shard name \"{}\" must be a plain file name inside the folder; nothing outside is read",
                         printable(&shard)
                     );
                     return Err(Error::tensor(path, printable(&tensor), what));
                 }
-                None => return Err(Error::tensor(path, printable(&tensor), "must be given a file name")),
+                Err(found) => {
+                    return Err(Error::tensor(path, printable(&tensor), format!("must be a file name, found {found}")));
+                }
             }
         }
         if entries.is_empty() {
