@@ -108,7 +108,7 @@ fn figures_of_rounded_weights_are_those_of_llama_perplexity() {
 /// on the other side of a step, and from there on the errors of the two are independent. At Q8_0 such errors move the
 /// NLL of a token by about sqrt(2 * 0.0013) = 0.05 (0.0013: what they add to the KL divergence), so over 700 tokens the
 /// perplexities of two programs differ by 0.05 * sqrt(2 / 700) = 0.27 % at one standard deviation. Hence 0.5 % here, and
-/// 5 % and one standard error for the divergence.
+/// 5 % and two standard errors for the divergence.
 #[test]
 fn figures_of_files_are_those_of_llama_perplexity() {
     for (name, rows) in recorded("llama.json").as_object().unwrap() {

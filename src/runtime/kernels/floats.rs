@@ -19,7 +19,7 @@ pub(super) const PANEL: usize = 64;
 const DEPTH: usize = 256;
 /// Tokens whose `DEPTH` columns stay in the second-level cache beside the panel.
 const TOKENS: usize = 96;
-/// From this many tokens on decoding for the tile pays (measured).
+/// From this many tokens on decoding for the tile should pay: its cost is shared. Reasoned, not yet timed.
 const BATCH: usize = 5;
 
 /// How a dot product reads a type without decoding it first.
