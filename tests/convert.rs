@@ -535,8 +535,16 @@ fn names_from_files_cannot_write_to_the_terminal() {
     bytes.extend([0; 4]);
     fs::write(&file, bytes).unwrap();
     fs::copy(model("stories260k").join("config.json"), dir.path().join("config.json")).unwrap();
-    for args in [vec!["inspect"], vec!["convert", "--dry-run"], vec!["inspect", "--tensor", "x"]] {
-        let out = run(aurora().args(&args).arg(&file));
+    // A quantised tensor of that name in a GGUF file, which convert refuses by name.
+    let (gguf, mut bytes) = (dir.path().join("evil.gguf"), Vec::new());
+    let mut metadata = aurora_quant::gguf::Metadata::new();
+    metadata.set("general.architecture", aurora_quant::gguf::string("llama"));
+    aurora_quant::gguf::write_header(&metadata, &[(name, &[1, 32], 8, 0)], &mut bytes).unwrap();
+    bytes.extend([0; 34]);
+    fs::write(&gguf, bytes).unwrap();
+    let runs = [vec!["inspect"], vec!["convert", "--dry-run"], vec!["inspect", "--tensor", "x"]];
+    for (args, file) in runs.iter().flat_map(|args| [(args, &file), (args, &gguf)]) {
+        let out = run(aurora().args(args).arg(file));
         let text = [out.stdout, out.stderr].concat();
         assert!(!text.contains(&0x1b), "{args:?}");
         assert!(!String::from_utf8_lossy(&text).lines().any(|l| l.starts_with("error: fake")), "{args:?}");

@@ -116,7 +116,7 @@ fn refuse_quantized(source: &dyn TensorSource, allowed: bool) -> Result<()> {
     match (source.config(), quantized) {
         (Config::Gguf(_), Some(t)) if !allowed => Err(Error::tensor(
             source.file_of(t),
-            &t.name,
+            ui::safe(&t.name),
             format!(
                 "is quantised already ({}); convert the original checkpoint instead, or accept the second rounding \
                  with --allow-requantize",

@@ -8,9 +8,8 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::{Common, Generate};
+use super::open::Opened;
 use super::{signals, ui};
-use crate::checkpoint::{self, TensorSource};
-use crate::model;
 use crate::runtime::sampler::{Sampler, Sampling};
 use crate::runtime::{Attention, CacheType, Engine, Options, Session};
 use crate::text::{ChatTemplate, Control, Message, Special, Tokenizer};
@@ -32,9 +31,8 @@ pub fn run(args: &Generate, common: &Common) -> Result<()> {
     if common.json && args.prompt.is_none() {
         return Err(Error::unsupported("--json prints one document: give the one --prompt that it is about"));
     }
-    let source = checkpoint::open(&args.model)?;
-    let source: &dyn TensorSource = source.as_ref();
-    let model = model::describe(source.config(), &|name| source.find(name).is_some())?;
+    let Opened { source, model, .. } = Opened::open(&args.model)?;
+    let source = source.as_ref();
     let weights = Weights::bind(source, &model.graph)?;
     let tokenizer = Tokenizer::open(source)?;
     let template = if args.chat { Some(ChatTemplate::open(&tokenizer)?) } else { None };
@@ -143,9 +141,9 @@ impl Writer<'_> {
         let mut input = io::stdin().lock().lines();
         std::iter::from_fn(move || {
             if prompting {
-                eprint!("> ");
                 // A terminal that cannot be written to is no reason not to read from it.
-                let _ = io::stderr().flush();
+                let mut terminal = io::stderr();
+                let _ = terminal.write_all(b"> ").and_then(|()| terminal.flush());
             }
             input.next()
         })
