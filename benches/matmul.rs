@@ -31,7 +31,7 @@ fn noise(n: usize) -> Vec<f32> {
 fn matrix(name: &str, rows: usize, cols: usize) -> Matrix<'static> {
     let format = formats::by_name(name).expect("a type");
     let mut row = vec![0; format.spec().bytes_for(cols).expect("whole blocks")];
-    format.encode(&noise(cols), &mut row);
+    format.encode(&noise(cols), aurora_quantizers::Scales::Reference, &mut row);
     Matrix::new(format.spec(), rows, cols, Cow::Owned(row.repeat(rows)), None)
 }
 

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use aurora_quantizers::scan::{Scan, scan};
-use aurora_quantizers::{NumError, formats, par};
+use aurora_quantizers::{NumError, Scales, formats, par};
 
 use crate::export::{Output, Watch};
 use crate::plan::{Plan, TensorPlan};
@@ -139,7 +139,7 @@ fn convert(weights: &Weights, t: &TensorPlan, chunk: &Chunk, output: &Output, bu
         weights.rows(t.param, rows, values);
         let found = scan(values);
         if found.check(t.actual).is_ok() {
-            format.encode(values, bytes);
+            format.encode(values, Scales::Reference, bytes);
         }
         seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);
     }

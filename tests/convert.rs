@@ -387,7 +387,11 @@ fn a_tensor_of_many_chunks_and_groups_is_whole() {
     // In one call, without chunks: what the chunks must add up to.
     let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let mut blocks = vec![0; values.len() / 32 * 34];
-    aurora_quantizers::formats::by_name("q8_0").unwrap().encode(&values, &mut blocks);
+    aurora_quantizers::formats::by_name("q8_0").unwrap().encode(
+        &values,
+        aurora_quantizers::Scales::Reference,
+        &mut blocks,
+    );
     let written = checkpoint::open(&out).unwrap();
     let encoded = written.find("token_embd.weight").unwrap();
     assert!(written.bytes(encoded, 0..encoded.range.len()) == blocks, "blocks");

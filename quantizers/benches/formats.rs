@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use aurora_quantizers::formats::FORMATS;
 use aurora_quantizers::par::CHUNK_WEIGHTS;
-use aurora_quantizers::scan;
+use aurora_quantizers::{Scales, scan};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// Weights as checkpoints have them: about normal, rounded to BF16, so that ties within a block happen.
@@ -28,7 +28,7 @@ fn formats(c: &mut Criterion) {
         let mut bytes = vec![0; spec.bytes_for(x.len()).expect("whole blocks")];
         let mut group = c.benchmark_group(spec.name);
         group.throughput(Throughput::Bytes(size_of_val(&x[..]) as u64));
-        group.bench_function("encode", |b| b.iter(|| format.encode(black_box(&x), &mut bytes)));
+        group.bench_function("encode", |b| b.iter(|| format.encode(black_box(&x), Scales::Reference, &mut bytes)));
         group.bench_function("decode", |b| b.iter(|| format.decode(black_box(&bytes), &mut values)));
         group.finish();
     }

@@ -5,19 +5,37 @@
 
 use crate::{Grid, Spec};
 
+/// How the scales of blocks are chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scales<'a> {
+    /// By one formula, exactly as ggml's reference encoder does without an importance matrix: quick, and the same
+    /// bytes as its files have. Only the simple types have it.
+    Reference,
+    /// Searched for the smallest squared error. Each column's error counts by its importance, E[x_col^2] of the
+    /// inputs, one number per column, not negative; without one all columns count alike.
+    Search(Option<&'a [f32]>),
+}
+
 /// A storage format that this crate can write and read.
 pub trait Format: Send + Sync {
     /// Name, ggml id and sizes.
     fn spec(&self) -> &'static Spec;
 
-    /// Rounds `x` to this format, exactly as ggml's reference encoder does without an importance matrix.
+    /// Rounds `x` to this format.
     ///
-    /// `x`: whole blocks, in row order (rows may follow each other: a row is a whole number of blocks).
+    /// `x`: whole blocks, in row order (rows may follow each other: a row is a whole number of blocks). `scales`: how
+    /// the scales of blocks are chosen; a format without blocks, or without a search, gives the same for all.
     /// `out`: exactly their bytes. Values must be finite and at most [`Spec::max_abs`]; the caller checks.
     ///
     /// # Panics
-    /// If the lengths do not belong together.
-    fn encode(&self, x: &[f32], out: &mut [u8]);
+    /// If the lengths do not belong together: `x` and `out`, or `x` is not whole rows of as many columns as there are
+    /// importances. If [`Scales::Reference`] is asked of a format that [has none](Format::has_reference).
+    fn encode(&self, x: &[f32], scales: Scales, out: &mut [u8]);
+
+    /// Whether [`Scales::Reference`] is there.
+    fn has_reference(&self) -> bool {
+        true
+    }
 
     /// The values that every reader of this format sees, bit for bit those of ggml's decoder.
     ///

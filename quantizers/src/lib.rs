@@ -32,7 +32,7 @@ pub mod spec;
 
 pub use error::NumError;
 pub use fallback::fallback;
-pub use format::{BlockFormat, Format};
+pub use format::{BlockFormat, Format, Scales};
 pub use grid::Grid;
 pub use scan::{Scan, scan};
 pub use spec::Spec;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aurora_quantizers::formats::{self, FORMATS};
 use aurora_quantizers::spec::{Kind, SPECS};
-use aurora_quantizers::{BlockFormat, Format, scan};
+use aurora_quantizers::{BlockFormat, Format, Scales, scan};
 use proptest::prelude::*;
 
 fn data(file: &str) -> Option<Vec<u8>> {
@@ -17,7 +17,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 fn encode(format: &dyn Format, x: &[f32]) -> Vec<u8> {
     let mut out = vec![0; format.spec().bytes_for(x.len()).expect("whole blocks")];
-    format.encode(x, &mut out);
+    format.encode(x, Scales::Reference, &mut out);
     out
 }
 
@@ -180,5 +180,5 @@ proptest! {
 #[test]
 #[should_panic(expected = "q8_0: 31 weights against 34 bytes")]
 fn a_partial_block_is_refused() {
-    formats::by_name("q8_0").expect("a row").encode(&[0.0; 31], &mut [0; 34]);
+    formats::by_name("q8_0").expect("a row").encode(&[0.0; 31], Scales::Reference, &mut [0; 34]);
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use aurora_quantizers::{Spec, formats};
+use aurora_quantizers::{Scales, Spec, formats};
 
 use super::kernels::{self, Matrix};
 use crate::Result;
@@ -145,7 +145,7 @@ fn materialised(
         let some = from..(from + ROWS_AT_A_TIME).min(rows.end);
         values.resize(some.len() * cols, 0.0);
         weights.rows(id, some, &mut values);
-        format.encode(&values, bytes);
+        format.encode(&values, Scales::Reference, bytes);
     }
     (format.spec(), bytes.into())
 }

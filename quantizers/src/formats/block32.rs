@@ -7,7 +7,7 @@ use crate::bits::{F16_NEG_ZERO, f16_from_f32, f16_to_f32};
 use crate::format::check_lengths;
 use crate::grid::Levels;
 use crate::simd::{Isa, dispatch, trunc_within};
-use crate::{BlockFormat, Format, Grid, Spec, spec};
+use crate::{BlockFormat, Format, Grid, Scales, Spec, spec};
 
 /// Weights per block.
 pub(super) const N: usize = 32;
@@ -67,7 +67,7 @@ impl<L: Layout> Format for L {
         spec::by_name(L::NAME).expect("a row of SPECS")
     }
 
-    fn encode(&self, x: &[f32], out: &mut [u8]) {
+    fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {
         check_lengths(self.spec(), x.len(), out.len());
         encode_with::<L>(Isa::best(), x, out);
     }

@@ -2,7 +2,7 @@
 
 use crate::format::check_lengths;
 use crate::simd::{Isa, dispatch};
-use crate::{Format, Spec, bits, spec};
+use crate::{Format, Scales, Spec, bits, spec};
 
 /// 32-bit floating point: nothing is lost.
 pub struct F32;
@@ -22,7 +22,7 @@ impl Format for F32 {
         named("f32")
     }
 
-    fn encode(&self, x: &[f32], out: &mut [u8]) {
+    fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {
         check_lengths(self.spec(), x.len(), out.len());
         for (o, v) in out.as_chunks_mut().0.iter_mut().zip(x) {
             *o = v.to_le_bytes();
@@ -61,7 +61,7 @@ impl Format for F16 {
         named("f16")
     }
 
-    fn encode(&self, x: &[f32], out: &mut [u8]) {
+    fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {
         check_lengths(self.spec(), x.len(), out.len());
         encode_f16(Isa::best(), x, out);
     }
@@ -77,7 +77,7 @@ impl Format for BF16 {
         named("bf16")
     }
 
-    fn encode(&self, x: &[f32], out: &mut [u8]) {
+    fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {
         check_lengths(self.spec(), x.len(), out.len());
         encode_bf16(Isa::best(), x, out);
     }
@@ -93,7 +93,7 @@ impl Format for F64 {
         named("f64")
     }
 
-    fn encode(&self, x: &[f32], out: &mut [u8]) {
+    fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {
         check_lengths(self.spec(), x.len(), out.len());
         for (o, v) in out.as_chunks_mut().0.iter_mut().zip(x) {
             *o = f64::from(*v).to_le_bytes();

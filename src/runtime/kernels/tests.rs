@@ -2,6 +2,7 @@
 
 use super::acts::Round;
 use super::*;
+use aurora_quantizers::Scales;
 use aurora_quantizers::formats::FORMATS;
 use aurora_quantizers::spec::Kind;
 
@@ -61,7 +62,7 @@ impl Case {
         let w = random.values(seed, rows * cols, format.spec().max_abs.min(1e4));
         let x = random.values(seed / 6, tokens * cols, 1e4);
         let mut bytes = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
-        format.encode(&w, &mut bytes);
+        format.encode(&w, Scales::Reference, &mut bytes);
         let order = seed.is_multiple_of(3).then(|| (0..rows as u32).rev().collect());
         Case { bytes, order, rows, cols, tokens, x }
     }
@@ -169,7 +170,7 @@ fn the_number_of_threads_changes_nothing() {
         let mut random = Random(7);
         let w = random.values(0, rows * cols, 1.0);
         let mut bytes = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
-        format.encode(&w, &mut bytes);
+        format.encode(&w, Scales::Reference, &mut bytes);
         let w = Matrix::new(format.spec(), rows, cols, Cow::Owned(bytes), None);
         for tokens in [1, 3, 300] {
             let x = random.values(0, tokens * cols, 1.0);
@@ -202,7 +203,7 @@ fn activations_round_as_q8_0_does() {
         let n = 32 * (1 + random.below(9));
         let x = random.values(seed, n, 6e4);
         let mut bytes = vec![0; q8_0.spec().bytes_for(n).expect("whole blocks")];
-        q8_0.encode(&x, &mut bytes);
+        q8_0.encode(&x, Scales::Reference, &mut bytes);
         for isa in Isa::present() {
             let (mut codes, mut blocks) = (vec![0; n], vec![acts::Block::default(); n / 32]);
             isa.run(Round { x: &x, codes: &mut codes, blocks: &mut blocks });
@@ -274,7 +275,7 @@ fn cache_rows_agree_with_their_decoded_values() {
             let mut decoded = vec![0.0; rows * cols];
             for r in 0..rows {
                 let row = &mut bytes[r * stride..][..kind.row_bytes(cols)];
-                format.encode(&w[r * cols..][..cols], row);
+                format.encode(&w[r * cols..][..cols], Scales::Reference, row);
                 format.decode(row, &mut decoded[r * cols..][..cols]);
             }
             for isa in Isa::present() {
