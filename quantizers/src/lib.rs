@@ -14,10 +14,12 @@
 //! | [`formats`] | the table of formats, one file each |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
+//! | [`awq`] | factors per channel that make rounding hurt less |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
 //! | [`par`] | fixed-size chunks over threads: the same bytes for any thread count |
 
+pub mod awq;
 mod bits;
 pub mod error;
 pub mod fallback;
