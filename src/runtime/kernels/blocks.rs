@@ -147,14 +147,8 @@ impl<L: Codes<N>, const N: usize> Task for Batch<'_, L, N> {
                     unpack::<S, L, N>(s, tile(self.w, first, end), from, &mut panel[..depth]);
                 }
                 let mut part = Part { x: self.x, out: &mut self.out, panel: &panel, blocks, from, depth, first, end };
-                let mut t = 0;
-                while t + TOKENS <= tokens {
-                    part.tokens::<S, L, N, TOKENS>(s, t);
-                    t += TOKENS;
-                }
-                while t < tokens {
-                    part.tokens::<S, L, N, 1>(s, t);
-                    t += 1;
+                for t in (0..tokens).step_by(TOKENS) {
+                    part.tokens::<S, L, N>(s, t, tokens);
                 }
             }
         }
@@ -189,14 +183,16 @@ struct Part<'a, 'o, K: Kind> {
 }
 
 impl<K: Kind> Part<'_, '_, K> {
-    /// Tokens `t..t + T`.
+    /// Tokens from `t` on: four, or those before `end`, the last of which stands in for the missing.
     #[inline(always)]
-    fn tokens<S: Simd, L: Codes<N, Kind = K>, const N: usize, const T: usize>(&mut self, s: S, t: usize) {
+    fn tokens<S: Simd, L: Codes<N, Kind = K>, const N: usize>(&mut self, s: S, t: usize, end: usize) {
+        const T: usize = TOKENS;
+        let n = T.min(end - t);
         let all = self.x.codes.as_chunks::<RUN>().0;
         let mut codes: [&[[u8; RUN]]; T] = [&[]; T];
         let mut blocks: [&[K]; T] = [&[]; T];
         for i in 0..T {
-            let from = (t + i) * self.blocks + self.from;
+            let from = (t + i.min(n - 1)) * self.blocks + self.from;
             codes[i] = &all[from * K::RUNS..(from + self.depth) * K::RUNS];
             blocks[i] = &self.x.blocks[from..from + self.depth];
         }
@@ -206,7 +202,7 @@ impl<K: Kind> Part<'_, '_, K> {
             let mut acc = [s.splat(0.0); T];
             if self.from > 0 {
                 for (i, acc) in acc.iter_mut().enumerate() {
-                    *acc = s.load(&self.out.get(t + i, first, rows));
+                    *acc = s.load(&self.out.get(t + i.min(n - 1), first, rows));
                 }
             }
             for (b, w) in tile[..self.depth].iter().enumerate() {
@@ -217,7 +213,7 @@ impl<K: Kind> Part<'_, '_, K> {
                     acc[i] = add::<S, L, N>(s, acc[i], sums[i], (s.load(&w.scale), s.load(&w.offset)), x[i].scale());
                 }
             }
-            for (i, acc) in acc.iter().enumerate() {
+            for (i, acc) in acc[..n].iter().enumerate() {
                 self.out.put(t + i, first, &s.to_array(*acc), rows);
             }
         }

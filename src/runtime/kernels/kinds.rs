@@ -124,7 +124,7 @@ impl Kind for Super {
         let halves = s.words_load(&self.halves);
         let mut sums = [s.int_splat(0); ROWS];
         let mut wholes = [s.int_splat(0); ROWS];
-        unroll8!(r, {
+        for r in 0..ROWS {
             let factors = L::factors(w[r]);
             let scales = factors_of::<S, L, N>(s, &factors.scales);
             let mut sum = s.int_splat(0);
@@ -144,14 +144,16 @@ impl Kind for Super {
             if L::OFFSET {
                 wholes[r] = s.words_dot(factors_of::<S, L, N>(s, &factors.offsets), halves);
             }
-        });
+        }
         let whole = if L::OFFSET { s.totals::<false>(wholes) } else { s.int_splat(0) };
         Sums { sum: s.totals::<false>(sums), whole: s.mul(s.splat(self.scale), s.to_float(whole)) }
     }
 
     #[inline(always)]
     fn unpack<S: Simd, L: Codes<N>, const N: usize>(s: S, w: [&[u8; N]; ROWS], out: &mut UnpackedSuper) {
-        unroll8!(j, { columns::<S, L, N>(s, w, j, &mut out.codes[j]) });
+        for (j, out) in out.codes.iter_mut().enumerate() {
+            columns::<S, L, N>(s, w, j, out);
+        }
         for (r, block) in w.into_iter().enumerate() {
             let factors = L::factors(block);
             let scales = factors.scales.map(|f| i16::from(f as i8));
