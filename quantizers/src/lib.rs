@@ -29,6 +29,7 @@ pub mod grid;
 pub mod metrics;
 pub mod par;
 pub mod scan;
+mod search;
 pub mod simd;
 pub mod spec;
 
