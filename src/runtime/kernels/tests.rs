@@ -121,6 +121,11 @@ impl Case {
     }
 }
 
+/// A way of choosing scales that the format has; which does not matter here.
+fn scales(format: &dyn Format) -> Scales<'static> {
+    if format.has_reference() { Scales::Reference } else { Scales::Search(None) }
+}
+
 fn weights() -> impl Iterator<Item = &'static dyn Format> {
     FORMATS.iter().copied().filter(|f| f.spec().kind != Kind::Int)
 }
@@ -188,8 +193,7 @@ fn the_number_of_threads_changes_nothing() {
         let mut random = Random(7);
         let w = random.values(0, rows * cols, 1.0);
         let mut bytes = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
-        let scales = if format.has_reference() { Scales::Reference } else { Scales::Search(None) };
-        format.encode(&w, scales, &mut bytes);
+        format.encode(&w, scales(format), &mut bytes);
         let w = Matrix::new(format.spec(), rows, cols, Cow::Owned(bytes), None);
         for tokens in [1, 3, 300] {
             let x = random.values(0, tokens * cols, 1.0);
