@@ -59,8 +59,8 @@ impl Fit {
     #[inline(always)]
     pub fn take_better(&mut self, other: &Fit) -> [bool; LANES] {
         let mut better = [false; LANES];
-        for l in 0..LANES {
-            better[l] = other.moments.loss[l] < self.moments.loss[l];
+        for (l, better) in better.iter_mut().enumerate() {
+            *better = other.moments.loss[l] < self.moments.loss[l];
         }
         self.take(other, &better);
         better
