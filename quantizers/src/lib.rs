@@ -13,6 +13,8 @@
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
+//! | [`linalg`] | products of float matrices |
+//! | [`stats`] | what calibration keeps of the inputs of linears |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
@@ -24,11 +26,13 @@ pub mod fallback;
 pub mod format;
 pub mod formats;
 pub mod grid;
+pub mod linalg;
 pub mod metrics;
 pub mod par;
 pub mod scan;
 pub mod simd;
 pub mod spec;
+pub mod stats;
 
 pub use error::NumError;
 pub use fallback::fallback;
@@ -36,3 +40,4 @@ pub use format::{BlockFormat, Format, Scales};
 pub use grid::Grid;
 pub use scan::{Scan, scan};
 pub use spec::Spec;
+pub use stats::SiteStats;
