@@ -3,14 +3,16 @@
 //! Chunks depend on shapes alone and every chunk has its place in the output, so the bytes are the same for any
 //! number of threads. Memory is one chunk per thread and the input pages of a few megabytes, of one tensor at most.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use aurora_quantizers::scan::{Scan, scan};
-use aurora_quantizers::{NumError, Scales, formats, par};
+use aurora_quantizers::{Format, NumError, Scales, formats, par};
 
 use crate::export::{Output, Watch};
+use crate::model::ParamId;
 use crate::plan::{Plan, TensorPlan};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -32,12 +34,22 @@ struct Group {
 /// Chunks per group. Giving pages back interrupts every core, so it is done for a few megabytes at a time.
 const GROUP: usize = 32;
 
-/// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`.
+/// What errors of weights cost, where it is known: of a matrix, E[x^2] of every column's input, `[experts, cols]`.
+pub type Importances = BTreeMap<ParamId, Vec<f32>>;
+
+/// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`. With `importances`,
+/// scales are searched, for the smallest error weighted by them; all columns of a matrix without any count alike.
 ///
 /// # Errors
 /// If a tensor holds values that are not finite or that its format cannot hold, if the disk fails, or if the watch
 /// says to stop. The error is the same for any number of threads.
-pub fn run(weights: &Weights, plan: &Plan, output: &Output, watch: &dyn Watch) -> Result<()> {
+pub fn run(
+    weights: &Weights,
+    plan: &Plan,
+    importances: Option<&Importances>,
+    output: &Output,
+    watch: &dyn Watch,
+) -> Result<()> {
     let (chunks, groups) = split(weights, plan);
     let scans: Vec<Mutex<Scan>> = plan.tensors.iter().map(|_| Mutex::new(Scan::default())).collect();
     let next = AtomicUsize::new(0);
@@ -58,7 +70,7 @@ pub fn run(weights: &Weights, plan: &Plan, output: &Output, watch: &dyn Watch) -
                 break;
             }
             let t = &plan.tensors[chunk.tensor];
-            match convert(weights, t, chunk, output, &mut buffers) {
+            match convert(weights, t, chunk, importances, output, &mut buffers) {
                 Ok(found) => {
                     let group = &groups[chunk.group];
                     if group.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -124,7 +136,14 @@ struct Buffers {
     bytes: Vec<u8>,
 }
 
-fn convert(weights: &Weights, t: &TensorPlan, chunk: &Chunk, output: &Output, buffers: &mut Buffers) -> Result<Scan> {
+fn convert(
+    weights: &Weights,
+    t: &TensorPlan,
+    chunk: &Chunk,
+    importances: Option<&Importances>,
+    output: &Output,
+    buffers: &mut Buffers,
+) -> Result<Scan> {
     let format = formats::by_ggml_id(t.actual.ggml_id).expect("the plan names formats");
     let cols = t.cols();
     let row_bytes = t.actual.bytes_for(cols).expect("the plan chose a format that divides the row");
@@ -136,10 +155,11 @@ fn convert(weights: &Weights, t: &TensorPlan, chunk: &Chunk, output: &Output, bu
     for (from, bytes) in chunk.rows.clone().step_by(step).zip(bytes.chunks_mut(step * row_bytes)) {
         let rows = from..(from + step).min(chunk.rows.end);
         values.resize(rows.len() * cols, 0.0);
-        weights.rows(t.param, rows, values);
+        weights.rows(t.param, rows.clone(), values);
         let found = scan(values);
         if found.check(t.actual).is_ok() {
-            format.encode(values, Scales::Reference, bytes);
+            let importance = importances.map(|all| all.get(&t.param).map(Vec::as_slice));
+            encode(format, t, rows.start, values, importance, bytes);
         }
         seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);
     }
@@ -147,4 +167,30 @@ fn convert(weights: &Weights, t: &TensorPlan, chunk: &Chunk, output: &Output, bu
         output.put(chunk.tensor, (chunk.rows.start * row_bytes) as u64, bytes)?;
     }
     Ok(seen)
+}
+
+/// Rounds rows from `first` on. `importance`: none if scales are not searched; else that of the tensor, if it has any.
+fn encode(
+    format: &dyn Format,
+    t: &TensorPlan,
+    first: usize,
+    values: &[f32],
+    importance: Option<Option<&[f32]>>,
+    bytes: &mut [u8],
+) {
+    let cols = t.cols();
+    let row_bytes = bytes.len() / (values.len() / cols);
+    let Some(importance) = importance else { return format.encode(values, Scales::Reference, bytes) };
+    let Some(importance) = importance else { return format.encode(values, Scales::Search(None), bytes) };
+    // Rows of one expert share its importances.
+    let matrix = t.rows() / (importance.len() / cols);
+    let (mut row, mut values, mut bytes) = (first, values, bytes);
+    while !values.is_empty() {
+        let expert = row / matrix;
+        let rows = ((expert + 1) * matrix - row).min(values.len() / cols);
+        let (now, later) = values.split_at(rows * cols);
+        let (to, rest) = std::mem::take(&mut bytes).split_at_mut(rows * row_bytes);
+        format.encode(now, Scales::Search(Some(&importance[expert * cols..(expert + 1) * cols])), to);
+        (row, values, bytes) = (row + rows, later, rest);
+    }
 }

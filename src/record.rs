@@ -42,8 +42,74 @@ pub struct RunRecord {
     pub seconds: f64,
     /// Things the user should know.
     pub notes: Vec<String>,
+    /// What errors were weighed by, if by anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance: Option<ImportanceRecord>,
     /// Every tensor.
     pub tensors: Vec<TensorRecord>,
+}
+
+/// What errors were weighed by.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImportanceRecord {
+    /// File of statistics; none if they were made on the fly.
+    pub file: Option<String>,
+    /// Texts behind it.
+    pub datasets: Vec<String>,
+    /// Matrices it covers.
+    pub entries: usize,
+    /// Samples behind it.
+    pub chunks: u32,
+    /// Tensors that were rounded with importances.
+    pub used: Vec<String>,
+    /// Tensors with blocks that were rounded with all columns counting alike.
+    pub uniform: Vec<String>,
+}
+
+/// One calibration.
+#[derive(Debug, Clone, Serialize)]
+pub struct CalibrateRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Name and version of this program.
+    pub tool: String,
+    /// The model as it was named; none for a merge.
+    pub model: Option<String>,
+    /// The files that were merged.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub merged: Vec<String>,
+    /// The output's path.
+    pub output: String,
+    /// Size of the output file in bytes.
+    pub file_bytes: u64,
+    /// Texts as they were named.
+    pub datasets: Vec<String>,
+    /// Tokens in a sample.
+    pub context: u32,
+    /// Samples used.
+    pub samples: u32,
+    /// Samples that the texts would have given; none for a merge.
+    pub available: Option<usize>,
+    /// Decided which samples.
+    pub seed: u64,
+    /// Whether X^T X was kept.
+    pub hessian: bool,
+    /// Matrices with statistics.
+    pub entries: usize,
+    /// Experts that saw no token: "matrix, expert number".
+    pub idle_experts: Vec<String>,
+    /// Columns whose input was always zero.
+    pub dead_columns: usize,
+    /// Threads used.
+    pub threads: usize,
+    /// Wall time in seconds.
+    pub seconds: f64,
+    /// Tokens through the model per second.
+    pub tokens_per_second: Option<f64>,
+    /// Most memory this process has had resident, mapped files included, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+    /// Things the user should know.
+    pub notes: Vec<String>,
 }
 
 /// One tensor of a conversion.

@@ -11,13 +11,15 @@ use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::args::{Common, Convert};
-use super::{signals, ui};
+use super::{calibrate, signals, ui};
+use crate::calibrate::imatrix::{Imatrix, Importances};
 use crate::checkpoint::{self, Config, TensorSource};
 use crate::export::{self, EXPORTERS, Output, Watch};
-use crate::model::{self, Model};
+use crate::gguf::{Metadata, Value, string};
+use crate::model::{self, Model, ModelGraph};
 use crate::pipeline;
 use crate::plan::{self, FileType, Plan, Rules};
-use crate::record::{self, RunRecord};
+use crate::record::{self, ImportanceRecord, RunRecord};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -38,7 +40,13 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let weights = Weights::bind(source, &model.graph)?;
     let plan = Plan::new(&model.graph, &rules(args)?)?;
     refuse_fallbacks(&plan, args.strict)?;
-    let (metadata, mut notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
+    let stop = signals::stop_flag()?;
+    let importance = importance(args, source, &model, &weights, common, &stop)?;
+    let (mut metadata, mut notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
+    let weighed = importance.as_ref().map(|(file, found)| weigh(args, &plan, &model.graph, file, found, &mut notes));
+    if let Some(weighed) = &weighed {
+        keys(weighed, &mut metadata);
+    }
     let exporter = EXPORTERS[0];
     let layout = exporter.layout(&plan, &metadata)?;
     let path = match &args.output {
@@ -51,12 +59,13 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         );
     }
     let mut record = record(args, &model, &plan, &path, layout.size, notes);
+    record.importance = weighed;
     if !args.dry_run {
         let path = destination(&path, args.force)?;
-        let stop = signals::stop_flag()?;
         let output = Output::begin(&path, layout, args.force)?;
         let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
-        pipeline::run(&weights, &plan, &output, &watch)?;
+        let values = importance.as_ref().map(|(_, found)| &found.values);
+        pipeline::run(&weights, &plan, values, &output, &watch)?;
         watch.bar.set_message("flushing to the disk");
         output.finish(&watch)?;
         watch.bar.finish_and_clear();
@@ -70,6 +79,76 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     }
     summary(&record, &plan, common);
     Ok(())
+}
+
+/// The statistics that were asked for, and what they say of this model. A dry run makes none.
+fn importance(
+    args: &Convert,
+    source: &dyn TensorSource,
+    model: &Model,
+    weights: &Weights,
+    common: &Common,
+    stop: &Arc<AtomicBool>,
+) -> Result<Option<(Imatrix, Importances)>> {
+    let file = match &args.imatrix {
+        Some(path) => Imatrix::open(path)?,
+        None if args.calibrate && !args.dry_run => {
+            calibrate::on_the_fly(&args.sampling, source, model, weights, common, Arc::clone(stop))?
+        }
+        None => return Ok(None),
+    };
+    let found = file.importances(&model.graph)?;
+    Ok(Some((file, found)))
+}
+
+/// Which tensors of the plan are rounded with importances.
+fn weigh(
+    args: &Convert,
+    plan: &Plan,
+    graph: &ModelGraph,
+    file: &Imatrix,
+    found: &Importances,
+    notes: &mut Vec<String>,
+) -> ImportanceRecord {
+    let blocks = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
+    let (used, uniform): (Vec<_>, Vec<_>) = blocks.partition(|t| found.values.contains_key(&t.param));
+    let names = |tensors: Vec<&plan::TensorPlan>| tensors.into_iter().map(|t| t.name.clone()).collect::<Vec<_>>();
+    let (used, uniform) = (names(used), names(uniform));
+    if !uniform.is_empty() {
+        notes.push(format!("no importances for {}: all columns count alike", uniform.join(", ")));
+    }
+    for (id, expert) in &found.idle {
+        let name = &graph.param(*id).name;
+        notes.push(format!("{name}: expert {expert} saw no token; its columns count alike"));
+    }
+    ImportanceRecord {
+        file: args.imatrix.as_ref().map(|p| p.display().to_string()),
+        datasets: file.origin.datasets.clone(),
+        entries: file.entries.len(),
+        chunks: file.origin.chunks,
+        used,
+        uniform,
+    }
+}
+
+/// What llama-quantize writes into the header about importances. Its texts end after 127 bytes; so do these.
+fn keys(weighed: &ImportanceRecord, metadata: &mut Metadata) {
+    const LONGEST: usize = 127;
+    let text = |s: &str| {
+        let end = (0..=s.len().min(LONGEST)).rev().find(|&end| s.is_char_boundary(end)).unwrap_or(0);
+        string(&s[..end])
+    };
+    let number = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
+    if let Some(file) = &weighed.file {
+        metadata.set("quantize.imatrix.file", text(file));
+    }
+    if let Some(dataset) = weighed.datasets.first() {
+        metadata.set("quantize.imatrix.dataset", text(dataset));
+    }
+    metadata.set("quantize.imatrix.entries_count", number(weighed.entries));
+    if weighed.chunks > 0 {
+        metadata.set("quantize.imatrix.chunks_count", Value::U32(weighed.chunks));
+    }
 }
 
 struct Progress {
@@ -143,7 +222,7 @@ fn refuse_fallbacks(plan: &Plan, strict: bool) -> Result<()> {
 /// Where the output goes: `path` itself, or what it links to.
 ///
 /// Everything that is known to go wrong is found here, before the work: it may take hours.
-fn destination(path: &Path, force: bool) -> Result<PathBuf> {
+pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
     let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !dir.is_dir() {
@@ -205,6 +284,7 @@ fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, no
         threads: rayon::current_num_threads(),
         seconds: 0.0,
         notes,
+        importance: None,
         tensors: record::tensors(plan),
     }
 }
