@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use aurora_quantizers::scan::{Scan, scan};
-use aurora_quantizers::{NumError, Scales, formats, par};
+use aurora_quantizers::{Format, NumError, Scales, formats, par};
 
 use crate::export::{Output, Watch};
 use crate::plan::{Plan, TensorPlan};
@@ -32,12 +32,34 @@ struct Group {
 /// Chunks per group. Giving pages back interrupts every core, so it is done for a few megabytes at a time.
 const GROUP: usize = 32;
 
-/// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`.
+/// Whether every tensor of `plan` can be written, with these scales.
+///
+/// # Errors
+/// If there is no encoder for a tensor's type, or none with reference scales where those are asked for; the error says
+/// for which types there is one.
+pub fn check(plan: &Plan, scales: Scales) -> Result<()> {
+    let reference = matches!(scales, Scales::Reference);
+    let able = |f: &&dyn Format| !reference || f.has_reference();
+    let lacks = |t: &&TensorPlan| formats::by_ggml_id(t.actual.ggml_id).as_ref().is_none_or(|f| !able(f));
+    let Some(t) = plan.tensors.iter().find(lacks) else { return Ok(()) };
+    let known: Vec<_> = formats::FORMATS.iter().filter(|f| able(f)).map(|f| f.spec().name).collect();
+    let (what, advice) = match reference {
+        true => ("has no reference scales", "use --scales search, or --pure with another type; those that have them"),
+        false => ("cannot be written", "types that can be"),
+    };
+    Err(Error::unsupported(format!("{}: {} {what}; {advice}: {}", t.name, t.actual.name, known.join(", "))))
+}
+
+/// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`. `scales`: how the
+/// scales of blocks are chosen.
+///
+/// # Panics
+/// If the plan does not pass [`check`].
 ///
 /// # Errors
 /// If a tensor holds values that are not finite or that its format cannot hold, if the disk fails, or if the watch
 /// says to stop. The error is the same for any number of threads.
-pub fn run(weights: &Weights, plan: &Plan, output: &Output, watch: &dyn Watch) -> Result<()> {
+pub fn run(weights: &Weights, plan: &Plan, scales: Scales, output: &Output, watch: &dyn Watch) -> Result<()> {
     let (chunks, groups) = split(weights, plan);
     let scans: Vec<Mutex<Scan>> = plan.tensors.iter().map(|_| Mutex::new(Scan::default())).collect();
     let next = AtomicUsize::new(0);
@@ -58,7 +80,7 @@ pub fn run(weights: &Weights, plan: &Plan, output: &Output, watch: &dyn Watch) -
                 break;
             }
             let t = &plan.tensors[chunk.tensor];
-            match convert(weights, t, chunk, output, &mut buffers) {
+            match convert(weights, t, chunk, scales, output, &mut buffers) {
                 Ok(found) => {
                     let group = &groups[chunk.group];
                     if group.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -124,8 +146,15 @@ struct Buffers {
     bytes: Vec<u8>,
 }
 
-fn convert(weights: &Weights, t: &TensorPlan, chunk: &Chunk, output: &Output, buffers: &mut Buffers) -> Result<Scan> {
-    let format = formats::by_ggml_id(t.actual.ggml_id).expect("the plan names formats");
+fn convert(
+    weights: &Weights,
+    t: &TensorPlan,
+    chunk: &Chunk,
+    scales: Scales,
+    output: &Output,
+    buffers: &mut Buffers,
+) -> Result<Scan> {
+    let format = formats::by_ggml_id(t.actual.ggml_id).expect("a plan that passed the check");
     let cols = t.cols();
     let row_bytes = t.actual.bytes_for(cols).expect("the plan chose a format that divides the row");
     // A transposed tensor is read by stored rows, all canonical rows of the chunk at once.
@@ -139,7 +168,7 @@ fn convert(weights: &Weights, t: &TensorPlan, chunk: &Chunk, output: &Output, bu
         weights.rows(t.param, rows, values);
         let found = scan(values);
         if found.check(t.actual).is_ok() {
-            format.encode(values, Scales::Reference, bytes);
+            format.encode(values, scales, bytes);
         }
         seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);
     }
