@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use aurora_quant::runtime::kernels::{Acts, Matrix, matmul};
-use aurora_quantizers::formats;
+use aurora_quantizers::{Scales, formats};
 use rayon::prelude::*;
 
 const LAYERS: usize = 16;
@@ -31,7 +31,8 @@ fn noise(n: usize) -> Vec<f32> {
 fn matrix(name: &str, rows: usize, cols: usize) -> Matrix<'static> {
     let format = formats::by_name(name).expect("a type");
     let mut row = vec![0; format.spec().bytes_for(cols).expect("whole blocks")];
-    format.encode(&noise(cols), aurora_quantizers::Scales::Reference, &mut row);
+    let scales = if format.has_reference() { Scales::Reference } else { Scales::Search(None) };
+    format.encode(&noise(cols), scales, &mut row);
     Matrix::new(format.spec(), rows, cols, Cow::Owned(row.repeat(rows)), None)
 }
 

@@ -247,6 +247,35 @@ fn a_file_that_is_written_to_meanwhile_is_an_error() {
     assert!(error.contains("was written to while it was in use"), "{error}");
 }
 
+/// The file is cut while it is mapped; the run must end with a message, not with a signal.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_cut_short_under_us_is_explained() {
+    let dir = TempDir::new().unwrap();
+    let file = convert(&dir, "tiny-llama3", "f32");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_aurora-quant"))
+        .args(["bench", "--threads", "1", "-p", "64", "-n", "0", "-r", "1000000", "--json"])
+        .arg(&file)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Until it runs, and has mapped the file: then its memory shows.
+    let maps = format!("/proc/{}/maps", child.id());
+    let name = file.file_name().unwrap().to_str().unwrap();
+    while !fs::read_to_string(&maps).unwrap_or_default().contains(name) {
+        assert!(child.try_wait().unwrap().is_none(), "it runs for long");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(20_000).unwrap();
+    let done = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{error}");
+    assert!(error.contains("became shorter") || error.contains("needs"), "{error}");
+    let json: Json = serde_json::from_slice(&done.stdout).expect("a JSON document");
+    assert!(json["error"].is_string());
+}
+
 #[test]
 fn bench_measures_what_it_says() {
     let dir = TempDir::new().unwrap();

@@ -24,6 +24,34 @@ pub enum NumError {
         /// The largest magnitude that the format stores as a finite number.
         limit: f32,
     },
+    /// A matrix E\[x x^T\] whose halves differ.
+    #[error("not symmetric: element [{row}, {col}] is {lower:e}, [{col}, {row}] is {upper:e}")]
+    NotSymmetric {
+        /// Row of the element below the diagonal.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// What is there.
+        lower: f32,
+        /// What is at the mirrored place.
+        upper: f32,
+    },
+    /// A matrix E\[x x^T\] by which some mean square would be negative.
+    #[error("not a matrix of mean products: {found:e} is left of channel {channel}'s square (damping {damping})")]
+    NotSemidefinite {
+        /// The channel where it showed.
+        channel: usize,
+        /// The diagonal element, or what was left of it given other channels.
+        found: f64,
+        /// The damping that was tried last, in mean diagonal elements; zero if the matrix is refused without trying.
+        damping: f64,
+    },
+    /// A Hessian of zeros.
+    #[error("all {channels} channels of the calibration inputs are zero: nothing to weigh errors by")]
+    NoActivations {
+        /// How many there are.
+        channels: usize,
+    },
 }
 
 fn non_finite(nan: u64, inf: u64, first: u64) -> String {

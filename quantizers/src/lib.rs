@@ -13,20 +13,27 @@
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
+//! | [`gptq`] | codes that make up for each other's errors |
+//! | [`cholesky`] | the factor L of a symmetric matrix A = L L^T, the same bits everywhere |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
+//! | [`awq`] | factors per channel that make rounding hurt less |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
 //! | [`par`] | fixed-size chunks over threads: the same bytes for any thread count |
 
+pub mod awq;
 mod bits;
+pub mod cholesky;
 pub mod error;
 pub mod fallback;
 pub mod format;
 pub mod formats;
+pub mod gptq;
 pub mod grid;
 pub mod metrics;
 pub mod par;
 pub mod scan;
+mod search;
 pub mod simd;
 pub mod spec;
 

@@ -44,7 +44,7 @@ impl Map {
         // SAFETY: the map is private and read-only, and every slice of it borrows from `Map`, so it cannot outlive the
         // mapping. What remains is another process changing the file meanwhile. Readers copy what they check (names,
         // lengths, types) and index with checked ranges, and tensor data is only ever decoded as numbers, for which
-        // any bytes are valid. A file shortened under us raises SIGBUS: the run dies, nothing is written.
+        // any bytes are valid. A file shortened under us raises SIGBUS, which the command line turns into a message.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
         // Weights are read once, front to back: read far ahead, evict early. Only a hint, so a failure is no error.
         #[cfg(unix)]

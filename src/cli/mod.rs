@@ -46,6 +46,7 @@ pub fn definition() -> clap::Command {
 }
 
 fn start(args: &Args) -> Result<()> {
+    signals::explain_lost_files(args.common.json)?;
     if let Some(n) = args.common.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(n.into())

@@ -1,4 +1,5 @@
-//! Being told to stop: Ctrl-C, termination, a closed terminal.
+//! Being told to stop: Ctrl-C, termination, a closed terminal; and a mapped file that becomes shorter.
+#![allow(unsafe_code)]
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -39,5 +40,40 @@ pub fn on_interrupt(act: impl Fn() + Send + 'static) -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT])
         .map_err(|e| Error::unsupported(format!("cannot watch for Ctrl-C: {e}")))?;
     std::thread::spawn(move || signals.forever().for_each(|_| act()));
+    Ok(())
+}
+
+/// What is said when a mapped file ends before its mapping: the system has no other way to tell than a signal.
+#[cfg(unix)]
+const CUT_SHORT: &[u8] =
+    b"error: a model file became shorter while it was being read, or its disk failed; nothing was \
+written under the output's name; run again once the file is whole\n";
+#[cfg(unix)]
+const CUT_SHORT_JSON: &[u8] =
+    b"{\"error\":\"a model file became shorter while it was being read, or its disk failed; run \
+again once the file is whole\"}\n";
+
+/// Ends the process with a message and exit code 1, instead of a bare signal, when reading a mapped file fails.
+///
+/// # Errors
+/// If the system does not let the signal be watched.
+pub fn explain_lost_files(json: bool) -> Result<()> {
+    #[cfg(unix)]
+    {
+        let act = move || {
+            // Nothing can be done if nobody can be told.
+            let _ = rustix::io::write(rustix::stdio::stderr(), CUT_SHORT);
+            if json {
+                let _ = rustix::io::write(rustix::stdio::stdout(), CUT_SHORT_JSON);
+            }
+            signal_hook::low_level::exit(1);
+        };
+        // SAFETY: the action makes two system calls and ends the process: it takes no lock, allocates nothing and cannot
+        // panic, which is what a signal handler must keep to.
+        unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, act) }
+            .map_err(|e| Error::unsupported(format!("cannot watch for lost files: {e}")))?;
+    }
+    #[cfg(not(unix))]
+    let _ = json;
     Ok(())
 }

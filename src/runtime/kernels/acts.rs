@@ -1,7 +1,8 @@
 //! The right-hand side of a product: activations as floats and, once asked for, rounded to 8 bits.
 //!
-//! Rounded as llama.cpp does for its block types: 32 at a time share a scale `amax / 127`, stored in half precision.
-//! The sum of a block's codes, which types with a bias or an offset need, is kept as an exact integer.
+//! Rounded as llama.cpp does for its block types. For types with blocks of 32 weights, 32 values at a time share a
+//! scale `amax / 127`, stored in half precision. For super-blocks it is 256, and the scale stays an f32, so that a whole
+//! super-block is summed in integers. Sums of codes, which types with a bias or an offset need, are exact integers.
 
 use std::sync::OnceLock;
 
@@ -10,8 +11,10 @@ use rayon::prelude::*;
 use super::isa::{Isa, Task};
 use super::simd::Simd;
 
-/// Values under one scale.
-pub(super) const BLOCK: usize = 32;
+/// Values that kernels take at a time.
+pub(super) const RUN: usize = 32;
+/// Runs in a super-block.
+pub(super) const RUNS: usize = 8;
 /// Codes lie within plus and minus this.
 const TOP: f32 = 127.0;
 /// The largest number below one half. Adding a half itself would carry 0.49999997 over to one.
@@ -21,29 +24,53 @@ const CHUNK: usize = 64 * 1024;
 
 /// Activations of some tokens: what matrices are multiplied with.
 ///
-/// Make one for all matrices that read the same input: the 8-bit form is made by the first that needs it.
+/// Make one for all matrices that read the same input: an 8-bit form is made by the first that needs it.
 pub struct Acts<'a> {
     x: &'a [f32],
     tokens: usize,
     cols: usize,
-    rounded: OnceLock<Rounded>,
+    singles: OnceLock<Rounded<Single>>,
+    supers: OnceLock<Rounded<Super>>,
 }
 
 /// The 8-bit form.
-pub(super) struct Rounded {
+pub(super) struct Rounded<K> {
     /// `[tokens, cols]`, signed bytes.
     pub codes: Vec<u8>,
-    /// `[tokens, cols / 32]`.
-    pub blocks: Vec<Block>,
+    /// `[tokens, cols / values under one scale]`.
+    pub blocks: Vec<K>,
+}
+
+/// What the codes under one scale share.
+pub(super) trait Shared: Copy + Default + Send + Sync + 'static {
+    /// Runs of 32 codes under the scale.
+    const RUNS: usize;
+
+    /// Rounds so many values. Must be `#[inline(always)]`.
+    fn round(x: &[f32], codes: &mut [u8]) -> Self;
+    /// `value = scale * code`.
+    fn scale(&self) -> f32;
+    /// Where the activations keep this form.
+    fn slot<'a>(acts: &'a Acts) -> &'a OnceLock<Rounded<Self>>;
 }
 
 /// What 32 codes share.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Block {
-    /// `value = scale * code`; a half-precision number.
+pub(super) struct Single {
+    /// A half-precision number.
     pub scale: f32,
     /// Sum of the codes.
     pub sum: i32,
+}
+
+/// What 256 codes share.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Super {
+    pub scale: f32,
+    /// Sums of the codes of each run's first half, then of each one's second half.
+    pub halves: [i16; 2 * RUNS],
+    /// Sums of each run.
+    pub wholes: [i16; RUNS],
 }
 
 impl<'a> Acts<'a> {
@@ -53,7 +80,7 @@ impl<'a> Acts<'a> {
     /// If the length is not `tokens * cols`.
     pub fn new(x: &'a [f32], tokens: usize, cols: usize) -> Acts<'a> {
         assert_eq!(Some(x.len()), tokens.checked_mul(cols), "{tokens} tokens of {cols} values");
-        Acts { x, tokens, cols, rounded: OnceLock::new() }
+        Acts { x, tokens, cols, singles: OnceLock::new(), supers: OnceLock::new() }
     }
 
     /// Number of tokens.
@@ -71,53 +98,99 @@ impl<'a> Acts<'a> {
         &self.x[t * self.cols..(t + 1) * self.cols]
     }
 
-    /// The 8-bit form. `cols` must be a multiple of 32.
-    pub(super) fn rounded(&self, isa: Isa) -> &Rounded {
-        if self.rounded.get().is_none() {
+    /// The 8-bit form. `cols` must be a multiple of the values under one scale.
+    pub(super) fn rounded<K: Shared>(&self, isa: Isa) -> &Rounded<K> {
+        let slot = K::slot(self);
+        if slot.get().is_none() {
             // Not within `get_or_init`: a thread that waits for its share of this work may be given another matrix's
             // product with the same activations, and would then wait for itself. Made twice does no harm.
-            let _ = self.rounded.set(round_all(isa, self.x));
+            let _ = slot.set(round_all(isa, self.x));
         }
-        self.rounded.get().expect("set above")
+        slot.get().expect("set above")
     }
 }
 
-fn round_all(isa: Isa, x: &[f32]) -> Rounded {
+fn round_all<K: Shared>(isa: Isa, x: &[f32]) -> Rounded<K> {
+    let span = K::RUNS * RUN;
     let mut codes = vec![0; x.len()];
-    let mut blocks = vec![Block::default(); x.len() / BLOCK];
+    let mut blocks = vec![K::default(); x.len() / span];
     if x.len() <= CHUNK {
         isa.run(Round { x, codes: &mut codes, blocks: &mut blocks });
     } else {
-        let chunks = codes.par_chunks_mut(CHUNK).zip(blocks.par_chunks_mut(CHUNK / BLOCK));
+        let chunks = codes.par_chunks_mut(CHUNK).zip(blocks.par_chunks_mut(CHUNK / span));
         chunks.zip(x.par_chunks(CHUNK)).for_each(|((codes, blocks), x)| isa.run(Round { x, codes, blocks }));
     }
     Rounded { codes, blocks }
 }
 
 /// Rounds whole blocks.
-pub(super) struct Round<'a> {
+pub(super) struct Round<'a, K> {
     pub x: &'a [f32],
     pub codes: &'a mut [u8],
-    pub blocks: &'a mut [Block],
+    pub blocks: &'a mut [K],
 }
 
-impl Task for Round<'_> {
+impl<K: Shared> Task for Round<'_, K> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let x = self.x.as_chunks::<BLOCK>().0;
-        let codes = self.codes.as_chunks_mut::<BLOCK>().0;
-        for ((x, codes), block) in x.iter().zip(codes).zip(self.blocks) {
-            *block = round(x, codes);
+        let span = K::RUNS * RUN;
+        let codes = self.codes.chunks_exact_mut(span);
+        for ((x, codes), block) in self.x.chunks_exact(span).zip(codes).zip(self.blocks) {
+            *block = K::round(x, codes);
         }
     }
 }
 
-/// Plain loops over lanes: the compiler makes vectors of them. Operations that round come one by one, none fused, so
-/// every instruction set gives the same codes.
+impl Shared for Single {
+    const RUNS: usize = 1;
+
+    #[inline(always)]
+    fn round(x: &[f32], codes: &mut [u8]) -> Single {
+        let (scale, inverse) = scale(x);
+        let sum = x.as_chunks().0.iter().zip(codes.as_chunks_mut().0).map(|(x, codes)| half_run(x, codes, inverse)).sum();
+        Single { scale: half::f16::from_f32(scale).to_f32(), sum }
+    }
+    #[inline(always)]
+    fn scale(&self) -> f32 {
+        self.scale
+    }
+    fn slot<'a>(acts: &'a Acts) -> &'a OnceLock<Rounded<Single>> {
+        &acts.singles
+    }
+}
+
+impl Shared for Super {
+    const RUNS: usize = RUNS;
+
+    #[inline(always)]
+    fn round(x: &[f32], codes: &mut [u8]) -> Super {
+        let (scale, inverse) = scale(x);
+        let mut block = Super { scale, ..Super::default() };
+        for (i, (x, codes)) in x.as_chunks().0.iter().zip(codes.as_chunks_mut().0).enumerate() {
+            // 16 codes of at most 127 each.
+            let sum = half_run(x, codes, inverse) as i16;
+            block.halves[i % 2 * RUNS + i / 2] = sum;
+            block.wholes[i / 2] += sum;
+        }
+        block
+    }
+    #[inline(always)]
+    fn scale(&self) -> f32 {
+        self.scale
+    }
+    fn slot<'a>(acts: &'a Acts) -> &'a OnceLock<Rounded<Super>> {
+        &acts.supers
+    }
+}
+
+// Plain loops over lanes: the compiler makes vectors of them. Operations that round come one by one, none fused, so
+// every instruction set gives the same codes.
+
+/// The scale of some values, and its inverse.
 #[inline(always)]
-fn round(x: &[f32; BLOCK], codes: &mut [u8; BLOCK]) -> Block {
+fn scale(x: &[f32]) -> (f32, f32) {
     let mut tops = [0.0f32; 8];
     for chunk in x.as_chunks::<8>().0 {
         for i in 0..8 {
@@ -130,11 +203,16 @@ fn round(x: &[f32; BLOCK], codes: &mut [u8; BLOCK]) -> Block {
         top = if v > top { v } else { top };
     }
     let scale = top / TOP;
-    // Below 2^-128 the inverse overflows; the half-precision scale is zero then.
+    // Below 2^-128 the inverse overflows: such values become zeros.
     let inverse = 1.0 / scale;
-    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    (scale, if inverse.is_finite() { inverse } else { 0.0 })
+}
+
+/// Rounds; returns the sum of the codes.
+#[inline(always)]
+fn half_run(x: &[f32; RUN / 2], codes: &mut [u8; RUN / 2], inverse: f32) -> i32 {
     let mut sum = 0;
-    for i in 0..BLOCK {
+    for i in 0..RUN / 2 {
         let v = x[i] * inverse;
         let v = v + BELOW_HALF.copysign(v);
         // Saturating both ways costs a few instructions; NaN becomes 0. The executor looks for NaN elsewhere.
@@ -142,5 +220,5 @@ fn round(x: &[f32; BLOCK], codes: &mut [u8; BLOCK]) -> Block {
         codes[i] = code as i8 as u8;
         sum += code;
     }
-    Block { scale: half::f16::from_f32(scale).to_f32(), sum }
+    sum
 }

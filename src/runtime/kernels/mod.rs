@@ -5,8 +5,9 @@
 //! | [`isa`] | which instructions this machine has; the one dispatch |
 //! | `simd` | the vector operations that kernels are written in, and their plain twin |
 //! | `x86` | the same with AVX2, and with AVX-512 |
-//! | `codes` | where the block types keep codes, scales, offsets |
+//! | `codes`, `supers` | where the block types keep codes, scales, offsets: blocks of 32 weights, and super-blocks |
 //! | `acts` | [`Acts`]: activations, and their 8-bit form |
+//! | `kinds` | integer sums within one block |
 //! | `blocks` | integer products |
 //! | `floats` | float products |
 //! | [`tile`] | products of small float matrices, for attention |
@@ -24,8 +25,10 @@ mod blocks;
 mod codes;
 mod floats;
 pub mod isa;
+mod kinds;
 mod out;
 mod simd;
+mod supers;
 #[cfg(test)]
 mod tests;
 pub mod tile;
@@ -39,12 +42,11 @@ use std::ops::Range;
 use aurora_quantizers::{Format, Spec, formats};
 
 pub use acts::Acts;
-use acts::Rounded;
 use isa::Isa;
 use out::Out;
 
 type Float = fn(Isa, &Matrix, &Acts, Out);
-type Integer = fn(Isa, &Matrix, &Rounded, Out);
+type Integer = fn(Isa, &Matrix, &Acts, usize, &mut [f32]);
 
 /// Types whose values are read one by one, without decoding a row first.
 static FLOATS: &[(&str, Float)] = &[
@@ -60,6 +62,14 @@ static INTEGERS: &[(&str, Integer)] = &[
     ("q5_0", blocks::product::<codes::Q5_0, 22>),
     ("q4_1", blocks::product::<codes::Q4_1, 20>),
     ("q4_0", blocks::product::<codes::Q4_0, 18>),
+    ("iq4_nl", blocks::product::<codes::Iq4Nl, 18>),
+    ("mxfp4", blocks::product::<codes::MXFP4, 17>),
+    ("q6_k", blocks::product::<supers::Q6K, 210>),
+    ("q5_k", blocks::product::<supers::Q5K, 176>),
+    ("q4_k", blocks::product::<supers::Q4K, 144>),
+    ("q3_k", blocks::product::<supers::Q3K, 110>),
+    ("q2_k", blocks::product::<supers::Q2K, 84>),
+    ("iq4_xs", blocks::product::<supers::Iq4Xs, 136>),
 ];
 
 /// Weights that one thread takes at a time with few tokens: long enough to make handing them out cheap.
@@ -180,10 +190,7 @@ pub fn matmul_with(isa: Isa, w: &Matrix, x: &Acts, exact: bool, out: &mut [f32])
     let chunk = (CHUNK_WEIGHTS / w.cols.max(1)).max(1);
     let chunk = chunk.next_multiple_of(if tokens < FEW { 8 } else { floats::PANEL });
     match w.integer.filter(|_| !exact) {
-        Some(product) => {
-            let x = x.rounded(isa);
-            out::by_rows(out, tokens, rows, chunk, |out| product(isa, w, x, out));
-        }
+        Some(product) => product(isa, w, x, chunk, out),
         None => out::by_rows(out, tokens, rows, chunk, |out| (w.float)(isa, w, x, out)),
     }
 }

@@ -17,6 +17,8 @@ pub(super) trait Simd: Copy {
     type I: Copy;
     /// 32 bytes.
     type B: Copy;
+    /// 16 integers of 16 bits.
+    type H: Copy;
     /// Tokens whose sums (16 floats each) fit the registers beside two more.
     const TOKENS: usize;
 
@@ -47,6 +49,15 @@ pub(super) trait Simd: Copy {
     fn nibbles(self, x: &[u8; 16]) -> Self::B;
     /// The same with 16 added where the code's bit is set.
     fn nibbles_and_bits(self, x: &[u8; 16], bits: u32) -> Self::B;
+    /// Every byte shifted down by `places` (up, if negative), then `mask` of it. The mask may only name bits that come
+    /// from within the byte.
+    fn bits(self, x: Self::B, places: i32, mask: u8) -> Self::B;
+    /// All bits of both.
+    fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// The table's entry for every byte, each below 16.
+    fn lookup(self, table: &[u8; 16], x: Self::B) -> Self::B;
+    /// `out[g]` holds bytes `4g..4g + 4` of every `rows[r]`, at `4r`; `flip` is xored to all.
+    fn transpose(self, rows: [Self::B; 8], flip: u8) -> [Self::B; 8];
     /// Lane `j`: the sum of `u[i] * s[i]`, `i` in `4j..4j + 4`. `u` unsigned, at most 127; `s` signed.
     fn dot(self, u: Self::B, s: Self::B) -> Self::I;
     /// The same with both signed; `s` at least -127.
@@ -56,7 +67,29 @@ pub(super) trait Simd: Copy {
     /// For each of `T` tokens, 8 rows' sums over 32 columns: lane `r` is the sum over `g` and `c` of
     /// `w[g][4r + c] * x[t][4g + c]`. `w` unsigned, at most `MAX` (15, 31 or 255); `x` signed, at least -127.
     fn block<const MAX: u8, const T: usize>(self, w: &[[u8; 32]; 8], x: [&[u8; 32]; T]) -> [Self::I; T];
+    /// [`Simd::dot`], or with `SIGNED` [`Simd::dot_signed`], of 32 weights whose first 16 have the scale `scales[j]` and
+    /// whose last 16 have `scales[8 + j]`; `j` below 8. Only the sum of all lanes is the same everywhere.
+    fn dot_scaled<const SIGNED: bool>(self, w: Self::B, s: Self::B, scales: Self::H, j: usize) -> Self::I;
+    /// [`Simd::block`] with `MAX` 15, 31, 63 or 255, in which columns 0 to 15 of row `r` have the scale
+    /// `scales[0][2r] = scales[0][2r + 1]` and the others that of `scales[1]`; without `HALVES` all have the first. With
+    /// `MAX` 255, scales must lie within -2048..2048.
+    fn block_scaled<const MAX: u8, const HALVES: bool, const T: usize>(
+        self,
+        w: &[[u8; 32]; 8],
+        scales: &[[i16; 16]; 2],
+        x: [&[u8; 32]; T],
+    ) -> [Self::I; T];
+    /// 16 signed bytes, the even ones first; without `HALVES` the first 8 of them, twice.
+    fn words<const HALVES: bool>(self, x: &[u8; 16]) -> Self::H;
+    fn words_load(self, x: &[i16; 16]) -> Self::H;
+    /// The same two numbers 8 times.
+    fn words_pair(self, x: [i16; 2]) -> Self::H;
+    /// The lower 16 bits of the products.
+    fn words_scale(self, x: Self::H, by: i16) -> Self::H;
+    /// Lane `j`: `a[2j] * b[2j] + a[2j + 1] * b[2j + 1]`.
+    fn words_dot(self, a: Self::H, b: Self::H) -> Self::I;
     fn int_splat(self, x: i32) -> Self::I;
+    fn int_add(self, a: Self::I, b: Self::I) -> Self::I;
     fn int_sub(self, a: Self::I, b: Self::I) -> Self::I;
     fn to_float(self, x: Self::I) -> Self::F;
 
@@ -118,6 +151,7 @@ impl Simd for Plain {
     type W = [f32; 16];
     type I = [i32; 8];
     type B = [u8; 32];
+    type H = [i16; 16];
     const TOKENS: usize = 6;
 
     #[inline(always)]
@@ -200,6 +234,28 @@ impl Simd for Plain {
         out
     }
     #[inline(always)]
+    fn bits(self, x: Self::B, places: i32, mask: u8) -> Self::B {
+        each!(32, i, (if places < 0 { x[i] << -places } else { x[i] >> places }) & mask)
+    }
+    #[inline(always)]
+    fn or(self, a: Self::B, b: Self::B) -> Self::B {
+        each!(32, i, a[i] | b[i])
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], x: Self::B) -> Self::B {
+        each!(32, i, table[usize::from(x[i] & 15)])
+    }
+    #[inline(always)]
+    fn transpose(self, rows: [Self::B; 8], flip: u8) -> [Self::B; 8] {
+        let mut out = [[0; 32]; 8];
+        for (r, row) in rows.iter().enumerate() {
+            for (i, code) in row.iter().enumerate() {
+                out[i / 4][4 * r + i % 4] = code ^ flip;
+            }
+        }
+        out
+    }
+    #[inline(always)]
     fn dot(self, u: Self::B, s: Self::B) -> Self::I {
         let mut sums = [0; 8];
         for i in 0..32 {
@@ -238,8 +294,56 @@ impl Simd for Plain {
         sums
     }
     #[inline(always)]
+    fn dot_scaled<const SIGNED: bool>(self, w: Self::B, s: Self::B, scales: Self::H, j: usize) -> Self::I {
+        let sums = if SIGNED { self.dot_signed(w, s) } else { self.dot(w, s) };
+        each!(8, i, sums[i] * i32::from(scales[i / 4 * 8 + j]))
+    }
+    #[inline(always)]
+    fn block_scaled<const MAX: u8, const HALVES: bool, const T: usize>(
+        self,
+        w: &[[u8; 32]; 8],
+        scales: &[[i16; 16]; 2],
+        x: [&[u8; 32]; T],
+    ) -> [Self::I; T] {
+        let mut sums = [[0; 8]; T];
+        for (g, w) in w.iter().enumerate() {
+            let scales = &scales[if HALVES { g / 4 } else { 0 }];
+            for t in 0..T {
+                for i in 0..32 {
+                    let product = i32::from(w[i]) * i32::from(x[t][4 * g + i % 4] as i8);
+                    sums[t][i / 4] += product * i32::from(scales[i / 4 * 2]);
+                }
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    fn words<const HALVES: bool>(self, x: &[u8; 16]) -> Self::H {
+        each!(16, i, i16::from(x[if HALVES { i % 8 * 2 + i / 8 } else { i % 8 }] as i8))
+    }
+    #[inline(always)]
+    fn words_load(self, x: &[i16; 16]) -> Self::H {
+        *x
+    }
+    #[inline(always)]
+    fn words_pair(self, x: [i16; 2]) -> Self::H {
+        each!(16, i, x[i % 2])
+    }
+    #[inline(always)]
+    fn words_scale(self, x: Self::H, by: i16) -> Self::H {
+        each!(16, i, x[i].wrapping_mul(by))
+    }
+    #[inline(always)]
+    fn words_dot(self, a: Self::H, b: Self::H) -> Self::I {
+        each!(8, i, i32::from(a[2 * i]) * i32::from(b[2 * i]) + i32::from(a[2 * i + 1]) * i32::from(b[2 * i + 1]))
+    }
+    #[inline(always)]
     fn int_splat(self, x: i32) -> Self::I {
         [x; 8]
+    }
+    #[inline(always)]
+    fn int_add(self, a: Self::I, b: Self::I) -> Self::I {
+        each!(8, i, a[i] + b[i])
     }
     #[inline(always)]
     fn int_sub(self, a: Self::I, b: Self::I) -> Self::I {

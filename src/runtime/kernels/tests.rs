@@ -1,6 +1,6 @@
 //! Every kernel against its twins: other instruction sets, a sum in f64, one token at a time, other thread counts.
 
-use super::acts::Round;
+use super::acts::{Round, Shared, Single, Super};
 use super::*;
 use aurora_quantizers::Scales;
 use aurora_quantizers::formats::FORMATS;
@@ -39,6 +39,15 @@ impl Random {
             })
             .collect()
     }
+
+    /// Random bytes, drawn again until the values are finite and sums of their products stay so.
+    fn block(&mut self, format: &dyn Format, block: &mut [u8]) {
+        let mut values = vec![f32::NAN; format.spec().block];
+        while !values.iter().all(|v| v.abs() < 1e6) {
+            block.fill_with(|| self.next() as u8);
+            format.decode(block, &mut values);
+        }
+    }
 }
 
 struct Case {
@@ -51,7 +60,8 @@ struct Case {
 }
 
 impl Case {
-    /// Odd numbers of rows, tokens and blocks; noise bytes would hold NaN, so weights are encoded values.
+    /// Odd numbers of rows, tokens and blocks. Weights are encoded values, or blocks of noise, which hold what an
+    /// encoder would not write.
     fn new(format: &dyn Format, seed: u64) -> Case {
         let mut random = Random(seed);
         let rows = [1, 7, 8, 9, 33, 65, 131][random.below(7)];
@@ -62,7 +72,11 @@ impl Case {
         let w = random.values(seed, rows * cols, format.spec().max_abs.min(1e4));
         let x = random.values(seed / 6, tokens * cols, 1e4);
         let mut bytes = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
-        format.encode(&w, Scales::Reference, &mut bytes);
+        if format.spec().kind == Kind::Block && (seed.is_multiple_of(2) || !format.has_reference()) {
+            bytes.chunks_exact_mut(format.spec().bytes).for_each(|block| random.block(format, block));
+        } else {
+            format.encode(&w, Scales::Reference, &mut bytes);
+        }
         let order = seed.is_multiple_of(3).then(|| (0..rows as u32).rev().collect());
         Case { bytes, order, rows, cols, tokens, x }
     }
@@ -95,10 +109,14 @@ impl Case {
     }
 
     /// The activations as the integer product sees them.
-    fn rounded(&self) -> Vec<f32> {
+    fn rounded(&self, format: &dyn Format) -> Vec<f32> {
+        if format.spec().block == 32 { self.rounded_as::<Single>() } else { self.rounded_as::<Super>() }
+    }
+
+    fn rounded_as<K: Shared>(&self) -> Vec<f32> {
         let acts = Acts::new(&self.x, self.tokens, self.cols);
-        let rounded = acts.rounded(Isa::BASELINE);
-        let scales = rounded.blocks.iter().flat_map(|b| [b.scale; 32]);
+        let rounded = acts.rounded::<K>(Isa::BASELINE);
+        let scales = rounded.blocks.iter().flat_map(|b| std::iter::repeat_n(b.scale(), 32 * K::RUNS));
         rounded.codes.iter().zip(scales).map(|(c, s)| f32::from(*c as i8) * s).collect()
     }
 }
@@ -122,7 +140,7 @@ fn every_product_is_right_on_every_instruction_set() {
             let case = Case::new(format, seed);
             for exact in [false, true] {
                 let integer = !exact && INTEGERS.iter().any(|row| row.0 == name);
-                let wanted = if integer { case.wanted(format, &case.rounded()) } else { case.wanted(format, &case.x) };
+                let wanted = if integer { case.wanted(format, &case.rounded(format)) } else { case.wanted(format, &case.x) };
                 let plain = case.product(Isa::BASELINE, format, exact);
                 for isa in Isa::present() {
                     let got = case.product(isa, format, exact);
@@ -170,7 +188,8 @@ fn the_number_of_threads_changes_nothing() {
         let mut random = Random(7);
         let w = random.values(0, rows * cols, 1.0);
         let mut bytes = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
-        format.encode(&w, Scales::Reference, &mut bytes);
+        let scales = if format.has_reference() { Scales::Reference } else { Scales::Search(None) };
+        format.encode(&w, scales, &mut bytes);
         let w = Matrix::new(format.spec(), rows, cols, Cow::Owned(bytes), None);
         for tokens in [1, 3, 300] {
             let x = random.values(0, tokens * cols, 1.0);
@@ -205,14 +224,43 @@ fn activations_round_as_q8_0_does() {
         let mut bytes = vec![0; q8_0.spec().bytes_for(n).expect("whole blocks")];
         q8_0.encode(&x, Scales::Reference, &mut bytes);
         for isa in Isa::present() {
-            let (mut codes, mut blocks) = (vec![0; n], vec![acts::Block::default(); n / 32]);
+            let (mut codes, mut blocks) = (vec![0; n], vec![Single::default(); n / 32]);
             isa.run(Round { x: &x, codes: &mut codes, blocks: &mut blocks });
             for (i, want) in bytes.chunks_exact(34).enumerate() {
                 let codes = &codes[32 * i..][..32];
                 assert_eq!(codes, &want[2..], "{isa:?} seed {seed} block {i}");
                 let scale = half::f16::from_le_bytes([want[0], want[1]]).to_f32();
                 let sum = codes.iter().map(|c| i32::from(*c as i8)).sum();
-                assert_eq!(blocks[i], acts::Block { scale, sum }, "{isa:?} seed {seed} block {i}");
+                assert_eq!(blocks[i], Single { scale, sum }, "{isa:?} seed {seed} block {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_for_super_blocks_keep_one_scale_and_exact_sums() {
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let n = 256 * (1 + random.below(5));
+        let x = random.values(seed, n, 6e4);
+        for isa in Isa::present() {
+            let (mut codes, mut blocks) = (vec![0; n], vec![Super::default(); n / 256]);
+            isa.run(Round { x: &x, codes: &mut codes, blocks: &mut blocks });
+            for (b, (x, codes)) in x.chunks(256).zip(codes.chunks(256)).enumerate() {
+                let place = format!("{isa:?} seed {seed} block {b}");
+                let top = x.iter().fold(0.0, |top: f32, v| top.max(v.abs()));
+                assert_eq!(blocks[b].scale, top / 127.0, "{place}");
+                for (code, x) in codes.iter().zip(x) {
+                    let nearest = f64::from(*x) / f64::from(blocks[b].scale.max(f32::MIN_POSITIVE));
+                    // Multiplying with the inverse in f32 may move what lies at a half.
+                    assert!((f64::from(*code as i8) - nearest).abs() <= 0.5 + 127.0 * 2e-7, "{place}: {code} {nearest}");
+                }
+                let sum = |codes: &[u8]| codes.iter().map(|c| i16::from(*c as i8)).sum::<i16>();
+                for run in 0..8 {
+                    let codes = &codes[32 * run..][..32];
+                    let got = [blocks[b].halves[run], blocks[b].halves[8 + run], blocks[b].wholes[run]];
+                    assert_eq!(got, [sum(&codes[..16]), sum(&codes[16..]), sum(codes)], "{place} run {run}");
+                }
             }
         }
     }

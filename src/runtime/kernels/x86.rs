@@ -42,6 +42,7 @@ macro_rules! common {
         type F = __m256;
         type I = __m256i;
         type B = __m256i;
+        type H = __m256i;
 
         #[inline(always)]
         fn splat(self, x: f32) -> __m256 {
@@ -131,6 +132,106 @@ macro_rules! common {
                 let set = _mm256_cmpeq_epi8(_mm256_and_si256(word, bit), bit);
                 _mm256_or_si256(self.nibbles(x), _mm256_and_si256(set, _mm256_set1_epi8(16)))
             }
+        }
+        #[inline(always)]
+        fn bits(self, x: __m256i, places: i32, mask: u8) -> __m256i {
+            // SAFETY: the token vouches for the instructions. Words are shifted; the mask takes what crossed bytes away.
+            unsafe {
+                let count = _mm_cvtsi32_si128(places.abs());
+                let x = if places < 0 { _mm256_sll_epi16(x, count) } else { _mm256_srl_epi16(x, count) };
+                _mm256_and_si256(x, _mm256_set1_epi8(mask.cast_signed()))
+            }
+        }
+        #[inline(always)]
+        fn or(self, a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: the token vouches for the instructions.
+            unsafe { _mm256_or_si256(a, b) }
+        }
+        #[inline(always)]
+        fn lookup(self, table: &[u8; 16], x: __m256i) -> __m256i {
+            // SAFETY: the token vouches for the instructions; 16 bytes are behind the reference.
+            unsafe {
+                let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                _mm256_shuffle_epi8(table, x)
+            }
+        }
+        #[inline(always)]
+        fn transpose(self, rows: [__m256i; 8], flip: u8) -> [__m256i; 8] {
+            // SAFETY: the token vouches for the instructions.
+            unsafe {
+                // Neighbouring rows' lanes side by side, then pairs of them, each half of a vector by itself.
+                let mut pairs = rows;
+                for i in 0..4 {
+                    pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+                    pairs[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+                }
+                let flip = _mm256_set1_epi8(flip.cast_signed());
+                let mut out = rows;
+                for i in 0..4 {
+                    // Lane i of rows 0 to 3 in the lower half, lane 4 + i in the upper; the same of rows 4 to 7.
+                    let (a, b, c, d) = (pairs[i / 2], pairs[i / 2 + 2], pairs[i / 2 + 4], pairs[i / 2 + 6]);
+                    let (front, back) = if i % 2 == 0 {
+                        (_mm256_unpacklo_epi64(a, b), _mm256_unpacklo_epi64(c, d))
+                    } else {
+                        (_mm256_unpackhi_epi64(a, b), _mm256_unpackhi_epi64(c, d))
+                    };
+                    out[i] = _mm256_xor_si256(_mm256_permute2x128_si256::<0x20>(front, back), flip);
+                    out[4 + i] = _mm256_xor_si256(_mm256_permute2x128_si256::<0x31>(front, back), flip);
+                }
+                out
+            }
+        }
+        #[inline(always)]
+        fn dot_scaled<const SIGNED: bool>(self, w: __m256i, s: __m256i, scales: __m256i, j: usize) -> __m256i {
+            // SAFETY: the token vouches for the instructions. Pairs stay below saturation, as in `dot` and
+            // `dot_signed`; multiplying them by the scale costs no more than adding them up.
+            unsafe {
+                let pairs = if SIGNED {
+                    _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(s, w))
+                } else {
+                    _mm256_maddubs_epi16(w, s)
+                };
+                // Word j of each half to all words of the half.
+                let word = _mm256_set1_epi16((2 * j as i16 + 1) << 8 | 2 * j as i16);
+                _mm256_madd_epi16(pairs, _mm256_shuffle_epi8(scales, word))
+            }
+        }
+        #[inline(always)]
+        fn words<const HALVES: bool>(self, x: &[u8; 16]) -> __m256i {
+            // SAFETY: the token vouches for the instructions; 16 bytes are behind the reference.
+            unsafe {
+                let order = if HALVES {
+                    _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15)
+                } else {
+                    _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7)
+                };
+                _mm256_cvtepi8_epi16(_mm_shuffle_epi8(_mm_loadu_si128(x.as_ptr().cast()), order))
+            }
+        }
+        #[inline(always)]
+        fn words_load(self, x: &[i16; 16]) -> __m256i {
+            // SAFETY: the token vouches for the instructions; 32 bytes are behind the reference.
+            unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn words_pair(self, x: [i16; 2]) -> __m256i {
+            // SAFETY: the token vouches for the instructions.
+            unsafe { _mm256_set1_epi32(i32::from(x[1]) << 16 | i32::from(x[0].cast_unsigned())) }
+        }
+        #[inline(always)]
+        fn words_scale(self, x: __m256i, by: i16) -> __m256i {
+            // SAFETY: the token vouches for the instructions.
+            unsafe { _mm256_mullo_epi16(x, _mm256_set1_epi16(by)) }
+        }
+        #[inline(always)]
+        fn words_dot(self, a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: the token vouches for the instructions.
+            unsafe { _mm256_madd_epi16(a, b) }
+        }
+        #[inline(always)]
+        fn int_add(self, a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: the token vouches for the instructions.
+            unsafe { _mm256_add_epi32(a, b) }
         }
         #[inline(always)]
         fn totals<const SMALL: bool>(self, v: [__m256i; 8]) -> __m256i {
@@ -274,6 +375,64 @@ impl Simd for Avx2 {
             sums
         }
     }
+
+    #[inline(always)]
+    fn block_scaled<const MAX: u8, const HALVES: bool, const T: usize>(
+        self,
+        w: &[[u8; 32]; 8],
+        scales: &[[i16; 16]; 2],
+        x: [&[u8; 32]; T],
+    ) -> [__m256i; T] {
+        // SAFETY: the token vouches for the instructions. Sums of 16 bits as in `block`; with 63 a pair is at most
+        // 2 * 63 * 127 = 16002, so that 2 fit. They are multiplied by the scale where `block` multiplies by one.
+        unsafe {
+            let scales = [self.words_load(&scales[0]), self.words_load(&scales[if HALVES { 1 } else { 0 }])];
+            let mut sums = [_mm256_setzero_si256(); T];
+            let fit = match MAX {
+                ..=15 if !HALVES => 8,
+                ..=31 => 4,
+                32..=63 => 2,
+                _ if HALVES => 4,
+                _ => 8,
+            };
+            let mut g = 0;
+            while g < 8 {
+                let scale = scales[g / 4];
+                if MAX <= 63 {
+                    let mut pairs = [_mm256_setzero_si256(); T];
+                    for g in g..g + fit {
+                        let w = self.bytes(&w[g]);
+                        for t in 0..T {
+                            pairs[t] = _mm256_add_epi16(pairs[t], _mm256_maddubs_epi16(w, four(x[t], g)));
+                        }
+                    }
+                    for t in 0..T {
+                        sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs[t], scale));
+                    }
+                } else {
+                    let mask = _mm256_set1_epi8(15);
+                    let (mut low, mut high) = ([_mm256_setzero_si256(); T], [_mm256_setzero_si256(); T]);
+                    for g in g..g + fit {
+                        let w = self.bytes(&w[g]);
+                        let (l, h) = (_mm256_and_si256(w, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(w), mask));
+                        for t in 0..T {
+                            let x = four(x[t], g);
+                            low[t] = _mm256_add_epi16(low[t], _mm256_maddubs_epi16(l, x));
+                            high[t] = _mm256_add_epi16(high[t], _mm256_maddubs_epi16(h, x));
+                        }
+                    }
+                    let scale16 = _mm256_slli_epi16::<4>(scale);
+                    for t in 0..T {
+                        let high = _mm256_madd_epi16(high[t], scale16);
+                        sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(low[t], scale));
+                        sums[t] = _mm256_add_epi32(sums[t], high);
+                    }
+                }
+                g += fit;
+            }
+            sums
+        }
+    }
 }
 
 impl Simd for Avx512 {
@@ -315,6 +474,34 @@ impl Simd for Avx512 {
                 let w = self.bytes(w);
                 for t in 0..T {
                     sums[t] = _mm256_dpbusd_epi32(sums[t], w, four(x[t], g));
+                }
+            }
+            sums
+        }
+    }
+    #[inline(always)]
+    fn block_scaled<const MAX: u8, const HALVES: bool, const T: usize>(
+        self,
+        w: &[[u8; 32]; 8],
+        scales: &[[i16; 16]; 2],
+        x: [&[u8; 32]; T],
+    ) -> [__m256i; T] {
+        // SAFETY: the token vouches for the instructions.
+        unsafe {
+            let mut sums = [_mm256_setzero_si256(); T];
+            for (half, scales) in scales.iter().enumerate().take(if HALVES { 2 } else { 1 }) {
+                let mut part = [_mm256_setzero_si256(); T];
+                let groups = if HALVES { half * 4..half * 4 + 4 } else { 0..8 };
+                for g in groups {
+                    let w = self.bytes(&w[g]);
+                    for t in 0..T {
+                        part[t] = _mm256_dpbusd_epi32(part[t], w, four(x[t], g));
+                    }
+                }
+                // The upper of the two equal words, with its sign.
+                let scale = _mm256_srai_epi32::<16>(self.words_load(scales));
+                for t in 0..T {
+                    sums[t] = _mm256_add_epi32(sums[t], _mm256_mullo_epi32(part[t], scale));
                 }
             }
             sums

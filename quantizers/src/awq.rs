@@ -1,0 +1,149 @@
+//! Activation-aware scales: which factor per input channel makes rounding hurt least.
+//!
+//! Source: Lin et al., "AWQ: Activation-aware Weight Quantization" (arXiv 2306.00978), section 3.2: a channel's weights are
+//! multiplied by `s = a^r` and its input divided by it, `a` the channel's mean magnitude and `r` in 0..1 found by
+//! search. The second form also divides by the weights' own magnitude, `s = a^r / b^(1 - r)`, so that channels with small
+//! weights among large ones gain too.
+//!
+//! Numbers only: who may absorb the factors, and what a candidate costs, is the caller's affair.
+
+/// Smallest magnitude that is told from zero: below it a channel counts as silent.
+const FLOOR: f32 = 1e-4;
+
+/// How large each input channel's weights are beside those that share a scale with them.
+///
+/// Sums, over rows, of |w| divided by the largest |w| of its group of consecutive columns; add up those of all matrices
+/// that read the channel and divide by all their rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightMagnitude {
+    sums: Vec<f64>,
+    rows: usize,
+}
+
+impl WeightMagnitude {
+    /// Of no matrix yet.
+    pub fn new(cols: usize) -> Self {
+        WeightMagnitude { sums: vec![0.0; cols], rows: 0 }
+    }
+
+    /// Adds the rows of a matrix, `[rows, cols]` row-major, whose scales are shared by `group` weights.
+    ///
+    /// # Panics
+    /// If `w` is not whole rows.
+    pub fn add(&mut self, w: &[f32], group: usize) {
+        let cols = self.sums.len();
+        assert!(cols > 0 && w.len().is_multiple_of(cols), "{} weights in rows of {cols}", w.len());
+        for row in w.chunks_exact(cols) {
+            for (sums, w) in self.sums.chunks_mut(group).zip(row.chunks(group)) {
+                let top = w.iter().fold(0.0_f32, |top, w| top.max(w.abs()));
+                if top > 0.0 {
+                    sums.iter_mut().zip(w).for_each(|(sum, w)| *sum += f64::from(w.abs() / top));
+                }
+            }
+        }
+        self.rows += w.len() / cols;
+    }
+
+    /// The mean for each channel; zeros of no rows.
+    pub fn mean(&self) -> Vec<f32> {
+        let rows = self.rows.max(1) as f64;
+        self.sums.iter().map(|sum| (sum / rows) as f32).collect()
+    }
+}
+
+/// The factors for one exponent: `a^ratio`, or `a^ratio / b^(1 - ratio)` with `weights`, divided by the geometric middle of the
+/// largest and the smallest of them, so that they lie around one.
+///
+/// `activations`: mean magnitude per channel. `weights`: [`WeightMagnitude::mean`]. All factors are positive and finite.
+///
+/// # Panics
+/// If the two have different lengths.
+pub fn factors(activations: &[f32], weights: Option<&[f32]>, ratio: f32) -> Vec<f32> {
+    let mut s: Vec<f32> = match weights {
+        None => activations.iter().map(|a| a.max(FLOOR).powf(ratio)).collect(),
+        Some(weights) => {
+            assert_eq!(weights.len(), activations.len(), "channels");
+            let both = activations.iter().zip(weights);
+            both.map(|(a, w)| (a.max(FLOOR).powf(ratio) / w.max(FLOOR).powf(1.0 - ratio)).max(FLOOR)).collect()
+        }
+    };
+    let (low, high) = s.iter().fold((f32::MAX, 0.0_f32), |(low, high), &s| (low.min(s), high.max(s)));
+    let middle = (low * high).sqrt();
+    if middle.is_finite() && middle > 0.0 {
+        s.iter_mut().for_each(|s| *s /= middle);
+    }
+    s
+}
+
+/// The nearest powers of two (by ratio): multiplying and dividing by them loses nothing.
+pub fn powers_of_two(factors: &[f32]) -> Vec<f32> {
+    factors.iter().map(|s| s.log2().round().clamp(-60.0, 60.0).exp2()).collect()
+}
+
+/// Makes factors equal within each set of channels that one producer channel feeds: their geometric mean.
+///
+/// `producer[c]`: the channel of the producer behind channel `c`, below `producers`. Returns one factor per producer
+/// channel; those that feed no channel get one.
+///
+/// # Panics
+/// If lengths differ or a producer channel is out of range.
+pub fn tie(factors: &[f32], producer: &[usize], producers: usize) -> Vec<f32> {
+    assert_eq!(factors.len(), producer.len(), "channels");
+    let mut logs = vec![(0.0_f64, 0_u32); producers];
+    for (s, &p) in factors.iter().zip(producer) {
+        logs[p].0 += f64::from(*s).ln();
+        logs[p].1 += 1;
+    }
+    logs.into_iter().map(|(sum, n)| if n == 0 { 1.0 } else { (sum / f64::from(n)).exp() as f32 }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratio_zero_without_weights_changes_nothing() {
+        assert_eq!(factors(&[0.5, 3.0, 0.0], None, 0.0), [1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn factors_are_the_papers_around_one() {
+        // a = 1, 4, 16: a^0.5 = 1, 2, 4, the middle of largest and smallest is 2.
+        assert_eq!(factors(&[1.0, 4.0, 16.0], None, 0.5), [0.5, 1.0, 2.0]);
+        // a^0.5 / b^0.5 = 1/0.5, 2/0.25, 4/1 = 2, 8, 4; the middle of 8 and 2 is 4.
+        assert_eq!(factors(&[1.0, 4.0, 16.0], Some(&[0.25, 0.0625, 1.0]), 0.5), [0.5, 2.0, 1.0]);
+    }
+
+    #[test]
+    fn silent_channels_and_missing_weights_stay_finite() {
+        for ratio in [0.0, 0.3, 1.0] {
+            for s in factors(&[0.0, 1e30, 1e-30, 1.0], Some(&[0.0, 1.0, 1e-20, 0.5]), ratio) {
+                assert!(s.is_finite() && s > 0.0, "{s} at {ratio}");
+            }
+        }
+    }
+
+    #[test]
+    fn magnitudes_are_relative_to_the_group_and_averaged_over_all_rows() {
+        let mut m = WeightMagnitude::new(4);
+        m.add(&[1.0, -2.0, 0.0, 0.0, 4.0, 2.0, 1.0, 8.0], 2);
+        // Rows (0.5, 1 | silent group) and (1, 0.5 | 0.125, 1).
+        assert_eq!(m.mean(), [0.75, 0.75, 0.0625, 0.5]);
+        m.add(&[0.0, 0.0, 3.0, 3.0], 2);
+        assert_eq!(m.mean()[0], 0.5);
+    }
+
+    #[test]
+    fn powers_are_nearest_by_ratio() {
+        assert_eq!(powers_of_two(&[1.0, 1.4, 1.5, 0.7, 0.75, 3.0]), [1.0, 1.0, 2.0, 0.5, 1.0, 4.0]);
+    }
+
+    #[test]
+    fn tied_channels_share_their_geometric_mean() {
+        let tied = tie(&[2.0, 8.0, 3.0, 1.0], &[0, 0, 1, 3], 4);
+        assert_eq!(tied.len(), 4);
+        for (found, wanted) in tied.iter().zip([4.0, 3.0, 1.0, 1.0]) {
+            assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
+        }
+    }
+}

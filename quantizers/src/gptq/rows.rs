@@ -1,0 +1,329 @@
+//! The solver's work on one chunk of rows, by one thread.
+
+use std::ops::Range;
+
+use super::kernels::{self, LANES, Lanes, Panel};
+use super::{Hessian, Options, Order, RowLoss, Solved};
+use crate::grid::Levels;
+use crate::simd::Isa;
+use crate::{BlockFormat, Grid, Scales};
+
+/// Rows of a chunk: four tiles share what is read of the factor.
+pub(super) const CHUNK: usize = 4 * LANES;
+
+/// Columns that are rounded before their errors go into the columns after them all at once.
+const PANEL: usize = 32;
+
+/// Sums of products run over this many columns at a time: a panel's rows of the factor (32 * 1024 * 4 bytes) stay in the second
+/// cache while the tiles of the chunk meet them.
+const DEPTH: usize = 1024;
+
+/// Sixteen rows, column by column in the order of the Hessian.
+struct Tile {
+    /// Rows that are there; lanes past them are zero.
+    rows: usize,
+    w: Vec<Lanes>,
+    /// Weight less value.
+    errors: Vec<Lanes>,
+    /// What is to be rounded; later H times the errors.
+    work: Vec<Lanes>,
+    codes: Vec<[i8; LANES]>,
+    /// Per group of each row, groups in their natural order.
+    scale: Vec<Lanes>,
+    offset: Vec<Lanes>,
+    /// `[rows, blocks]`
+    grids: Vec<Option<Grid>>,
+}
+
+/// What all tiles of a chunk share.
+struct Chunk<'a> {
+    format: &'a dyn BlockFormat,
+    hessian: &'a Hessian,
+    isa: Isa,
+    cols: usize,
+    blocks: usize,
+    group_len: usize,
+    levels: Levels,
+    /// Each column's group, in the order of the Hessian.
+    groups: Vec<u32>,
+}
+
+/// See [`super::solve`]; `w` and `out` are the chunk's.
+pub(super) fn solve(
+    format: &dyn BlockFormat,
+    w: &[f32],
+    hessian: &Hessian,
+    options: Options,
+    out: &mut [u8],
+) -> Solved {
+    let cols = hessian.channels();
+    let spec = format.spec();
+    let row_bytes = out.len() / (w.len() / cols);
+    format.encode(w, Scales::Search(Some(hessian.importance())), out);
+    // Any block tells how a format's groups and levels are.
+    let any = format.unpack(&out[..spec.bytes], &mut vec![0; spec.block]);
+    let chunk = Chunk {
+        format,
+        hessian,
+        isa: Isa::best(),
+        cols,
+        blocks: cols / spec.block,
+        group_len: any.group_len,
+        levels: any.levels,
+        groups: hessian.order().iter().map(|c| c / any.group_len as u32).collect(),
+    };
+    let mut tiles: Vec<Tile> =
+        w.chunks(LANES * cols).zip(out.chunks(LANES * row_bytes)).map(|(w, nearest)| chunk.load(w, nearest)).collect();
+    let nearest: Vec<f64> = chunk.losses(&mut tiles);
+    match options.order {
+        Order::Static => chunk.round_static(&mut tiles),
+        Order::Natural => chunk.round_natural(&mut tiles),
+    }
+    let descended = chunk.descend(&mut tiles, options.sweeps);
+    let solved = chunk.losses(&mut tiles);
+    let mut result = Solved { descended, ..Solved::default() };
+    for (row, (solved, nearest)) in solved.into_iter().zip(nearest).enumerate() {
+        // Where the loss overflowed, or is NaN, rounding to nearest stands.
+        let better = solved <= nearest;
+        if better {
+            chunk.store(&tiles[row / LANES], row % LANES, &mut out[row * row_bytes..][..row_bytes]);
+        } else {
+            result.kept_nearest += 1;
+        }
+        result.rows.push(RowLoss { solved: if better { solved } else { nearest }, nearest });
+    }
+    result
+}
+
+impl Chunk<'_> {
+    /// A tile of `w` whose errors, codes and grids are those of the bytes.
+    fn load(&self, w: &[f32], bytes: &[u8]) -> Tile {
+        let (cols, spec) = (self.cols, self.format.spec());
+        let rows = w.len() / cols;
+        let mut values = vec![0.0; w.len()];
+        self.format.decode(bytes, &mut values);
+        let gather = |x: &[f32], y: &[f32]| -> Vec<Lanes> {
+            let one = |&c: &u32| {
+                std::array::from_fn(
+                    |l| if l < rows { x[l * cols + c as usize] - y[l * cols + c as usize] } else { 0.0 },
+                )
+            };
+            self.hessian.order().iter().map(one).collect()
+        };
+        let zeros = vec![0.0; w.len()];
+        let groups = cols / self.group_len;
+        let mut tile = Tile {
+            rows,
+            w: gather(w, &zeros),
+            errors: gather(w, &values),
+            work: vec![[0.0; LANES]; cols],
+            codes: vec![[0; LANES]; cols],
+            scale: vec![[0.0; LANES]; groups],
+            offset: vec![[0.0; LANES]; groups],
+            grids: vec![None; rows * self.blocks],
+        };
+        let mut codes = vec![0; spec.block];
+        for (i, block) in bytes.chunks_exact(spec.bytes).enumerate() {
+            let grid = self.format.unpack(block, &mut codes);
+            self.set_grid(&mut tile, i / self.blocks, i % self.blocks, grid);
+        }
+        tile
+    }
+
+    fn set_grid(&self, tile: &mut Tile, row: usize, block: usize, grid: Grid) {
+        let groups = self.format.spec().block / self.group_len;
+        for g in 0..groups {
+            tile.scale[block * groups + g][row] = grid.scale[g];
+            tile.offset[block * groups + g][row] = grid.offset[g];
+        }
+        tile.grids[row * self.blocks + block] = Some(grid);
+    }
+
+    /// `work[c] += sum of m[c, k] * errors[k]` for columns `c`, `k` in `depth`, in all tiles. `m`: `[cols, cols]`.
+    fn add_products(&self, tiles: &mut [Tile], m: &[f32], c: Range<usize>, depth: Range<usize>) {
+        let mut from = depth.start;
+        while from < depth.end {
+            let to = (from + DEPTH).min(depth.end);
+            for tile in tiles.iter_mut() {
+                let (work, m) = (&mut tile.work[c.clone()], &m[c.start * self.cols..]);
+                kernels::add_products(self.isa, work, m, self.cols, from..to, &tile.errors);
+            }
+            from = to;
+        }
+    }
+
+    /// e H e^T of every row's errors, in the units of the Hessian: sum of D_k (e M)_k^2, less what the damping put in.
+    fn losses(&self, tiles: &mut [Tile]) -> Vec<f64> {
+        for tile in tiles.iter_mut() {
+            tile.work.fill([0.0; LANES]);
+        }
+        for first in (0..self.cols).step_by(PANEL) {
+            let end = (first + PANEL).min(self.cols);
+            // The factor has ones on its diagonal and zeros above.
+            self.add_products(tiles, self.hessian.factor(), first..end, 0..end);
+        }
+        let mut losses = Vec::new();
+        for tile in tiles {
+            let mut sums = [0.0f64; LANES];
+            for ((work, errors), pivot) in tile.work.iter().zip(&tile.errors).zip(self.hessian.pivots()) {
+                for l in 0..LANES {
+                    let damped = f64::from(errors[l]).powi(2) * self.hessian.damping();
+                    sums[l] += f64::from(work[l]).powi(2) * pivot - damped;
+                }
+            }
+            // Rounding may leave an exact row just below zero. Not `max`, which would make a perfect row of NaN.
+            losses.extend(sums[..tile.rows].iter().map(|s| if *s < 0.0 { 0.0 } else { s / self.hessian.unit() }));
+        }
+        losses
+    }
+
+    fn round_static(&self, tiles: &mut [Tile]) {
+        for tile in tiles.iter_mut() {
+            tile.work.copy_from_slice(&tile.w);
+        }
+        for first in (0..self.cols).step_by(PANEL) {
+            let end = (first + PANEL).min(self.cols);
+            self.add_products(tiles, self.hessian.factor(), first..end, 0..first);
+            self.round_panel(tiles, first..end);
+        }
+    }
+
+    fn round_natural(&self, tiles: &mut [Tile]) {
+        let len = self.format.spec().block;
+        for tile in tiles.iter_mut() {
+            tile.work.copy_from_slice(&tile.w);
+        }
+        for block in 0..self.blocks {
+            let (start, stop) = (block * len, (block + 1) * len);
+            self.add_products(tiles, self.hessian.factor(), start..stop, 0..start);
+            let before: Vec<Vec<Lanes>> = tiles.iter().map(|tile| tile.work[start..stop].to_vec()).collect();
+            let panels = || (start..stop).step_by(PANEL).map(|first| first..(first + PANEL).min(stop));
+            for c in panels() {
+                self.add_products(tiles, self.hessian.factor(), c.clone(), start..c.start);
+                self.take_up(tiles, c);
+            }
+            for (tile, before) in tiles.iter_mut().zip(before) {
+                self.fit_block(tile, block);
+                tile.work[start..stop].copy_from_slice(&before);
+            }
+            for c in panels() {
+                self.add_products(tiles, self.hessian.factor(), c.clone(), start..c.start);
+                self.round_panel(tiles, c);
+            }
+        }
+    }
+
+    /// Sets the errors of columns to those of weights that make up for all before them and are not rounded.
+    fn take_up(&self, tiles: &mut [Tile], c: Range<usize>) {
+        let m = &self.hessian.factor()[c.start * self.cols + c.start..];
+        for tile in tiles {
+            let (work, w, errors) = (&tile.work[c.clone()], &tile.w[c.clone()], &mut tile.errors[c.clone()]);
+            kernels::take_up(self.isa, work, w, errors, m, self.cols);
+        }
+    }
+
+    /// The grids of a block from its weights less their errors.
+    fn fit_block(&self, tile: &mut Tile, block: usize) {
+        let spec = self.format.spec();
+        let range = block * spec.block..(block + 1) * spec.block;
+        let mut x = vec![0.0; spec.block];
+        for row in 0..tile.rows {
+            for (i, x) in x.iter_mut().enumerate() {
+                let current = tile.w[range.start + i][row] - tile.errors[range.start + i][row];
+                // It may run away on a hostile Hessian; the row's loss then speaks against it.
+                *x = if current.is_finite() { current.clamp(-spec.max_abs, spec.max_abs) } else { 0.0 };
+            }
+            let grid = self.format.fit(&x, &self.hessian.importance()[range.clone()]);
+            self.set_grid(tile, row, block, grid);
+        }
+    }
+
+    fn round_panel(&self, tiles: &mut [Tile], c: Range<usize>) {
+        let m = &self.hessian.factor()[c.start * self.cols + c.start..];
+        for tile in tiles {
+            let mut panel = Panel {
+                targets: &tile.work[c.clone()],
+                w: &tile.w[c.clone()],
+                groups: &self.groups[c.clone()],
+                scale: &tile.scale,
+                offset: &tile.offset,
+                levels: self.levels,
+                errors: &mut tile.errors[c.clone()],
+                codes: &mut tile.codes[c.clone()],
+            };
+            kernels::round_panel(self.isa, &mut panel, m, self.cols);
+        }
+    }
+
+    /// Gives each code in turn its best value given all others, `sweeps` times. With g = e H, moving value j by d changes the
+    /// loss by d^2 H_jj - 2 d g_j, least at d = g_j / H_jj. Says how many codes changed.
+    fn descend(&self, tiles: &mut [Tile], sweeps: usize) -> u64 {
+        if sweeps == 0 {
+            return 0;
+        }
+        let cols = self.cols;
+        for tile in tiles.iter_mut() {
+            tile.work.fill([0.0; LANES]);
+        }
+        for first in (0..cols).step_by(PANEL) {
+            self.add_products(tiles, self.hessian.matrix(), first..(first + PANEL).min(cols), 0..cols);
+        }
+        // Row after row from here on: a changed code touches its own row only.
+        let mut slopes: Vec<Vec<f32>> = Vec::new();
+        for tile in tiles.iter() {
+            slopes.extend((0..tile.rows).map(|l| tile.work.iter().map(|g| g[l]).collect()));
+        }
+        let mut changed = 0;
+        for _ in 0..sweeps {
+            let before = changed;
+            for j in 0..cols {
+                let h = self.hessian.row(j);
+                if h[j] <= 0.0 {
+                    continue;
+                }
+                let group = self.groups[j] as usize;
+                for (t, tile) in tiles.iter_mut().enumerate() {
+                    let slopes = &mut slopes[t * LANES..];
+                    let target: Lanes = std::array::from_fn(|l| {
+                        let slope = slopes.get(l).map_or(0.0, |s| s[j]);
+                        tile.w[j][l] - tile.errors[j][l] + slope / h[j]
+                    });
+                    let (codes, errors) =
+                        kernels::round(&target, &tile.w[j], &tile.scale[group], &tile.offset[group], self.levels);
+                    for l in 0..tile.rows {
+                        if codes[l] == tile.codes[j][l] {
+                            continue;
+                        }
+                        let step = tile.errors[j][l] - errors[l];
+                        // Where two values are equally good the old one stays: no running in circles.
+                        if step * (step * h[j] - 2.0 * slopes[l][j]) < 0.0 {
+                            kernels::add_scaled(self.isa, &mut slopes[l], -step, h);
+                            tile.codes[j][l] = codes[l];
+                            tile.errors[j][l] = errors[l];
+                            changed += 1;
+                        }
+                    }
+                }
+            }
+            if changed == before {
+                break;
+            }
+        }
+        changed
+    }
+
+    /// Packs one row of a tile.
+    fn store(&self, tile: &Tile, row: usize, out: &mut [u8]) {
+        let spec = self.format.spec();
+        let mut codes = vec![0; self.cols];
+        for (code, &c) in tile.codes.iter().zip(self.hessian.order()) {
+            codes[c as usize] = code[row];
+        }
+        for (block, out) in out.chunks_exact_mut(spec.bytes).enumerate() {
+            let codes = &codes[block * spec.block..][..spec.block];
+            if let Some(grid) = &tile.grids[row * self.blocks + block] {
+                self.format.pack(grid, codes, out);
+            }
+        }
+    }
+}
