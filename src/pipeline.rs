@@ -37,19 +37,42 @@ const GROUP: usize = 32;
 /// What errors of weights cost, where it is known: of a matrix, E[x^2] of every column's input, `[experts, cols]`.
 pub type Importances = BTreeMap<ParamId, Vec<f32>>;
 
-/// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`. With `importances`,
-/// scales are searched, for the smallest error weighted by them; all columns of a matrix without any count alike.
+/// How weights are rounded, beyond what the plan says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rounding<'a> {
+    /// Scales by ggml's formula, instead of searched ones.
+    pub reference: bool,
+    /// What the search weighs errors by; all columns of a matrix without any count alike.
+    pub importances: Option<&'a Importances>,
+}
+
+/// Whether every tensor of `plan` can be written so.
+///
+/// # Errors
+/// If there is no encoder for a tensor's type, or none with reference scales where those are asked for; the error says
+/// for which types there is one.
+pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
+    let reference = rounding.reference;
+    let able = |f: &&dyn Format| !reference || f.has_reference();
+    let lacks = |t: &&TensorPlan| formats::by_ggml_id(t.actual.ggml_id).as_ref().is_none_or(|f| !able(f));
+    let Some(t) = plan.tensors.iter().find(lacks) else { return Ok(()) };
+    let known: Vec<_> = formats::FORMATS.iter().filter(|f| able(f)).map(|f| f.spec().name).collect();
+    let (what, advice) = match reference {
+        true => ("has no reference scales", "use --scales search, or --pure with another type; those that have them"),
+        false => ("cannot be written", "types that can be"),
+    };
+    Err(Error::unsupported(format!("{}: {} {what}; {advice}: {}", t.name, t.actual.name, known.join(", "))))
+}
+
+/// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`.
+///
+/// # Panics
+/// If the plan does not pass [`check`].
 ///
 /// # Errors
 /// If a tensor holds values that are not finite or that its format cannot hold, if the disk fails, or if the watch
 /// says to stop. The error is the same for any number of threads.
-pub fn run(
-    weights: &Weights,
-    plan: &Plan,
-    importances: Option<&Importances>,
-    output: &Output,
-    watch: &dyn Watch,
-) -> Result<()> {
+pub fn run(weights: &Weights, plan: &Plan, rounding: Rounding, output: &Output, watch: &dyn Watch) -> Result<()> {
     let (chunks, groups) = split(weights, plan);
     let scans: Vec<Mutex<Scan>> = plan.tensors.iter().map(|_| Mutex::new(Scan::default())).collect();
     let next = AtomicUsize::new(0);
@@ -70,7 +93,7 @@ pub fn run(
                 break;
             }
             let t = &plan.tensors[chunk.tensor];
-            match convert(weights, t, chunk, importances, output, &mut buffers) {
+            match convert(weights, t, chunk, rounding, output, &mut buffers) {
                 Ok(found) => {
                     let group = &groups[chunk.group];
                     if group.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -140,11 +163,11 @@ fn convert(
     weights: &Weights,
     t: &TensorPlan,
     chunk: &Chunk,
-    importances: Option<&Importances>,
+    rounding: Rounding,
     output: &Output,
     buffers: &mut Buffers,
 ) -> Result<Scan> {
-    let format = formats::by_ggml_id(t.actual.ggml_id).expect("the plan names formats");
+    let format = formats::by_ggml_id(t.actual.ggml_id).expect("a plan that passed the check");
     let cols = t.cols();
     let row_bytes = t.actual.bytes_for(cols).expect("the plan chose a format that divides the row");
     // A transposed tensor is read by stored rows, all canonical rows of the chunk at once.
@@ -158,8 +181,7 @@ fn convert(
         weights.rows(t.param, rows.clone(), values);
         let found = scan(values);
         if found.check(t.actual).is_ok() {
-            let importance = importances.map(|all| all.get(&t.param).map(Vec::as_slice));
-            encode(format, t, rows.start, values, importance, bytes);
+            encode(format, t, rows.start, values, rounding, bytes);
         }
         seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);
     }
@@ -169,18 +191,14 @@ fn convert(
     Ok(seen)
 }
 
-/// Rounds rows from `first` on. `importance`: none if scales are not searched; else that of the tensor, if it has any.
-fn encode(
-    format: &dyn Format,
-    t: &TensorPlan,
-    first: usize,
-    values: &[f32],
-    importance: Option<Option<&[f32]>>,
-    bytes: &mut [u8],
-) {
+/// Rounds rows from `first` on.
+fn encode(format: &dyn Format, t: &TensorPlan, first: usize, values: &[f32], rounding: Rounding, bytes: &mut [u8]) {
     let cols = t.cols();
     let row_bytes = bytes.len() / (values.len() / cols);
-    let Some(importance) = importance else { return format.encode(values, Scales::Reference, bytes) };
+    if rounding.reference {
+        return format.encode(values, Scales::Reference, bytes);
+    }
+    let importance = rounding.importances.and_then(|all| all.get(&t.param));
     let Some(importance) = importance else { return format.encode(values, Scales::Search(None), bytes) };
     // Rows of one expert share its importances.
     let matrix = t.rows() / (importance.len() / cols);

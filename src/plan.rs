@@ -4,71 +4,30 @@
 //! byte. Reads no tensor values.
 
 use aurora_quantizers::fallback::fallback;
-use aurora_quantizers::{Format, Spec, formats};
+use aurora_quantizers::{Spec, spec};
 use regex::Regex;
 
-use crate::model::{ModelGraph, Param, ParamId, Role};
+use crate::model::{Model, Param, ParamId, Role};
 use crate::{Error, Result};
 
-/// What `--type` can name: a rule that gives each tensor a format, and the number by which GGUF records it.
-#[derive(Debug)]
-pub struct FileType {
-    /// Name as typed and printed.
-    pub name: &'static str,
-    /// llama.cpp's `general.file_type`.
-    pub id: u32,
-    /// One line for `--help`.
-    pub about: &'static str,
-}
+mod mixtures;
 
-/// All file types, in the order in which help and docs list them. Each is also the name of its format.
-pub static FILE_TYPES: &[FileType] = &[
-    FileType { name: "f32", id: 0, about: "32-bit floats: nothing is lost" },
-    FileType { name: "f16", id: 1, about: "half precision floats: 11 significant bits, at most 65504" },
-    FileType { name: "bf16", id: 32, about: "bfloat16: 8 significant bits, the range of f32" },
-    FileType { name: "q8_0", id: 7, about: "8 bits, one scale for 32 weights" },
-    FileType { name: "q5_1", id: 9, about: "5 bits, scale and minimum for 32 weights" },
-    FileType { name: "q5_0", id: 8, about: "5 bits, one scale for 32 weights" },
-    FileType { name: "q4_1", id: 3, about: "4 bits, scale and minimum for 32 weights" },
-    FileType { name: "q4_0", id: 2, about: "4 bits, one scale for 32 weights" },
-];
-
-impl FileType {
-    /// The file type with this name, in any case.
-    ///
-    /// # Errors
-    /// If there is none; the error lists those that there are.
-    pub fn by_name(name: &str) -> Result<&'static FileType> {
-        FILE_TYPES.iter().find(|t| t.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
-            let known: Vec<_> = FILE_TYPES.iter().map(|t| t.name).collect();
-            Error::unsupported(format!("type {name:?} is not known; known types: {}", known.join(", ")))
-        })
-    }
-
-    /// The format that it gives to matrices.
-    pub fn format(&self) -> &'static dyn Format {
-        formats::by_name(self.name).expect("a file type is named after its format")
-    }
-}
-
-/// The tensor format with this name.
-///
-/// # Errors
-/// If there is none that can be written; the error lists those that there are.
-pub fn tensor_format(name: &str) -> Result<&'static dyn Format> {
-    FileType::by_name(name).map(FileType::format)
-}
+pub use mixtures::{FILE_TYPES, FileType, tensor_type, tensor_types};
 
 /// Which format each tensor is asked to have.
 pub struct Rules {
     /// For matrices in general.
     pub file_type: &'static FileType,
-    /// For the output matrix, if not the same.
-    pub output: Option<&'static dyn Format>,
-    /// For the token embedding, if not the same.
-    pub embedding: Option<&'static dyn Format>,
+    /// Whether every matrix gets the file type's base format, without its rules.
+    pub pure: bool,
+    /// Whether importances are known; some rules ask.
+    pub calibrated: bool,
+    /// For the output matrix, if not as the file type says.
+    pub output: Option<&'static Spec>,
+    /// For the token embedding, if not as the file type says.
+    pub embedding: Option<&'static Spec>,
     /// For matrices whose name matches; the first match wins, over everything else.
-    pub overrides: Vec<(Regex, &'static dyn Format)>,
+    pub overrides: Vec<(Regex, &'static Spec)>,
 }
 
 /// One tensor of the output.
@@ -121,15 +80,19 @@ impl Plan {
     ///
     /// # Errors
     /// If an override matches no matrix (a typing error would otherwise pass unnoticed).
-    pub fn new(graph: &ModelGraph, rules: &Rules) -> Result<Plan> {
+    pub fn new(model: &Model, rules: &Rules) -> Result<Plan> {
         let mut hits = vec![0_usize; rules.overrides.len()];
-        let tensors =
-            graph.params.iter().enumerate().map(|(i, p)| plan_tensor(ParamId(i), p, rules, &mut hits)).collect();
+        let params = &model.graph.params;
+        let tensors = params
+            .iter()
+            .enumerate()
+            .map(|(i, p)| plan_tensor(ParamId(i), p, requested(p, model, rules, &mut hits)))
+            .collect();
         if let Some(unused) = hits.iter().position(|&n| n == 0) {
             return Err(Error::unsupported(format!(
                 "--tensor-type {:?} matches no matrix of this model; names look like {:?}",
                 rules.overrides[unused].0.as_str(),
-                graph.params.iter().find(|p| p.role.quantizable()).map_or("", |p| &p.name)
+                params.iter().find(|p| p.role.quantizable()).map_or("", |p| &p.name)
             )));
         }
         Ok(Plan { file_type: rules.file_type.id, tensors })
@@ -156,8 +119,7 @@ impl Plan {
     }
 }
 
-fn plan_tensor(id: ParamId, param: &Param, rules: &Rules, hits: &mut [usize]) -> TensorPlan {
-    let requested = requested(param, rules, hits);
+fn plan_tensor(id: ParamId, param: &Param, requested: &'static Spec) -> TensorPlan {
     let (actual, reason) = match fallback(requested, param.cols()) {
         None => (requested, None),
         Some((spec, reason)) => (spec, Some(reason)),
@@ -174,15 +136,15 @@ fn plan_tensor(id: ParamId, param: &Param, rules: &Rules, hits: &mut [usize]) ->
     }
 }
 
-fn requested(param: &Param, rules: &Rules, hits: &mut [usize]) -> &'static Spec {
+fn requested(param: &Param, model: &Model, rules: &Rules, hits: &mut [usize]) -> &'static Spec {
     if !param.role.quantizable() || param.shape.len() < 2 {
-        return formats::by_name("f32").expect("a row of FORMATS").spec();
+        return spec::by_name("f32").expect("a row of SPECS");
     }
     let mut chosen = None;
-    for (hit, (pattern, format)) in hits.iter_mut().zip(&rules.overrides) {
+    for (hit, (pattern, spec)) in hits.iter_mut().zip(&rules.overrides) {
         if pattern.is_match(&param.name) {
             *hit += 1;
-            chosen = chosen.or(Some(*format));
+            chosen = chosen.or(Some(*spec));
         }
     }
     let by_role = match param.role {
@@ -190,5 +152,8 @@ fn requested(param: &Param, rules: &Rules, hits: &mut [usize]) -> &'static Spec 
         Role::Embedding => rules.embedding,
         _ => None,
     };
-    chosen.or(by_role).unwrap_or_else(|| rules.file_type.format()).spec()
+    chosen.or(by_role).unwrap_or_else(|| match rules.pure {
+        true => rules.file_type.base(),
+        false => rules.file_type.format(param, model, rules.calibrated),
+    })
 }

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use aurora_quant::model::ARCHS;
-use aurora_quant::plan::FILE_TYPES;
+use aurora_quant::checkpoint::Config;
+use aurora_quant::checkpoint::config::HfConfig;
+use aurora_quant::model::{self, ARCHS, Model, Role};
+use aurora_quant::plan::{FILE_TYPES, FileType, Plan, Rules};
 
 /// Holds `made` against the document, or against its text between `<!-- section -->` and `<!-- end -->`.
 fn compare(name: &str, section: Option<&str>, made: &str) {
@@ -31,12 +33,30 @@ fn compare(name: &str, section: Option<&str>, made: &str) {
     fs::write(&path, new).unwrap();
 }
 
+/// The shape whose sizes people compare: Llama 3.1 8B.
+fn llama_8b() -> Model {
+    let config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072, "rope_theta": 500000.0, "hidden_act": "silu", "tie_word_embeddings": false,
+    });
+    let map = config.as_object().unwrap().clone();
+    model::describe(&Config::HuggingFace(HfConfig { path: "config.json".into(), map }), &|_| true).unwrap()
+}
+
+fn plan(model: &Model, file_type: &'static FileType) -> Plan {
+    let rules =
+        Rules { file_type, pure: false, calibrated: false, output: None, embedding: None, overrides: Vec::new() };
+    Plan::new(model, &rules).unwrap()
+}
+
 // One test, because its parts rewrite the same file.
 #[test]
 fn the_readme_lists_the_formats_and_architectures() {
     let mut made = String::from("| `--type` | bits per weight | what it is |\n|---|---|---|\n");
     for t in FILE_TYPES {
-        writeln!(made, "| `{}` | {} | {} |", t.name, t.format().spec().bits_per_weight(), t.about).unwrap();
+        let bits = plan(&llama_8b(), t).bits_per_weight();
+        writeln!(made, "| `{}` | {} | {} |", t.name, (bits * 100.0).round() / 100.0, t.about).unwrap();
     }
     compare("README.md", Some("formats"), &made);
     let mut made = String::from("| architecture | `architectures` in config.json | in GGUF |\n|---|---|---|\n");
@@ -46,6 +66,48 @@ fn the_readme_lists_the_formats_and_architectures() {
         writeln!(made, "| {} | {} | `{}` |", a.title, classes.join(", "), a.gguf).unwrap();
     }
     compare("README.md", Some("architectures"), &made);
+}
+
+/// Which format each kind of matrix has in a file: one, or several with the number of blocks.
+#[test]
+fn the_table_of_mixtures_is_the_plan() {
+    let model = llama_8b();
+    let columns = [
+        ("output", &[Role::Output][..]),
+        ("embedding", &[Role::Embedding]),
+        ("value", &[Role::AttnV]),
+        ("attention output", &[Role::AttnOut]),
+        ("down", &[Role::FfnDown]),
+        ("query, key, gate, up", &[Role::AttnQ, Role::AttnK, Role::FfnGate, Role::FfnUp]),
+    ];
+    let names = columns.map(|(name, _)| name).join(" | ");
+    let mut made = format!("| `--type` | bits per weight | {names} |\n|---|---{}|\n", "|---".repeat(columns.len()));
+    for t in FILE_TYPES.iter().filter(|t| t.base().block > 1) {
+        let plan = plan(&model, t);
+        write!(made, "| `{}` | {:.2} ", t.name, plan.bits_per_weight()).unwrap();
+        for (_, roles) in columns {
+            let mut found: Vec<(&str, usize)> = Vec::new();
+            for (planned, _) in plan
+                .tensors
+                .iter()
+                .zip(&model.graph.params)
+                .filter(|(_, p)| roles.contains(&p.role) && p.shape.len() > 1)
+            {
+                match found.iter_mut().find(|(name, _)| *name == planned.actual.name) {
+                    Some((_, n)) => *n += 1,
+                    None => found.push((planned.actual.name, 1)),
+                }
+            }
+            found.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+            let cell = match found[..] {
+                [(name, _)] => name.to_owned(),
+                _ => found.iter().map(|(name, n)| format!("{n} {name}")).collect::<Vec<_>>().join(", "),
+            };
+            write!(made, "| {cell} ").unwrap();
+        }
+        made.push_str("|\n");
+    }
+    compare("docs/formats.md", Some("mixtures"), &made);
 }
 
 #[test]

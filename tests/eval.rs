@@ -31,7 +31,8 @@ fn aurora(arguments: &[&str], paths: &[&Path]) -> Output {
 fn convert(dir: &TempDir, name: &str, file_type: &str) -> PathBuf {
     let path = dir.path().join(format!("{name}-{file_type}.gguf"));
     let out = path.to_str().unwrap();
-    let done = aurora(&["convert", "-q", "--type", file_type, "-o", out], &[&model(name)]);
+    let more = ["--pure", "--scales", "reference"]; // as when the figures were recorded
+    let done = aurora(&[&["convert", "-q", "--type", file_type, "-o", out][..], &more].concat(), &[&model(name)]);
     assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
     path
 }

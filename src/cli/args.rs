@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::plan::FILE_TYPES;
+use crate::plan::{self, FILE_TYPES};
 
 /// Turn a Hugging Face checkpoint into a small GGUF file that llama.cpp, Ollama and LM Studio load.
 #[derive(Debug, Parser)]
@@ -74,18 +74,28 @@ pub struct Convert {
     /// How weights are rounded.
     #[arg(long, default_value = "rtn", value_parser = PossibleValuesParser::new(crate::cli::convert::METHODS))]
     pub method: String,
-    /// Type of the matrices.
+    /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
+    /// those where errors cost most.
     #[arg(long = "type", value_name = "TYPE", default_value = "q8_0", ignore_case = true, value_parser = types())]
     pub file_type: String,
+    /// Give every matrix the same type, without the exceptions that --type has.
+    #[arg(long)]
+    pub pure: bool,
+    /// How the scales of blocks are found. search: for the smallest error; reference: by ggml's formula, the same bytes
+    /// as llama-quantize writes (only for the types named after one number, such as q4_0).
+    #[arg(long, value_name = "HOW", default_value = "search",
+        value_parser = PossibleValuesParser::new(crate::cli::convert::SCALES))]
+    pub scales: String,
     /// Type of the tensors whose name matches a regular expression, such as 'ffn_down=q8_0' or 'blk\.[01]\.=f16';
-    /// may be given several times, the first match wins.
+    /// may be given several times, the first match wins. Takes f32, f16, bf16, q8_0, q6_k, q5_k, and so on.
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_type)]
     pub tensor_type: Vec<(String, String)>,
-    /// Type of the output matrix [default: TYPE].
-    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = types(), hide_possible_values = true)]
+    /// Type of the output matrix [default: what --type says].
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = tensor_types(), hide_possible_values = true)]
     pub output_type: Option<String>,
-    /// Type of the token embedding, which is also the output matrix of models that tie them [default: TYPE].
-    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = types(), hide_possible_values = true)]
+    /// Type of the token embedding, which is also the output matrix of models that tie them [default: what --type
+    /// says].
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = tensor_types(), hide_possible_values = true)]
     pub embedding_type: Option<String>,
     /// Weigh errors by how large each weight's inputs are: statistics of `aurora-quant calibrate` or of llama-imatrix
     /// (.gguf or .dat). Matrices that it does not cover are rounded as if all columns counted alike.
@@ -330,13 +340,18 @@ fn probability(text: &str) -> Result<f32, String> {
 }
 
 fn types() -> PossibleValuesParser {
-    PossibleValuesParser::new(FILE_TYPES.iter().map(|t| clap::builder::PossibleValue::new(t.name).help(t.about)))
+    use clap::builder::PossibleValue;
+    PossibleValuesParser::new(FILE_TYPES.iter().map(|t| PossibleValue::new(t.name).aliases(t.aliases).help(t.about)))
+}
+
+fn tensor_types() -> PossibleValuesParser {
+    PossibleValuesParser::new(plan::tensor_types().into_iter().map(|s| s.name))
 }
 
 fn tensor_type(text: &str) -> Result<(String, String), String> {
     // The last '=' separates: a pattern may contain one, a type cannot.
     let (pattern, name) = text.rsplit_once('=').ok_or("needs the form PATTERN=TYPE, such as ffn_down=q8_0")?;
     regex::Regex::new(pattern).map_err(|e| e.to_string())?;
-    crate::plan::FileType::by_name(name).map_err(|e| e.to_string())?;
+    plan::tensor_type(name).map_err(|e| e.to_string())?;
     Ok((pattern.to_owned(), name.to_ascii_lowercase()))
 }

@@ -17,7 +17,7 @@ use crate::checkpoint::{self, Config, TensorSource};
 use crate::export::{self, EXPORTERS, Output, Watch};
 use crate::gguf::{Metadata, Value, string};
 use crate::model::{self, Model, ModelGraph};
-use crate::pipeline;
+use crate::pipeline::{self, Rounding};
 use crate::plan::{self, FileType, Plan, Rules};
 use crate::record::{self, ImportanceRecord, RunRecord};
 use crate::weights::Weights;
@@ -25,6 +25,9 @@ use crate::{Error, Result};
 
 /// Method chains that can be asked for.
 pub const METHODS: [&str; 1] = ["rtn"];
+
+/// Ways to find scales that can be asked for.
+pub const SCALES: [&str; 2] = ["search", "reference"];
 
 /// Runs the command.
 pub fn run(args: &Convert, common: &Common) -> Result<()> {
@@ -38,8 +41,10 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     refuse_quantized(source, args.allow_requantize)?;
     let model = model::describe(source.config(), &|name| source.find(name).is_some())?;
     let weights = Weights::bind(source, &model.graph)?;
-    let plan = Plan::new(&model.graph, &rules(args)?)?;
+    let plan = Plan::new(&model, &rules(args)?)?;
     refuse_fallbacks(&plan, args.strict)?;
+    let reference = args.scales == SCALES[1];
+    pipeline::check(&plan, Rounding { reference, importances: None })?;
     let stop = signals::stop_flag()?;
     let importance = importance(args, source, &model, &weights, common, &stop)?;
     let (mut metadata, mut notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
@@ -51,7 +56,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let layout = exporter.layout(&plan, &metadata)?;
     let path = match &args.output {
         Some(path) => path.clone(),
-        None => default_output(source, &args.file_type, exporter.name()),
+        None => default_output(source, FileType::by_name(&args.file_type)?, exporter.name()),
     };
     if args.output_type.is_some() && model.hyper.tied {
         notes.push(
@@ -64,8 +69,8 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         let path = destination(&path, args.force)?;
         let output = Output::begin(&path, layout, args.force)?;
         let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
-        let values = importance.as_ref().map(|(_, found)| &found.values);
-        pipeline::run(&weights, &plan, values, &output, &watch)?;
+        let importances = importance.as_ref().map(|(_, found)| &found.values);
+        pipeline::run(&weights, &plan, Rounding { reference, importances }, &output, &watch)?;
         watch.bar.set_message("flushing to the disk");
         output.finish(&watch)?;
         watch.bar.finish_and_clear();
@@ -177,15 +182,17 @@ impl Drop for Progress {
 }
 
 fn rules(args: &Convert) -> Result<Rules> {
-    let format = |name: &Option<String>| name.as_deref().map(plan::tensor_format).transpose();
+    let spec = |name: &Option<String>| name.as_deref().map(plan::tensor_type).transpose();
     let overrides = args.tensor_type.iter().map(|(pattern, name)| {
         let regex = Regex::new(pattern).map_err(|e| Error::unsupported(e.to_string()))?;
-        Ok((regex, plan::tensor_format(name)?))
+        Ok((regex, plan::tensor_type(name)?))
     });
     Ok(Rules {
         file_type: FileType::by_name(&args.file_type)?,
-        output: format(&args.output_type)?,
-        embedding: format(&args.embedding_type)?,
+        pure: args.pure,
+        calibrated: false,
+        output: spec(&args.output_type)?,
+        embedding: spec(&args.embedding_type)?,
         overrides: overrides.collect::<Result<_>>()?,
     })
 }
@@ -249,7 +256,7 @@ pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
 }
 
 /// `<model>-<type>.gguf` in the current directory.
-fn default_output(source: &dyn TensorSource, file_type: &str, extension: &str) -> PathBuf {
+fn default_output(source: &dyn TensorSource, file_type: &FileType, extension: &str) -> PathBuf {
     let config = source.config().path();
     let name = match source.config() {
         Config::HuggingFace(_) => {
@@ -264,7 +271,7 @@ fn default_output(source: &dyn TensorSource, file_type: &str, extension: &str) -
             cut.map_or(stem.clone(), |(start, _)| start.to_owned())
         }
     };
-    PathBuf::from(format!("{name}-{}.{extension}", file_type.to_ascii_lowercase()))
+    PathBuf::from(format!("{name}-{}.{extension}", file_type.name))
 }
 
 fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, notes: Vec<String>) -> RunRecord {
@@ -276,7 +283,7 @@ fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, no
         output: path.display().to_string(),
         dry_run: args.dry_run,
         method: args.method.clone(),
-        file_type: args.file_type.to_ascii_lowercase(),
+        file_type: FileType::by_name(&args.file_type).map_or(args.file_type.clone(), |t| t.name.to_owned()),
         weights: plan.weights(),
         file_bytes: size,
         bits_per_weight: plan.bits_per_weight(),

@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 pub mod bad;
 pub mod canonical;
 pub mod interpreter;
+pub mod packed;
 
 /// All Hugging Face fixtures.
 pub const MODELS: &[&str] = &[
@@ -31,9 +32,9 @@ pub const MODELS: &[&str] = &[
     "tiny-llama-bias",
 ];
 
-/// `tests/fixtures`.
+/// `tests/fixtures`, with its weights unpacked.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    packed::unpacked().to_owned()
 }
 
 /// config.json of a model folder.

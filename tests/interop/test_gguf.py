@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from gguf import GGUFReader, GGUFValueType
+from gguf import GGUFReader, GGUFValueType, LlamaFileType
 from gguf.quants import dequantize
 from safetensors.numpy import load_file, save_file
 
-from fixtures import BLOCK_TYPES, FLOAT_TYPES, MODELS, NAMES, block_hashes, dump
+from fixtures import BLOCK_TYPES, FLOAT_TYPES, MIXTURES, MODELS, NAMES, PURE, block_hashes, dump, mixture
 
 HASHES = block_hashes()
 TYPE_NAMES = {
@@ -77,14 +77,14 @@ def test_float64_weights_narrow_exactly(convert, tmp_path_factory):
 class TestQuantised:
     def test_bytes_equal_llama_quantize(self, convert, name, kind):
         want = {k: tuple(v) for k, v in HASHES[name][kind.upper()].items()}
-        found = {k: (t, h) for k, (t, _, h) in tensors(GGUFReader(convert(MODELS / name, kind))).items()}
+        found = {k: (t, h) for k, (t, _, h) in tensors(GGUFReader(convert(MODELS / name, kind, *PURE))).items()}
         assert found.keys() == want.keys()
         for tensor in want:
             assert found[tensor] == want[tensor], tensor
 
     def test_decodes_as_we_do(self, convert, name, kind):
         """Bit for bit, so that no reader sees other weights than our own reports speak of."""
-        packed = convert(MODELS / name, kind)
+        packed = convert(MODELS / name, kind, *PURE)
         ours = convert(packed, "f32", "--allow-requantize")
         decoded = {t.name: t for t in GGUFReader(ours).tensors}
         reader = GGUFReader(packed)
@@ -96,3 +96,20 @@ class TestQuantised:
             assert mine.data.shape == theirs.shape, t.name
             same = mine.data.view(np.uint32) == theirs.view(np.uint32)
             assert same.all(), f"{t.name}: {np.count_nonzero(~same)} of {same.size} values differ"
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+@pytest.mark.parametrize("name", NAMES + ("bookworm-8m",))
+def test_mixtures_are_those_of_llama_quantize(convert, name, kind):
+    """Whole files: types, size, and the number by which readers know the mixture."""
+    others, usual, floats, size = mixture(name, kind)
+    path = convert(MODELS / name, kind.lower())
+    reader = GGUFReader(path)
+    found = {t.name: t.tensor_type.name for t in reader.tensors}
+    for tensor, ours in found.items():
+        assert ours in (others.get(tensor, usual), "F32"), tensor
+    assert others.keys() <= found.keys()
+    assert sum(ours == "F32" for ours in found.values()) == floats
+    assert reader.fields["general.file_type"].contents() == LlamaFileType[f"MOSTLY_{kind}"].value
+    if size is not None:
+        assert path.stat().st_size == size

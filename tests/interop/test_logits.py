@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import llama
-from fixtures import MODELS, NAMES, read_json
+from fixtures import MODELS, NAMES, PURE, read_json
 
 # llama.cpp looks GELU up in a float16 table. Measured with its own converter's files: gemma2
 # 3.2e-3, gpt2 3.7e-3, gemma3 (six layers) 9.4e-3; every other model stays below 3e-5.
@@ -61,7 +61,7 @@ def test_f32_logits_equal_golden(convert, name):
     "name, kind", [(name, kind) for name, kinds in MEASURED.items() for kind in kinds])
 def test_quantised_logits_stay_near(convert, name, kind):
     ids, want = golden(name)
-    found = llama.logits(convert(MODELS / name, kind), ids)
+    found = llama.logits(convert(MODELS / name, kind, *PURE), ids)
     assert np.isfinite(found).all()
     error = relative_rms(found, want)
     assert error <= 1.5 * MEASURED[name][kind], f"relative error {error:.4f}"

@@ -94,6 +94,7 @@ fn argmax(row: &[f32]) -> usize {
 /// Writes the fixture as GGUF.
 fn convert(model: &Path, file_type: &str, output: &Path) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aurora-quant"));
-    let out = command.arg("convert").arg(model).args(["--type", file_type, "-o"]).arg(output).output().unwrap();
+    let out =
+        command.arg("convert").arg(model).args(["--pure", "--type", file_type, "-o"]).arg(output).output().unwrap();
     assert!(out.status.success(), "{}: {}", model.display(), String::from_utf8_lossy(&out.stderr));
 }
