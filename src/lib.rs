@@ -29,6 +29,7 @@ pub mod eval;
 pub mod export;
 pub mod gguf;
 pub mod model;
+pub mod passes;
 pub mod pipeline;
 pub mod plan;
 pub mod record;

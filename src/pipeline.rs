@@ -11,11 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use aurora_quantizers::scan::{Scan, scan};
 use aurora_quantizers::{Format, NumError, Scales, formats, par};
 
+pub mod blocks;
+pub mod resume;
+
 use crate::export::{Output, Watch};
 use crate::model::ParamId;
 use crate::plan::{Plan, TensorPlan};
 use crate::weights::Weights;
 use crate::{Error, Result};
+use blocks::Solved;
 
 /// Rows of one tensor that one thread works on at a time.
 struct Chunk {
@@ -44,6 +48,8 @@ pub struct Rounding<'a> {
     pub reference: bool,
     /// What the search weighs errors by; all columns of a matrix without any count alike.
     pub importances: Option<&'a Importances>,
+    /// What the block loop did before: tensors that are written, and factors for the others.
+    pub solved: Option<&'a Solved>,
 }
 
 /// Whether every tensor of `plan` can be written so.
@@ -73,7 +79,7 @@ pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
 /// If a tensor holds values that are not finite or that its format cannot hold, if the disk fails, or if the watch
 /// says to stop. The error is the same for any number of threads.
 pub fn run(weights: &Weights, plan: &Plan, rounding: Rounding, output: &Output, watch: &dyn Watch) -> Result<()> {
-    let (chunks, groups) = split(weights, plan);
+    let (chunks, groups) = split(weights, plan, rounding.solved);
     let scans: Vec<Mutex<Scan>> = plan.tensors.iter().map(|_| Mutex::new(Scan::default())).collect();
     let next = AtomicUsize::new(0);
     // A faulty tensor is read to its end, so that the error can count its faults; later tensors are not begun.
@@ -131,9 +137,12 @@ fn advice(e: &NumError) -> String {
     }
 }
 
-fn split(weights: &Weights, plan: &Plan) -> (Vec<Chunk>, Vec<Group>) {
+fn split(weights: &Weights, plan: &Plan, solved: Option<&Solved>) -> (Vec<Chunk>, Vec<Group>) {
     let (mut chunks, mut groups) = (Vec::new(), Vec::new());
     for (tensor, t) in plan.tensors.iter().enumerate() {
+        if solved.is_some_and(|s| s.written[tensor]) {
+            continue;
+        }
         let step = par::rows_for(par::CHUNK_WEIGHTS, t.cols());
         // Where rows are not read in the order in which they are stored, only the whole tensor can be given back.
         let group_rows = if weights.in_order(t.param) { step * GROUP } else { t.rows() };
@@ -179,6 +188,9 @@ fn convert(
         let rows = from..(from + step).min(chunk.rows.end);
         values.resize(rows.len() * cols, 0.0);
         weights.rows(t.param, rows.clone(), values);
+        if let Some(solved) = rounding.solved {
+            blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, values);
+        }
         let found = scan(values);
         if found.check(t.actual).is_ok() {
             encode(format, t, rows.start, values, rounding, bytes);

@@ -1,7 +1,7 @@
 //! What a run did and measured: the machine-readable truth behind every summary.
 
 use aurora_quantizers::metrics;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::plan::{Plan, TensorPlan};
 
@@ -47,6 +47,9 @@ pub struct RunRecord {
     pub importance: Option<ImportanceRecord>,
     /// Every tensor.
     pub tensors: Vec<TensorRecord>,
+    /// Every linear that a method worked on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub linears: Vec<LinearRecord>,
 }
 
 /// What errors were weighed by.
@@ -140,6 +143,63 @@ impl From<&TensorPlan> for TensorRecord {
             actual: t.actual.name,
             reason: t.reason.clone(),
             bytes: t.bytes,
+        }
+    }
+}
+
+/// What a method did to one linear.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinearRecord {
+    /// Name of the matrix in the output.
+    pub tensor: String,
+    /// Which expert's, if it has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert: Option<usize>,
+    /// What chose its codes.
+    pub method: String,
+    /// Calibration tokens that it saw.
+    pub tokens: u64,
+    /// Mean squared change of its outputs over the calibration tokens, summed over outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// The same if it were rounded to nearest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_rtn: Option<f64>,
+    /// Added to the Hessian's diagonal, as a share of its mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damping: Option<f64>,
+    /// How often damping had to be raised.
+    pub retries: usize,
+    /// Input channels that were always zero.
+    pub dead_channels: usize,
+    /// Dimensions that the calibration inputs did not fill.
+    pub rank_missing: usize,
+    /// Rows left rounded to nearest, because the method's codes were worse.
+    pub rows_rtn: usize,
+    /// Time in seconds.
+    pub seconds: f64,
+    /// What the user should know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl LinearRecord {
+    /// Nothing done yet.
+    pub fn new(tensor: &str, expert: Option<usize>, tokens: u64) -> Self {
+        LinearRecord {
+            tensor: tensor.to_owned(),
+            expert,
+            method: String::new(),
+            tokens,
+            loss: None,
+            loss_rtn: None,
+            damping: None,
+            retries: 0,
+            dead_channels: 0,
+            rank_missing: 0,
+            rows_rtn: 0,
+            seconds: 0.0,
+            note: None,
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod observe;
 
 use aurora_quantizers::SiteStats;
 
+use crate::model::ModelGraph;
 use crate::runtime::{BlockRunner, Overrides};
 use crate::{Error, Result};
 use observe::{Feed, Observer, feeds};
@@ -69,7 +70,7 @@ pub fn run(
         let mut block = runner.block(i, &none)?;
         for residual in &mut residuals {
             block.run(residual, Some(&mut observer))?;
-            observer.check().map_err(|(feed, e)| not_finite(runner, feed, &e.to_string()))?;
+            observer.check().map_err(|(feed, e)| not_finite(graph, feed, &e.to_string()))?;
             step(watch)?;
         }
         drop(block);
@@ -80,7 +81,7 @@ pub fn run(
         let mut stats = SiteStats::new(feed.width, wanted.gram);
         for residual in &residuals {
             let inputs = runner.head_inputs(residual)?;
-            stats.add(&inputs).map_err(|e| not_finite(runner, &feed, &e.to_string()))?;
+            stats.add(&inputs).map_err(|e| not_finite(graph, &feed, &e.to_string()))?;
         }
         sink(&feed, stats)?;
     }
@@ -95,8 +96,8 @@ pub fn all_feeds(runner: &BlockRunner<'_>, wanted: Wanted) -> Vec<Feed> {
     blocks.flat_map(|block| feeds(&sites, block)).collect()
 }
 
-fn not_finite(runner: &BlockRunner<'_>, feed: &Feed, what: &str) -> Error {
-    let graph = &runner.model().graph;
+/// An error about an input that is not finite.
+pub fn not_finite(graph: &ModelGraph, feed: &Feed, what: &str) -> Error {
     let names: Vec<&str> = feed.readers.iter().map(|id| graph.param(*id).name.as_str()).collect();
     let place = feed.block.map_or("the output matrix".to_owned(), |i| format!("block {i}"));
     let expert = feed.expert.map_or(String::new(), |e| format!(", expert {e}"));

@@ -71,8 +71,9 @@ pub struct Convert {
     /// Output file [default: MODEL-TYPE.gguf in the current directory].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// How weights are rounded.
-    #[arg(long, default_value = "rtn", value_parser = PossibleValuesParser::new(crate::cli::convert::METHODS))]
+    /// How codes are chosen, one method or several joined by +: rtn rounds each weight to the nearest; gptq chooses codes so
+    /// that the errors of a row cancel on the calibration text.
+    #[arg(long, default_value = "rtn", value_name = "METHOD")]
     pub method: String,
     /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
     /// those where errors cost most.
@@ -107,6 +108,9 @@ pub struct Convert {
     /// What it is calibrated on.
     #[command(flatten)]
     pub sampling: Sampling,
+    /// How methods that solve are to do it.
+    #[command(flatten)]
+    pub solving: Solving,
     /// Name of the pre-tokenizer, where it is not recognised (llama-bpe, qwen2, gpt-2, ...).
     #[arg(long, value_name = "NAME")]
     pub pre: Option<String>,
@@ -122,6 +126,33 @@ pub struct Convert {
     /// Accept a GGUF file that is quantised already; what its rounding lost stays lost.
     #[arg(long)]
     pub allow_requantize: bool,
+}
+
+/// What can be set of the methods that look at the calibration text.
+#[derive(Debug, clap::Args)]
+pub struct Solving {
+    /// GPTQ: share of the mean diagonal that is added to a Hessian's; it is raised until the factorisation succeeds, which
+    /// the report says.
+    #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = damping, help_heading = "Methods")]
+    pub damp: f64,
+    /// GPTQ: static visits columns by descending activation, with scales fixed before; none goes from left to right, with
+    /// scales refitted on the way.
+    #[arg(long, value_name = "ORDER", default_value = "static", value_parser = ["static", "none"], help_heading = "Methods")]
+    pub act_order: String,
+    /// GPTQ: most rounds of coordinate descent on the codes after solving.
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Methods")]
+    pub refine: usize,
+    /// Whose outputs the next block is calibrated on: those of the original model, or of the blocks as written.
+    #[arg(long, value_name = "CHAIN", default_value = "float", value_parser = ["float", "quantized"], help_heading = "Methods")]
+    pub propagate: String,
+    /// Keep what is done beside the output (FILE.resume) after every block, and go on from there if an earlier run was
+    /// stopped; the result is the same, byte for byte.
+    #[arg(long, help_heading = "Methods")]
+    pub resume: bool,
+}
+
+fn damping(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x| *x > 0.0 && *x <= 1.0).ok_or_else(|| "must be above 0 and at most 1".to_owned())
 }
 
 /// Which part of which text a model is calibrated on.

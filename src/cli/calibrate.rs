@@ -51,7 +51,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     let output = args.output.clone().unwrap_or_else(|| default_output(opened.source.as_ref()));
     let output = destination(&output, args.force)?;
     let stop = signals::stop_flag()?;
-    let data = dataset(&args.sampling, opened.source.as_ref(), &opened.model)?;
+    let data = dataset(&args.sampling, None, opened.source.as_ref(), &opened.model)?;
     let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
     let runner = BlockRunner::new(&opened.model, &weights, options(data.context))?;
     let wanted = Wanted { gram: args.hessian, output: args.output_matrix };
@@ -131,7 +131,7 @@ pub fn on_the_fly(
     common: &Common,
     stop: Arc<AtomicBool>,
 ) -> Result<Imatrix> {
-    let data = dataset(sampling, source, model)?;
+    let data = dataset(sampling, None, source, model)?;
     let runner = BlockRunner::new(model, weights, options(data.context))?;
     let mut all = Imatrix::new(origin(&data));
     let files = Unchanged::since_now(source)?;
@@ -144,10 +144,19 @@ pub fn on_the_fly(
     Ok(all)
 }
 
-fn dataset(sampling: &Sampling, source: &dyn TensorSource, model: &Model) -> Result<Dataset> {
+/// The samples of the texts that the user named. `usual`: how many, unless asked otherwise.
+///
+/// # Errors
+/// Those of the texts and of the tokenizer.
+pub fn dataset(
+    sampling: &Sampling,
+    usual: Option<usize>,
+    source: &dyn TensorSource,
+    model: &Model,
+) -> Result<Dataset> {
     let tokenizer = Tokenizer::open(source)?;
     let context = sampling.context.unwrap_or(CONTEXT.min(model.hyper.context));
-    let choice = Choice { context, samples: sampling.samples.map(Into::into), seed: sampling.seed };
+    let choice = Choice { context, samples: sampling.samples.map(Into::into).or(usual), seed: sampling.seed };
     Dataset::load(&sampling.text, &tokenizer, choice)
 }
 

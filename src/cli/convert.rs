@@ -17,14 +17,17 @@ use crate::checkpoint::{self, Config, TensorSource};
 use crate::export::{self, EXPORTERS, Output, Watch};
 use crate::gguf::{Metadata, Value, string};
 use crate::model::{self, Model, ModelGraph};
+use crate::passes::{self, Pass, Settings};
+use crate::pipeline::blocks::{Job, Propagate, Solved};
+use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, Rounding};
 use crate::plan::{self, FileType, Plan, Rules};
-use crate::record::{self, ImportanceRecord, RunRecord};
+use crate::record::{self, ImportanceRecord, LinearRecord, RunRecord};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
-/// Method chains that can be asked for.
-pub const METHODS: [&str; 1] = ["rtn"];
+/// Samples that a method is calibrated on, unless asked otherwise.
+const SAMPLES: usize = 128;
 
 /// Ways to find scales that can be asked for.
 pub const SCALES: [&str; 2] = ["search", "reference"];
@@ -39,12 +42,13 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         config.refuse_quantized()?;
     }
     refuse_quantized(source, args.allow_requantize)?;
+    let passes = passes(args)?;
     let model = model::describe(source.config(), &|name| source.find(name).is_some())?;
     let weights = Weights::bind(source, &model.graph)?;
     let plan = Plan::new(&model, &rules(args)?)?;
     refuse_fallbacks(&plan, args.strict)?;
     let reference = args.scales == SCALES[1];
-    pipeline::check(&plan, Rounding { reference, importances: None })?;
+    pipeline::check(&plan, Rounding { reference, ..Rounding::default() })?;
     let stop = signals::stop_flag()?;
     let importance = importance(args, source, &model, &weights, common, &stop)?;
     let (mut metadata, mut notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
@@ -70,10 +74,18 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         let output = Output::begin(&path, layout, args.force)?;
         let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
         let importances = importance.as_ref().map(|(_, found)| &found.values);
-        pipeline::run(&weights, &plan, Rounding { reference, importances }, &output, &watch)?;
+        let solved = passes
+            .map(|passes| solve(args, &passes, source, &model, &weights, &plan, &path, &output, &watch))
+            .transpose()?;
+        let rounding = Rounding { reference, importances, solved: solved.as_ref().map(|(solved, _)| solved) };
+        pipeline::run(&weights, &plan, rounding, &output, &watch)?;
         watch.bar.set_message("flushing to the disk");
         output.finish(&watch)?;
         watch.bar.finish_and_clear();
+        if let Some((solved, resume)) = solved {
+            record.linears = solved.linears;
+            resume.into_iter().for_each(Resume::remove);
+        }
     }
     record.seconds = started.elapsed().as_secs_f64();
     if common.json {
@@ -156,6 +168,95 @@ fn keys(weighed: &ImportanceRecord, metadata: &mut Metadata) {
     }
 }
 
+/// Whether a method other than rounding to nearest is asked for.
+fn solves(args: &Convert) -> bool {
+    !args.method.eq_ignore_ascii_case("rtn")
+}
+
+/// The passes of the method, if it is more than rounding to nearest.
+fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
+    let solving = &args.solving;
+    let settings =
+        Settings { damp: solving.damp, act_order: Some(solving.act_order == "static"), refine: solving.refine };
+    let chain = passes::chain(&args.method, &settings)?;
+    if !solves(args) {
+        return Ok(None);
+    }
+    let other = [(args.imatrix.is_some(), "--imatrix"), (args.scales == SCALES[1], "--scales reference")];
+    if let Some((_, option)) = other.iter().find(|(given, _)| *given) {
+        let what = format!("--method {} makes its own statistics and scales; leave out {option}", args.method);
+        return Err(Error::unsupported(what));
+    }
+    Ok(Some(chain))
+}
+
+/// Runs the passes block by block, and says what is left.
+#[allow(clippy::too_many_arguments)] // Everything that a conversion has, once.
+fn solve(
+    args: &Convert,
+    passes: &[Box<dyn Pass>],
+    source: &dyn TensorSource,
+    model: &Model,
+    weights: &Weights,
+    plan: &Plan,
+    path: &Path,
+    output: &Output,
+    watch: &Progress,
+) -> Result<(Solved, Option<Resume>)> {
+    let data = calibrate::dataset(&args.sampling, Some(SAMPLES), source, model)?;
+    let propagate = if args.solving.propagate == "float" { Propagate::Float } else { Propagate::Quantized };
+    let resume = match args.solving.resume {
+        true => Some(Resume::open(Resume::directory(path), &job(args, source, plan, &data.samples))?),
+        false => None,
+    };
+    let job = Job { samples: &data.samples, passes, propagate };
+    let solved = pipeline::blocks::run(model, weights, plan, &job, resume.as_ref(), output, watch)?;
+    Ok((solved, resume))
+}
+
+/// All that the bytes of a run depend on, a line each.
+fn job(args: &Convert, source: &dyn TensorSource, plan: &Plan, samples: &[Vec<u32>]) -> String {
+    let mut sum = Fnv::new();
+    samples.iter().flatten().for_each(|token| sum.add(&token.to_le_bytes()));
+    let tokens: usize = samples.iter().map(Vec::len).sum();
+    let mut types = Fnv::new();
+    plan.tensors.iter().for_each(|t| types.add(format!("{} {}\n", t.name, t.actual.name).as_bytes()));
+    let mut tensors = Fnv::new();
+    source.tensors().iter().for_each(|t| {
+        tensors.add(format!("{} {:?} {}\n", t.name, t.shape, t.spec.name).as_bytes());
+        // Some of every tensor's bytes tell one checkpoint from another of its shape without reading it all.
+        let head = t.range.len().min(256);
+        tensors.add(source.bytes(t, 0..head));
+    });
+    format!(
+        "aurora-quant {}\nmodel {} {:016x}\nmethod {} {:?}\ntypes {} {:016x}\ntext {tokens} tokens in {} samples, {:016x}\n",
+        env!("CARGO_PKG_VERSION"),
+        args.model.display(),
+        tensors.0,
+        args.method,
+        (args.solving.damp, &args.solving.act_order, args.solving.refine, &args.solving.propagate),
+        args.file_type,
+        types.0,
+        samples.len(),
+        sum.0
+    )
+}
+
+/// FNV-1a: tells inputs apart that differ by mistake.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
 struct Progress {
     bar: ProgressBar,
     stop: Arc<AtomicBool>,
@@ -171,6 +272,17 @@ impl Watch for Progress {
 
     fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    fn stage(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+        self.bar.tick();
+    }
+
+    fn linear(&self, record: &LinearRecord) {
+        if let (Some(loss), Some(rtn)) = (record.loss, record.loss_rtn) {
+            self.bar.set_message(format!("{}: loss {:.2}x of rounding to nearest", record.tensor, loss / rtn));
+        }
     }
 }
 
@@ -190,7 +302,7 @@ fn rules(args: &Convert) -> Result<Rules> {
     Ok(Rules {
         file_type: FileType::by_name(&args.file_type)?,
         pure: args.pure,
-        calibrated: false,
+        calibrated: args.imatrix.is_some() || args.calibrate || solves(args),
         output: spec(&args.output_type)?,
         embedding: spec(&args.embedding_type)?,
         overrides: overrides.collect::<Result<_>>()?,
@@ -293,6 +405,7 @@ fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, no
         notes,
         importance: None,
         tensors: record::tensors(plan),
+        linears: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::graph::{ModelGraph, Op, ParamId, Slot};
 
 /// One matrix that reads a site's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reader {
     /// `[out, in]`, or `[expert, out, in]`.
     pub weight: ParamId,
