@@ -13,7 +13,7 @@
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
-//! | [`linalg`] | products of float matrices |
+//! | [`linalg`] | X^T X of activations |
 //! | [`stats`] | what calibration keeps of the inputs of linears |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
