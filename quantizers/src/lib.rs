@@ -15,7 +15,7 @@
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
 //! | [`gptq`] | codes that make up for each other's errors |
 //! | [`cholesky`] | the factor L of a symmetric matrix A = L L^T, the same bits everywhere |
-//! | [`linalg`] | products of float matrices |
+//! | [`linalg`] | X^T X of activations |
 //! | [`stats`] | what calibration keeps of the inputs of linears |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`awq`] | factors per channel that make rounding hurt less |

@@ -1,55 +1,145 @@
-//! Matrix products: a thin face over faer.
+//! X^T X of rows of activations: what GPTQ's Hessians are made of.
 //!
-//! faer's own threads may split a sum differently for another number of them. So every product here is cut into tiles
-//! of a fixed size, each computed by one thread: the same bits for any number of threads (of one machine: faer's
-//! blocking follows the caches and the instruction set).
+//! A blocked product in the manner of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication",
+//! 2008): some tokens are laid out in panels once, then every tile of the result is made of small blocks whose sums
+//! stay in registers. A tile is computed by one thread in an order that its place alone decides: the same bits for any
+//! number of threads. Where the machine has fused multiply-add, products are not rounded on their own.
 
 use std::ops::Range;
 
-use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-/// Rows and columns of a tile: 256 KiB of f32, so that a tile and the strips that make it stay in a core's cache.
-pub const TILE: usize = 256;
+use crate::simd::{Isa, dispatch_fused};
 
-/// `out = X^T X` for columns `i` against columns `j`, on the calling thread. `x`: `[tokens, cols]` row-major; `out`:
-/// `[i.len(), j.len()]`. If `i == j` only the lower triangle is computed, the rest is left as it was.
-///
-/// # Panics
-/// If the lengths do not belong together.
-pub fn gram_tile(x: &[f32], cols: usize, i: Range<usize>, j: Range<usize>, out: &mut [f32]) {
-    assert!(cols > 0 && x.len().is_multiple_of(cols), "{} numbers in rows of {cols}", x.len());
-    let tokens = x.len() / cols;
-    let x = MatRef::from_row_major_slice(x, tokens, cols);
-    let (a, b) = (x.subcols(i.start, i.len()).transpose(), x.subcols(j.start, j.len()));
-    let out = MatMut::from_row_major_slice_mut(out, i.len(), j.len());
-    if i == j {
-        let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-        triangular::matmul(out, lower, Accum::Replace, a, full, b, full, 1.0, Par::Seq);
-    } else {
-        faer::linalg::matmul::matmul(out, Accum::Replace, a, b, 1.0, Par::Seq);
+/// Rows and columns of a tile of the result: a multiple of both block sides.
+pub const TILE: usize = 240;
+
+/// Rows of a block. 6 by 16 sums fill 12 of AVX2's 16 registers.
+const ROWS: usize = 6;
+/// Columns of a block.
+const COLS: usize = 16;
+/// Tokens laid out at a time: a panel of 16 columns is 16 KiB and stays in the nearest cache.
+const DEPTH: usize = 256;
+
+/// For each group of columns, that many numbers of one token after the other.
+struct Panels {
+    /// `[width / ROWS][tokens]`.
+    rows: Vec<[f32; ROWS]>,
+    /// `[width / COLS][tokens]`.
+    cols: Vec<[f32; COLS]>,
+    tokens: usize,
+}
+
+impl Panels {
+    /// `x`: `[tokens, width]`, the width filled up with zeros to whole tiles.
+    fn new(x: &[f32], width: usize) -> Panels {
+        let tokens = x.len() / width;
+        let wide = width.next_multiple_of(TILE);
+        let mut rows = vec![[0.0; ROWS]; wide / ROWS * tokens];
+        let mut cols = vec![[0.0; COLS]; wide / COLS * tokens];
+        for (t, x) in x.chunks_exact(width).enumerate() {
+            lay(x, t, tokens, &mut rows);
+            lay(x, t, tokens, &mut cols);
+        }
+        Panels { rows, cols, tokens }
     }
 }
 
-/// `out = A B^T`. `a`: `[m, k]`, `b`: `[n, k]`, `out`: `[m, n]`, all row-major.
+/// Puts one token's numbers at their places in the panels.
+fn lay<const N: usize>(x: &[f32], t: usize, tokens: usize, panels: &mut [[f32; N]]) {
+    let (whole, rest) = x.as_chunks::<N>();
+    whole.iter().enumerate().for_each(|(p, x)| panels[p * tokens + t] = *x);
+    if !rest.is_empty() {
+        panels[whole.len() * tokens + t][..rest.len()].copy_from_slice(rest);
+    }
+}
+
+/// Adds `X^T X` to its lower triangle. `x`: `[tokens, width]` row-major; `tiles`: see [`tile_of`] and [`place`]; above
+/// the diagonal anything may be added. Products of [`DEPTH`] tokens are summed in f32, these sums in f64.
 ///
 /// # Panics
 /// If the lengths do not belong together.
-pub fn matmul_transposed(a: &[f32], b: &[f32], k: usize, out: &mut [f32]) {
-    assert!(k > 0 && a.len().is_multiple_of(k) && b.len().is_multiple_of(k), "rows of {k} numbers");
-    let (m, n) = (a.len() / k, b.len() / k);
-    assert_eq!(out.len(), m * n, "length of a product of {m} by {n}");
-    if out.is_empty() {
-        return;
+pub fn add_gram(x: &[f32], width: usize, tiles: &mut [f64]) {
+    add_gram_with(Isa::best(), x, width, tiles);
+}
+
+/// [`add_gram`] for an instruction set of the caller's choice.
+///
+/// # Panics
+/// As [`add_gram`].
+pub fn add_gram_with(isa: Isa, x: &[f32], width: usize, tiles: &mut [f64]) {
+    assert!(width > 0 && x.len().is_multiple_of(width), "{} numbers in rows of {width}", x.len());
+    assert_eq!(tiles.len(), tiles_len(width), "numbers in the tiles of a matrix {width} wide");
+    for x in x.chunks(DEPTH * width) {
+        let panels = Panels::new(x, width);
+        tiles.par_chunks_mut(TILE * TILE).enumerate().for_each(|(at, tile)| {
+            let (row, column) = coordinates(at);
+            let of = |tile: usize, n: usize| tile * (TILE / n) * panels.tokens..(tile + 1) * (TILE / n) * panels.tokens;
+            let (a, b) = (&panels.rows[of(row, ROWS)], &panels.cols[of(column, COLS)]);
+            tile_with(isa, a, b, panels.tokens, row == column, tile);
+        });
     }
-    let b = MatRef::from_row_major_slice(b, n, k);
-    out.par_chunks_mut(TILE * n).zip(a.par_chunks(TILE * k)).for_each(|(out, a)| {
-        let rows = a.len() / k;
-        let a = MatRef::from_row_major_slice(a, rows, k);
-        let out = MatMut::from_row_major_slice_mut(out, rows, n);
-        faer::linalg::matmul::matmul(out, Accum::Replace, a, b.transpose(), 1.0, Par::Seq);
-    });
+}
+
+dispatch_fused!(fn tile_with(a: &[[f32; ROWS]], b: &[[f32; COLS]], tokens: usize, diagonal: bool, out: &mut [f64]) = tile);
+
+/// Adds the product of two strips of panels to a tile. On the diagonal, blocks above it are left out.
+#[inline(always)]
+fn tile<const FUSED: bool>(a: &[[f32; ROWS]], b: &[[f32; COLS]], tokens: usize, diagonal: bool, out: &mut [f64]) {
+    for (j, b) in b.chunks_exact(tokens).enumerate() {
+        for (i, a) in a.chunks_exact(tokens).enumerate() {
+            if diagonal && j * COLS >= (i + 1) * ROWS {
+                continue;
+            }
+            let sums = block::<FUSED>(a, b);
+            for (r, sums) in sums.iter().enumerate() {
+                let out = &mut out[(i * ROWS + r) * TILE + j * COLS..][..COLS];
+                out.iter_mut().zip(sums).for_each(|(o, s)| *o += f64::from(*s));
+            }
+        }
+    }
+}
+
+/// Sums of products over tokens, all in registers.
+#[inline(always)]
+fn block<const FUSED: bool>(a: &[[f32; ROWS]], b: &[[f32; COLS]]) -> [[f32; COLS]; ROWS] {
+    let mut sums = [[0.0_f32; COLS]; ROWS];
+    for (a, b) in a.iter().zip(b) {
+        for r in 0..ROWS {
+            for c in 0..COLS {
+                sums[r][c] = if FUSED { a[r].mul_add(b[c], sums[r][c]) } else { a[r] * b[c] + sums[r][c] };
+            }
+        }
+    }
+    sums
+}
+
+/// Numbers that the tiles of a lower triangle take.
+pub fn tiles_len(width: usize) -> usize {
+    let across = width.div_ceil(TILE);
+    across * (across + 1) / 2 * TILE * TILE
+}
+
+/// Where element (i, j), j <= i, is. Tiles follow each other as (0, 0), (1, 0), (1, 1), (2, 0)..., each `[TILE, TILE]`
+/// row-major.
+pub fn place(i: usize, j: usize) -> usize {
+    let (row, column) = (i / TILE, j / TILE);
+    ((row * (row + 1) / 2 + column) * TILE + i % TILE) * TILE + j % TILE
+}
+
+/// Rows and columns of the tile with number `at`.
+pub fn tile_of(at: usize, width: usize) -> (Range<usize>, Range<usize>) {
+    let (row, column) = coordinates(at);
+    let range = |i: usize| i * TILE..((i + 1) * TILE).min(width);
+    (range(row), range(column))
+}
+
+fn coordinates(at: usize) -> (usize, usize) {
+    let mut row = 0;
+    while (row + 1) * (row + 2) / 2 <= at {
+        row += 1;
+    }
+    (row, at - row * (row + 1) / 2)
 }
 
 #[cfg(test)]
@@ -65,36 +155,40 @@ mod tests {
         (0..n).map(next).collect()
     }
 
-    /// f32 sums of k terms of magnitude one are off by at most k roundings of magnitude k.
-    fn bound(k: usize) -> f64 {
-        (k * k) as f64 * f64::from(f32::EPSILON) / 2.0 + 1e-6
-    }
-
+    /// Every instruction set, odd widths and lengths, against the definition in f64.
     #[test]
-    fn products_are_those_of_the_plain_loops() {
-        for (m, n, k) in [(1, 1, 1), (3, 5, 7), (257, 2, 33), (300, 65, 16), (2, 513, 100)] {
-            let (a, b) = (numbers(m * k, 1), numbers(n * k, 2));
-            let mut out = vec![f32::NAN; m * n];
-            matmul_transposed(&a, &b, k, &mut out);
-            for i in 0..m {
-                for j in 0..n {
-                    let want: f64 = (0..k).map(|c| f64::from(a[i * k + c]) * f64::from(b[j * k + c])).sum();
-                    assert!((f64::from(out[i * n + j]) - want).abs() <= bound(k), "{m} {n} {k} at {i} {j}");
+    fn every_copy_of_the_kernel_computes_the_product() {
+        let shapes = [(1, 1), (3, 5), (257, 17), (40, 239), (2, 240), (33, 241), (300, 500)];
+        for (tokens, width) in shapes {
+            let x = numbers(tokens * width, tokens as u32);
+            for isa in Isa::present() {
+                let mut tiles = vec![1.0; tiles_len(width)];
+                add_gram_with(isa, &x, width, &mut tiles);
+                for i in 0..width {
+                    for j in 0..=i {
+                        let product = |row: &[f32]| f64::from(row[i]) * f64::from(row[j]);
+                        let want: f64 = 1.0 + x.chunks_exact(width).map(product).sum::<f64>();
+                        // At most DEPTH terms below one in f32, each sum and each product rounded once.
+                        let bound = (tokens * DEPTH.min(tokens)) as f64 * f64::from(f32::EPSILON);
+                        let apart = (tiles[place(i, j)] - want).abs();
+                        assert!(apart <= bound, "{isa:?}, {tokens} x {width} at {i} {j}: {apart:e}");
+                    }
                 }
             }
         }
     }
 
     #[test]
-    fn no_number_of_threads_changes_a_product() {
-        let (a, b) = (numbers(700 * 130, 3), numbers(90 * 130, 4));
-        let run = |threads| {
-            let mut out = vec![0.0; 700 * 90];
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| matmul_transposed(&a, &b, 130, &mut out));
-            out
-        };
-        let one = run(1);
-        assert!([2, 3, 7].map(run).iter().all(|other| *other == one));
+    fn places_are_all_different_and_lie_in_their_tiles() {
+        let width = 2 * TILE + 7;
+        let mut seen = vec![false; tiles_len(width)];
+        for i in 0..width {
+            for j in 0..=i {
+                let at = place(i, j);
+                assert!(!std::mem::replace(&mut seen[at], true), "{i} {j}");
+                let (rows, cols) = tile_of(at / (TILE * TILE), width);
+                assert!(rows.contains(&i) && cols.contains(&j), "{i} {j}: {rows:?} {cols:?}");
+            }
+        }
     }
 }

@@ -2,22 +2,16 @@
 //! for, the Gram matrix X^T X, from which GPTQ makes its Hessian 2/N X^T X (Frantar et al. 2022, equation 1).
 //!
 //! Sums, not means: sums of parts of a text add up to those of the whole ([`SiteStats::merge`]). They are f64; the
-//! Gram matrix is summed in f32 within one call of [`SiteStats::add`] and in f64 across calls. Order is fixed: the same
+//! Gram matrix is summed in f32 over a few hundred tokens and in f64 beyond. Order is fixed: the same
 //! bits for any number of threads.
-
-use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::NumError;
-use crate::linalg::{self, TILE};
+use crate::linalg::{self, TILE, place, tile_of, tiles_len};
 
 /// Channels that one thread sums at a time.
 const CHANNELS: usize = 256;
-
-/// Tokens whose products are summed in f32 before they go into f64: beyond a few thousand terms f32 sums of squares
-/// lose digits that f64 keeps.
-const GRAM_TOKENS: usize = 4096;
 
 /// Statistics of one site's inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,7 +66,7 @@ impl SiteStats {
             return Err(not_finite(x));
         }
         if let Some(gram) = &mut self.gram {
-            gram.add(x);
+            linalg::add_gram(x, gram.width, &mut gram.tiles);
         }
         Ok(())
     }
@@ -161,16 +155,14 @@ fn not_finite(x: &[f32]) -> NumError {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gram {
     width: usize,
-    /// Tile after tile, (0, 0), (1, 0), (1, 1), (2, 0)...; each `[TILE, TILE]` row-major. In tiles on the diagonal only
-    /// the lower triangle is kept.
+    /// See [`linalg::place`]. In tiles on the diagonal only the lower triangle counts.
     tiles: Vec<f64>,
 }
 
 impl Gram {
     /// Zeros.
     pub fn new(width: usize) -> Self {
-        let across = width.div_ceil(TILE);
-        Gram { width, tiles: vec![0.0; across * (across + 1) / 2 * TILE * TILE] }
+        Gram { width, tiles: vec![0.0; tiles_len(width)] }
     }
 
     /// From the rows of a lower triangle, one after the other, the diagonal included: `width * (width + 1) / 2` numbers.
@@ -196,8 +188,7 @@ impl Gram {
 
     /// Bytes held for a matrix of that width.
     pub fn bytes(width: usize) -> usize {
-        let across = width.div_ceil(TILE);
-        across * (across + 1) / 2 * TILE * TILE * size_of::<f64>()
+        tiles_len(width) * size_of::<f64>()
     }
 
     /// Element (i, j), which is also (j, i).
@@ -236,23 +227,6 @@ impl Gram {
         square
     }
 
-    fn add(&mut self, x: &[f32]) {
-        let width = self.width;
-        for x in x.chunks(GRAM_TOKENS * width) {
-            self.tiles.par_chunks_mut(TILE * TILE).enumerate().for_each_init(Vec::new, |product, (at, tile)| {
-                let (i, j) = tile_of(at, width);
-                product.resize(i.len() * j.len(), 0.0);
-                let cols = j.len();
-                let diagonal = i == j;
-                linalg::gram_tile(x, width, i, j, product);
-                for (r, (sums, product)) in tile.chunks_exact_mut(TILE).zip(product.chunks_exact(cols)).enumerate() {
-                    let used = if diagonal { r + 1 } else { cols };
-                    sums.iter_mut().zip(&product[..used]).for_each(|(s, p)| *s += f64::from(*p));
-                }
-            });
-        }
-    }
-
     fn rescale(&mut self, s: &[f32]) {
         let width = self.width;
         self.tiles.par_chunks_mut(TILE * TILE).enumerate().for_each(|(at, tile)| {
@@ -262,23 +236,6 @@ impl Gram {
             }
         });
     }
-}
-
-/// Where element (i, j) with j <= i is.
-fn place(i: usize, j: usize) -> usize {
-    let (row, column) = (i / TILE, j / TILE);
-    ((row * (row + 1) / 2 + column) * TILE + i % TILE) * TILE + j % TILE
-}
-
-/// Rows and columns of the tile with number `at`.
-fn tile_of(at: usize, width: usize) -> (Range<usize>, Range<usize>) {
-    let mut row = 0;
-    while (row + 1) * (row + 2) / 2 <= at {
-        row += 1;
-    }
-    let column = at - row * (row + 1) / 2;
-    let range = |i: usize| i * TILE..((i + 1) * TILE).min(width);
-    (range(row), range(column))
 }
 
 #[cfg(test)]
@@ -317,7 +274,7 @@ mod tests {
 
     #[test]
     fn sums_are_those_of_the_definitions() {
-        for (tokens, width) in [(1, 1), (5, 3), (40, 256), (33, 257), (17, 600)] {
+        for (tokens, width) in [(1, 1), (5, 3), (40, 240), (33, 241), (17, 600)] {
             let x = numbers(tokens * width, 7);
             let mut stats = SiteStats::new(width, true);
             // In two calls, as batches come.
