@@ -31,12 +31,11 @@ struct Panels {
 }
 
 impl Panels {
-    /// `x`: `[tokens, width]`, the width filled up with zeros to whole tiles.
+    /// `x`: `[tokens, width]`, the width filled up with zeros to whole panels.
     fn new(x: &[f32], width: usize) -> Panels {
         let tokens = x.len() / width;
-        let wide = width.next_multiple_of(TILE);
-        let mut rows = vec![[0.0; ROWS]; wide / ROWS * tokens];
-        let mut cols = vec![[0.0; COLS]; wide / COLS * tokens];
+        let mut rows = vec![[0.0; ROWS]; width.div_ceil(ROWS) * tokens];
+        let mut cols = vec![[0.0; COLS]; width.div_ceil(COLS) * tokens];
         for (t, x) in x.chunks_exact(width).enumerate() {
             lay(x, t, tokens, &mut rows);
             lay(x, t, tokens, &mut cols);
@@ -73,10 +72,10 @@ pub fn add_gram_with(isa: Isa, x: &[f32], width: usize, tiles: &mut [f64]) {
     for x in x.chunks(DEPTH * width) {
         let panels = Panels::new(x, width);
         tiles.par_chunks_mut(TILE * TILE).enumerate().for_each(|(at, tile)| {
-            let (row, column) = coordinates(at);
-            let of = |tile: usize, n: usize| tile * (TILE / n) * panels.tokens..(tile + 1) * (TILE / n) * panels.tokens;
-            let (a, b) = (&panels.rows[of(row, ROWS)], &panels.cols[of(column, COLS)]);
-            tile_with(isa, a, b, panels.tokens, row == column, tile);
+            let (i, j) = tile_of(at, width);
+            let of = |of: &Range<usize>, n: usize| of.start / n * panels.tokens..of.end.div_ceil(n) * panels.tokens;
+            let (a, b) = (&panels.rows[of(&i, ROWS)], &panels.cols[of(&j, COLS)]);
+            tile_with(isa, a, b, panels.tokens, i == j, tile);
         });
     }
 }
@@ -105,9 +104,9 @@ fn tile<const FUSED: bool>(a: &[[f32; ROWS]], b: &[[f32; COLS]], tokens: usize, 
 fn block<const FUSED: bool>(a: &[[f32; ROWS]], b: &[[f32; COLS]]) -> [[f32; COLS]; ROWS] {
     let mut sums = [[0.0_f32; COLS]; ROWS];
     for (a, b) in a.iter().zip(b) {
-        for r in 0..ROWS {
-            for c in 0..COLS {
-                sums[r][c] = if FUSED { a[r].mul_add(b[c], sums[r][c]) } else { a[r] * b[c] + sums[r][c] };
+        for (sums, a) in sums.iter_mut().zip(a) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = if FUSED { a.mul_add(*b, *sum) } else { a * b + *sum };
             }
         }
     }

@@ -35,6 +35,7 @@ pub const SCALES: [&str; 2] = ["search", "reference"];
 /// Runs the command.
 pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let started = Instant::now();
+    refuse_idle_options(args)?;
     let source = checkpoint::open(&args.model)?;
     let source = source.as_ref();
     if let Config::HuggingFace(config) = source.config() {
@@ -49,6 +50,13 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     refuse_fallbacks(&plan, args.strict)?;
     let reference = args.scales == SCALES[1];
     pipeline::check(&plan, Rounding { reference, ..Rounding::default() })?;
+    let exporter = EXPORTERS[0];
+    let path = match &args.output {
+        Some(path) => path.clone(),
+        None => default_output(source, FileType::by_name(&args.file_type)?, exporter.name()),
+    };
+    // Before a calibration, which may take an hour.
+    let file = (!args.dry_run).then(|| destination(&path, args.force)).transpose()?;
     let stop = signals::stop_flag()?;
     let importance = importance(args, source, &model, &weights, common, &stop)?;
     let (mut metadata, mut notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
@@ -56,12 +64,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     if let Some(weighed) = &weighed {
         keys(weighed, &mut metadata);
     }
-    let exporter = EXPORTERS[0];
     let layout = exporter.layout(&plan, &metadata)?;
-    let path = match &args.output {
-        Some(path) => path.clone(),
-        None => default_output(source, FileType::by_name(&args.file_type)?, exporter.name()),
-    };
     if args.output_type.is_some() && model.hyper.tied {
         notes.push(
             "--output-type has no effect: this model's output matrix is its embedding (--embedding-type)".to_owned(),
@@ -69,8 +72,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     }
     let mut record = record(args, &model, &plan, &path, layout.size, notes);
     record.importance = weighed;
-    if !args.dry_run {
-        let path = destination(&path, args.force)?;
+    if let Some(path) = file {
         let output = Output::begin(&path, layout, args.force)?;
         let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
         let importances = importance.as_ref().map(|(_, found)| &found.values);
@@ -96,6 +98,16 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     }
     summary(&record, &plan, common);
     Ok(())
+}
+
+/// Options of a calibration that is not asked for would be ignored.
+fn refuse_idle_options(args: &Convert) -> Result<()> {
+    let s = &args.sampling;
+    let given = !s.text.is_empty() || s.context.is_some() || s.samples.is_some();
+    match given && !args.calibrate {
+        true => Err(Error::unsupported("--text, --context and --samples need --calibrate")),
+        false => Ok(()),
+    }
 }
 
 /// The statistics that were asked for, and what they say of this model. A dry run makes none.
