@@ -5,8 +5,8 @@
 
 use std::slice;
 
-use crate::grid::{Grid, Levels};
 use crate::Spec;
+use crate::grid::{Grid, Levels};
 
 /// How the scales of blocks are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -138,7 +138,12 @@ pub(crate) fn totals(w: &[Lanes]) -> Lanes {
 ///
 /// `snap` rounds scales and offsets to what the format stores; a super-block's search leaves them.
 #[inline(always)]
-pub(crate) fn search<T: Levels>(x: &[Lanes], w: &[Lanes], total: &Lanes, snap: impl Fn(Lanes, Lanes) -> (Lanes, Lanes)) -> Fit {
+pub(crate) fn search<T: Levels>(
+    x: &[Lanes],
+    w: &[Lanes],
+    total: &Lanes,
+    snap: impl Fn(Lanes, Lanes) -> (Lanes, Lanes),
+) -> Fit {
     let (low, high) = range(x);
     let zero = [0.0; LANES];
     let mut best = Fit::at::<T>(x, w, zero, zero);

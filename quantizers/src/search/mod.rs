@@ -141,7 +141,9 @@ fn relative(importance: &[f32], out: &mut [f32]) {
     let usable = top > 0.0 && top.is_finite();
     let mut sums = [0.0f32; lanes::LANES];
     // Divided by the largest first: the sum of large numbers might overflow.
-    for (out, v) in out.as_chunks_mut::<{ lanes::LANES }>().0.iter_mut().zip(importance.as_chunks::<{ lanes::LANES }>().0) {
+    for (out, v) in
+        out.as_chunks_mut::<{ lanes::LANES }>().0.iter_mut().zip(importance.as_chunks::<{ lanes::LANES }>().0)
+    {
         for l in 0..lanes::LANES {
             out[l] = if !usable {
                 1.0

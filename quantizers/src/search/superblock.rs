@@ -126,14 +126,7 @@ fn offset_beside(tile: &Tile, l: usize, scale: f32) -> f32 {
 }
 
 #[inline(always)]
-fn at_integers<T: Super>(
-    tile: &Tile,
-    len: usize,
-    scales: &Lanes,
-    offsets: &Lanes,
-    step: f32,
-    offset_step: f32,
-) -> Fit {
+fn at_integers<T: Super>(tile: &Tile, len: usize, scales: &Lanes, offsets: &Lanes, step: f32, offset_step: f32) -> Fit {
     let scale = each(|l| step * scales[l]);
     let offset = each(|l| -(offset_step * offsets[l]));
     Fit::at::<T>(&tile.x[..len], &tile.w[..len], scale, offset)

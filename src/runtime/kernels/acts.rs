@@ -149,7 +149,8 @@ impl Shared for Single {
     #[inline(always)]
     fn round(x: &[f32], codes: &mut [u8]) -> Single {
         let (scale, inverse) = scale(x);
-        let sum = x.as_chunks().0.iter().zip(codes.as_chunks_mut().0).map(|(x, codes)| half_run(x, codes, inverse)).sum();
+        let sum =
+            x.as_chunks().0.iter().zip(codes.as_chunks_mut().0).map(|(x, codes)| half_run(x, codes, inverse)).sum();
         Single { scale: half::f16::from_f32(scale).to_f32(), sum }
     }
     #[inline(always)]

@@ -9,13 +9,13 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::Matrix;
 use super::acts::{Acts, RUN, Rounded, Shared};
 use super::codes::Codes;
 use super::isa::{Isa, Task};
 use super::kinds::{Kind, ROWS, Sums, floats};
 use super::out::{Out, by_rows};
 use super::simd::{Simd, unroll8};
-use super::Matrix;
 
 /// Rows unpacked at a time for a batch, and runs of 32 columns of each: 16 KiB of codes, which stay in the nearest
 /// cache.
@@ -51,7 +51,13 @@ fn tile<'a>(w: &'a Matrix, first: usize, end: usize) -> [&'a [u8]; ROWS] {
 
 /// The float arithmetic: one block of eight rows added to their sums.
 #[inline(always)]
-fn add<S: Simd, L: Codes<N>, const N: usize>(s: S, acc: S::F, sums: Sums<S>, floats: (S::F, S::F), scale_x: f32) -> S::F {
+fn add<S: Simd, L: Codes<N>, const N: usize>(
+    s: S,
+    acc: S::F,
+    sums: Sums<S>,
+    floats: (S::F, S::F),
+    scale_x: f32,
+) -> S::F {
     let (scale, offset) = floats;
     let acc = s.add(acc, s.mul(s.mul(scale, s.splat(scale_x)), s.to_float(sums.sum)));
     if L::OFFSET { s.add(acc, s.mul(offset, sums.whole)) } else { acc }

@@ -53,12 +53,7 @@ impl Kind for Single {
     type Unpacked = Columns;
 
     #[inline(always)]
-    fn stored<S: Simd, L: Codes<N>, const N: usize>(
-        &self,
-        s: S,
-        w: [&[u8; N]; ROWS],
-        codes: &[[u8; RUN]],
-    ) -> Sums<S> {
+    fn stored<S: Simd, L: Codes<N>, const N: usize>(&self, s: S, w: [&[u8; N]; ROWS], codes: &[[u8; RUN]]) -> Sums<S> {
         let codes = s.bytes(&codes[0]);
         let mut sums = [s.int_splat(0); ROWS];
         unroll8!(r, {
@@ -114,12 +109,7 @@ impl Kind for Super {
     type Unpacked = UnpackedSuper;
 
     #[inline(always)]
-    fn stored<S: Simd, L: Codes<N>, const N: usize>(
-        &self,
-        s: S,
-        w: [&[u8; N]; ROWS],
-        codes: &[[u8; RUN]],
-    ) -> Sums<S> {
+    fn stored<S: Simd, L: Codes<N>, const N: usize>(&self, s: S, w: [&[u8; N]; ROWS], codes: &[[u8; RUN]]) -> Sums<S> {
         let codes: &[[u8; RUN]; RUNS] = codes.first_chunk().expect("the runs of a super-block");
         let halves = s.words_load(&self.halves);
         let mut sums = [s.int_splat(0); ROWS];

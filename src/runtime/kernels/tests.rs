@@ -140,7 +140,8 @@ fn every_product_is_right_on_every_instruction_set() {
             let case = Case::new(format, seed);
             for exact in [false, true] {
                 let integer = !exact && INTEGERS.iter().any(|row| row.0 == name);
-                let wanted = if integer { case.wanted(format, &case.rounded(format)) } else { case.wanted(format, &case.x) };
+                let wanted =
+                    if integer { case.wanted(format, &case.rounded(format)) } else { case.wanted(format, &case.x) };
                 let plain = case.product(Isa::BASELINE, format, exact);
                 for isa in Isa::present() {
                     let got = case.product(isa, format, exact);
@@ -253,7 +254,10 @@ fn activations_for_super_blocks_keep_one_scale_and_exact_sums() {
                 for (code, x) in codes.iter().zip(x) {
                     let nearest = f64::from(*x) / f64::from(blocks[b].scale.max(f32::MIN_POSITIVE));
                     // Multiplying with the inverse in f32 may move what lies at a half.
-                    assert!((f64::from(*code as i8) - nearest).abs() <= 0.5 + 127.0 * 2e-7, "{place}: {code} {nearest}");
+                    assert!(
+                        (f64::from(*code as i8) - nearest).abs() <= 0.5 + 127.0 * 2e-7,
+                        "{place}: {code} {nearest}"
+                    );
                 }
                 let sum = |codes: &[u8]| codes.iter().map(|c| i16::from(*c as i8)).sum::<i16>();
                 for run in 0..8 {
