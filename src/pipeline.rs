@@ -16,7 +16,7 @@ pub mod resume;
 
 use crate::export::{Output, Watch};
 use crate::model::ParamId;
-use crate::plan::{Plan, TensorPlan};
+use crate::plan::{self, Plan, TensorPlan};
 use crate::weights::Weights;
 use crate::{Error, Result};
 use blocks::Solved;
@@ -62,7 +62,8 @@ pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
     let able = |f: &&dyn Format| !reference || f.has_reference();
     let lacks = |t: &&TensorPlan| formats::by_ggml_id(t.actual.ggml_id).as_ref().is_none_or(|f| !able(f));
     let Some(t) = plan.tensors.iter().find(lacks) else { return Ok(()) };
-    let known: Vec<_> = formats::FORMATS.iter().filter(|f| able(f)).map(|f| f.spec().name).collect();
+    let formats = plan::tensor_types().into_iter().filter_map(|s| formats::by_ggml_id(s.ggml_id));
+    let known: Vec<_> = formats.filter(able).map(|f| f.spec().name).collect();
     let (what, advice) = match reference {
         true => ("has no reference scales", "use --scales search, or --pure with another type; those that have them"),
         false => ("cannot be written", "types that can be"),

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use aurora_quant::checkpoint;
+use aurora_quant::checkpoint::{self, Config};
+use aurora_quant::gguf::Value;
+use aurora_quant::plan::FILE_TYPES;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -121,14 +123,51 @@ fn blocks_equal_those_of_llama_quantize() {
 }
 
 #[test]
+fn mixtures_are_written_as_planned() {
+    let dir = TempDir::new().unwrap();
+    let recorded = common::mixtures::recorded();
+    // Rows too short for blocks of 256; experts; queries, keys and values in one matrix.
+    for name in ["stories260k", "tiny-mixtral", "tiny-gpt2"] {
+        for file_type in FILE_TYPES.iter().filter(|t| t.base().block > 1) {
+            let what = format!("{name} {}", file_type.name);
+            let row = file_type.names().find_map(|n| recorded[name].get(n.to_uppercase())).expect("a recorded mixture");
+            let out = dir.path().join("mixture.gguf");
+            convert(&model(name), file_type.name, &out, &["--force"]);
+            common::mixtures::assert_types(&what, hashes(&out).into_iter().map(|(name, (ty, _))| (name, ty)), row);
+            if let Some(bytes) = row["file_bytes"].as_u64() {
+                assert_eq!(fs::metadata(&out).unwrap().len(), bytes, "{what}: file size");
+            }
+            let Config::Gguf(header) = checkpoint::open(&out).unwrap().config().clone() else { unreachable!() };
+            let recorded = header.metadata.get("general.file_type");
+            assert_eq!(recorded, Some(&Value::U32(file_type.id)), "{what}");
+        }
+    }
+}
+
+#[test]
+fn reference_scales_are_refused_where_there_are_none() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("x.gguf");
+    let arguments = ["--type", "q4_0", "--scales", "reference", "-o"];
+    // Without --pure the output matrix gets q6_k.
+    let refused = run(aurora().arg("convert").arg(model("tiny-qwen3")).args(arguments).arg(&out));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    for word in ["output.weight", "q6_k", "--scales search", "--pure", "q4_0, "] {
+        assert!(text.contains(word), "{word:?} in {text}");
+    }
+    assert!(!out.exists());
+}
+
+#[test]
 fn the_same_bytes_for_any_number_of_threads() {
     let dir = TempDir::new().unwrap();
     for name in ["tiny-mixtral", "tiny-gpt2", "stories260k"] {
-        for ty in ["q4_0", "q8_0", "bf16"] {
+        for ty in ["q4_0", "q8_0", "bf16", "q4_k_m"] {
             let mut digests = Vec::new();
             for (i, threads) in ["1", "2", "7", "7"].into_iter().enumerate() {
                 let out = dir.path().join(format!("{name}-{ty}-{i}.gguf"));
-                convert(&model(name), ty, &out, &["--pure", "--threads", threads]);
+                convert(&model(name), ty, &out, &["--threads", threads]);
                 digests.push(Sha256::digest(fs::read(&out).unwrap()));
             }
             assert!(digests.iter().all(|d| *d == digests[0]), "{name} {ty}");

@@ -3,21 +3,15 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
 use aurora_quant::checkpoint;
 use aurora_quant::export::{self, EXPORTERS};
 use aurora_quant::model::{self, Model};
 use aurora_quant::plan::{self, FILE_TYPES, FileType, Plan, Rules};
+use common::mixtures;
 use serde_json::{Value as Json, json};
 
 fn rules(file_type: &'static FileType) -> Rules {
     Rules { file_type, pure: false, calibrated: false, output: None, embedding: None, overrides: Vec::new() }
-}
-
-fn recorded() -> serde_json::Map<String, Json> {
-    let path = common::fixtures().join("ref-blocks/mixtures.json");
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 /// The model that a shape of `make_mixtures.py` stands for.
@@ -50,37 +44,10 @@ fn of_shape(shape: &Json) -> Model {
     model::describe(&config, &|_| true).unwrap()
 }
 
-/// Holds a plan against one recorded mixture.
-fn assert_types(what: &str, plan: &Plan, row: &Json) {
-    let mut others = BTreeMap::new();
-    for (ty, names) in row["others"].as_object().unwrap() {
-        for (name, blocks) in names.as_object().unwrap() {
-            match blocks.as_array().unwrap().as_slice() {
-                [] => _ = others.insert(name.clone(), ty.as_str()),
-                blocks => others.extend(blocks.iter().map(|i| (format!("blk.{i}.{name}"), ty.as_str()))),
-            }
-        }
-    }
-    let usual = row["usual"].as_str().unwrap();
-    let (mut floats, mut faults) = (0, Vec::new());
-    for t in &plan.tensors {
-        let ours = t.actual.name.to_uppercase();
-        let theirs = others.remove(&t.name);
-        if theirs.is_none() && ours == "F32" {
-            floats += 1;
-        } else if ours != theirs.unwrap_or(usual) {
-            faults.push(format!("{}: {ours}, llama-quantize {}", t.name, theirs.unwrap_or(usual)));
-        }
-    }
-    assert!(faults.is_empty(), "{what}: {} of {} differ\n  {}", faults.len(), plan.tensors.len(), faults.join("\n  "));
-    assert_eq!(row["f32"], floats, "{what}: tensors that stay F32");
-    assert!(others.is_empty(), "{what}: not in the plan: {others:?}");
-}
-
 #[test]
 fn every_mixture_gives_the_types_and_the_file_size_of_llama_quantize() {
     let mut compared = 0;
-    for (name, rows) in &recorded() {
+    for (name, rows) in &mixtures::recorded() {
         let source = (rows.get("shape")).is_none().then(|| {
             checkpoint::open(&common::fixtures().join("models").join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
         });
@@ -93,7 +60,8 @@ fn every_mixture_gives_the_types_and_the_file_size_of_llama_quantize() {
             let calibrated = mixture.ends_with('+');
             let file_type = FileType::by_name(mixture.trim_end_matches('+')).unwrap();
             let plan = Plan::new(&model, &Rules { calibrated, ..rules(file_type) }).unwrap();
-            assert_types(&what, &plan, row);
+            let types = plan.tensors.iter().map(|t| (t.name.clone(), t.actual.name.to_owned()));
+            mixtures::assert_types(&what, types, row);
             compared += 1;
             let (Some(source), Some(bytes)) = (&source, row["file_bytes"].as_u64()) else { continue };
             let (metadata, _) = export::metadata::metadata(source.as_ref(), &model, &plan, None).unwrap();

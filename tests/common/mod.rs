@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 pub mod bad;
 pub mod canonical;
 pub mod interpreter;
+pub mod mixtures;
 pub mod packed;
 
 /// All Hugging Face fixtures.
