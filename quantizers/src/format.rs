@@ -3,7 +3,10 @@
 //! [`Format`] is the handle used everywhere (`&'static dyn Format`, looked up in [`crate::formats`]). The types
 //! with shared scales also implement [`BlockFormat`], through which a solver chooses codes itself.
 
-use crate::{Grid, Spec};
+use std::slice;
+
+use crate::Spec;
+use crate::grid::{Grid, Levels};
 
 /// How the scales of blocks are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,11 +57,23 @@ pub trait Format: Send + Sync {
 /// Round to nearest is `fit`, [`Grid::nearest`], `pack`. A solver (GPTQ) uses `fit`, its own codes, `pack`.
 /// Decoding is `unpack`, [`Grid::value`].
 pub trait BlockFormat: Format {
-    /// The grid for one block of weights.
+    /// The grid for one block of weights, found by the search of [`Scales::Search`].
     ///
-    /// `x`: one block. `importance`: the weight of each squared error, E[x_col^2] of the inputs; ones for none.
-    /// The grid's scales and offsets are already rounded to what the block stores.
-    fn fit(&self, x: &[f32], importance: &[f32]) -> Grid;
+    /// `x`: one block. `importance`: the weight of each squared error, E[x_col^2] of the inputs; ones for none. Only
+    /// their ratios matter; if all are zero they count as ones. The grid's scales and offsets are already rounded to
+    /// what the block stores.
+    fn fit(&self, x: &[f32], importance: &[f32]) -> Grid {
+        let mut grid = Grid::single(self.spec().block, 0.0, 0.0, Levels::Linear { min: 0, max: 0 });
+        assert_eq!(x.len(), importance.len(), "{}: weights and importance of one block", self.spec().name);
+        self.fit_many(x, importance, slice::from_mut(&mut grid));
+        grid
+    }
+
+    /// The grids of several blocks: what [`BlockFormat::fit`] finds for each, in less time.
+    ///
+    /// `x`: as many blocks as there are `grids`, one after the other. `importance`: of whole blocks; block `i` of `x` has
+    /// that of block `i % n`, if there are `n` (whole rows of their columns, or one strip of columns of many rows).
+    fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]);
 
     /// Stores a grid and its codes. `codes`: one per weight, within the grid's levels. `block`: one block's bytes.
     fn pack(&self, grid: &Grid, codes: &[i8], block: &mut [u8]);
@@ -80,4 +95,22 @@ pub fn check_lengths(spec: &Spec, weights: usize, bytes: usize) {
         spec.block,
         spec.bytes
     );
+}
+
+/// The importances of the columns of `weights` weights in whole rows: those given, else ones for one block.
+///
+/// # Panics
+/// If `weights` are not whole rows of whole blocks.
+pub(crate) fn columns_of<'a>(spec: &Spec, weights: usize, importance: Option<&'a [f32]>) -> &'a [f32] {
+    const ONES: [f32; 256] = [1.0; 256];
+    let columns = importance.unwrap_or(&ONES[..spec.block]);
+    let whole = columns.len().is_multiple_of(spec.block) && (weights == 0 || !columns.is_empty());
+    assert!(
+        whole && weights.is_multiple_of(columns.len().max(1)),
+        "{}: {weights} weights against importances of {} columns (blocks of {} weights)",
+        spec.name,
+        columns.len(),
+        spec.block
+    );
+    columns
 }

@@ -31,6 +31,7 @@ pub mod grid;
 pub mod metrics;
 pub mod par;
 pub mod scan;
+mod search;
 pub mod simd;
 pub mod spec;
 

@@ -1,44 +1,64 @@
-//! What the five types with 32 weights under one scale (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0) have in common.
+//! What the five types with 32 weights under one scale (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4) have in common.
 //!
-//! A type says how ggml's reference chooses scale and codes ([`Layout::quantize`]) and where they lie in the block
-//! ([`Layout::write`], [`Layout::read`]); [`Format`] and [`BlockFormat`] follow from that here.
+//! A type says what its codes can be ([`Single`]), how ggml's reference chooses scale and codes ([`Layout::quantize`])
+//! and where they lie in the block ([`Layout::write`], [`Layout::read`]); [`Format`] and [`BlockFormat`] follow from that
+//! here.
 
+use super::stored;
 use crate::bits::{F16_NEG_ZERO, f16_from_f32, f16_to_f32};
-use crate::format::check_lengths;
+use crate::format::{check_lengths, columns_of};
 use crate::grid::Levels;
+use crate::search::Offset;
+use crate::search::block32::{self as search, Single};
+use crate::search::lanes::LANES;
 use crate::simd::{Isa, dispatch, trunc_within};
 use crate::{BlockFormat, Format, Grid, Scales, Spec, spec};
 
 /// Weights per block.
-pub(super) const N: usize = 32;
+pub(super) const N: usize = search::N;
 
-/// One block, unpacked: `value(i) = scale * codes[i] + offset`.
+/// One block, unpacked: `value(i) = scale * level(codes[i]) + offset`.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
-    /// F16 bits.
+    /// As stored: F16 bits, or what [`Layout::widen`] reads.
     pub scale: u16,
     /// F16 bits; [`F16_NEG_ZERO`] in types without an offset.
     pub offset: u16,
-    /// The levels themselves, signed in the symmetric types.
+    /// The levels themselves, signed in the symmetric types; or indices of the table.
     pub codes: [i8; N],
 }
 
 /// One type's arithmetic and layout. Every method must be `#[inline(always)]`: they are compiled once per
 /// instruction set.
-pub(super) trait Layout: Send + Sync + 'static {
+pub(super) trait Layout: Single {
     const NAME: &'static str;
     const BYTES: usize;
-    const MIN: i8;
-    const MAX: i8;
-    /// Whether the block stores an offset.
-    const OFFSET: bool;
+    const LEVELS: Levels;
+    /// Whether [`Layout::quantize`] is there.
+    const REFERENCE: bool = true;
+    /// Whether there is a search; else the reference serves.
+    const SEARCH: bool = true;
 
-    /// The block that ggml's reference makes of `x`.
+    /// The block that ggml's reference makes of `x`. Not called if there is none.
     fn quantize(x: &[f32; N]) -> Block;
     /// Lays a block out in `BYTES` bytes.
     fn write(block: &Block, out: &mut [u8]);
     /// The block that `BYTES` bytes hold.
     fn read(bytes: &[u8]) -> Block;
+    /// The level of a code.
+    #[inline(always)]
+    fn level(code: i8) -> f32 {
+        f32::from(code)
+    }
+    /// The stored scale as a number, and the reverse.
+    #[inline(always)]
+    fn widen(scale: u16) -> f32 {
+        f16_to_f32(scale)
+    }
+    #[inline(always)]
+    fn narrow(scale: f32) -> u16 {
+        f16_from_f32(scale)
+    }
 }
 
 #[inline(always)]
@@ -48,28 +68,75 @@ fn encode_blocks<L: Layout>(x: &[f32], out: &mut [u8]) {
     }
 }
 
+/// Calls `put` with the number, the weights and the searched grid of every block.
+#[inline(always)]
+fn search_blocks<L: Layout>(x: &[f32], importance: &[f32], mut put: impl FnMut(usize, &[f32; N], Grid)) {
+    let mut columns = importance.as_chunks::<N>().0.iter().cycle();
+    let blocks = x.as_chunks::<N>().0;
+    for (group, eight) in blocks.chunks(LANES).enumerate() {
+        let (scales, offsets) = search::fit::<L>(eight, &mut columns);
+        for (l, x) in eight.iter().enumerate() {
+            // As an F16's -0.0 where nothing is stored.
+            let offset = if L::OFFSET == Offset::None { -0.0 } else { offsets[l] };
+            put(group * LANES + l, x, Grid::single(N, scales[l], offset, L::LEVELS));
+        }
+    }
+}
+
+#[inline(always)]
+fn encode_searched<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) {
+    search_blocks::<L>(x, importance, |i, x, grid| {
+        let mut codes = [0; N];
+        grid.nearest_all(x, &mut codes);
+        let block = Block { scale: L::narrow(grid.scale[0]), offset: f16_from_f32(grid.offset[0]), codes };
+        L::write(&block, &mut out[i * L::BYTES..][..L::BYTES]);
+    });
+}
+
+#[inline(always)]
+fn fit_blocks<L: Layout>(x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+    search_blocks::<L>(x, importance, |i, _, grid| grids[i] = grid);
+}
+
 #[inline(always)]
 fn decode_blocks<L: Layout>(bytes: &[u8], out: &mut [f32]) {
     for (bytes, out) in bytes.chunks_exact(L::BYTES).zip(out.as_chunks_mut::<N>().0) {
         let block = L::read(bytes);
-        let (scale, offset) = (f16_to_f32(block.scale), f16_to_f32(block.offset));
+        let (scale, offset) = (L::widen(block.scale), f16_to_f32(block.offset));
         for (o, code) in out.iter_mut().zip(block.codes) {
-            *o = scale * f32::from(code) + offset;
+            *o = scale * L::level(code) + offset;
         }
     }
 }
 
 dispatch!(pub(super) fn encode_with<L: Layout>(x: &[f32], out: &mut [u8]) = encode_blocks::<L>);
 dispatch!(pub(super) fn decode_with<L: Layout>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
+dispatch!(pub(super) fn search_with<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_searched::<L>);
+dispatch!(fn fit_with<L: Layout>(x: &[f32], importance: &[f32], grids: &mut [Grid]) = fit_blocks::<L>);
 
-impl<L: Layout> Format for L {
+/// The format of a layout.
+pub(super) struct Block32<L>(pub L);
+
+impl<L: Layout> Format for Block32<L> {
     fn spec(&self) -> &'static Spec {
         spec::by_name(L::NAME).expect("a row of SPECS")
     }
 
-    fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {
+    fn encode(&self, x: &[f32], scales: Scales, out: &mut [u8]) {
         check_lengths(self.spec(), x.len(), out.len());
-        encode_with::<L>(Isa::best(), x, out);
+        match scales {
+            Scales::Search(importance) if L::SEARCH => {
+                search_with::<L>(Isa::best(), x, columns_of(self.spec(), x.len(), importance), out);
+            }
+            _ => {
+                assert!(L::REFERENCE, "{} has no reference encoder: search", L::NAME);
+                encode_with::<L>(Isa::best(), x, out);
+            }
+        }
+    }
+
+    fn has_reference(&self) -> bool {
+        L::REFERENCE
     }
 
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
@@ -83,38 +150,32 @@ impl<L: Layout> Format for L {
 }
 
 fn grid_of<L: Layout>(block: &Block) -> Grid {
-    let levels = Levels::Linear { min: L::MIN, max: L::MAX };
-    Grid::single(N, f16_to_f32(block.scale), f16_to_f32(block.offset), levels)
+    Grid::single(N, L::widen(block.scale), f16_to_f32(block.offset), L::LEVELS)
 }
 
-/// The F16 bits of a grid's number.
-///
-/// # Panics
-/// If it is not an F16: such a grid did not come from this format and would be stored wrong.
-fn stored(name: &str, what: &str, x: f32) -> u16 {
-    let bits = f16_from_f32(x);
-    assert_eq!(f16_to_f32(bits).to_bits(), x.to_bits(), "{name}: the grid's {what} is no half-precision number");
-    bits
-}
-
-impl<L: Layout> BlockFormat for L {
-    /// Scale and offset of ggml's reference; the importance is not looked at yet.
-    fn fit(&self, x: &[f32], importance: &[f32]) -> Grid {
-        assert_eq!((x.len(), importance.len()), (N, N), "{}: weights and importance of one block", L::NAME);
-        grid_of::<L>(&L::quantize(x.as_chunks().0.first().expect("checked above")))
+impl<L: Layout> BlockFormat for Block32<L> {
+    fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+        let columns = columns_of(self.spec(), x.len(), Some(importance));
+        assert_eq!(x.len(), grids.len() * N, "{}: weights against {} grids", L::NAME, grids.len());
+        if L::SEARCH {
+            return fit_with::<L>(Isa::best(), x, columns, grids);
+        }
+        for (grid, x) in grids.iter_mut().zip(x.as_chunks().0) {
+            *grid = grid_of::<L>(&L::quantize(x));
+        }
     }
 
     fn pack(&self, grid: &Grid, codes: &[i8], block: &mut [u8]) {
         assert_eq!((codes.len(), block.len()), (N, L::BYTES), "{}: codes and bytes of one block", L::NAME);
         assert_eq!(grid.group_len, N, "{}: weights per scale", L::NAME);
-        assert!(L::OFFSET || grid.offset[0] == 0.0, "{} stores no offset, found {}", L::NAME, grid.offset[0]);
-        let codes = *codes.as_chunks().0.first().expect("checked above");
-        for code in codes {
-            assert!((L::MIN..=L::MAX).contains(&code), "{}: code {code} not in {}..={}", L::NAME, L::MIN, L::MAX);
-        }
-        let scale = stored(L::NAME, "scale", grid.scale[0]);
-        let offset = if L::OFFSET { stored(L::NAME, "offset", grid.offset[0]) } else { F16_NEG_ZERO };
-        L::write(&Block { scale, offset, codes }, block);
+        let has_offset = L::OFFSET != Offset::None;
+        assert!(has_offset || grid.offset[0] == 0.0, "{} stores no offset, found {}", L::NAME, grid.offset[0]);
+        grid.levels.check(L::NAME, codes);
+        let scale = L::narrow(grid.scale[0]);
+        let same = L::widen(scale).to_bits() == grid.scale[0].to_bits();
+        assert!(same, "{}: a block cannot store the grid's scale {}", L::NAME, grid.scale[0]);
+        let offset = if has_offset { stored(L::NAME, "offset", grid.offset[0]) } else { F16_NEG_ZERO };
+        L::write(&Block { scale, offset, codes: *codes.as_chunks().0.first().expect("checked above") }, block);
     }
 
     fn unpack(&self, block: &[u8], codes: &mut [i8]) -> Grid {

@@ -1,14 +1,26 @@
 //! The table of formats: a new one is one file here and one row.
 
 use crate::Format;
+use crate::bits::{f16_from_f32, f16_to_f32};
+use block32::Block32;
+use superblock::SuperBlock;
 
 mod block32;
 mod floats;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
+mod q4_k;
 mod q5_0;
 mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod superblock;
 #[cfg(test)]
 mod twins;
 
@@ -17,11 +29,19 @@ pub static FORMATS: &[&dyn Format] = &[
     &floats::F32,
     &floats::F16,
     &floats::BF16,
-    &q8_0::Q8_0,
-    &q5_1::Q5_1,
-    &q5_0::Q5_0,
-    &q4_1::Q4_1,
-    &q4_0::Q4_0,
+    &Block32(q8_0::Q8_0),
+    &SuperBlock(q6_k::Q6K),
+    &SuperBlock(q5_k::Q5K),
+    &SuperBlock(q4_k::Q4K),
+    &SuperBlock(q3_k::Q3K),
+    &SuperBlock(q2_k::Q2K),
+    &Block32(q5_1::Q5_1),
+    &Block32(q5_0::Q5_0),
+    &Block32(q4_1::Q4_1),
+    &Block32(q4_0::Q4_0),
+    &Block32(iq4_nl::Iq4Nl),
+    &SuperBlock(iq4_xs::Iq4Xs),
+    &Block32(mxfp4::Mxfp4),
     &floats::F64,
 ];
 
@@ -33,4 +53,14 @@ pub fn by_name(name: &str) -> Option<&'static dyn Format> {
 /// The format with this ggml id.
 pub fn by_ggml_id(id: u32) -> Option<&'static dyn Format> {
     FORMATS.iter().copied().find(|f| f.spec().ggml_id == id)
+}
+
+/// The F16 bits of a grid's number.
+///
+/// # Panics
+/// If it is not an F16: such a grid did not come from this format and would be stored wrong.
+fn stored(name: &str, what: &str, x: f32) -> u16 {
+    let bits = f16_from_f32(x);
+    assert_eq!(f16_to_f32(bits).to_bits(), x.to_bits(), "{name}: the grid's {what} is no half-precision number");
+    bits
 }

@@ -11,20 +11,32 @@
 use super::block32::{Block, Layout, N, get, lower, min_max, put, raise, read_nibbles, unsigned_codes, write_nibbles};
 use crate::bits::f16_from_f32;
 
+use crate::grid;
+use crate::search::block32::Single;
+use crate::search::{Levels, Offset};
+
 /// Four bits with an offset.
 pub struct Q4_1;
+
+impl Levels for Q4_1 {
+    const LOW: f32 = 0.0;
+    const HIGH: f32 = 15.0;
+    const OFFSET: Offset = Offset::Free;
+    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5, 1.0];
+    const ROUNDS: usize = 3;
+}
+
+impl Single for Q4_1 {}
 
 impl Layout for Q4_1 {
     const NAME: &'static str = "q4_1";
     const BYTES: usize = 20;
-    const MIN: i8 = 0;
-    const MAX: i8 = 15;
-    const OFFSET: bool = true;
+    const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 15 };
 
     #[inline(always)]
     fn quantize(x: &[f32; N]) -> Block {
         let (low, high) = min_max(x);
-        let d = (high - low) / f32::from(Self::MAX);
+        let d = (high - low) / Self::HIGH;
         let codes = unsigned_codes(x, low, d, 0.5, 15);
         Block { scale: f16_from_f32(d), offset: f16_from_f32(low), codes: lower(&codes, 0) }
     }

@@ -15,21 +15,33 @@ use super::block32::{
 };
 use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 
+use crate::grid;
+use crate::search::block32::Single;
+use crate::search::{Levels, Offset};
+
 /// Five bits, symmetric.
 pub struct Q5_0;
 
 const BIAS: i8 = 16;
 
+impl Levels for Q5_0 {
+    const LOW: f32 = -16.0;
+    const HIGH: f32 = 15.0;
+    const OFFSET: Offset = Offset::None;
+    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5];
+    const ROUNDS: usize = 3;
+}
+
+impl Single for Q5_0 {}
+
 impl Layout for Q5_0 {
     const NAME: &'static str = "q5_0";
     const BYTES: usize = 22;
-    const MIN: i8 = -16;
-    const MAX: i8 = 15;
-    const OFFSET: bool = false;
+    const LEVELS: grid::Levels = grid::Levels::Linear { min: -16, max: 15 };
 
     #[inline(always)]
     fn quantize(x: &[f32; N]) -> Block {
-        let d = signed_max(x) / f32::from(Self::MIN);
+        let d = signed_max(x) / Self::LOW;
         // Adding bias and a half, then cutting off, rounds to nearest with halves going up; 32 is held at 31.
         let codes = unsigned_codes(x, 0.0, d, f32::from(BIAS) + 0.5, 31);
         Block { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }

@@ -15,20 +15,32 @@ use super::block32::{
 };
 use crate::bits::f16_from_f32;
 
+use crate::grid;
+use crate::search::block32::Single;
+use crate::search::{Levels, Offset};
+
 /// Five bits with an offset.
 pub struct Q5_1;
+
+impl Levels for Q5_1 {
+    const LOW: f32 = 0.0;
+    const HIGH: f32 = 31.0;
+    const OFFSET: Offset = Offset::Free;
+    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5, 1.0];
+    const ROUNDS: usize = 3;
+}
+
+impl Single for Q5_1 {}
 
 impl Layout for Q5_1 {
     const NAME: &'static str = "q5_1";
     const BYTES: usize = 24;
-    const MIN: i8 = 0;
-    const MAX: i8 = 31;
-    const OFFSET: bool = true;
+    const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 31 };
 
     #[inline(always)]
     fn quantize(x: &[f32; N]) -> Block {
         let (low, high) = min_max(x);
-        let d = (high - low) / f32::from(Self::MAX);
+        let d = (high - low) / Self::HIGH;
         let codes = unsigned_codes(x, low, d, 0.5, 31);
         Block { scale: f16_from_f32(d), offset: f16_from_f32(low), codes: lower(&codes, 0) }
     }

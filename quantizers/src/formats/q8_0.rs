@@ -11,18 +11,31 @@ use super::block32::{Block, Layout, N, get, inverse, max_abs, put};
 use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 use crate::simd::trunc_within;
 
+use crate::grid;
+use crate::search::block32::Single;
+use crate::search::{Levels, Offset};
+
 /// Eight bits, symmetric.
 pub struct Q8_0;
 
 /// The largest number below one half. Adding a half itself would carry 0.49999997 over to one.
 const BELOW_HALF: f32 = 0.5 - f32::EPSILON / 4.0;
 
+impl Levels for Q8_0 {
+    const LOW: f32 = -128.0;
+    const HIGH: f32 = 127.0;
+    const OFFSET: Offset = Offset::None;
+    const STARTS: &'static [f32] = &[];
+    const ROUNDS: usize = 0;
+}
+
+impl Single for Q8_0 {}
+
 impl Layout for Q8_0 {
     const NAME: &'static str = "q8_0";
     const BYTES: usize = 34;
-    const MIN: i8 = i8::MIN;
-    const MAX: i8 = i8::MAX;
-    const OFFSET: bool = false;
+    const LEVELS: grid::Levels = grid::Levels::Linear { min: -128, max: 127 };
+    const SEARCH: bool = false;
 
     #[inline(always)]
     fn quantize(x: &[f32; N]) -> Block {

@@ -7,7 +7,7 @@ only. The files are committed; run this again only to add a type or an input, an
 commit. Last made with llama.cpp's ggml 0.25.3.
 
     types.txt     id, name, weights per block, bytes per block: every type that ggml knows
-    input.f32     weights to encode, whole blocks of 32
+    input.f32     weights to encode, whole blocks of 32 and of 256
     TYPE.bin      what ggml's reference encoder makes of input.f32
     TYPE.f32      what ggml's decoder makes of TYPE.bin, then of random.bin
     random.bin    arbitrary bytes, cut for each type to whole blocks: decoders see files that others wrote
@@ -30,6 +30,14 @@ TYPES = {
     "q5_0": (6, "quantize_row_q5_0_ref", "dequantize_row_q5_0"),
     "q5_1": (7, "quantize_row_q5_1_ref", "dequantize_row_q5_1"),
     "q8_0": (8, "quantize_row_q8_0_ref", "dequantize_row_q8_0"),
+    "q2_k": (10, "quantize_row_q2_K_ref", "dequantize_row_q2_K"),
+    "q3_k": (11, "quantize_row_q3_K_ref", "dequantize_row_q3_K"),
+    "q4_k": (12, "quantize_row_q4_K_ref", "dequantize_row_q4_K"),
+    "q5_k": (13, "quantize_row_q5_K_ref", "dequantize_row_q5_K"),
+    "q6_k": (14, "quantize_row_q6_K_ref", "dequantize_row_q6_K"),
+    "iq4_nl": (20, "quantize_row_iq4_nl_ref", "dequantize_row_iq4_nl"),
+    "iq4_xs": (23, "quantize_row_iq4_xs_ref", "dequantize_row_iq4_xs"),
+    "mxfp4": (39, "quantize_row_mxfp4_ref", "dequantize_row_mxfp4"),
 }
 
 
@@ -80,7 +88,7 @@ def main(path):
     n = len(weights)
     x = (ctypes.c_float * n)(*weights)
     (HERE / "input.f32").write_bytes(bytes(x))
-    noise = random.Random(3).randbytes(272)
+    noise = random.Random(3).randbytes(1056)
     (HERE / "random.bin").write_bytes(noise)
 
     for name, (kind, encode, decode) in TYPES.items():

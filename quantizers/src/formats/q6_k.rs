@@ -1,0 +1,79 @@
+//! Q6_K: 256 weights in 210 bytes, 6.5625 bits per weight.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..128 | low four bits of codes + 32: of every 128 weights byte `i` of 64 holds weight `i` low and `i + 64` high |
+//! | 128..192 | upper two bits: of every 128 weights byte `i` of 32 holds weights `i`, `i + 32`, `i + 64`, `i + 96`, lowest first |
+//! | 192..208 | sixteen scales, signed bytes |
+//! | 208..210 | step `d` of the scales, F16 |
+//!
+//! `value = d * scale * code`, sixteen groups of 16, codes -32..=31.
+
+use super::block32::{get, put};
+use super::superblock::Layout;
+use crate::bits::{f16_from_f32, f16_to_f32};
+use crate::grid::{self, MAX_GROUPS, Parts};
+use crate::search::superblock::{N, Super};
+use crate::search::{Levels, Offset};
+
+/// Six bits, symmetric, in super-blocks.
+pub struct Q6K;
+
+const BIAS: i8 = 32;
+
+impl Levels for Q6K {
+    const LOW: f32 = -32.0;
+    const HIGH: f32 = 31.0;
+    const OFFSET: Offset = Offset::None;
+    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5];
+    const ROUNDS: usize = 3;
+}
+
+impl Super for Q6K {
+    const GROUPS: usize = 16;
+    const SCALES: (f32, f32) = (-128.0, 127.0);
+    const OFFSETS: f32 = 0.0;
+    const REFINEMENTS: usize = 1;
+}
+
+impl Layout for Q6K {
+    const NAME: &'static str = "q6_k";
+    const BYTES: usize = 210;
+    const LEVELS: grid::Levels = grid::Levels::Linear { min: -32, max: 31 };
+
+    #[inline(always)]
+    fn write(parts: &Parts, codes: &[i8; N], out: &mut [u8]) {
+        for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
+            let code = |i: usize| (codes[i] + BIAS) as u8;
+            for (i, o) in out[half * 64..][..64].iter_mut().enumerate() {
+                *o = (code(i) & 15) | code(i + 64) << 4;
+            }
+            for (i, o) in out[128 + half * 32..][..32].iter_mut().enumerate() {
+                *o = (code(i) >> 4) | (code(i + 32) >> 4 << 2) | (code(i + 64) >> 4 << 4) | (code(i + 96) >> 4 << 6);
+            }
+        }
+        for (o, scale) in out[192..208].iter_mut().zip(parts.scales) {
+            *o = scale as u8;
+        }
+        put(&mut out[208..210], f16_from_f32(parts.step));
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8], codes: &mut [i8; N]) -> Parts {
+        for (half, codes) in codes.as_chunks_mut::<128>().0.iter_mut().enumerate() {
+            let (low, high) = (&bytes[half * 64..][..64], &bytes[128 + half * 32..][..32]);
+            for (quarter, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let low = &low[quarter % 2 * 32..][..32];
+                let nibble = quarter / 2 * 4;
+                for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+                    *code = ((low >> nibble & 15) | ((high >> (2 * quarter) & 3) << 4)) as i8 - BIAS;
+                }
+            }
+        }
+        let mut scales = [0; MAX_GROUPS];
+        for (scale, byte) in scales.iter_mut().zip(&bytes[192..208]) {
+            *scale = *byte as i8;
+        }
+        Parts { step: f16_to_f32(get(&bytes[208..])), offset_step: 0.0, scales, offsets: [0; MAX_GROUPS] }
+    }
+}

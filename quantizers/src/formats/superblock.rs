@@ -1,0 +1,131 @@
+//! What the types with 256 weights in 8 or 16 groups (the K types, IQ4_XS) have in common.
+//!
+//! A type says what its codes and integers can be ([`Levels`], [`Super`]) and where they lie in the block ([`Layout`]);
+//! [`Format`] and [`BlockFormat`] follow from that here.
+
+use super::stored;
+use crate::bits::f16_from_f32;
+use crate::format::{check_lengths, columns_of};
+use crate::grid::{self, MAX_GROUPS, Parts};
+use crate::search::Offset;
+use crate::search::superblock::{self as search, N, Super};
+use crate::simd::{Isa, dispatch};
+use crate::{BlockFormat, Format, Grid, Scales, Spec, spec};
+
+/// One type's layout. Every method must be `#[inline(always)]`: they are compiled once per instruction set.
+pub(super) trait Layout: Super {
+    const NAME: &'static str;
+    const BYTES: usize;
+    const LEVELS: grid::Levels;
+
+    /// Lays a block out in `BYTES` bytes.
+    fn write(parts: &Parts, codes: &[i8; N], out: &mut [u8]);
+    /// The integers, steps and codes that `BYTES` bytes hold.
+    fn read(bytes: &[u8], codes: &mut [i8; N]) -> Parts;
+    /// The level of a code.
+    #[inline(always)]
+    fn level(code: i8) -> f32 {
+        f32::from(code)
+    }
+}
+
+/// The format of a layout.
+pub(super) struct SuperBlock<L>(pub L);
+
+#[inline(always)]
+fn encode_blocks<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) {
+    let columns = importance.as_chunks::<N>().0;
+    let blocks = x.as_chunks::<N>().0.iter().zip(out.chunks_exact_mut(L::BYTES));
+    for ((x, out), importance) in blocks.zip(columns.iter().cycle()) {
+        let parts = search::fit::<L>(x, importance);
+        let grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
+        let mut codes = [0; N];
+        grid.nearest_all(x, &mut codes);
+        L::write(&parts, &codes, out);
+    }
+}
+
+#[inline(always)]
+fn decode_blocks<L: Layout>(bytes: &[u8], out: &mut [f32]) {
+    for (bytes, out) in bytes.chunks_exact(L::BYTES).zip(out.as_chunks_mut::<N>().0) {
+        let mut codes = [0; N];
+        let parts = L::read(bytes, &mut codes);
+        let grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
+        let len = N / L::GROUPS;
+        for (g, (out, codes)) in out.chunks_exact_mut(len).zip(codes.chunks_exact(len)).enumerate() {
+            let (scale, offset) = (grid.scale[g], grid.offset[g]);
+            for (o, code) in out.iter_mut().zip(codes) {
+                *o = scale * L::level(*code) + offset;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn fit_blocks<L: Layout>(x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+    let columns = importance.as_chunks::<N>().0;
+    let blocks = x.as_chunks::<N>().0.iter().zip(grids);
+    for ((x, grid), importance) in blocks.zip(columns.iter().cycle()) {
+        *grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, search::fit::<L>(x, importance), L::LEVELS);
+    }
+}
+
+dispatch!(pub(super) fn search_with<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_blocks::<L>);
+dispatch!(pub(super) fn decode_with<L: Layout>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
+dispatch!(fn fit_with<L: Layout>(x: &[f32], importance: &[f32], grids: &mut [Grid]) = fit_blocks::<L>);
+
+impl<L: Layout> Format for SuperBlock<L> {
+    fn spec(&self) -> &'static Spec {
+        spec::by_name(L::NAME).expect("a row of SPECS")
+    }
+
+    fn encode(&self, x: &[f32], scales: Scales, out: &mut [u8]) {
+        check_lengths(self.spec(), x.len(), out.len());
+        let Scales::Search(importance) = scales else { panic!("{} has no reference encoder: search", L::NAME) };
+        search_with::<L>(Isa::best(), x, columns_of(self.spec(), x.len(), importance), out);
+    }
+
+    fn has_reference(&self) -> bool {
+        false
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        check_lengths(self.spec(), out.len(), bytes.len());
+        decode_with::<L>(Isa::best(), bytes, out);
+    }
+
+    fn as_blocks(&self) -> Option<&dyn BlockFormat> {
+        Some(self)
+    }
+}
+
+impl<L: Layout> BlockFormat for SuperBlock<L> {
+    fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+        let columns = columns_of(self.spec(), x.len(), Some(importance));
+        assert_eq!(x.len(), grids.len() * N, "{}: weights against {} grids", L::NAME, grids.len());
+        fit_with::<L>(Isa::best(), x, columns, grids);
+    }
+
+    fn pack(&self, grid: &Grid, codes: &[i8], block: &mut [u8]) {
+        assert_eq!((codes.len(), block.len()), (N, L::BYTES), "{}: codes and bytes of one block", L::NAME);
+        assert_eq!(grid.group_len, N / L::GROUPS, "{}: weights per scale", L::NAME);
+        grid.levels.check(L::NAME, codes);
+        let parts = grid.parts.unwrap_or_else(|| panic!("{}: a grid of another format", L::NAME));
+        stored(L::NAME, "step", parts.step);
+        stored(L::NAME, "offset step", parts.offset_step);
+        let (low, high) = L::SCALES;
+        for g in 0..MAX_GROUPS {
+            let (s, o) = (f32::from(parts.scales[g]), f32::from(parts.offsets[g]));
+            assert!(s >= low && s <= high, "{}: scale {s} of group {g} not in {low}..={high}", L::NAME);
+            assert!(o <= L::OFFSETS, "{}: offset {o} of group {g} above {}", L::NAME, L::OFFSETS);
+        }
+        assert!(L::OFFSET != Offset::None || f16_from_f32(parts.offset_step) == 0, "{} stores no offset", L::NAME);
+        L::write(&parts, codes.as_chunks().0.first().expect("checked above"), block);
+    }
+
+    fn unpack(&self, block: &[u8], codes: &mut [i8]) -> Grid {
+        assert_eq!((codes.len(), block.len()), (N, L::BYTES), "{}: codes and bytes of one block", L::NAME);
+        let parts = L::read(block, codes.as_chunks_mut().0.first_mut().expect("checked above"));
+        Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS)
+    }
+}

@@ -1,0 +1,50 @@
+//! The search for blocks of 32 weights, each with a scale (and an offset) of its own: eight blocks side by side.
+
+use super::groups::{search, totals};
+use super::lanes::{LANES, each};
+use super::{F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, unit};
+
+/// Weights of a block.
+pub(crate) const N: usize = 32;
+
+/// A format of blocks of 32.
+pub(crate) trait Single: Levels {
+    /// Blocks whose largest magnitude is below this are stored as zeros.
+    const VANISHING: f32 = F16_VANISHING;
+
+    /// The number nearest to `scale` that the block can store.
+    #[inline(always)]
+    fn storable(scale: f32) -> f32 {
+        finite_f16(scale)
+    }
+}
+
+/// Scale and offset, as stored, of at most eight blocks. `importance`: of each block. Lanes without a block hold
+/// nothing of use.
+#[inline(always)]
+pub(crate) fn fit<'a, T: Single>(
+    x: &[[f32; N]],
+    importance: &mut impl Iterator<Item = &'a [f32; N]>,
+) -> ([f32; LANES], [f32; LANES]) {
+    let zero = [0.0; LANES];
+    let (mut xs, mut ws) = ([zero; N], [[1.0; LANES]; N]);
+    let mut units = [Unit { up: 0.0, down: 0.0 }; LANES];
+    for (l, (x, importance)) in x.iter().zip(importance).enumerate() {
+        units[l] = unit(max_abs(x), T::VANISHING);
+        let (mut scaled, mut w) = ([0.0; N], [0.0; N]);
+        for (s, x) in scaled.iter_mut().zip(x) {
+            *s = x * units[l].up;
+        }
+        error_weights(&scaled, importance, &mut w);
+        for i in 0..N {
+            xs[i][l] = scaled[i];
+            ws[i][l] = w[i];
+        }
+    }
+    let snap = |scale: [f32; LANES], offset: [f32; LANES]| {
+        let scale = each(|l| T::storable(scale[l] * units[l].down) * units[l].up);
+        (scale, if T::OFFSET == Offset::None { offset } else { each(|l| units[l].snap(offset[l])) })
+    };
+    let fit = search::<T>(&xs, &ws, &totals(&ws), snap);
+    (each(|l| T::storable(fit.scale[l] * units[l].down)), each(|l| finite_f16(fit.offset[l] * units[l].down)))
+}

@@ -1,0 +1,162 @@
+//! The weighted scale search: one for every block format.
+//!
+//! Given weights `x` and the importance of each column it looks for the scales (and offsets) whose grid has the
+//! smallest sum of `weight * (x - nearest(x))^2`. That sum has many local minima, one basin for every assignment of
+//! codes, so the search is: from several starts, take the nearest codes, solve for the best scale and offset of
+//! those codes (weighted least squares), and again ([`groups`]). A super-block then has to express its groups' scales
+//! as small integers times a common step: [`superblock`] chooses step and integers by the same sum, not by the
+//! distance of the scales, and takes the nearest codes anew for every trial.
+//!
+//! Eight groups are worked on side by side, one in each lane of a vector, so that no sum is ever taken across lanes
+//! and the source compiles to the same bytes for every instruction set ([`lanes`]).
+//!
+//! Everything is computed on weights scaled by a power of two so that the largest is between one and two: squares
+//! neither vanish nor overflow, and scaling by powers of two loses nothing.
+
+pub(crate) mod block32;
+pub(crate) mod groups;
+pub(crate) mod lanes;
+pub(crate) mod superblock;
+
+use crate::bits::{f16_from_f32, f16_to_f32};
+
+/// What one group's codes can be, and how a search rounds to them.
+pub(crate) trait Levels: Send + Sync + 'static {
+    /// Lowest and highest level.
+    const LOW: f32;
+    const HIGH: f32;
+    /// About the distance between levels at the ends: what starts of a search are spread by.
+    const SPACING: f32 = 1.0;
+    /// What offsets there are.
+    const OFFSET: Offset;
+    /// Starts of a group's search: how many spacings the range of levels is taken to be wider than it is (narrower:
+    /// negative, which clips the largest weights).
+    const STARTS: &'static [f32];
+    /// How often codes and scale are improved in turn from each start.
+    const ROUNDS: usize;
+
+    /// The level nearest to `target`; ties may go either way.
+    #[inline(always)]
+    fn nearest(target: f32) -> f32 {
+        lanes::round(lanes::clamp(target, Self::LOW, Self::HIGH))
+    }
+}
+
+/// What offsets a format's groups may have.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Offset {
+    /// None: level zero is the number zero.
+    None,
+    /// Any number.
+    Free,
+    /// Not above zero, so that zero lies within the range.
+    NotPositive,
+}
+
+/// Blocks whose largest magnitude is below 2^-26 are stored as zeros where scales are half precision: the smallest, 2^-24,
+/// comes no nearer.
+pub(crate) const F16_VANISHING: f32 = 1.0 / (1u32 << 26) as f32;
+
+/// The power of two that brings a magnitude to between one and two; zeros for magnitudes below `vanishing`.
+#[inline(always)]
+pub(crate) fn unit(max_abs: f32, vanishing: f32) -> Unit {
+    // At most 2^126, whose inverse is no subnormal.
+    let exponent = (max_abs.to_bits() & (0xff << 23)).min(253 << 23);
+    if max_abs < vanishing {
+        return Unit { up: 0.0, down: 0.0 };
+    }
+    Unit { up: f32::from_bits((254 << 23) - exponent), down: f32::from_bits(exponent) }
+}
+
+/// A power of two that weights were multiplied with (`up`) and its inverse.
+#[derive(Clone, Copy)]
+pub(crate) struct Unit {
+    pub up: f32,
+    pub down: f32,
+}
+
+/// Largest finite F16.
+const F16_MAX: f32 = 65504.0;
+
+/// The finite F16 nearest to `x`.
+#[inline(always)]
+pub(crate) fn finite_f16(x: f32) -> f32 {
+    f16_to_f32(f16_from_f32(lanes::clamp(x, -F16_MAX, F16_MAX)))
+}
+
+impl Unit {
+    /// The number nearest to `scaled` whose true size is a finite F16, as the decoder will see it.
+    #[inline(always)]
+    pub fn snap(self, scaled: f32) -> f32 {
+        finite_f16(scaled * self.down) * self.up
+    }
+}
+
+/// Columns count at least this much of the mean importance: where importance says nothing (a column whose input was
+/// always zero), weights are still rounded sensibly.
+const LEAST_IMPORTANCE: f32 = 1e-5;
+
+/// What a squared error of each weight of a block counts: E[x^2] of the column, times the root of the block's mean
+/// square plus the weight's own square.
+#[inline(always)]
+pub(crate) fn error_weights(x: &[f32], importance: &[f32], w: &mut [f32]) {
+    relative(importance, w);
+    let mut squares = [0.0; lanes::LANES];
+    for x in x.as_chunks::<{ lanes::LANES }>().0 {
+        for l in 0..lanes::LANES {
+            squares[l] += x[l] * x[l];
+        }
+    }
+    let mean = lanes::sum(&squares) / x.len() as f32;
+    for (w, x) in w.iter_mut().zip(x) {
+        *w *= (mean + x * x).sqrt();
+    }
+}
+
+/// Largest magnitude of whole vectors of weights.
+#[inline(always)]
+pub(crate) fn max_abs(x: &[f32]) -> f32 {
+    let mut tops = [0.0; lanes::LANES];
+    for x in x.as_chunks::<{ lanes::LANES }>().0 {
+        for l in 0..lanes::LANES {
+            tops[l] = lanes::max(x[l].abs(), tops[l]);
+        }
+    }
+    let mut top = 0.0;
+    for t in tops {
+        top = lanes::max(t, top);
+    }
+    top
+}
+
+/// The importance of a block's columns in units of their mean; ones if it says nothing (all zero, or not finite).
+///
+/// Anything that is not a positive number counts as zero.
+#[inline(always)]
+fn relative(importance: &[f32], out: &mut [f32]) {
+    let mut top = 0.0f32;
+    for &v in importance {
+        top = if v > top { v } else { top };
+    }
+    let usable = top > 0.0 && top.is_finite();
+    let mut sums = [0.0f32; lanes::LANES];
+    // Divided by the largest first: the sum of large numbers might overflow.
+    for (out, v) in
+        out.as_chunks_mut::<{ lanes::LANES }>().0.iter_mut().zip(importance.as_chunks::<{ lanes::LANES }>().0)
+    {
+        for l in 0..lanes::LANES {
+            out[l] = if !usable {
+                1.0
+            } else if v[l] > 0.0 {
+                v[l] / top
+            } else {
+                0.0
+            };
+            sums[l] += out[l];
+        }
+    }
+    let mean = lanes::sum(&sums) / importance.len() as f32;
+    for out in out {
+        *out = *out / mean + LEAST_IMPORTANCE;
+    }
+}
