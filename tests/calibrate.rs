@@ -401,11 +401,8 @@ fn importances_reach_the_encoder_and_the_record() {
             record["importance"]["used"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
         assert!(!used.is_empty());
         assert_eq!(record["importance"]["chunks"], 3);
-        assert!(
-            record["notes"].to_string().contains("token_embd.weight: all columns count alike"),
-            "{}",
-            record["notes"]
-        );
+        let notes = record["notes"].to_string();
+        assert!(notes.contains("no importances for token_embd.weight") && notes.contains("count alike"), "{notes}");
         let source = checkpoint::open(Path::new(&out)).unwrap();
         let original = open(name);
         let weights = Weights::bind(&*original.source, &original.model.graph).unwrap();
