@@ -36,6 +36,9 @@ pub(super) trait Simd: Copy {
     /// `a * b + c`, rounded once where the machine can.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
+    /// `out[g]` holds number `g` of every `rows[r]`, at `r`.
+    fn turn(self, rows: [Self::F; 8]) -> [Self::F; 8];
+
     fn wide_load(self, x: &[f32; 16]) -> Self::W;
     fn wide_store(self, x: Self::W, out: &mut [f32; 16]);
     /// `a * b + c` with one `a` for all lanes.
@@ -187,6 +190,17 @@ impl Simd for Plain {
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         each!(8, i, fma(a[i], b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn turn(self, rows: [Self::F; 8]) -> [Self::F; 8] {
+        let mut out = [[0.0; 8]; 8];
+        for (r, row) in rows.iter().enumerate() {
+            for (g, x) in row.iter().enumerate() {
+                out[g][r] = *x;
+            }
+        }
+        out
     }
 
     #[inline(always)]

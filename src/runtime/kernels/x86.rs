@@ -95,6 +95,22 @@ macro_rules! common {
             unsafe { _mm256_fmadd_ps(a, b, c) }
         }
         #[inline(always)]
+        fn turn(self, rows: [__m256; 8]) -> [__m256; 8] {
+            // SAFETY: the token vouches for the instructions. Four bytes move as a number does.
+            unsafe {
+                let mut lanes = [_mm256_setzero_si256(); 8];
+                for i in 0..8 {
+                    lanes[i] = _mm256_castps_si256(rows[i]);
+                }
+                let turned = self.transpose(lanes, 0);
+                let mut out = rows;
+                for i in 0..8 {
+                    out[i] = _mm256_castsi256_ps(turned[i]);
+                }
+                out
+            }
+        }
+        #[inline(always)]
         fn bytes(self, x: &[u8; 32]) -> __m256i {
             // SAFETY: the token vouches for the instructions; 32 bytes are behind the reference.
             unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
