@@ -42,6 +42,14 @@ pub enum Error {
         /// What was found, what was needed.
         what: String,
     },
+    /// Numbers that a method cannot work with.
+    #[error("{tensor}: {what}")]
+    Numbers {
+        /// The parameter's name in the output.
+        tensor: String,
+        /// What was found, what was needed.
+        what: String,
+    },
     /// A key of config.json or of a GGUF header is missing or has a value that cannot be used.
     #[error("{}: {key}: {what}", path.display())]
     Config {
@@ -99,6 +107,11 @@ impl Error {
     /// A tensor that is not what it should be.
     pub fn tensor(path: &Path, tensor: impl Into<String>, what: impl Into<String>) -> Self {
         Error::Tensor { path: path.to_owned(), tensor: tensor.into(), what: what.into() }
+    }
+
+    /// Numbers of a parameter that a method cannot work with.
+    pub fn numbers(tensor: impl Into<String>, what: impl Into<String>) -> Self {
+        Error::Numbers { tensor: tensor.into(), what: what.into() }
     }
 
     /// A configuration key that is missing or unusable.

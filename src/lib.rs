@@ -11,6 +11,7 @@
 //! | [`model`] | what the model computes: its parameters and ops, described once |
 //! | [`weights`] | a checkpoint seen through a model: canonical rows of every parameter |
 //! | [`runtime`] | the model's ops, executed, and the choice of the next token |
+//! | [`calibrate`] | statistics of what every linear multiplies, over a text |
 //! | [`text`] | what turns text into tokens and back: tokenizers, chat templates |
 //! | [`plan`] | type and bytes of every tensor, before any work |
 //! | [`export`] | the output: laid out to the byte, there whole or not at all |
@@ -20,6 +21,7 @@
 //! | [`record`] | what a run did, as JSON |
 //! | [`cli`] | the command line |
 
+pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;
 pub mod error;
@@ -27,6 +29,7 @@ pub mod eval;
 pub mod export;
 pub mod gguf;
 pub mod model;
+pub mod passes;
 pub mod pipeline;
 pub mod plan;
 pub mod record;

@@ -3,6 +3,7 @@
 //! Chunks depend on shapes alone and every chunk has its place in the output, so the bytes are the same for any
 //! number of threads. Memory is one chunk per thread and the input pages of a few megabytes, of one tensor at most.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,10 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use aurora_quantizers::scan::{Scan, scan};
 use aurora_quantizers::{Format, NumError, Scales, formats, par};
 
+pub mod blocks;
+pub mod resume;
+
 use crate::export::{Output, Watch};
+use crate::model::ParamId;
 use crate::plan::{self, Plan, TensorPlan};
 use crate::weights::Weights;
 use crate::{Error, Result};
+use blocks::Solved;
 
 /// Rows of one tensor that one thread works on at a time.
 struct Chunk {
@@ -32,13 +38,27 @@ struct Group {
 /// Chunks per group. Giving pages back interrupts every core, so it is done for a few megabytes at a time.
 const GROUP: usize = 32;
 
-/// Whether every tensor of `plan` can be written, with these scales.
+/// What errors of weights cost, where it is known: of a matrix, E[x^2] of every column's input, `[experts, cols]`.
+pub type Importances = BTreeMap<ParamId, Vec<f32>>;
+
+/// How weights are rounded, beyond what the plan says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rounding<'a> {
+    /// Scales by ggml's formula, instead of searched ones.
+    pub reference: bool,
+    /// What the search weighs errors by; all columns of a matrix without any count alike.
+    pub importances: Option<&'a Importances>,
+    /// What the block loop did before: tensors that are written, and factors for the others.
+    pub solved: Option<&'a Solved>,
+}
+
+/// Whether every tensor of `plan` can be written so.
 ///
 /// # Errors
 /// If there is no encoder for a tensor's type, or none with reference scales where those are asked for; the error says
 /// for which types there is one.
-pub fn check(plan: &Plan, scales: Scales) -> Result<()> {
-    let reference = matches!(scales, Scales::Reference);
+pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
+    let reference = rounding.reference;
     let able = |f: &&dyn Format| !reference || f.has_reference();
     let lacks = |t: &&TensorPlan| formats::by_ggml_id(t.actual.ggml_id).as_ref().is_none_or(|f| !able(f));
     let Some(t) = plan.tensors.iter().find(lacks) else { return Ok(()) };
@@ -51,8 +71,7 @@ pub fn check(plan: &Plan, scales: Scales) -> Result<()> {
     Err(Error::unsupported(format!("{}: {} {what}; {advice}: {}", t.name, t.actual.name, known.join(", "))))
 }
 
-/// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`. `scales`: how the
-/// scales of blocks are chosen.
+/// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`.
 ///
 /// # Panics
 /// If the plan does not pass [`check`].
@@ -60,8 +79,8 @@ pub fn check(plan: &Plan, scales: Scales) -> Result<()> {
 /// # Errors
 /// If a tensor holds values that are not finite or that its format cannot hold, if the disk fails, or if the watch
 /// says to stop. The error is the same for any number of threads.
-pub fn run(weights: &Weights, plan: &Plan, scales: Scales, output: &Output, watch: &dyn Watch) -> Result<()> {
-    let (chunks, groups) = split(weights, plan);
+pub fn run(weights: &Weights, plan: &Plan, rounding: Rounding, output: &Output, watch: &dyn Watch) -> Result<()> {
+    let (chunks, groups) = split(weights, plan, rounding.solved);
     let scans: Vec<Mutex<Scan>> = plan.tensors.iter().map(|_| Mutex::new(Scan::default())).collect();
     let next = AtomicUsize::new(0);
     // A faulty tensor is read to its end, so that the error can count its faults; later tensors are not begun.
@@ -81,7 +100,7 @@ pub fn run(weights: &Weights, plan: &Plan, scales: Scales, output: &Output, watc
                 break;
             }
             let t = &plan.tensors[chunk.tensor];
-            match convert(weights, t, chunk, scales, output, &mut buffers) {
+            match convert(weights, t, chunk, rounding, output, &mut buffers) {
                 Ok(found) => {
                     let group = &groups[chunk.group];
                     if group.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -119,9 +138,12 @@ fn advice(e: &NumError) -> String {
     }
 }
 
-fn split(weights: &Weights, plan: &Plan) -> (Vec<Chunk>, Vec<Group>) {
+fn split(weights: &Weights, plan: &Plan, solved: Option<&Solved>) -> (Vec<Chunk>, Vec<Group>) {
     let (mut chunks, mut groups) = (Vec::new(), Vec::new());
     for (tensor, t) in plan.tensors.iter().enumerate() {
+        if solved.is_some_and(|s| s.written[tensor]) {
+            continue;
+        }
         let step = par::rows_for(par::CHUNK_WEIGHTS, t.cols());
         // Where rows are not read in the order in which they are stored, only the whole tensor can be given back.
         let group_rows = if weights.in_order(t.param) { step * GROUP } else { t.rows() };
@@ -151,7 +173,7 @@ fn convert(
     weights: &Weights,
     t: &TensorPlan,
     chunk: &Chunk,
-    scales: Scales,
+    rounding: Rounding,
     output: &Output,
     buffers: &mut Buffers,
 ) -> Result<Scan> {
@@ -166,10 +188,13 @@ fn convert(
     for (from, bytes) in chunk.rows.clone().step_by(step).zip(bytes.chunks_mut(step * row_bytes)) {
         let rows = from..(from + step).min(chunk.rows.end);
         values.resize(rows.len() * cols, 0.0);
-        weights.rows(t.param, rows, values);
+        weights.rows(t.param, rows.clone(), values);
+        if let Some(solved) = rounding.solved {
+            blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, values);
+        }
         let found = scan(values);
         if found.check(t.actual).is_ok() {
-            format.encode(values, scales, bytes);
+            encode(format, t, rows.start, values, rounding, bytes);
         }
         seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);
     }
@@ -177,4 +202,26 @@ fn convert(
         output.put(chunk.tensor, (chunk.rows.start * row_bytes) as u64, bytes)?;
     }
     Ok(seen)
+}
+
+/// Rounds rows from `first` on.
+fn encode(format: &dyn Format, t: &TensorPlan, first: usize, values: &[f32], rounding: Rounding, bytes: &mut [u8]) {
+    let cols = t.cols();
+    let row_bytes = bytes.len() / (values.len() / cols);
+    if rounding.reference {
+        return format.encode(values, Scales::Reference, bytes);
+    }
+    let importance = rounding.importances.and_then(|all| all.get(&t.param));
+    let Some(importance) = importance else { return format.encode(values, Scales::Search(None), bytes) };
+    // Rows of one expert share its importances.
+    let matrix = t.rows() / (importance.len() / cols);
+    let (mut row, mut values, mut bytes) = (first, values, bytes);
+    while !values.is_empty() {
+        let expert = row / matrix;
+        let rows = ((expert + 1) * matrix - row).min(values.len() / cols);
+        let (now, later) = values.split_at(rows * cols);
+        let (to, rest) = std::mem::take(&mut bytes).split_at_mut(rows * row_bytes);
+        format.encode(now, Scales::Search(Some(&importance[expert * cols..(expert + 1) * cols])), to);
+        (row, values, bytes) = (row + rows, later, rest);
+    }
 }

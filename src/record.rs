@@ -1,7 +1,7 @@
 //! What a run did and measured: the machine-readable truth behind every summary.
 
 use aurora_quantizers::metrics;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::plan::{Plan, TensorPlan};
 
@@ -42,8 +42,77 @@ pub struct RunRecord {
     pub seconds: f64,
     /// Things the user should know.
     pub notes: Vec<String>,
+    /// What errors were weighed by, if by anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance: Option<ImportanceRecord>,
     /// Every tensor.
     pub tensors: Vec<TensorRecord>,
+    /// Every linear that a method worked on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub linears: Vec<LinearRecord>,
+}
+
+/// What errors were weighed by.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImportanceRecord {
+    /// File of statistics; none if they were made on the fly.
+    pub file: Option<String>,
+    /// Texts behind it.
+    pub datasets: Vec<String>,
+    /// Matrices it covers.
+    pub entries: usize,
+    /// Samples behind it.
+    pub chunks: u32,
+    /// Tensors that were rounded with importances.
+    pub used: Vec<String>,
+    /// Tensors with blocks that were rounded with all columns counting alike.
+    pub uniform: Vec<String>,
+}
+
+/// One calibration.
+#[derive(Debug, Clone, Serialize)]
+pub struct CalibrateRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Name and version of this program.
+    pub tool: String,
+    /// The model as it was named; none for a merge.
+    pub model: Option<String>,
+    /// The files that were merged.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub merged: Vec<String>,
+    /// The output's path.
+    pub output: String,
+    /// Size of the output file in bytes.
+    pub file_bytes: u64,
+    /// Texts as they were named.
+    pub datasets: Vec<String>,
+    /// Tokens in a sample.
+    pub context: u32,
+    /// Samples used.
+    pub samples: u32,
+    /// Samples that the texts would have given; none for a merge.
+    pub available: Option<usize>,
+    /// Decided which samples.
+    pub seed: u64,
+    /// Whether X^T X was kept.
+    pub hessian: bool,
+    /// Matrices with statistics.
+    pub entries: usize,
+    /// Experts that saw no token: "matrix, expert number".
+    pub idle_experts: Vec<String>,
+    /// Columns whose input was always zero.
+    pub dead_columns: usize,
+    /// Threads used.
+    pub threads: usize,
+    /// Wall time in seconds.
+    pub seconds: f64,
+    /// Tokens through the model per second.
+    pub tokens_per_second: Option<f64>,
+    /// Most memory this process has had resident, mapped files included, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+    /// Things the user should know.
+    pub notes: Vec<String>,
 }
 
 /// One tensor of a conversion.
@@ -74,6 +143,63 @@ impl From<&TensorPlan> for TensorRecord {
             actual: t.actual.name,
             reason: t.reason.clone(),
             bytes: t.bytes,
+        }
+    }
+}
+
+/// What a method did to one linear.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinearRecord {
+    /// Name of the matrix in the output.
+    pub tensor: String,
+    /// Which expert's, if it has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert: Option<usize>,
+    /// What chose its codes.
+    pub method: String,
+    /// Calibration tokens that it saw.
+    pub tokens: u64,
+    /// Mean squared change of its outputs over the calibration tokens, summed over outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// The same if it were rounded to nearest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_rtn: Option<f64>,
+    /// Added to the Hessian's diagonal, as a share of its mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damping: Option<f64>,
+    /// How often damping had to be raised.
+    pub retries: usize,
+    /// Input channels that were always zero.
+    pub dead_channels: usize,
+    /// Dimensions that the calibration inputs did not fill.
+    pub rank_missing: usize,
+    /// Rows left rounded to nearest, because the method's codes were worse.
+    pub rows_rtn: usize,
+    /// Time in seconds.
+    pub seconds: f64,
+    /// What the user should know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl LinearRecord {
+    /// Nothing done yet.
+    pub fn new(tensor: &str, expert: Option<usize>, tokens: u64) -> Self {
+        LinearRecord {
+            tensor: tensor.to_owned(),
+            expert,
+            method: String::new(),
+            tokens,
+            loss: None,
+            loss_rtn: None,
+            damping: None,
+            retries: 0,
+            dead_channels: 0,
+            rank_missing: 0,
+            rows_rtn: 0,
+            seconds: 0.0,
+            note: None,
         }
     }
 }

@@ -104,7 +104,7 @@ pub fn check_lengths(spec: &Spec, weights: usize, bytes: usize) {
 pub(crate) fn columns_of<'a>(spec: &Spec, weights: usize, importance: Option<&'a [f32]>) -> &'a [f32] {
     const ONES: [f32; 256] = [1.0; 256];
     let columns = importance.unwrap_or(&ONES[..spec.block]);
-    let whole = columns.len().is_multiple_of(spec.block) && (weights == 0 || columns.len() > 0);
+    let whole = columns.len().is_multiple_of(spec.block) && (weights == 0 || !columns.is_empty());
     assert!(
         whole && weights.is_multiple_of(columns.len().max(1)),
         "{}: {weights} weights against importances of {} columns (blocks of {} weights)",

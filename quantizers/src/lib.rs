@@ -15,6 +15,8 @@
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
 //! | [`gptq`] | codes that make up for each other's errors |
 //! | [`cholesky`] | the factor L of a symmetric matrix A = L L^T, the same bits everywhere |
+//! | [`linalg`] | X^T X of activations |
+//! | [`stats`] | what calibration keeps of the inputs of linears |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`awq`] | factors per channel that make rounding hurt less |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
@@ -30,12 +32,14 @@ pub mod format;
 pub mod formats;
 pub mod gptq;
 pub mod grid;
+pub mod linalg;
 pub mod metrics;
 pub mod par;
 pub mod scan;
 mod search;
 pub mod simd;
 pub mod spec;
+pub mod stats;
 
 pub use error::NumError;
 pub use fallback::fallback;
@@ -43,3 +47,4 @@ pub use format::{BlockFormat, Format, Scales};
 pub use grid::Grid;
 pub use scan::{Scan, scan};
 pub use spec::Spec;
+pub use stats::SiteStats;

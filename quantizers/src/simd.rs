@@ -69,6 +69,31 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
+/// As `dispatch!`, for a kernel with one `const FUSED: bool` parameter: true in a copy compiled for a machine with fused
+/// multiply-add, where `mul_add` is one instruction and not a call. Copies round differently, so only for sums that no
+/// file's bytes depend on.
+macro_rules! dispatch_fused {
+    ($vis:vis fn $name:ident ($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $kernel:ident) => {
+        $vis fn $name (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+            #[target_feature(enable = "avx2,fma")]
+            fn fused($($arg: $ty),*) $(-> $ret)? {
+                $kernel::<true>($($arg),*)
+            }
+            match isa.0 {
+                #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+                #[allow(unsafe_code)]
+                // SAFETY: an `Isa` of this level exists only where AVX2 was detected, and FMA is looked for here.
+                $crate::simd::Level::Avx2 if std::arch::is_x86_feature_detected!("fma") => unsafe {
+                    fused($($arg),*)
+                },
+                _ => $kernel::<{ cfg!(target_arch = "aarch64") }>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use dispatch_fused;
+
 /// `x` cut off towards zero and held within `low..=high`; NaN gives `high`. One instruction per step, where the
 /// saturating `as` takes several.
 ///

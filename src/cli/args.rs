@@ -47,7 +47,8 @@ pub struct Common {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Convert(Convert),
+    Convert(Box<Convert>),
+    Calibrate(Calibrate),
     Inspect(Inspect),
     Eval(Eval),
     Bench(Bench),
@@ -70,8 +71,9 @@ pub struct Convert {
     /// Output file [default: MODEL-TYPE.gguf in the current directory].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// How weights are rounded.
-    #[arg(long, default_value = "rtn", value_parser = PossibleValuesParser::new(crate::cli::convert::METHODS))]
+    /// How codes are chosen, one method or several joined by +: rtn rounds each weight to the nearest; gptq chooses codes so
+    /// that the errors of a row cancel on the calibration text.
+    #[arg(long, default_value = "rtn", value_name = "METHOD")]
     pub method: String,
     /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
     /// those where errors cost most.
@@ -96,6 +98,19 @@ pub struct Convert {
     /// says].
     #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = tensor_types(), hide_possible_values = true)]
     pub embedding_type: Option<String>,
+    /// Weigh errors by how large each weight's inputs are: statistics of `aurora-quant calibrate` or of llama-imatrix
+    /// (.gguf or .dat). Matrices that it does not cover are rounded as if all columns counted alike.
+    #[arg(long, value_name = "FILE", conflicts_with = "calibrate", help_heading = "Importance")]
+    pub imatrix: Option<PathBuf>,
+    /// The same with statistics made now, of the texts named with --text.
+    #[arg(long, requires = "text", help_heading = "Importance")]
+    pub calibrate: bool,
+    /// What it is calibrated on.
+    #[command(flatten)]
+    pub sampling: Sampling,
+    /// How methods that solve are to do it.
+    #[command(flatten)]
+    pub solving: Solving,
     /// Name of the pre-tokenizer, where it is not recognised (llama-bpe, qwen2, gpt-2, ...).
     #[arg(long, value_name = "NAME")]
     pub pre: Option<String>,
@@ -111,6 +126,91 @@ pub struct Convert {
     /// Accept a GGUF file that is quantised already; what its rounding lost stays lost.
     #[arg(long)]
     pub allow_requantize: bool,
+}
+
+/// What can be set of the methods that look at the calibration text.
+#[derive(Debug, clap::Args)]
+pub struct Solving {
+    /// GPTQ: share of the mean diagonal that is added to a Hessian's; it is raised until the factorisation succeeds, which
+    /// the report says.
+    #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = damping, help_heading = "Methods")]
+    pub damp: f64,
+    /// GPTQ: static visits columns by descending activation, with scales fixed before; none goes from left to right, with
+    /// scales refitted on the way.
+    #[arg(long, value_name = "ORDER", default_value = "static", value_parser = ["static", "none"], help_heading = "Methods")]
+    pub act_order: String,
+    /// GPTQ: most rounds of coordinate descent on the codes after solving.
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Methods")]
+    pub refine: usize,
+    /// Whose outputs the next block is calibrated on: those of the original model, or of the blocks as written.
+    #[arg(long, value_name = "CHAIN", default_value = "float", value_parser = ["float", "quantized"], help_heading = "Methods")]
+    pub propagate: String,
+    /// Keep what is done beside the output (FILE.resume) after every block, and go on from there if an earlier run was
+    /// stopped; the result is the same, byte for byte.
+    #[arg(long, help_heading = "Methods")]
+    pub resume: bool,
+}
+
+fn damping(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x| *x > 0.0 && *x <= 1.0).ok_or_else(|| "must be above 0 and at most 1".to_owned())
+}
+
+/// Which part of which text a model is calibrated on.
+#[derive(Debug, clap::Args)]
+pub struct Sampling {
+    /// UTF-8 text to calibrate on, like what the model will be used for; a .jsonl file has a "text" or the "messages" of
+    /// a conversation in every line. May be given several times.
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    pub text: Vec<PathBuf>,
+    /// Tokens in a sample [default: 512, or the model's context if that is shorter].
+    #[arg(short, long, value_name = "N", help_heading = "Calibration")]
+    pub context: Option<usize>,
+    /// Use only so many samples, drawn from the whole text [default: all].
+    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    pub samples: Option<NonZeroUsize>,
+    /// Which samples are drawn.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Calibration")]
+    pub seed: u64,
+}
+
+/// Collect statistics of what every matrix multiplies, for rounding that knows which weights matter.
+///
+/// Runs the model over a text and keeps, for every input channel of every linear, the sum of squares over tokens. A weight
+/// whose input is large does more harm when it is rounded badly; `convert --imatrix` takes that into account.
+///
+/// A few hundred samples of the kind of text that the model will see are enough. The model runs block by block, so memory
+/// holds one block, and 4 bytes for every token and unit of width. The file is also what llama-quantize --imatrix reads.
+///
+/// With --merge MODEL is left out: files of other runs (other texts, other machines) are added up.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  aurora-quant calibrate Llama-3.2-1B --text corpus.txt               all of the text
+  aurora-quant calibrate Llama-3.2-1B --text chats.jsonl --samples 128 -o chats.gguf
+  aurora-quant calibrate Llama-3.2-1B --text corpus.txt --hessian     with X^T X of every input
+  aurora-quant calibrate --merge a.gguf b.gguf -o both.gguf
+  aurora-quant convert Llama-3.2-1B --type q4_0 --imatrix both.gguf")]
+pub struct Calibrate {
+    /// Checkpoint: directory with config.json, .safetensors file in one, or .gguf file.
+    #[arg(required_unless_present = "merge", conflicts_with = "merge")]
+    pub model: Option<PathBuf>,
+    /// What it is calibrated on.
+    #[command(flatten)]
+    pub sampling: Sampling,
+    /// Keep X^T X of every input too, which takes 2 bytes for every pair of input channels (a width of 4096: 34 MB).
+    #[arg(long, conflicts_with = "merge")]
+    pub hessian: bool,
+    /// Observe the output matrix too (llama-imatrix: --process-output).
+    #[arg(long, conflicts_with = "merge")]
+    pub output_matrix: bool,
+    /// Add up these files of statistics instead.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["text", "context", "samples"])]
+    pub merge: Vec<PathBuf>,
+    /// Output file [default: MODEL-imatrix.gguf in the current directory, imatrix.gguf for --merge].
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace the output file if it exists.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Show what is in a checkpoint: architecture, metadata, tensors, types and sizes.

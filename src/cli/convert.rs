@@ -6,24 +6,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use aurora_quantizers::Scales;
 use aurora_quantizers::spec::Kind;
 use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::args::{Common, Convert};
-use super::{signals, ui};
+use super::{calibrate, signals, ui};
+use crate::calibrate::imatrix::{Imatrix, Importances};
 use crate::checkpoint::{self, Config, TensorSource};
 use crate::export::{self, EXPORTERS, Output, Watch};
-use crate::model::{self, Model};
-use crate::pipeline;
+use crate::gguf::{Metadata, Value, string};
+use crate::model::{self, Model, ModelGraph};
+use crate::passes::{self, Pass, Settings};
+use crate::pipeline::blocks::{Job, Propagate, Solved};
+use crate::pipeline::resume::Resume;
+use crate::pipeline::{self, Rounding};
 use crate::plan::{self, FileType, Plan, Rules};
-use crate::record::{self, RunRecord};
+use crate::record::{self, ImportanceRecord, LinearRecord, RunRecord};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
-/// Method chains that can be asked for.
-pub const METHODS: [&str; 1] = ["rtn"];
+/// Samples that a method is calibrated on, unless asked otherwise.
+const SAMPLES: usize = 128;
 
 /// Ways to find scales that can be asked for.
 pub const SCALES: [&str; 2] = ["search", "reference"];
@@ -31,6 +35,7 @@ pub const SCALES: [&str; 2] = ["search", "reference"];
 /// Runs the command.
 pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let started = Instant::now();
+    refuse_idle_options(args)?;
     let source = checkpoint::open(&args.model)?;
     let source = source.as_ref();
     if let Config::HuggingFace(config) = source.config() {
@@ -38,34 +43,51 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         config.refuse_quantized()?;
     }
     refuse_quantized(source, args.allow_requantize)?;
+    let passes = passes(args)?;
     let model = model::describe(source.config(), &|name| source.find(name).is_some())?;
     let weights = Weights::bind(source, &model.graph)?;
     let plan = Plan::new(&model, &rules(args)?)?;
     refuse_fallbacks(&plan, args.strict)?;
-    let scales = if args.scales == SCALES[1] { Scales::Reference } else { Scales::Search(None) };
-    pipeline::check(&plan, scales)?;
-    let (metadata, mut notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
+    let reference = args.scales == SCALES[1];
+    pipeline::check(&plan, Rounding { reference, ..Rounding::default() })?;
     let exporter = EXPORTERS[0];
-    let layout = exporter.layout(&plan, &metadata)?;
     let path = match &args.output {
         Some(path) => path.clone(),
         None => default_output(source, FileType::by_name(&args.file_type)?, exporter.name()),
     };
+    // Before a calibration, which may take an hour.
+    let file = (!args.dry_run).then(|| destination(&path, args.force)).transpose()?;
+    let stop = signals::stop_flag()?;
+    let importance = importance(args, source, &model, &weights, common, &stop)?;
+    let (mut metadata, mut notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
+    let weighed = importance.as_ref().map(|(file, found)| weigh(args, &plan, &model.graph, file, found, &mut notes));
+    if let Some(weighed) = &weighed {
+        keys(weighed, &mut metadata);
+    }
+    let layout = exporter.layout(&plan, &metadata)?;
     if args.output_type.is_some() && model.hyper.tied {
         notes.push(
             "--output-type has no effect: this model's output matrix is its embedding (--embedding-type)".to_owned(),
         );
     }
     let mut record = record(args, &model, &plan, &path, layout.size, notes);
-    if !args.dry_run {
-        let path = destination(&path, args.force)?;
-        let stop = signals::stop_flag()?;
+    record.importance = weighed;
+    if let Some(path) = file {
         let output = Output::begin(&path, layout, args.force)?;
         let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
-        pipeline::run(&weights, &plan, scales, &output, &watch)?;
+        let importances = importance.as_ref().map(|(_, found)| &found.values);
+        let solved = passes
+            .map(|passes| solve(args, &passes, source, &model, &weights, &plan, &path, &output, &watch))
+            .transpose()?;
+        let rounding = Rounding { reference, importances, solved: solved.as_ref().map(|(solved, _)| solved) };
+        pipeline::run(&weights, &plan, rounding, &output, &watch)?;
         watch.bar.set_message("flushing to the disk");
         output.finish(&watch)?;
         watch.bar.finish_and_clear();
+        if let Some((solved, resume)) = solved {
+            record.linears = solved.linears;
+            resume.into_iter().for_each(Resume::remove);
+        }
     }
     record.seconds = started.elapsed().as_secs_f64();
     if common.json {
@@ -76,6 +98,175 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     }
     summary(&record, &plan, common);
     Ok(())
+}
+
+/// Options of a calibration that is not asked for would be ignored.
+fn refuse_idle_options(args: &Convert) -> Result<()> {
+    let s = &args.sampling;
+    let given = !s.text.is_empty() || s.context.is_some() || s.samples.is_some();
+    match given && !args.calibrate {
+        true => Err(Error::unsupported("--text, --context and --samples need --calibrate")),
+        false => Ok(()),
+    }
+}
+
+/// The statistics that were asked for, and what they say of this model. A dry run makes none.
+fn importance(
+    args: &Convert,
+    source: &dyn TensorSource,
+    model: &Model,
+    weights: &Weights,
+    common: &Common,
+    stop: &Arc<AtomicBool>,
+) -> Result<Option<(Imatrix, Importances)>> {
+    let file = match &args.imatrix {
+        Some(path) => Imatrix::open(path)?,
+        None if args.calibrate && !args.dry_run => {
+            calibrate::on_the_fly(&args.sampling, source, model, weights, common, Arc::clone(stop))?
+        }
+        None => return Ok(None),
+    };
+    let found = file.importances(&model.graph)?;
+    Ok(Some((file, found)))
+}
+
+/// Which tensors of the plan are rounded with importances.
+fn weigh(
+    args: &Convert,
+    plan: &Plan,
+    graph: &ModelGraph,
+    file: &Imatrix,
+    found: &Importances,
+    notes: &mut Vec<String>,
+) -> ImportanceRecord {
+    let blocks = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
+    let (used, uniform): (Vec<_>, Vec<_>) = blocks.partition(|t| found.values.contains_key(&t.param));
+    let names = |tensors: Vec<&plan::TensorPlan>| tensors.into_iter().map(|t| t.name.clone()).collect::<Vec<_>>();
+    let (used, uniform) = (names(used), names(uniform));
+    if !uniform.is_empty() {
+        notes.push(format!("no importances for {}: all columns count alike", uniform.join(", ")));
+    }
+    for (id, expert) in &found.idle {
+        let name = &graph.param(*id).name;
+        notes.push(format!("{name}: expert {expert} saw no token; its columns count alike"));
+    }
+    ImportanceRecord {
+        file: args.imatrix.as_ref().map(|p| p.display().to_string()),
+        datasets: file.origin.datasets.clone(),
+        entries: file.entries.len(),
+        chunks: file.origin.chunks,
+        used,
+        uniform,
+    }
+}
+
+/// What llama-quantize writes into the header about importances. Its texts end after 127 bytes; so do these.
+fn keys(weighed: &ImportanceRecord, metadata: &mut Metadata) {
+    const LONGEST: usize = 127;
+    let text = |s: &str| {
+        let end = (0..=s.len().min(LONGEST)).rev().find(|&end| s.is_char_boundary(end)).unwrap_or(0);
+        string(&s[..end])
+    };
+    let number = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
+    if let Some(file) = &weighed.file {
+        metadata.set("quantize.imatrix.file", text(file));
+    }
+    if let Some(dataset) = weighed.datasets.first() {
+        metadata.set("quantize.imatrix.dataset", text(dataset));
+    }
+    metadata.set("quantize.imatrix.entries_count", number(weighed.entries));
+    if weighed.chunks > 0 {
+        metadata.set("quantize.imatrix.chunks_count", Value::U32(weighed.chunks));
+    }
+}
+
+/// Whether a method other than rounding to nearest is asked for.
+fn solves(args: &Convert) -> bool {
+    !args.method.eq_ignore_ascii_case("rtn")
+}
+
+/// The passes of the method, if it is more than rounding to nearest.
+fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
+    let solving = &args.solving;
+    let settings =
+        Settings { damp: solving.damp, act_order: Some(solving.act_order == "static"), refine: solving.refine };
+    let chain = passes::chain(&args.method, &settings)?;
+    if !solves(args) {
+        return Ok(None);
+    }
+    let other = [(args.imatrix.is_some(), "--imatrix"), (args.scales == SCALES[1], "--scales reference")];
+    if let Some((_, option)) = other.iter().find(|(given, _)| *given) {
+        let what = format!("--method {} makes its own statistics and scales; leave out {option}", args.method);
+        return Err(Error::unsupported(what));
+    }
+    Ok(Some(chain))
+}
+
+/// Runs the passes block by block, and says what is left.
+#[allow(clippy::too_many_arguments)] // Everything that a conversion has, once.
+fn solve(
+    args: &Convert,
+    passes: &[Box<dyn Pass>],
+    source: &dyn TensorSource,
+    model: &Model,
+    weights: &Weights,
+    plan: &Plan,
+    path: &Path,
+    output: &Output,
+    watch: &Progress,
+) -> Result<(Solved, Option<Resume>)> {
+    let data = calibrate::dataset(&args.sampling, Some(SAMPLES), source, model)?;
+    let propagate = if args.solving.propagate == "float" { Propagate::Float } else { Propagate::Quantized };
+    let resume = match args.solving.resume {
+        true => Some(Resume::open(Resume::directory(path), &job(args, source, plan, &data.samples))?),
+        false => None,
+    };
+    let job = Job { samples: &data.samples, passes, propagate };
+    let solved = pipeline::blocks::run(model, weights, plan, &job, resume.as_ref(), output, watch)?;
+    Ok((solved, resume))
+}
+
+/// All that the bytes of a run depend on, a line each.
+fn job(args: &Convert, source: &dyn TensorSource, plan: &Plan, samples: &[Vec<u32>]) -> String {
+    let mut sum = Fnv::new();
+    samples.iter().flatten().for_each(|token| sum.add(&token.to_le_bytes()));
+    let tokens: usize = samples.iter().map(Vec::len).sum();
+    let mut types = Fnv::new();
+    plan.tensors.iter().for_each(|t| types.add(format!("{} {}\n", t.name, t.actual.name).as_bytes()));
+    let mut tensors = Fnv::new();
+    source.tensors().iter().for_each(|t| {
+        tensors.add(format!("{} {:?} {}\n", t.name, t.shape, t.spec.name).as_bytes());
+        // Some of every tensor's bytes tell one checkpoint from another of its shape without reading it all.
+        let head = t.range.len().min(256);
+        tensors.add(source.bytes(t, 0..head));
+    });
+    format!(
+        "aurora-quant {}\nmodel {} {:016x}\nmethod {} {:?}\ntypes {} {:016x}\ntext {tokens} tokens in {} samples, {:016x}\n",
+        env!("CARGO_PKG_VERSION"),
+        args.model.display(),
+        tensors.0,
+        args.method,
+        (args.solving.damp, &args.solving.act_order, args.solving.refine, &args.solving.propagate),
+        args.file_type,
+        types.0,
+        samples.len(),
+        sum.0
+    )
+}
+
+/// FNV-1a: tells inputs apart that differ by mistake.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
 }
 
 struct Progress {
@@ -93,6 +284,17 @@ impl Watch for Progress {
 
     fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    fn stage(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+        self.bar.tick();
+    }
+
+    fn linear(&self, record: &LinearRecord) {
+        if let (Some(loss), Some(rtn)) = (record.loss, record.loss_rtn) {
+            self.bar.set_message(format!("{}: loss {:.2}x of rounding to nearest", record.tensor, loss / rtn));
+        }
     }
 }
 
@@ -112,7 +314,7 @@ fn rules(args: &Convert) -> Result<Rules> {
     Ok(Rules {
         file_type: FileType::by_name(&args.file_type)?,
         pure: args.pure,
-        calibrated: false,
+        calibrated: args.imatrix.is_some() || args.calibrate || solves(args),
         output: spec(&args.output_type)?,
         embedding: spec(&args.embedding_type)?,
         overrides: overrides.collect::<Result<_>>()?,
@@ -151,7 +353,7 @@ fn refuse_fallbacks(plan: &Plan, strict: bool) -> Result<()> {
 /// Where the output goes: `path` itself, or what it links to.
 ///
 /// Everything that is known to go wrong is found here, before the work: it may take hours.
-fn destination(path: &Path, force: bool) -> Result<PathBuf> {
+pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
     let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !dir.is_dir() {
@@ -213,7 +415,9 @@ fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, no
         threads: rayon::current_num_threads(),
         seconds: 0.0,
         notes,
+        importance: None,
         tensors: record::tensors(plan),
+        linears: Vec::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod convert;
 mod eval;
 mod generate;
@@ -25,6 +26,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.command {
         Command::Convert(a) => start(&args).and_then(|()| convert::run(a, &args.common)),
+        Command::Calibrate(a) => start(&args).and_then(|()| calibrate::run(a, &args.common)),
         Command::Inspect(a) => start(&args).and_then(|()| inspect::run(a, &args.common)),
         Command::Eval(a) => start(&args).and_then(|()| eval::run(a, &args.common)),
         Command::Bench(a) => start(&args).and_then(|()| bench::run(a, &args.common)),

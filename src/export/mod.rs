@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::Result;
 use crate::gguf::Metadata;
 use crate::plan::Plan;
+use crate::record::LinearRecord;
 
 mod atomic;
 pub mod gguf;
@@ -19,6 +20,12 @@ pub trait Watch: Sync {
 
     /// Whether to stop now.
     fn interrupted(&self) -> bool;
+
+    /// What is being done, where no weights are done for a while.
+    fn stage(&self, _what: &str) {}
+
+    /// A linear is solved.
+    fn linear(&self, _record: &LinearRecord) {}
 }
 
 /// An output format.

@@ -29,10 +29,12 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod rope;
+pub mod sites;
 
 pub use graph::{
     Activation, Import, LongFactors, ModelGraph, NormKind, Op, Param, ParamId, Part, Role, RopeStyle, Slot,
 };
+pub use sites::{Producer, Reader, Site};
 
 /// The numbers that fix a model's shape and function, whichever file they came from.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,14 +5,14 @@ use super::cache::{self, Cache, Q8_BLOCK};
 use super::prepared::Params;
 use super::rope::{Frequencies, Kind};
 use super::session::Session;
-use super::{CacheType, Options, Tap, blame};
+use super::{CacheType, Options, Overrides, Tap, blame};
 use crate::model::{Model, ModelGraph, Op};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
 /// Tokens that go through the model together: enough for matrix products to be bound by arithmetic, few enough for
 /// slots to stay small (Llama 1.1B: 60 MB).
-const BATCH: usize = 512;
+pub(super) const BATCH: usize = 512;
 /// Rows whose logits are computed together: 64 of 256,000 numbers are 64 MB.
 const HEAD_ROWS: usize = 64;
 
@@ -35,21 +35,26 @@ impl<'a> Engine<'a> {
     /// If a tensor's type has no kernel, the context is longer than the model allows (or empty), or the cache's type
     /// does not fit the heads.
     pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Engine<'a>> {
-        let most = model.hyper.context;
-        if options.context == 0 || options.context > most {
-            let what = format!("a context of {} tokens; this model allows 1 to {most}", options.context);
-            return Err(Error::unsupported(what));
-        }
-        for (_, dim) in heads(&model.graph) {
-            if options.cache == CacheType::Q8_0 && !dim.is_multiple_of(Q8_BLOCK) {
-                let what =
-                    format!("a q8_0 cache needs heads of a multiple of {Q8_BLOCK} numbers, these have {dim}; use f16");
-                return Err(Error::unsupported(what));
-            }
-        }
-        let params = Params::new(&model.graph, weights)?;
+        check(model, options)?;
+        let graph = &model.graph;
+        let ops = graph.embed.iter().chain(graph.blocks.iter().flatten()).chain(&graph.head);
+        Self::of(model, weights, options, ops, None)
+    }
+
+    /// Prepares what some of the ops use, so that these can be run.
+    ///
+    /// # Errors
+    /// If a tensor's type has no kernel.
+    pub(super) fn of<'g>(
+        model: &'a Model,
+        weights: &'a Weights<'a>,
+        options: Options,
+        ops: impl IntoIterator<Item = &'g Op> + Clone,
+        overrides: Option<&'a Overrides<'a>>,
+    ) -> Result<Engine<'a>> {
+        let params = Params::new(&model.graph, weights, ops.clone(), overrides)?;
         let mut frequencies: Vec<Frequencies> = Vec::new();
-        for kind in model.graph.blocks.iter().flatten().filter_map(|op| Kind::of(op, options.context)) {
+        for kind in ops.into_iter().filter_map(|op| Kind::of(op, options.context)) {
             if frequencies.iter().all(|f| f.kind != kind) {
                 let factors = kind.factors().map(|id| params.vector(id));
                 frequencies.push(Frequencies::new(kind, factors));
@@ -71,7 +76,7 @@ impl<'a> Engine<'a> {
     /// An empty sequence.
     pub fn session(&self) -> Session {
         let cache = |(heads, dim)| Cache::new(self.options.cache, heads, dim);
-        Session { used: 0, caches: heads(&self.model.graph).map(cache).collect() }
+        Session { used: 0, caches: heads(self.model.graph.blocks.iter().flatten()).map(cache).collect() }
     }
 
     /// Runs `tokens` after what the session holds and returns the logits of those from index `from` on,
@@ -151,17 +156,14 @@ impl<'a> Engine<'a> {
         each: Receiver<'_>,
     ) -> Result<()> {
         assert!(from <= tokens.len(), "logits from token {from} of {}", tokens.len());
-        assert_eq!(session.caches.len(), heads(&self.model.graph).count(), "the session is this engine's");
+        let attentions = heads(self.model.graph.blocks.iter().flatten()).count();
+        assert_eq!(session.caches.len(), attentions, "the session is this engine's");
         let (before, context) = (session.used, self.options.context);
         if tokens.len() > context - before {
             let what = format!("{} tokens after {before} do not fit a context of {context}", tokens.len());
             return Err(Error::unsupported(what));
         }
-        let vocab = self.model.graph.slots[self.model.graph.logits.0];
-        if let Some(i) = tokens.iter().position(|&t| t as usize >= vocab) {
-            let what = format!("token {} (number {i}) is outside the vocabulary of {vocab}", tokens[i]);
-            return Err(Error::unsupported(what));
-        }
+        check_tokens(self.model, tokens, context)?;
         // On a thread of the pool, so that handing work to it needs no waking and waiting from outside.
         let result = rayon::scope(|_| {
             for (i, batch) in tokens.chunks(BATCH).enumerate() {
@@ -233,9 +235,47 @@ impl Batch<'_, '_, '_> {
     }
 }
 
+/// Whether the model can be run so.
+///
+/// # Errors
+/// If the context is longer than the model allows (or empty), or the cache's type does not fit the heads.
+pub(super) fn check(model: &Model, options: Options) -> Result<()> {
+    let most = model.hyper.context;
+    if options.context == 0 || options.context > most {
+        let what = format!("a context of {} tokens; this model allows 1 to {most}", options.context);
+        return Err(Error::unsupported(what));
+    }
+    for (_, dim) in heads(model.graph.blocks.iter().flatten()) {
+        if options.cache == CacheType::Q8_0 && !dim.is_multiple_of(Q8_BLOCK) {
+            let what =
+                format!("a q8_0 cache needs heads of a multiple of {Q8_BLOCK} numbers, these have {dim}; use f16");
+            return Err(Error::unsupported(what));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a sequence of these tokens can be run from its start.
+///
+/// # Errors
+/// If they do not fit the context, or one is outside the vocabulary.
+pub(super) fn check_tokens(model: &Model, tokens: &[u32], context: usize) -> Result<()> {
+    if tokens.len() > context {
+        return Err(Error::unsupported(format!("{} tokens do not fit a context of {context}", tokens.len())));
+    }
+    let vocab = model.graph.slots[model.graph.logits.0];
+    match tokens.iter().position(|&t| t as usize >= vocab) {
+        Some(i) => {
+            let what = format!("token {} (number {i}) is outside the vocabulary of {vocab}", tokens[i]);
+            Err(Error::unsupported(what))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Key-value heads and their length, for every attention op in the order in which they run.
-fn heads(graph: &ModelGraph) -> impl Iterator<Item = (usize, usize)> + '_ {
-    graph.blocks.iter().flatten().filter_map(|op| match op {
+pub(super) fn heads<'g>(ops: impl IntoIterator<Item = &'g Op>) -> impl Iterator<Item = (usize, usize)> {
+    ops.into_iter().filter_map(|op| match op {
         Op::Attend { kv_heads, head_dim, .. } => Some((*kv_heads, *head_dim)),
         _ => None,
     })

@@ -6,6 +6,7 @@
 //! | file | what it answers |
 //! |---|---|
 //! | `engine` | what can be asked of a model that runs |
+//! | `blocks` | the same block by block, over many sequences, with weights of the caller's choice |
 //! | `prepared` | parameters in the form in which ops use them |
 //! | `session`, `cache` | one sequence: keys and values of what came before, in tiles |
 //! | `batch` | the ops over one batch's slots; `linear`, `norm`, `rope`, `route` are those that need more than a line |
@@ -20,6 +21,7 @@
 
 mod batch;
 mod blame;
+mod blocks;
 mod cache;
 mod engine;
 mod flash;
@@ -34,6 +36,7 @@ mod route;
 pub mod sampler;
 mod session;
 
+pub use blocks::{Block, BlockRunner, Overrides};
 pub use engine::Engine;
 pub use linear::{LinearInput, Tap};
 pub use session::Session;

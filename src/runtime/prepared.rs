@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use aurora_quantizers::{Scales, Spec, formats};
 
+use super::blocks::Overrides;
 use super::kernels::{self, Matrix};
 use crate::Result;
 use crate::model::{Import, ModelGraph, Op, ParamId};
@@ -29,13 +30,18 @@ pub(super) struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
-    /// Prepares what the ops of `graph` use.
+    /// Prepares what some ops of `graph` use; values in `overrides` take the place of stored ones.
     ///
     /// # Errors
     /// If a matrix's type has no kernel.
-    pub fn new(graph: &ModelGraph, weights: &Weights<'a>) -> Result<Self> {
+    pub fn new<'g>(
+        graph: &ModelGraph,
+        weights: &Weights<'a>,
+        ops: impl IntoIterator<Item = &'g Op>,
+        overrides: Option<&'a Overrides<'a>>,
+    ) -> Result<Self> {
         let mut params: Vec<Prepared> = graph.params.iter().map(|_| Prepared::default()).collect();
-        for op in graph.embed.iter().chain(graph.blocks.iter().flatten()).chain(&graph.head) {
+        for op in ops {
             let (matrix, vectors) = match op {
                 Op::Linear { weight, bias, .. } => (Some(*weight), [*bias, None]),
                 Op::Norm { weight, bias, .. } => (None, [Some(*weight), *bias]),
@@ -45,13 +51,22 @@ impl<'a> Params<'a> {
             if let Some(id) = matrix
                 && params[id.0].matrices.is_empty()
             {
-                (params[id.0].matrices, params[id.0].bytes) = matrices(graph, weights, id)?;
+                (params[id.0].matrices, params[id.0].bytes) = match overrides.and_then(|o| o.get(id)) {
+                    Some((spec, bytes)) => replaced(graph, weights, id, spec, bytes)?,
+                    None => matrices(graph, weights, id)?,
+                };
             }
             for id in vectors.into_iter().flatten() {
                 params[id.0].vector.get_or_insert_with(|| {
                     let param = graph.param(id);
                     let mut vector = vec![0.0; param.len()];
-                    weights.rows(id, 0..param.rows(), &mut vector);
+                    match overrides.and_then(|o| o.get(id)) {
+                        Some((spec, bytes)) => {
+                            let format = formats::by_ggml_id(spec.ggml_id).expect("a format that was written");
+                            format.decode(bytes, &mut vector);
+                        }
+                        None => weights.rows(id, 0..param.rows(), &mut vector),
+                    }
                     vector
                 });
             }
@@ -75,6 +90,34 @@ impl<'a> Params<'a> {
     }
 }
 
+/// The matrices of a value that is not the stored one.
+fn replaced<'a>(
+    graph: &ModelGraph,
+    weights: &Weights<'a>,
+    id: ParamId,
+    spec: &'static Spec,
+    bytes: &'a [u8],
+) -> Result<(Vec<Matrix<'a>>, usize)> {
+    let param = graph.param(id);
+    let (rows, cols) = (param.shape[param.shape.len() - 2], param.cols());
+    known(spec, weights, id)?;
+    let all = param.rows() / rows;
+    assert!(bytes.len().is_multiple_of(all), "{}: {} bytes for {all} matrices", param.name, bytes.len());
+    let matrices = bytes.chunks(bytes.len() / all).map(|bytes| Matrix::new(spec, rows, cols, bytes.into(), None));
+    Ok((matrices.collect(), bytes.len()))
+}
+
+/// Whether a type can be multiplied with.
+fn known(spec: &Spec, weights: &Weights<'_>, id: ParamId) -> Result<()> {
+    if kernels::supported(spec) {
+        return Ok(());
+    }
+    let known = formats::FORMATS.iter().map(|f| f.spec()).filter(|s| kernels::supported(s));
+    let known: Vec<_> = known.map(|s| s.name).collect();
+    let what = format!("type {} cannot be run; there are kernels for {}", spec.name, known.join(", "));
+    Err(weights.error(id, what))
+}
+
 fn matrices<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Result<(Vec<Matrix<'a>>, usize)> {
     let param = graph.param(id);
     let cols = param.cols();
@@ -87,12 +130,7 @@ fn matrices<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Resul
             .as_ref()
             .and_then(|runs| in_place(runs, cols, range.clone()))
             .unwrap_or_else(|| materialised(graph, weights, id, range));
-        if !kernels::supported(spec) {
-            let known = formats::FORMATS.iter().map(|f| f.spec()).filter(|s| kernels::supported(s));
-            let known: Vec<_> = known.map(|s| s.name).collect();
-            let what = format!("type {} cannot be run; there are kernels for {}", spec.name, known.join(", "));
-            return Err(weights.error(id, what));
-        }
+        known(spec, weights, id)?;
         all += bytes.len();
         let order = weights.order(id).map(Vec::into_boxed_slice);
         Ok(Matrix::new(spec, rows, cols, bytes, order))

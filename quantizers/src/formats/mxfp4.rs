@@ -35,6 +35,8 @@ fn stored_code(place: i8) -> u8 {
 
 /// The largest scale that keeps all levels finite: 12 * 2^124.
 const LARGEST: u32 = (124 + 127) << 23;
+/// The smallest that a search gives: 2^-126, no subnormal.
+const SMALLEST: u32 = 1 << 23;
 
 impl Levels for Mxfp4 {
     const LOW: f32 = -12.0;
@@ -65,7 +67,7 @@ impl Single for Mxfp4 {
         // A fraction from the root of two on carries into the exponent.
         const CARRY: u32 = (1 << 23) - (std::f32::consts::SQRT_2.to_bits() & 0x7f_ffff);
         let bits = scale.abs().to_bits() + CARRY;
-        f32::from_bits((bits & (0xff << 23)).min(LARGEST))
+        f32::from_bits((bits & (0xff << 23)).clamp(SMALLEST, LARGEST))
     }
 }
 
@@ -78,7 +80,7 @@ impl Layout for Mxfp4 {
     fn quantize(x: &[f32; N]) -> Block {
         let top = max_abs(x);
         // The logarithm as an F32: just below a power of two it is that of the power, as it is for ggml.
-        let exponent = (f64::from(top).log2() as f32).floor() as i32 - 2 + 127;
+        let exponent = ((f64::from(top).log2() as f32).floor() - 2.0 + 127.0) as i32;
         // Below zero it wraps around, as on x86, and all weights are zero on such a scale.
         let scale = if top > 0.0 { u16::from(exponent as u8) } else { 0 };
         let d = Self::widen(scale);

@@ -32,6 +32,9 @@ pub(crate) trait Levels: Send + Sync + 'static {
     /// Starts of a group's search: how many spacings the range of levels is taken to be wider than it is (narrower:
     /// negative, which clips the largest weights).
     const STARTS: &'static [f32];
+    /// Where to go on from the best found from all starts: factors of its scale, and whether the lowest level keeps its
+    /// value, or else the highest.
+    const KICKS: &'static [(f32, bool)] = &[];
     /// How often codes and scale are improved in turn from each start.
     const ROUNDS: usize;
 
@@ -41,6 +44,13 @@ pub(crate) trait Levels: Send + Sync + 'static {
         lanes::round(lanes::clamp(target, Self::LOW, Self::HIGH))
     }
 }
+
+/// Starts and kicks of evenly spaced levels, chosen by the loss on a trained model's weights. With offsets there are far
+/// more local minima, hence more ways on from the best.
+pub(crate) const SYMMETRIC_STARTS: &[f32] = &[0.0, 0.7];
+pub(crate) const SYMMETRIC_KICKS: &[(f32, bool)] = &[(1.05, true), (0.95, true)];
+pub(crate) const AFFINE_STARTS: &[f32] = &[0.3, 1.2];
+pub(crate) const AFFINE_KICKS: &[(f32, bool)] = &[(1.05, true), (0.95, true), (1.05, false), (0.95, false)];
 
 /// What offsets a format's groups may have.
 #[derive(Clone, Copy, PartialEq)]

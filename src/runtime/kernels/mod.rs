@@ -12,7 +12,7 @@
 //! | `floats` | float products |
 //! | [`tile`] | products of small float matrices, for attention |
 //! | `out` | the result, written by several threads |
-//! | [`vec`](mod@vec) | small helpers over one row: dot, axpy, softmax, norm, and rows of a cache |
+//! | [`vec`](mod@vec) | small helpers over one row: largest value, exponentials, gate |
 //!
 //! A product is split by rows into parts that depend on the shape alone, and every sum is made by one thread in an
 //! order that depends on the shape alone: the number of threads changes nothing. Integer products moreover give the

@@ -30,8 +30,6 @@ pub(super) trait Simd: Copy {
     fn f16_bits(self, x: [u16; 8]) -> Self::F;
     /// 8 upper halves of f32.
     fn bf16(self, x: &[[u8; 2]; 8]) -> Self::F;
-    /// 8 signed bytes.
-    fn i8(self, x: &[u8; 8]) -> Self::F;
     fn to_array(self, x: Self::F) -> [f32; 8];
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
@@ -109,7 +107,7 @@ fn fma(a: f32, b: f32, c: f32) -> f32 {
 
 /// The value of an F16's bits: rebiased by a multiplication, which also takes care of subnormals.
 #[inline(always)]
-pub(super) fn f16_value(h: [u8; 2]) -> f32 {
+fn f16_value(h: [u8; 2]) -> f32 {
     /// 2^112, the difference of the exponents' biases (127 - 15).
     const REBIAS: f32 = f32::from_bits((112 + 127) << 23);
     let h = u32::from(u16::from_le_bytes(h));
@@ -173,10 +171,6 @@ impl Simd for Plain {
     #[inline(always)]
     fn bf16(self, x: &[[u8; 2]; 8]) -> Self::F {
         each!(8, i, f32::from_bits(u32::from(u16::from_le_bytes(x[i])) << 16))
-    }
-    #[inline(always)]
-    fn i8(self, x: &[u8; 8]) -> Self::F {
-        each!(8, i, f32::from(x[i] as i8))
     }
     #[inline(always)]
     fn to_array(self, x: Self::F) -> [f32; 8] {

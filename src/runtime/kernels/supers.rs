@@ -43,7 +43,7 @@ fn bytes(words: [u32; 4]) -> [u8; 16] {
 fn centre(x: u32) -> u32 {
     // With bit 5 flipped, x - 32 has all higher bits set where it is negative: where bit 5 is set now.
     let x = x ^ each(32);
-    x | (x & each(32)) * 6
+    x | ((x & each(32)) * 6)
 }
 
 /// The words of a block from a byte on.

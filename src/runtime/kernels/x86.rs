@@ -73,11 +73,6 @@ macro_rules! common {
             }
         }
         #[inline(always)]
-        fn i8(self, x: &[u8; 8]) -> __m256 {
-            // SAFETY: the token vouches for the instructions; 8 bytes are behind the reference.
-            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast()))) }
-        }
-        #[inline(always)]
         fn to_array(self, x: __m256) -> [f32; 8] {
             let mut out = [0.0; 8];
             // SAFETY: the token vouches for the instructions; 32 bytes are behind the reference.

@@ -1,0 +1,362 @@
+//! What calibration keeps of the inputs of one site: per channel the sum of x^2 and of |x| over tokens, and, if asked
+//! for, the Gram matrix X^T X, from which GPTQ makes its Hessian 2/N X^T X (Frantar et al. 2022, equation 1).
+//!
+//! Sums, not means: sums of parts of a text add up to those of the whole ([`SiteStats::merge`]). They are f64; the
+//! Gram matrix is summed in f32 over a few hundred tokens and in f64 beyond. Order is fixed: the same
+//! bits for any number of threads.
+
+use rayon::prelude::*;
+
+use crate::NumError;
+use crate::linalg::{self, TILE, place, tile_of, tiles_len};
+
+/// Channels that one thread sums at a time.
+const CHANNELS: usize = 256;
+
+/// Statistics of one site's inputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteStats {
+    tokens: u64,
+    sum_sq: Vec<f64>,
+    sum_abs: Vec<f64>,
+    gram: Option<Gram>,
+}
+
+impl SiteStats {
+    /// Of no tokens yet. `gram`: whether X^T X is kept.
+    pub fn new(width: usize, gram: bool) -> Self {
+        let gram = gram.then(|| Gram::new(width));
+        SiteStats { tokens: 0, sum_sq: vec![0.0; width], sum_abs: vec![0.0; width], gram }
+    }
+
+    /// From sums that were stored.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn from_sums(tokens: u64, sum_sq: Vec<f64>, sum_abs: Vec<f64>, gram: Option<Gram>) -> Self {
+        assert_eq!(sum_sq.len(), sum_abs.len(), "channels of both sums");
+        assert!(gram.as_ref().is_none_or(|g| g.width() == sum_sq.len()), "channels of the Gram matrix");
+        SiteStats { tokens, sum_sq, sum_abs, gram }
+    }
+
+    /// Adds tokens. `x`: `[tokens, width]` row-major.
+    ///
+    /// # Errors
+    /// If a number is not finite; the sums are useless then.
+    ///
+    /// # Panics
+    /// If `x` is not whole rows.
+    pub fn add(&mut self, x: &[f32]) -> Result<(), NumError> {
+        let width = self.width();
+        assert!(x.len().is_multiple_of(width), "{} numbers in rows of {width}", x.len());
+        self.tokens += (x.len() / width) as u64;
+        let sums = self.sum_sq.par_chunks_mut(CHANNELS).zip(self.sum_abs.par_chunks_mut(CHANNELS)).enumerate();
+        sums.for_each(|(i, (sq, abs))| {
+            let from = i * CHANNELS;
+            for row in x.chunks_exact(width) {
+                for ((sq, abs), x) in sq.iter_mut().zip(abs.iter_mut()).zip(&row[from..]) {
+                    let x = f64::from(*x);
+                    *sq += x * x;
+                    *abs += x.abs();
+                }
+            }
+        });
+        // In f64 no sum of squares of finite f32 overflows.
+        if !self.sum_sq.iter().all(|s| s.is_finite()) {
+            return Err(not_finite(x));
+        }
+        if let Some(gram) = &mut self.gram {
+            linalg::add_gram(x, gram.width, &mut gram.tiles);
+        }
+        Ok(())
+    }
+
+    /// Tokens seen.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Channels.
+    pub fn width(&self) -> usize {
+        self.sum_sq.len()
+    }
+
+    /// Sum of x^2 over tokens, per channel.
+    pub fn sum_sq(&self) -> &[f64] {
+        &self.sum_sq
+    }
+
+    /// Sum of |x| over tokens, per channel.
+    pub fn sum_abs(&self) -> &[f64] {
+        &self.sum_abs
+    }
+
+    /// E[x^2] per channel: what an error of a weight in this column costs. Zeros if no token was seen.
+    pub fn mean_sq(&self) -> Vec<f32> {
+        self.mean(&self.sum_sq)
+    }
+
+    /// E[|x|] per channel. Zeros if no token was seen.
+    pub fn mean_abs(&self) -> Vec<f32> {
+        self.mean(&self.sum_abs)
+    }
+
+    fn mean(&self, sums: &[f64]) -> Vec<f32> {
+        let n = self.tokens.max(1) as f64;
+        sums.iter().map(|s| (s / n) as f32).collect()
+    }
+
+    /// X^T X, if it was asked for.
+    pub fn gram(&self) -> Option<&Gram> {
+        self.gram.as_ref()
+    }
+
+    /// Adds the sums of other tokens of the same site. The Gram matrix stays only if both have one.
+    ///
+    /// # Panics
+    /// If the widths differ.
+    pub fn merge(&mut self, other: &SiteStats) {
+        assert_eq!(self.width(), other.width(), "channels of the statistics that are merged");
+        self.tokens += other.tokens;
+        let add = |to: &mut [f64], from: &[f64]| to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
+        add(&mut self.sum_sq, &other.sum_sq);
+        add(&mut self.sum_abs, &other.sum_abs);
+        self.gram = match (self.gram.take(), &other.gram) {
+            (Some(mut gram), Some(other)) => {
+                add(&mut gram.tiles, &other.tiles);
+                Some(gram)
+            }
+            _ => None,
+        };
+    }
+
+    /// The statistics of x / s: what they become when the producer absorbs `s` (AWQ).
+    ///
+    /// # Panics
+    /// If `s` has another length.
+    pub fn rescale(&mut self, s: &[f32]) {
+        assert_eq!(s.len(), self.width(), "factors of the channels");
+        let factors = s.iter().map(|&s| f64::from(s));
+        self.sum_sq.iter_mut().zip(factors.clone()).for_each(|(x, s)| *x /= s * s);
+        self.sum_abs.iter_mut().zip(factors).for_each(|(x, s)| *x /= s.abs());
+        if let Some(gram) = &mut self.gram {
+            gram.rescale(s);
+        }
+    }
+}
+
+fn not_finite(x: &[f32]) -> NumError {
+    let count = |f: fn(&f32) -> bool| x.iter().filter(|x| f(x)).count() as u64;
+    let first = x.iter().position(|x| !x.is_finite()).unwrap_or(0) as u64;
+    NumError::NotFinite { nan: count(|x| x.is_nan()), inf: count(|x| x.is_infinite()), first }
+}
+
+/// X^T X, a symmetric matrix: the lower triangle in square tiles.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gram {
+    width: usize,
+    /// See [`linalg::place`]. In tiles on the diagonal only the lower triangle counts.
+    tiles: Vec<f64>,
+}
+
+impl Gram {
+    /// Zeros.
+    pub fn new(width: usize) -> Self {
+        Gram { width, tiles: vec![0.0; tiles_len(width)] }
+    }
+
+    /// From the rows of a lower triangle, one after the other, the diagonal included: `width * (width + 1) / 2` numbers.
+    ///
+    /// # Panics
+    /// If there are fewer or more.
+    pub fn from_lower(width: usize, mut lower: impl Iterator<Item = f64>) -> Self {
+        let mut gram = Gram::new(width);
+        for i in 0..width {
+            for j in 0..=i {
+                let at = place(i, j);
+                gram.tiles[at] = lower.next().expect("numbers of a lower triangle");
+            }
+        }
+        assert!(lower.next().is_none(), "more numbers than a lower triangle of {width} has");
+        gram
+    }
+
+    /// Rows and columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Bytes held for a matrix of that width.
+    pub fn bytes(width: usize) -> usize {
+        tiles_len(width) * size_of::<f64>()
+    }
+
+    /// Element (i, j), which is also (j, i).
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn get(&self, i: usize, j: usize) -> f64 {
+        assert!(i < self.width && j < self.width, "element {i}, {j} of {}", self.width);
+        self.tiles[place(i.max(j), i.min(j))]
+    }
+
+    /// The diagonal: the sums of x^2.
+    pub fn diagonal(&self) -> Vec<f64> {
+        (0..self.width).map(|i| self.tiles[place(i, i)]).collect()
+    }
+
+    /// Elements 0 to i of row i, in f32.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn lower_row(&self, i: usize, out: &mut Vec<f32>) {
+        assert!(i < self.width, "row {i} of {}", self.width);
+        for from in (0..=i).step_by(TILE) {
+            let at = place(i, from);
+            out.extend(self.tiles[at..at + (i + 1 - from).min(TILE)].iter().map(|&x| x as f32));
+        }
+    }
+
+    /// The whole matrix times `factor`, `[width, width]` row-major.
+    pub fn to_square(&self, factor: f64) -> Vec<f32> {
+        let n = self.width;
+        let mut square = vec![0.0; n * n];
+        square.par_chunks_mut(n.max(1)).enumerate().for_each(|(i, row)| {
+            row.iter_mut().enumerate().for_each(|(j, x)| *x = (self.get(i, j) * factor) as f32);
+        });
+        square
+    }
+
+    fn rescale(&mut self, s: &[f32]) {
+        let width = self.width;
+        self.tiles.par_chunks_mut(TILE * TILE).enumerate().for_each(|(at, tile)| {
+            let (i, j) = tile_of(at, width);
+            for (sums, i) in tile.chunks_exact_mut(TILE).zip(i) {
+                sums.iter_mut().zip(j.clone()).for_each(|(x, j)| *x /= f64::from(s[i]) * f64::from(s[j]));
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(n: usize, salt: u32) -> Vec<f32> {
+        let mut state = salt;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        (0..n).map(next).collect()
+    }
+
+    /// The definitions, in f64.
+    fn plainly(x: &[f32], width: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let (mut sq, mut abs, mut gram) = (vec![0.0; width], vec![0.0; width], vec![0.0; width * width]);
+        for row in x.chunks_exact(width) {
+            for (i, &a) in row.iter().enumerate() {
+                sq[i] += f64::from(a) * f64::from(a);
+                abs[i] += f64::from(a).abs();
+                for (j, &b) in row.iter().enumerate() {
+                    gram[i * width + j] += f64::from(a) * f64::from(b);
+                }
+            }
+        }
+        (sq, abs, gram)
+    }
+
+    /// What summing `tokens` products of magnitude at most one in f32 can be off by.
+    fn bound(tokens: usize) -> f64 {
+        let tokens = tokens as f64;
+        tokens * tokens * f64::from(f32::EPSILON) / 2.0 + 1e-6
+    }
+
+    #[test]
+    fn sums_are_those_of_the_definitions() {
+        for (tokens, width) in [(1, 1), (5, 3), (40, 240), (33, 241), (17, 600)] {
+            let x = numbers(tokens * width, 7);
+            let mut stats = SiteStats::new(width, true);
+            // In two calls, as batches come.
+            let half = tokens / 2 * width;
+            stats.add(&x[..half]).unwrap();
+            stats.add(&x[half..]).unwrap();
+            let (sq, abs, gram) = plainly(&x, width);
+            assert_eq!((stats.tokens(), stats.sum_sq(), stats.sum_abs()), (tokens as u64, &sq[..], &abs[..]));
+            let found = stats.gram().unwrap();
+            let square = found.to_square(1.0);
+            let mut lower = Vec::new();
+            for i in 0..width {
+                found.lower_row(i, &mut lower);
+                for j in 0..width {
+                    let apart = (found.get(i, j) - gram[i * width + j]).abs();
+                    assert!(apart <= bound(tokens), "{tokens} x {width} at {i} {j}: {apart:e}");
+                    assert_eq!(square[i * width + j], found.get(i, j) as f32);
+                }
+            }
+            let back = Gram::from_lower(width, lower.iter().map(|&x| f64::from(x)));
+            assert_eq!(back.to_square(1.0), square, "width {width}");
+        }
+    }
+
+    #[test]
+    fn no_number_of_threads_changes_a_bit() {
+        let x = numbers(70 * 700, 3);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut stats = SiteStats::new(700, true);
+            pool.install(|| stats.add(&x)).unwrap();
+            stats
+        };
+        let one = run(1);
+        assert!([2, 5].map(run).iter().all(|other| *other == one));
+    }
+
+    #[test]
+    fn merging_parts_is_the_whole() {
+        let x = numbers(64 * 300, 11);
+        let of = |x: &[f32]| {
+            let mut stats = SiteStats::new(300, true);
+            stats.add(x).unwrap();
+            stats
+        };
+        let (whole, mut merged) = (of(&x), of(&x[..20 * 300]));
+        merged.merge(&of(&x[20 * 300..]));
+        assert_eq!(whole.tokens(), merged.tokens());
+        for (a, b) in whole.sum_sq().iter().zip(merged.sum_sq()) {
+            assert!((a - b).abs() <= 64.0 * f64::EPSILON * a.abs(), "{a} {b}");
+        }
+        for i in 0..300 {
+            let apart = (whole.gram().unwrap().get(i, 7) - merged.gram().unwrap().get(i, 7)).abs();
+            assert!(apart <= bound(64), "{apart:e}");
+        }
+        merged.merge(&SiteStats::new(300, false));
+        assert!(merged.gram().is_none(), "half a Gram matrix is none");
+    }
+
+    #[test]
+    fn rescaling_is_what_the_statistics_of_the_quotient_are() {
+        let (tokens, width) = (20, 270);
+        let x = numbers(tokens * width, 5);
+        // Powers of two divide exactly.
+        let s: Vec<f32> = (0..width).map(|i| [0.25, 1.0, 8.0][i % 3]).collect();
+        let divided: Vec<f32> = x.iter().enumerate().map(|(i, x)| x / s[i % width]).collect();
+        let (mut rescaled, mut directly) = (SiteStats::new(width, true), SiteStats::new(width, true));
+        rescaled.add(&x).unwrap();
+        rescaled.rescale(&s);
+        directly.add(&divided).unwrap();
+        assert_eq!(rescaled, directly);
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_an_error_with_its_place() {
+        let mut x = vec![1.0_f32; 12];
+        x[5] = f32::INFINITY;
+        x[7] = f32::NAN;
+        let error = SiteStats::new(4, false).add(&x).unwrap_err();
+        assert_eq!(error, NumError::NotFinite { nan: 1, inf: 1, first: 5 });
+        let mut huge = SiteStats::new(1, false);
+        huge.add(&[f32::MAX; 9]).unwrap();
+        assert!(huge.sum_sq()[0].is_finite());
+    }
+}

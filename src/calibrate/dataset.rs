@@ -1,0 +1,175 @@
+//! Which tokens a model is calibrated on: text files, cut into samples of equal length.
+//!
+//! As llama-imatrix does: a whole text becomes tokens and is cut into consecutive chunks, what is left at the end is
+//! dropped, and a begin mark takes the place of the first token of every chunk where the model wants one. Beyond that:
+//! several files, conversations, and a seeded choice of some of the chunks.
+
+use std::path::{Path, PathBuf};
+
+use crate::text::chat::{ChatTemplate, Message};
+use crate::text::{Special, Tokenizer};
+use crate::{Error, Result};
+
+/// Fewest tokens of a sample: the first sees nothing and attention must have something to choose from.
+pub const SHORTEST: usize = 2;
+
+/// Which samples of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Tokens in a sample.
+    pub context: usize,
+    /// How many; all if `None` or if there are not so many.
+    pub samples: Option<usize>,
+    /// Decides which, if not all.
+    pub seed: u64,
+}
+
+/// Samples of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    /// The files as they were named.
+    pub names: Vec<String>,
+    /// Tokens in a sample.
+    pub context: usize,
+    /// How many samples the files would have given.
+    pub available: usize,
+    /// The samples, in the order of the text.
+    pub samples: Vec<Vec<u32>>,
+}
+
+impl Dataset {
+    /// Reads text files, or `.jsonl` files with a `text` or `messages` in every line.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is not UTF-8, is empty or not as its name says, has conversations that the model has no
+    /// template for, or if all together do not fill one sample: how long they are, what to try.
+    pub fn load(files: &[PathBuf], tokenizer: &Tokenizer, choice: Choice) -> Result<Dataset> {
+        let Choice { context, .. } = choice;
+        if context < SHORTEST {
+            return Err(Error::unsupported(format!("--context {context}: a sample needs at least {SHORTEST} tokens")));
+        }
+        let (mut chunks, mut longest) = (Vec::new(), 0);
+        for path in files {
+            let tokens = read(path, tokenizer)?;
+            longest = longest.max(tokens.len());
+            chunks.extend(tokens.chunks_exact(context).map(<[u32]>::to_vec));
+        }
+        if chunks.is_empty() {
+            return Err(Error::unsupported(format!(
+                "the text has {longest} tokens, one sample of --context {context} needs {context}; name a longer text or \
+                 use a smaller --context"
+            )));
+        }
+        let available = chunks.len();
+        let mut samples = choose(chunks, choice);
+        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos()) {
+            samples.iter_mut().for_each(|tokens| tokens[0] = bos);
+        }
+        let names = files.iter().map(|f| f.display().to_string()).collect();
+        Ok(Dataset { names, context, available, samples })
+    }
+
+    /// Tokens in all samples.
+    pub fn tokens(&self) -> usize {
+        self.samples.len() * self.context
+    }
+}
+
+/// Some of the chunks, in their order: a partial shuffle says which.
+fn choose(mut chunks: Vec<Vec<u32>>, choice: Choice) -> Vec<Vec<u32>> {
+    let Some(count) = choice.samples.filter(|&n| n < chunks.len()) else { return chunks };
+    let mut order: Vec<usize> = (0..chunks.len()).collect();
+    let mut state = choice.seed;
+    for i in 0..count {
+        // The bias of the remainder is below 2^-40 for any number of chunks that fits in memory.
+        let other = i + (split_mix(&mut state) % (order.len() - i) as u64) as usize;
+        order.swap(i, other);
+    }
+    order.truncate(count);
+    order.sort_unstable();
+    order.into_iter().map(|i| std::mem::take(&mut chunks[i])).collect()
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): the next of a sequence of well-mixed numbers.
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn read(path: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::malformed(path, format!("not UTF-8 text: byte {at} starts no character; convert it first"))
+    })?;
+    if text.trim().is_empty() {
+        return Err(Error::malformed(path, "the text is empty; there is nothing to calibrate on"));
+    }
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
+        return documents(path, &text, tokenizer);
+    }
+    // llama-imatrix drops one line feed at the end.
+    tokenizer.encode(text.strip_suffix('\n').unwrap_or(&text), Special::TEXT)
+}
+
+/// One document or conversation in every line; their tokens follow each other.
+fn documents(path: &Path, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let mut template = None;
+    let mut all = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let fault = |what: String| Error::malformed(path, format!("line {}: {what}", number + 1));
+        let value: serde_json::Value = serde_json::from_str(line).map_err(|e| fault(e.to_string()))?;
+        if let Some(text) = value.get("text").and_then(|t| t.as_str()) {
+            all.extend(tokenizer.encode(text, Special::TEXT)?);
+        } else if let Some(messages) = value.get("messages").and_then(|m| m.as_array()) {
+            let message = |m: &serde_json::Value| {
+                let part = |key: &str| m.get(key).and_then(|v| v.as_str());
+                Some(Message::new(part("role")?, part("content")?))
+            };
+            let messages: Option<Vec<Message>> = messages.iter().map(message).collect();
+            let needed = || fault("every message needs the strings \"role\" and \"content\"".to_owned());
+            let messages = messages.ok_or_else(needed)?;
+            if template.is_none() {
+                template = Some(ChatTemplate::open(tokenizer)?);
+            }
+            let rendered = template.as_ref().expect("opened above").render(&messages, false)?;
+            all.extend(tokenizer.encode(&rendered, Special::RENDERED)?);
+        } else {
+            return Err(fault("needs an object with a string \"text\" or a list \"messages\"".to_owned()));
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(of: u32, samples: usize, seed: u64) -> Vec<u32> {
+        let chunks = (0..of).map(|i| vec![i]).collect();
+        choose(chunks, Choice { context: 1, samples: Some(samples), seed }).concat()
+    }
+
+    #[test]
+    fn a_choice_is_in_order_without_repeats_and_follows_the_seed() {
+        let some = chosen(100, 20, 1);
+        assert_eq!(some.len(), 20);
+        assert!(some.windows(2).all(|p| p[0] < p[1]), "{some:?}");
+        assert_eq!(some, chosen(100, 20, 1));
+        assert_ne!(some, chosen(100, 20, 2));
+        assert_eq!(chosen(5, 9, 0), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn every_chunk_is_chosen_as_often_as_another() {
+        let mut hits = [0_u32; 10];
+        for seed in 0..2000 {
+            chosen(10, 3, seed).into_iter().for_each(|i| hits[i as usize] += 1);
+        }
+        // Of 2000 draws each is in 600 on average, with a deviation of 20.5.
+        assert!(hits.iter().all(|&n| (500..700).contains(&n)), "{hits:?}");
+    }
+}

@@ -1,0 +1,86 @@
+//! An observer of one block: the statistics of every site's input.
+
+use std::collections::HashMap;
+
+use aurora_quantizers::{NumError, SiteStats};
+
+use crate::model::{ParamId, Site};
+use crate::runtime::{LinearInput, Tap};
+
+/// Linears that are shown the same rows: those of a site, or of a mixture those of one expert, which sees only the
+/// tokens that chose it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feed {
+    /// The transformer block; `None` for the output matrix.
+    pub block: Option<usize>,
+    /// Numbers in a row.
+    pub width: usize,
+    /// The linears, in the order in which they run.
+    pub readers: Vec<ParamId>,
+    /// Whose matrices of these linears, if there are several.
+    pub expert: Option<usize>,
+}
+
+/// The feeds of a block's sites, in the order in which the sites run.
+pub fn feeds(sites: &[Site], block: Option<usize>) -> Vec<Feed> {
+    let mut all = Vec::new();
+    for site in sites.iter().filter(|s| s.block == block) {
+        let start = all.len();
+        for reader in &site.readers {
+            let known = all[start..].iter_mut().find(|f: &&mut Feed| f.expert == reader.expert);
+            match known {
+                Some(feed) => feed.readers.push(reader.weight),
+                None => {
+                    let readers = vec![reader.weight];
+                    all.push(Feed { block: site.block, width: site.width, readers, expert: reader.expert });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Collects statistics while a block runs.
+pub struct Observer {
+    feeds: Vec<(Feed, SiteStats)>,
+    /// Of every feed its first reader: the others are shown the same.
+    first: HashMap<(ParamId, Option<usize>), usize>,
+    failure: Option<(usize, NumError)>,
+}
+
+impl Observer {
+    /// `gram`: whether X^T X is kept.
+    pub fn new(feeds: Vec<Feed>, gram: bool) -> Self {
+        let first = feeds.iter().enumerate().map(|(i, f)| ((f.readers[0], f.expert), i)).collect();
+        let with_stats = |feed: Feed| {
+            let stats = SiteStats::new(feed.width, gram);
+            (feed, stats)
+        };
+        Observer { feeds: feeds.into_iter().map(with_stats).collect(), first, failure: None }
+    }
+
+    /// Whether all inputs so far were finite.
+    ///
+    /// # Errors
+    /// The first feed that was not.
+    pub fn check(&self) -> Result<(), (&Feed, &NumError)> {
+        match &self.failure {
+            Some((at, e)) => Err((&self.feeds[*at].0, e)),
+            None => Ok(()),
+        }
+    }
+
+    /// What was collected.
+    pub fn finish(self) -> Vec<(Feed, SiteStats)> {
+        self.feeds
+    }
+}
+
+impl Tap for Observer {
+    fn linear_input(&mut self, input: &LinearInput<'_>) {
+        let Some(&at) = self.first.get(&(input.weight, input.expert)) else { return };
+        if let Err(e) = self.feeds[at].1.add(input.x) {
+            self.failure.get_or_insert((at, e));
+        }
+    }
+}

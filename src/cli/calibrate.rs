@@ -1,0 +1,269 @@
+//! `aurora-quant calibrate`: what the options mean, the run, and its summary; and calibration as a part of `convert`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+
+use super::args::{Calibrate, Common, Sampling};
+use super::convert::destination;
+use super::open::Opened;
+use super::{signals, ui};
+use crate::calibrate::dataset::{Choice, Dataset};
+use crate::calibrate::imatrix::{self, Imatrix, Origin, Writer};
+use crate::calibrate::{self, Wanted};
+use crate::checkpoint::{Config, TensorSource, Unchanged};
+use crate::eval::speed::peak_memory;
+use crate::export;
+use crate::model::{Model, ModelGraph};
+use crate::record::{self, CalibrateRecord};
+use crate::runtime::{Attention, BlockRunner, CacheType, Options};
+use crate::text::Tokenizer;
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// Tokens in a sample, unless asked otherwise: llama-imatrix's.
+const CONTEXT: usize = 512;
+
+/// Runs the command.
+pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
+    let started = Instant::now();
+    let mut record = match &args.model {
+        None => merged(args)?,
+        Some(model) => calibrated(args, model, common)?,
+    };
+    record.seconds = started.elapsed().as_secs_f64();
+    record.peak_memory_bytes = peak_memory();
+    if common.json {
+        return ui::print_json(&record);
+    }
+    summary(&record, common);
+    Ok(())
+}
+
+fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<CalibrateRecord> {
+    if args.sampling.text.is_empty() {
+        return Err(Error::unsupported("what text? Name one with --text FILE, like what the model will be used for"));
+    }
+    let opened = Opened::open(path)?;
+    let output = args.output.clone().unwrap_or_else(|| default_output(opened.source.as_ref()));
+    let output = destination(&output, args.force)?;
+    let stop = signals::stop_flag()?;
+    let data = dataset(&args.sampling, None, opened.source.as_ref(), &opened.model)?;
+    let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
+    let runner = BlockRunner::new(&opened.model, &weights, options(data.context))?;
+    let wanted = Wanted { gram: args.hessian, output: args.output_matrix };
+    let graph = &opened.model.graph;
+    let origin = origin(&data);
+    let shapes = imatrix::shapes(graph, &calibrate::all_feeds(&runner, wanted), wanted.gram);
+    let writer = Writer::begin(&output, &origin, shapes, args.force)?;
+    let mut all = Imatrix::new(origin);
+    let mut watch = Progress { bar: ui::progress(common, 1), files: &opened.files, stop };
+    let started = Instant::now();
+    let mut sink = |feed: &_, stats: aurora_quantizers::SiteStats| {
+        all.put(graph, feed, &stats);
+        writer.gram(graph, feed, &stats)
+    };
+    calibrate::run(&runner, &data.samples, wanted, &mut sink, &mut watch)?;
+    let seconds = started.elapsed().as_secs_f64();
+    watch.bar.set_message("flushing to the disk");
+    writer.finish(&all, &watch)?;
+    drop(watch);
+    let (idle_experts, dead_columns) = gaps(&all, graph)?;
+    Ok(CalibrateRecord {
+        model: Some(path.display().to_string()),
+        available: Some(data.available),
+        seed: args.sampling.seed,
+        hessian: args.hessian,
+        idle_experts,
+        dead_columns,
+        tokens_per_second: Some(data.tokens() as f64 / seconds),
+        notes: short(&data, args.sampling.samples.map(Into::into)),
+        ..blank(&output, &all)
+    })
+}
+
+fn merged(args: &Calibrate) -> Result<CalibrateRecord> {
+    let output = args.output.clone().unwrap_or_else(|| PathBuf::from("imatrix.gguf"));
+    let output = destination(&output, args.force)?;
+    let stop = signals::stop_flag()?;
+    let all = imatrix::merge(&args.merge, &output, args.force, &Stop(stop))?;
+    let merged = args.merge.iter().map(|p| p.display().to_string()).collect();
+    Ok(CalibrateRecord { merged, ..blank(&output, &all) })
+}
+
+fn blank(output: &Path, all: &Imatrix) -> CalibrateRecord {
+    CalibrateRecord {
+        schema: record::SCHEMA,
+        tool: concat!("aurora-quant ", env!("CARGO_PKG_VERSION")).to_owned(),
+        model: None,
+        merged: Vec::new(),
+        output: output.display().to_string(),
+        file_bytes: std::fs::metadata(output).map_or(0, |m| m.len()),
+        datasets: all.origin.datasets.clone(),
+        context: all.origin.chunk_size,
+        samples: all.origin.chunks,
+        available: None,
+        seed: 0,
+        hessian: false,
+        entries: all.entries.len(),
+        idle_experts: Vec::new(),
+        dead_columns: 0,
+        threads: rayon::current_num_threads(),
+        seconds: 0.0,
+        tokens_per_second: None,
+        peak_memory_bytes: None,
+        notes: Vec::new(),
+    }
+}
+
+/// Statistics of a model that is about to be converted.
+///
+/// # Errors
+/// Those of the texts and of the run.
+pub fn on_the_fly(
+    sampling: &Sampling,
+    source: &dyn TensorSource,
+    model: &Model,
+    weights: &Weights,
+    common: &Common,
+    stop: Arc<AtomicBool>,
+) -> Result<Imatrix> {
+    let data = dataset(sampling, None, source, model)?;
+    let runner = BlockRunner::new(model, weights, options(data.context))?;
+    let mut all = Imatrix::new(origin(&data));
+    let files = Unchanged::since_now(source)?;
+    let mut watch = Progress { bar: ui::progress(common, 1), files: &files, stop };
+    let mut sink = |feed: &_, stats| {
+        all.put(&model.graph, feed, &stats);
+        Ok(())
+    };
+    calibrate::run(&runner, &data.samples, Wanted::default(), &mut sink, &mut watch)?;
+    Ok(all)
+}
+
+/// The samples of the texts that the user named. `usual`: how many, unless asked otherwise.
+///
+/// # Errors
+/// Those of the texts and of the tokenizer.
+pub fn dataset(
+    sampling: &Sampling,
+    usual: Option<usize>,
+    source: &dyn TensorSource,
+    model: &Model,
+) -> Result<Dataset> {
+    let tokenizer = Tokenizer::open(source)?;
+    let context = sampling.context.unwrap_or(CONTEXT.min(model.hyper.context));
+    let choice = Choice { context, samples: sampling.samples.map(Into::into).or(usual), seed: sampling.seed };
+    Dataset::load(&sampling.text, &tokenizer, choice)
+}
+
+fn origin(data: &Dataset) -> Origin {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Origin { datasets: data.names.clone(), chunks: number(data.samples.len()), chunk_size: number(data.context) }
+}
+
+/// Activations as the model defines them: nothing rounded.
+fn options(context: usize) -> Options {
+    Options { context, exact: true, cache: CacheType::F32, attention: Attention::Flash }
+}
+
+/// Experts that saw nothing, and how many columns were always zero.
+fn gaps(all: &Imatrix, graph: &ModelGraph) -> Result<(Vec<String>, usize)> {
+    let found = all.importances(graph)?;
+    let name = |(id, expert): &(_, usize)| format!("{}, expert {expert}", graph.param(*id).name);
+    Ok((found.idle.iter().map(name).collect(), found.dead_columns))
+}
+
+fn short(data: &Dataset, asked: Option<usize>) -> Vec<String> {
+    match asked {
+        Some(n) if n > data.samples.len() => {
+            vec![format!("the text has only {} samples, {n} were asked for", data.samples.len())]
+        }
+        _ => Vec::new(),
+    }
+}
+
+struct Progress<'a> {
+    bar: ProgressBar,
+    files: &'a Unchanged,
+    stop: Arc<AtomicBool>,
+}
+
+impl calibrate::Watch for Progress<'_> {
+    fn step(&mut self, done: usize, all: usize) -> Result<()> {
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message("calibrating");
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        self.files.check()
+    }
+}
+
+impl export::Watch for Progress<'_> {
+    fn advance(&self, _: &str, _: u64) {}
+
+    fn interrupted(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        // An error message must not end up behind half a bar.
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Only whether to stop.
+struct Stop(Arc<AtomicBool>);
+
+impl export::Watch for Stop {
+    fn advance(&self, _: &str, _: u64) {}
+
+    fn interrupted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// `<model>-imatrix.gguf` in the current directory.
+fn default_output(source: &dyn TensorSource) -> PathBuf {
+    let config = source.config().path();
+    let named = match source.config() {
+        Config::HuggingFace(_) => config.parent().and_then(|dir| dir.canonicalize().ok()),
+        Config::Gguf(_) => Some(config.with_extension("")),
+    };
+    let name = named.and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+    PathBuf::from(format!("{}-imatrix.gguf", name.unwrap_or_else(|| "model".to_owned())))
+}
+
+fn summary(r: &CalibrateRecord, common: &Common) {
+    let took = ui::duration(Duration::from_secs_f64(r.seconds));
+    let speed = r.tokens_per_second.map_or(String::new(), |s| format!(", {s:.1} tokens/s"));
+    ui::message(
+        common,
+        &format!(
+            "wrote {}: {}, {} matrices, {} samples of {} tokens, {took}{speed}",
+            r.output,
+            ui::size(r.file_bytes),
+            r.entries,
+            r.samples,
+            r.context
+        ),
+    );
+    if !r.idle_experts.is_empty() {
+        let lines = r.idle_experts.join("\n  ");
+        let what = "experts that saw no token; their columns will count alike (use more text)";
+        ui::message(common, &format!("{what}:\n  {lines}"));
+    }
+    if r.dead_columns > 0 {
+        ui::message(common, &format!("{} columns had no input but zeros", r.dead_columns));
+    }
+    for note in &r.notes {
+        ui::message(common, &format!("note: {note}"));
+    }
+}

@@ -1,0 +1,332 @@
+//! Sites: linears that share one input, and who could absorb a factor on each of its channels.
+//!
+//! If the readers of a value multiply column c of their matrices by s_c, the value itself must be divided by s_c, and
+//! nothing changes. That is possible only where an earlier parameter makes channel c and nothing else (a norm's
+//! factor, a row of a matrix), and where nobody else reads the value. Both follow from the ops, never from names, so
+//! they cannot disagree with what runs. AWQ's scales (Lin et al. 2023, section 3.2) move along these edges; GPTQ's and
+//! the importance matrix's statistics are those of a site's input.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::graph::{ModelGraph, Op, ParamId, Slot};
+
+/// One matrix that reads a site's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reader {
+    /// `[out, in]`, or `[expert, out, in]`.
+    pub weight: ParamId,
+    /// Which expert's matrix, if there are several. It sees only the tokens that chose it.
+    pub expert: Option<usize>,
+}
+
+/// Linears that read one value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// The transformer block; `None` for what comes after the blocks.
+    pub block: Option<usize>,
+    /// Numbers in a row of the value.
+    pub width: usize,
+    /// All linears that read it, in the order in which they run.
+    pub readers: Vec<Reader>,
+    /// Who can take a factor on every channel, or why nobody can.
+    pub producer: Result<Producer, String>,
+}
+
+/// The parameters that make a site's value, channel by channel.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Producer {
+    /// Channel c is made by element c of a norm's factor (and of its term): both are multiplied by what channel c is.
+    Norm {
+        /// Factor per channel.
+        weight: ParamId,
+        /// Term per channel.
+        bias: Option<ParamId>,
+    },
+    /// Row `rows.start + i` of a matrix (and that element of its bias) makes the site's channels `channels[i]`.
+    Rows {
+        /// The matrix; a fused one makes other things too, with its other rows.
+        weight: ParamId,
+        /// Its bias, of the matrix's length.
+        bias: Option<ParamId>,
+        /// Which expert's matrix.
+        expert: Option<usize>,
+        /// The rows that count, within the matrix (of that expert).
+        rows: Range<usize>,
+        /// What each of these rows makes. Usually one channel; of a head of values that serves several query heads, one
+        /// in each of them, which then have one factor together.
+        channels: Vec<Vec<usize>>,
+    },
+}
+
+impl Producer {
+    /// Groups of channels that must have one factor: one group for every element or row.
+    pub fn groups(&self, width: usize) -> Vec<Vec<usize>> {
+        match self {
+            Producer::Norm { .. } => (0..width).map(|c| vec![c]).collect(),
+            Producer::Rows { channels, .. } => channels.clone(),
+        }
+    }
+}
+
+impl ModelGraph {
+    /// All sites, block after block, then the output matrix; within a block in the order in which they run.
+    pub fn sites(&self) -> Vec<Site> {
+        let mut uses = vec![0; self.params.len()];
+        let ops = self.embed.iter().chain(self.blocks.iter().flatten()).chain(&self.head);
+        ops.flat_map(params).for_each(|id| uses[id.0] += 1);
+        let stretch = |ops: &[Op], block| Values::of(ops, self).sites(self, block, &uses);
+        let blocks = self.blocks.iter().enumerate().flat_map(|(i, ops)| stretch(ops, Some(i)));
+        blocks.chain(stretch(&self.head, None)).collect()
+    }
+}
+
+/// The parameters that an op names.
+fn params(op: &Op) -> Vec<ParamId> {
+    let with = |first: ParamId, second: &Option<ParamId>| std::iter::once(first).chain(*second).collect();
+    match op {
+        Op::Embed { table, .. } | Op::AddPosition { table, .. } => vec![*table],
+        Op::Norm { weight, bias, .. } | Op::Linear { weight, bias, .. } => with(*weight, bias),
+        _ => Vec::new(),
+    }
+}
+
+/// Slots that an op reads, and those that it writes.
+fn touched(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
+    match op {
+        Op::Embed { out, .. } => (vec![], vec![*out]),
+        Op::AddPosition { x, .. } | Op::Rope { x, .. } | Op::Scale { x, .. } | Op::Softcap { x, .. } => {
+            (vec![*x], vec![*x])
+        }
+        Op::Norm { x, out, .. } | Op::Act { x, out, .. } => (vec![*x], vec![*out]),
+        Op::Linear { x, out, experts, .. } => (std::iter::once(*x).chain(*experts).collect(), vec![*out]),
+        Op::Split { x, parts } => (vec![*x], parts.clone()),
+        Op::Attend { q, k, v, out, .. } => (vec![*q, *k, *v], vec![*out]),
+        Op::Gate { gate, up, out, .. } => (vec![*gate, *up], vec![*out]),
+        Op::Add { a, b, out, .. } => (vec![*a, *b], vec![*out]),
+        Op::Route { logits, out, .. } => (vec![*logits], vec![*out]),
+        Op::Combine { x, experts, out } => (vec![*x, *experts], vec![*out]),
+    }
+}
+
+/// What one op writes into one slot. Slots are written again and again; a value is written once.
+struct Value {
+    slot: Slot,
+    /// The op that wrote it; `None` if it came from outside the stretch.
+    by: Option<usize>,
+    /// The ops that read it, in order; one that reads it twice stands twice.
+    read_by: Vec<usize>,
+    /// Whether something after the stretch reads it.
+    leaves: bool,
+}
+
+/// One stretch of ops, every slot's successive contents told apart.
+struct Values<'g> {
+    ops: &'g [Op],
+    all: Vec<Value>,
+    /// For every op, the values that it reads, as [`touched`] lists them.
+    inputs: Vec<Vec<usize>>,
+}
+
+impl<'g> Values<'g> {
+    fn of(ops: &'g [Op], graph: &ModelGraph) -> Self {
+        let mut values = Values { ops, all: Vec::new(), inputs: Vec::new() };
+        let mut current: BTreeMap<Slot, usize> = BTreeMap::new();
+        for (at, op) in ops.iter().enumerate() {
+            let (reads, writes) = touched(op);
+            let mut inputs = Vec::new();
+            for slot in reads {
+                let value = *current.entry(slot).or_insert_with(|| values.add(slot, None));
+                values.all[value].read_by.push(at);
+                inputs.push(value);
+            }
+            values.inputs.push(inputs);
+            for slot in writes {
+                let value = values.add(slot, Some(at));
+                current.insert(slot, value);
+            }
+        }
+        for slot in [graph.residual, graph.logits] {
+            if let Some(&last) = current.get(&slot) {
+                values.all[last].leaves = true;
+            }
+        }
+        values
+    }
+
+    fn add(&mut self, slot: Slot, by: Option<usize>) -> usize {
+        self.all.push(Value { slot, by, read_by: Vec::new(), leaves: false });
+        self.all.len() - 1
+    }
+
+    fn sites(&self, graph: &ModelGraph, block: Option<usize>, uses: &[usize]) -> Vec<Site> {
+        let mut sites = Vec::new();
+        let mut seen = vec![false; self.all.len()];
+        for (at, op) in self.ops.iter().enumerate() {
+            let Op::Linear { .. } = op else { continue };
+            let value = self.inputs[at][0];
+            if std::mem::replace(&mut seen[value], true) {
+                continue;
+            }
+            let linears: Vec<&Op> = self.readers(value).collect();
+            let width = graph.slots[self.all[value].slot.0];
+            let experts = linears.iter().find_map(|op| experts(op, graph));
+            // What is computed once for each of a token's choices is another value for every expert.
+            let each: Vec<Option<usize>> = match experts.filter(|_| self.per_choice(value)) {
+                Some(count) => (0..count).map(Some).collect(),
+                None => vec![None],
+            };
+            for only in each {
+                let producer = self.producer(value, only, graph, uses);
+                sites.push(Site { block, width, readers: expand(&linears, only, graph), producer });
+            }
+        }
+        sites
+    }
+
+    /// The linears whose input is the value.
+    fn readers(&self, value: usize) -> impl Iterator<Item = &'g Op> + '_ {
+        let linear = move |&at: &usize| matches!(self.ops[at], Op::Linear { .. }) && self.inputs[at][0] == value;
+        self.all[value].read_by.iter().copied().filter(linear).map(|at| &self.ops[at])
+    }
+
+    /// Whether the value has one row for each of a token's choices of experts.
+    fn per_choice(&self, value: usize) -> bool {
+        let Some(at) = self.all[value].by else { return false };
+        match &self.ops[at] {
+            Op::Linear { experts, .. } => experts.is_some(),
+            Op::Act { .. } | Op::Gate { .. } | Op::Scale { .. } | Op::Norm { .. } => {
+                self.per_choice(self.inputs[at][0])
+            }
+            _ => false,
+        }
+    }
+
+    fn producer(
+        &self,
+        value: usize,
+        expert: Option<usize>,
+        graph: &ModelGraph,
+        uses: &[usize],
+    ) -> Result<Producer, String> {
+        let name = |id: ParamId| graph.param(id).name.clone();
+        for op in self.readers(value) {
+            let Op::Linear { weight, .. } = op else { unreachable!("readers are linears") };
+            if uses[weight.0] > 1 {
+                return Err(format!("{} is used elsewhere too (a tied embedding)", name(*weight)));
+            }
+        }
+        let others =
+            self.all[value].read_by.iter().map(|&at| &self.ops[at]).find(|op| !matches!(op, Op::Linear { .. }));
+        if let Some(op) = others {
+            return Err(format!("its input is also read by {}", called(op)));
+        }
+        if self.all[value].leaves {
+            return Err("its input is the residual stream".to_owned());
+        }
+        let Some(at) = self.all[value].by else { return Err("its input is the residual stream".to_owned()) };
+        let width = graph.slots[self.all[value].slot.0];
+        let found = match &self.ops[at] {
+            Op::Norm { weight, bias, .. } if graph.param(*weight).len() == width => {
+                Producer::Norm { weight: *weight, bias: *bias }
+            }
+            Op::Norm { weight, .. } => {
+                return Err(format!("{} has one factor for several channels", name(*weight)));
+            }
+            Op::Attend { out: _, heads, kv_heads, head_dim, .. } => {
+                let (weight, bias, rows) = self.rows(self.inputs[at][2], graph)?;
+                let group = heads / kv_heads;
+                let channel = |c: usize| {
+                    let (kv, i) = (c / head_dim, c % head_dim);
+                    (kv * group..(kv + 1) * group).map(|head| head * head_dim + i).collect()
+                };
+                let channels = (0..rows.len()).map(channel).collect();
+                Producer::Rows { weight, bias, expert, rows, channels }
+            }
+            Op::Gate { .. } => {
+                // Not the gate: its activation is not linear.
+                let (weight, bias, rows) = self.rows(self.inputs[at][1], graph)?;
+                let channels = (0..rows.len()).map(|c| vec![c]).collect();
+                Producer::Rows { weight, bias, expert, rows, channels }
+            }
+            Op::Linear { .. } | Op::Split { .. } | Op::Scale { .. } => {
+                let (weight, bias, rows) = self.rows_of(value, graph)?;
+                let channels = (0..rows.len()).map(|c| vec![c]).collect();
+                Producer::Rows { weight, bias, expert, rows, channels }
+            }
+            op => return Err(format!("{} lies between it and the parameters that make its input", called(op))),
+        };
+        let (weight, bias) = match &found {
+            Producer::Norm { weight, bias } | Producer::Rows { weight, bias, .. } => (*weight, *bias),
+        };
+        match std::iter::once(weight).chain(bias).find(|id| uses[id.0] > 1) {
+            Some(id) => Err(format!("{}, which makes its input, is used elsewhere too", name(id))),
+            None => Ok(found),
+        }
+    }
+
+    /// The rows that make `value`, of which one other op is the only reader.
+    fn rows(&self, value: usize, graph: &ModelGraph) -> Result<(ParamId, Option<ParamId>, Range<usize>), String> {
+        if let [_, second, ..] = self.all[value].read_by[..] {
+            return Err(format!("what makes its input is also read by {}", called(&self.ops[second])));
+        }
+        self.rows_of(value, graph)
+    }
+
+    fn rows_of(&self, value: usize, graph: &ModelGraph) -> Result<(ParamId, Option<ParamId>, Range<usize>), String> {
+        let (slot, by) = (self.all[value].slot, self.all[value].by);
+        let Some(at) = by else { return Err("its input comes from the residual stream".to_owned()) };
+        match &self.ops[at] {
+            Op::Linear { weight, bias, .. } => Ok((*weight, *bias, 0..graph.slots[slot.0])),
+            Op::Scale { .. } => self.rows(self.inputs[at][0], graph),
+            Op::Split { parts, .. } => {
+                let before: usize =
+                    parts.iter().take_while(|&&part| part != slot).map(|part| graph.slots[part.0]).sum();
+                let (weight, bias, rows) = self.rows(self.inputs[at][0], graph)?;
+                let first = rows.start + before;
+                Ok((weight, bias, first..first + graph.slots[slot.0]))
+            }
+            op => Err(format!("{} lies between it and the matrix that makes its input", called(op))),
+        }
+    }
+}
+
+/// How many experts a linear chooses from.
+fn experts(op: &Op, graph: &ModelGraph) -> Option<usize> {
+    match op {
+        Op::Linear { weight, experts: Some(_), .. } => Some(graph.param(*weight).shape[0]),
+        _ => None,
+    }
+}
+
+/// Every matrix of some linears: of those with experts one for each, or that of `only`.
+fn expand(linears: &[&Op], only: Option<usize>, graph: &ModelGraph) -> Vec<Reader> {
+    let each = |op: &&Op| -> Vec<Reader> {
+        let Op::Linear { weight, .. } = op else { unreachable!("readers are linears") };
+        match (experts(op, graph), only) {
+            (None, _) => vec![Reader { weight: *weight, expert: None }],
+            (Some(_), Some(expert)) => vec![Reader { weight: *weight, expert: Some(expert) }],
+            (Some(count), None) => (0..count).map(|e| Reader { weight: *weight, expert: Some(e) }).collect(),
+        }
+    };
+    linears.iter().flat_map(each).collect()
+}
+
+fn called(op: &Op) -> &'static str {
+    match op {
+        Op::Embed { .. } => "the embedding",
+        Op::AddPosition { .. } => "the position table",
+        Op::Norm { .. } => "a norm",
+        Op::Linear { .. } => "a linear",
+        Op::Split { .. } => "a split",
+        Op::Rope { .. } => "the rotary embedding",
+        Op::Attend { .. } => "attention",
+        Op::Gate { .. } => "the gate of the MLP",
+        Op::Act { .. } => "the activation of the MLP",
+        Op::Add { .. } => "the addition to the residual stream",
+        Op::Route { .. } => "the choice of experts",
+        Op::Combine { .. } => "the sum over experts",
+        Op::Scale { .. } => "a scaling",
+        Op::Softcap { .. } => "a soft cap",
+    }
+}

@@ -1,0 +1,64 @@
+//! Round to nearest: every matrix that has no codes yet gets those of its format's own encoder, which weighs each column's
+//! error by what the inputs are like.
+
+use aurora_quantizers::spec::Kind;
+use aurora_quantizers::{Scan, Scales, par, scan};
+use rayon::prelude::*;
+
+use super::{BlockState, Log, Pass, StatsKind};
+use crate::Result;
+use crate::model::Reader;
+
+/// The pass.
+pub struct Rtn;
+
+impl Pass for Rtn {
+    fn needs(&self) -> StatsKind {
+        StatsKind::Diagonal
+    }
+
+    fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()> {
+        for site in 0..block.sites().len() {
+            for reader in 0..block.sites()[site].site.readers.len() {
+                let state = &block.sites()[site];
+                let linear = state.site.readers[reader];
+                let blocks = block.format(linear.weight).spec().kind == Kind::Block;
+                if !blocks || block.codes(linear).is_some() {
+                    continue;
+                }
+                log.begin(&block.graph().param(linear.weight).name)?;
+                let stats = state.seen_by(linear.expert);
+                let importance = (stats.tokens() > 0).then(|| stats.mean_sq());
+                let bytes = encode(block, linear, importance.as_deref())?;
+                block.set_codes(linear, bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A whole matrix, rounded to nearest. Chunks depend on its shape alone.
+///
+/// # Errors
+/// If a weight is not finite, or too large for the format.
+pub(super) fn encode(block: &BlockState<'_>, linear: Reader, importance: Option<&[f32]>) -> Result<Vec<u8>> {
+    let (rows, cols) = block.shape(linear);
+    let format = block.format(linear.weight);
+    let row_bytes = format.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
+    let step = par::rows_for(par::CHUNK_WEIGHTS, cols);
+    let mut bytes = vec![0; rows * row_bytes];
+    let scans = bytes.par_chunks_mut(step * row_bytes).enumerate().map_init(Vec::new, |values, (i, bytes)| {
+        let some = i * step..(i * step + bytes.len() / row_bytes);
+        values.resize(some.len() * cols, 0.0);
+        block.rows(linear, some, values);
+        let seen = scan(values);
+        if seen.check(format.spec()).is_ok() {
+            format.encode(values, Scales::Search(importance), bytes);
+        }
+        (seen, (i * step * cols) as u64)
+    });
+    let scans: Vec<(Scan, u64)> = scans.collect();
+    let seen = scans.into_iter().fold(Scan::default(), |all, (seen, first)| all.merge(seen, first));
+    seen.check(format.spec()).map_err(|e| block.error(linear, &e))?;
+    Ok(bytes)
+}

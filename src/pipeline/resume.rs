@@ -1,0 +1,338 @@
+//! What a long run leaves on the disk after every block, so that one that was killed can go on.
+//!
+//! A directory beside the output. `job` says what the run is; `block-N` holds what block N came to, `residuals-N` the
+//! residual streams after it, bit for bit: computed again they might differ in the last place, and every later code with
+//! them. A file has its name only once it is whole, and ends in a checksum of its bytes. The residuals of a block are written
+//! before the block, and removed when the next are there: a block that has its name can be gone on from.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::blocks::Done;
+use crate::model::{ParamId, Reader};
+use crate::passes::Factors;
+use crate::record::LinearRecord;
+use crate::{Error, Result};
+
+/// Where a run keeps what it needs to go on.
+pub struct Resume {
+    dir: PathBuf,
+}
+
+/// Where an earlier run got to.
+pub struct State {
+    /// Blocks that are done.
+    pub blocks: usize,
+    /// What each came to.
+    pub done: Vec<Done>,
+    /// The residual streams after the last of them, one for each sample.
+    pub residuals: Vec<Vec<f32>>,
+}
+
+impl Resume {
+    /// The directory for an output: its name with `.resume` at the end.
+    pub fn directory(output: &Path) -> PathBuf {
+        let mut name = output.file_name().unwrap_or_default().to_owned();
+        name.push(".resume");
+        output.with_file_name(name)
+    }
+
+    /// Opens or creates the directory. `job`: everything that the bytes depend on, as text.
+    ///
+    /// # Errors
+    /// If it cannot be written, or what is there belongs to another run.
+    pub fn open(dir: PathBuf, job: &str) -> Result<Resume> {
+        let named = dir.join("job");
+        match fs::read_to_string(&named) {
+            Ok(found) if found == job => {}
+            Ok(found) => {
+                let differs = found.lines().zip(job.lines()).find(|(a, b)| a != b);
+                let (before, now) = differs.unwrap_or(("", ""));
+                let what = format!(
+                    "the unfinished run kept here is another one ({before:?} then, {now:?} now); give it the same model and \
+                     options, or delete this directory to begin anew"
+                );
+                return Err(Error::malformed(&dir, what));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create this directory", e))?;
+                whole(&named, |file| file.write_all(job.as_bytes()))?;
+            }
+            Err(e) => return Err(Error::io(&named, "read", e)),
+        }
+        Ok(Resume { dir })
+    }
+
+    /// Where the run got to before; `None` if no block was finished.
+    ///
+    /// # Errors
+    /// If a file is damaged: the error names it.
+    pub fn load(&self) -> Result<Option<State>> {
+        let blocks = (0..).take_while(|n| self.block(*n).exists()).count();
+        if blocks == 0 {
+            return Ok(None);
+        }
+        let done = (0..blocks).map(|n| self.read_block(n)).collect::<Result<_>>()?;
+        let path = self.residuals(blocks - 1);
+        let bytes = checked(&path)?;
+        let damaged = || Error::malformed(&path, "damaged; delete the directory to begin anew");
+        let (lengths, rest) = counts(&bytes).ok_or_else(damaged)?;
+        let mut numbers = rest.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+        if lengths.iter().try_fold(0_usize, |sum, n| sum.checked_add(*n)) != Some(rest.len() / 4) {
+            return Err(damaged());
+        }
+        let residuals = lengths.iter().map(|&n| numbers.by_ref().take(n).collect()).collect();
+        Ok(Some(State { blocks, done, residuals }))
+    }
+
+    /// Keeps what block `index` came to, and the residual streams after it.
+    ///
+    /// # Errors
+    /// If the disk is full or fails.
+    pub fn save(&self, index: usize, done: &Done, residuals: &[Vec<f32>]) -> Result<()> {
+        write(&self.residuals(index), |out| {
+            out.write_all(&(residuals.len() as u64).to_le_bytes())?;
+            residuals.iter().try_for_each(|r| out.write_all(&(r.len() as u64).to_le_bytes()))?;
+            let mut bytes = Vec::new();
+            residuals.iter().try_for_each(|residual| {
+                bytes.clear();
+                bytes.extend(residual.iter().flat_map(|x| x.to_le_bytes()));
+                out.write_all(&bytes)
+            })
+        })?;
+        let header = serde_json::to_vec(&Header::of(done)).expect("numbers and names become JSON");
+        write(&self.block(index), |out| {
+            out.write_all(&(header.len() as u64).to_le_bytes())?;
+            out.write_all(&header)?;
+            done.encoded.values().try_for_each(|bytes| out.write_all(bytes))
+        })?;
+        if index > 0 {
+            // If it stays, it is only in the way.
+            let _ = fs::remove_file(self.residuals(index - 1));
+        }
+        Ok(())
+    }
+
+    /// Removes everything: the output is whole.
+    pub fn remove(self) {
+        // What is left is only in the way; the output is there.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+
+    fn block(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("block-{index}"))
+    }
+
+    fn residuals(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("residuals-{index}"))
+    }
+
+    fn read_block(&self, index: usize) -> Result<Done> {
+        let path = self.block(index);
+        let bytes = checked(&path)?;
+        let damaged = || Error::malformed(&path, "damaged; delete the directory to begin anew");
+        let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|n| *n <= rest.len());
+        let (header, mut rest) = rest.split_at(length.ok_or_else(damaged)?);
+        let header: Header = serde_json::from_slice(header).map_err(|_| damaged())?;
+        let mut done = Done { linears: header.linears, ..Done::default() };
+        for (id, length) in header.encoded {
+            let (bytes, after) = rest.split_at_checked(length).ok_or_else(damaged)?;
+            done.encoded.insert(ParamId(id), bytes.to_vec());
+            rest = after;
+        }
+        for (weight, expert, cols, rows) in header.factors {
+            let floats = |bits: Option<Vec<u32>>| bits.map(|b| b.into_iter().map(f32::from_bits).collect());
+            let factors = Factors { cols: floats(cols), rows: floats(rows) };
+            done.factors.insert(Reader { weight: ParamId(weight), expert }, factors);
+        }
+        Ok(done)
+    }
+}
+
+/// A factor's place and the bits of its numbers: parameter, expert, columns, rows.
+type StoredFactors = (usize, Option<usize>, Option<Vec<u32>>, Option<Vec<u32>>);
+
+/// What precedes the bytes of a block.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    /// Parameter and number of bytes, in the order of the bytes.
+    encoded: Vec<(usize, usize)>,
+    factors: Vec<StoredFactors>,
+    linears: Vec<LinearRecord>,
+}
+
+impl Header {
+    fn of(done: &Done) -> Header {
+        let bits = |x: &Option<Vec<f32>>| x.as_ref().map(|x| x.iter().map(|x| x.to_bits()).collect());
+        let factors: &BTreeMap<Reader, Factors> = &done.factors;
+        Header {
+            encoded: done.encoded.iter().map(|(id, bytes)| (id.0, bytes.len())).collect(),
+            factors: factors.iter().map(|(r, f)| (r.weight.0, r.expert, bits(&f.cols), bits(&f.rows))).collect(),
+            linears: done.linears.clone(),
+        }
+    }
+}
+
+/// A list of lengths, and what follows it.
+fn counts(bytes: &[u8]) -> Option<(Vec<usize>, &[u8])> {
+    let (n, rest) = bytes.split_first_chunk::<8>()?;
+    let n = usize::try_from(u64::from_le_bytes(*n)).ok()?;
+    let (list, rest) = rest.split_at_checked(n.checked_mul(8)?)?;
+    let lengths = list.as_chunks::<8>().0.iter().map(|b| usize::try_from(u64::from_le_bytes(*b)).ok());
+    Some((lengths.collect::<Option<_>>()?, rest))
+}
+
+/// FNV-1a over words of eight bytes: finds a file that is cut short or has pages of zeros.
+#[derive(Clone, Copy)]
+struct Sum(u64);
+
+impl Sum {
+    fn new() -> Sum {
+        Sum(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// All but the last call must bring whole words.
+    fn add(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 = (self.0 ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+        }
+    }
+}
+
+/// Sums what passes through, in whole words.
+struct Summing<W> {
+    inner: W,
+    sum: Sum,
+    word: Vec<u8>,
+}
+
+impl<W: Write> Write for Summing<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.inner.write_all(bytes)?;
+        let mut rest = bytes;
+        if !self.word.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(8 - self.word.len()));
+            self.word.extend_from_slice(now);
+            rest = later;
+            if self.word.len() < 8 {
+                return Ok(bytes.len());
+            }
+            self.sum.add(&std::mem::take(&mut self.word));
+        }
+        let (words, tail) = rest.split_at(rest.len() / 8 * 8);
+        self.sum.add(words);
+        self.word.extend_from_slice(tail);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    whole(path, |file| {
+        let mut out = Summing { inner: BufWriter::new(file), sum: Sum::new(), word: Vec::new() };
+        fill(&mut out)?;
+        let Summing { mut inner, mut sum, word } = out;
+        sum.add(&word);
+        inner.write_all(&sum.0.to_le_bytes())?;
+        inner.flush()
+    })
+}
+
+/// The contents of a file that [`write`] made.
+fn checked(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|mut f| f.read_to_end(&mut bytes)).map_err(|e| Error::io(path, "read", e))?;
+    let mut sum = Sum::new();
+    let content = bytes.len().saturating_sub(8);
+    sum.add(&bytes[..content]);
+    if bytes.get(content..) != Some(&sum.0.to_le_bytes()[..]) {
+        return Err(Error::malformed(path, "damaged: its checksum is wrong; delete the directory to begin anew"));
+    }
+    bytes.truncate(content);
+    Ok(bytes)
+}
+
+/// A file that has its name only once it is whole.
+fn whole(path: &Path, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    let part = path.with_extension("part");
+    let made = File::create(&part).and_then(|mut file| fill(&mut file).and_then(|()| file.sync_data()));
+    made.and_then(|()| fs::rename(&part, path)).map_err(|e| {
+        let _ = fs::remove_file(&part);
+        Error::io(path, "write", e)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done() -> Done {
+        let reader = |weight, expert| Reader { weight: ParamId(weight), expert };
+        let factors = Factors { cols: Some(vec![0.1, f32::MIN_POSITIVE]), rows: None };
+        Done {
+            encoded: BTreeMap::from([(ParamId(3), vec![1, 2, 3]), (ParamId(9), vec![])]),
+            factors: BTreeMap::from([(reader(4, None), factors.clone()), (reader(5, Some(2)), factors)]),
+            linears: vec![LinearRecord { loss: Some(0.1 + 0.2), ..LinearRecord::new("blk.0.attn_q.weight", None, 7) }],
+        }
+    }
+
+    #[test]
+    fn what_was_saved_comes_back_bit_for_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.gguf.resume");
+        let resume = Resume::open(path.clone(), "job 1").unwrap();
+        assert!(resume.load().unwrap().is_none());
+        let streams = vec![vec![0.1, -0.0, 3e-40], vec![], vec![1.5]];
+        resume.save(0, &Done::default(), &[vec![9.0]]).unwrap();
+        resume.save(1, &done(), &streams).unwrap();
+        assert!(!path.join("residuals-0").exists());
+        let state = Resume::open(path.clone(), "job 1").unwrap().load().unwrap().unwrap();
+        assert_eq!(state.blocks, 2);
+        assert_eq!(state.done, [Done::default(), done()]);
+        let bits = |streams: &[Vec<f32>]| -> Vec<Vec<u32>> {
+            streams.iter().map(|s| s.iter().map(|x| x.to_bits()).collect()).collect()
+        };
+        assert_eq!(bits(&state.residuals), bits(&streams));
+        resume.remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn another_run_is_refused_with_what_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r");
+        Resume::open(path.clone(), "model a\nseed 1").unwrap();
+        let error = Resume::open(path, "model a\nseed 2").err().expect("refused").to_string();
+        assert!(error.contains("seed 1") && error.contains("seed 2") && error.contains("delete"), "{error}");
+    }
+
+    #[test]
+    fn every_damaged_byte_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let resume = Resume::open(dir.path().join("r"), "job").unwrap();
+        resume.save(0, &done(), &[vec![1.0, 2.0]]).unwrap();
+        for name in ["block-0", "residuals-0"] {
+            let path = dir.path().join("r").join(name);
+            let good = fs::read(&path).unwrap();
+            for i in 0..good.len() {
+                let mut bad = good.clone();
+                bad[i] ^= 0x10;
+                fs::write(&path, &bad).unwrap();
+                assert!(resume.load().is_err(), "{name}: byte {i}");
+                fs::write(&path, &good[..i]).unwrap();
+                assert!(resume.load().is_err(), "{name}: cut at {i}");
+            }
+            fs::write(&path, &good).unwrap();
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! A model run block by block: every sample through one block before any goes on to the next.
+//!
+//! So the weights of a block are touched once for all samples and can be given back, and what lies between two blocks
+//! (the residual stream of every sample) is in the caller's hands: for observing, or for running on with other
+//! weights. The ops are those of [`Engine`], executed by the same code.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use aurora_quantizers::{Scales, Spec, formats};
+
+use super::batch::{Batch, Culprit, finite};
+use super::cache::Cache;
+use super::engine::{self, BATCH};
+use super::{Engine, Options, Tap, blame};
+use crate::model::{Model, Op, ParamId};
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// Values that take the place of stored ones.
+#[derive(Debug, Default)]
+pub struct Overrides<'o> {
+    values: BTreeMap<ParamId, (&'static Spec, Cow<'o, [u8]>)>,
+}
+
+impl<'o> Overrides<'o> {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `bytes`: all rows of the parameter (of all its experts) in canonical order, encoded as `spec` says.
+    pub fn encoded(&mut self, id: ParamId, spec: &'static Spec, bytes: impl Into<Cow<'o, [u8]>>) {
+        self.values.insert(id, (spec, bytes.into()));
+    }
+
+    /// `values`: all numbers of the parameter, row-major.
+    pub fn floats(&mut self, id: ParamId, values: &[f32]) {
+        let format = formats::by_name("f32").expect("a row of FORMATS");
+        let mut bytes = vec![0; size_of_val(values)];
+        format.encode(values, Scales::Reference, &mut bytes);
+        self.encoded(id, format.spec(), bytes);
+    }
+
+    /// The value of a parameter, if it has another one.
+    pub(super) fn get(&self, id: ParamId) -> Option<(&'static Spec, &[u8])> {
+        self.values.get(&id).map(|(spec, bytes)| (*spec, &**bytes))
+    }
+}
+
+/// A model whose parts are made ready one at a time.
+pub struct BlockRunner<'a> {
+    model: &'a Model,
+    weights: &'a Weights<'a>,
+    options: Options,
+}
+
+impl<'a> BlockRunner<'a> {
+    /// Every sample is a sequence of its own from position 0, at most `options.context` tokens long.
+    ///
+    /// # Errors
+    /// As [`Engine::new`], except for types without a kernel, which are found when their block is made ready.
+    pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Self> {
+        engine::check(model, options)?;
+        Ok(BlockRunner { model, weights, options })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'a Model {
+        self.model
+    }
+
+    /// Numbers per token of the residual stream.
+    pub fn width(&self) -> usize {
+        let graph = &self.model.graph;
+        graph.slots[graph.residual.0]
+    }
+
+    /// The residual stream before the first block, `[tokens, width]`.
+    ///
+    /// # Errors
+    /// If there are more tokens than the context has room for, one is outside the vocabulary, or a value is not finite.
+    pub fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+        engine::check_tokens(self.model, tokens, self.options.context)?;
+        let ops = &self.model.graph.embed;
+        let engine = Engine::of(self.model, self.weights, self.options, ops, None)?;
+        let mut all = Vec::with_capacity(tokens.len() * self.width());
+        for (i, tokens) in tokens.chunks(BATCH).enumerate() {
+            all.extend(straight(&engine, tokens, i * BATCH, ops, Vec::new())?);
+        }
+        Ok(all)
+    }
+
+    /// Makes block `i` ready to run, with some of its parameters replaced.
+    ///
+    /// # Errors
+    /// If a matrix has a type without a kernel.
+    ///
+    /// # Panics
+    /// If there is no such block, or a value in `overrides` has not the length of its parameter.
+    pub fn block<'l>(&'l self, i: usize, overrides: &'l Overrides<'l>) -> Result<Block<'l>> {
+        let ops = &self.model.graph.blocks[i];
+        let engine = Engine::of(self.model, self.weights, self.options, ops, Some(overrides))?;
+        let caches = engine::heads(ops).map(|(heads, dim)| Cache::new(self.options.cache, heads, dim)).collect();
+        Ok(Block { index: i, engine, caches, slots: Vec::new() })
+    }
+
+    /// What the output matrix multiplies, `[tokens, width]`, made from the residual stream after the last block.
+    ///
+    /// # Errors
+    /// If a value is not finite.
+    ///
+    /// # Panics
+    /// If `residual` is not whole rows.
+    pub fn head_inputs(&self, residual: &[f32]) -> Result<Vec<f32>> {
+        let head = &self.model.graph.head;
+        let before = head.iter().position(|op| matches!(op, Op::Linear { .. })).expect("an output matrix");
+        let Op::Linear { x, .. } = &head[before] else { unreachable!("found as a linear") };
+        let ops = &head[..before];
+        let engine = Engine::of(self.model, self.weights, self.options, ops, None)?;
+        let width = self.width();
+        assert!(residual.len().is_multiple_of(width), "{} numbers in rows of {width}", residual.len());
+        let mut all = Vec::with_capacity(residual.len());
+        for (i, rows) in residual.chunks(BATCH * width).enumerate() {
+            let tokens = vec![0; rows.len() / width];
+            let mut batch = ready(&engine, &tokens, i * BATCH, rows.to_vec());
+            no_culprit(batch.stretch(ops, &mut []));
+            let inputs = &batch.slots[x.0];
+            if !finite(inputs) {
+                straight(&engine, &tokens, i * BATCH, ops, rows.to_vec())?;
+                return Err(blame::unknown(&batch));
+            }
+            all.extend_from_slice(inputs);
+        }
+        Ok(all)
+    }
+
+    /// Tells the system that the parameters of a block (`None`: those outside the blocks) will not be read again soon.
+    pub fn release(&self, block: Option<usize>) {
+        for (i, param) in self.model.graph.params.iter().enumerate().filter(|(_, p)| p.block == block) {
+            self.weights.release(ParamId(i), 0..param.rows());
+        }
+    }
+}
+
+/// A block that is ready to run.
+pub struct Block<'l> {
+    index: usize,
+    engine: Engine<'l>,
+    caches: Vec<Cache>,
+    /// Memory for the values between the ops, kept from sample to sample.
+    slots: Vec<Vec<f32>>,
+}
+
+impl Block<'_> {
+    /// Runs one sample through the block. `residual`: `[tokens, width]`, read and replaced; `tap`: shown the input of
+    /// every linear. After an error `residual` is what it was.
+    ///
+    /// # Errors
+    /// If there are more tokens than the context has room for, or a value is not finite: the error names the first op and
+    /// tensor.
+    ///
+    /// # Panics
+    /// If `residual` is not whole rows.
+    pub fn run(&mut self, residual: &mut [f32], mut tap: Option<&mut dyn Tap>) -> Result<()> {
+        let graph = &self.engine.model.graph;
+        let (slot, width) = (graph.residual.0, graph.slots[graph.residual.0]);
+        assert!(residual.len().is_multiple_of(width), "{} numbers in rows of {width}", residual.len());
+        let tokens = vec![0; residual.len() / width];
+        engine::check_tokens(self.engine.model, &tokens, self.engine.options.context)?;
+        let mut after = Vec::with_capacity(residual.len());
+        // On a thread of the pool, so that handing work to it needs no waking and waiting from outside.
+        rayon::scope(|_| {
+            for (i, (rows, tokens)) in residual.chunks(BATCH * width).zip(tokens.chunks(BATCH)).enumerate() {
+                let mut input = std::mem::take(&mut self.slots);
+                input.resize(graph.slots.len(), Vec::new());
+                input[slot].clear();
+                input[slot].extend_from_slice(rows);
+                let mut batch = Batch::new(&self.engine, tokens, i * BATCH, tokens.len());
+                (batch.slots, batch.block) = (input, Some(self.index));
+                batch.tap = tap.as_mut().map(|t| &mut **t as &mut dyn Tap);
+                no_culprit(batch.stretch(&graph.blocks[self.index], &mut self.caches));
+                if !finite(&batch.slots[slot]) {
+                    return Err(());
+                }
+                after.extend_from_slice(&batch.slots[slot]);
+                self.slots = std::mem::take(&mut batch.slots);
+            }
+            Ok(())
+        })
+        .or_else(|()| Err(self.blame(residual)))?;
+        residual.copy_from_slice(&after);
+        Ok(())
+    }
+
+    /// Runs the sample once more, looking at every op's output.
+    fn blame(&mut self, residual: &[f32]) -> Error {
+        let graph = &self.engine.model.graph;
+        let width = graph.slots[graph.residual.0];
+        let tokens = vec![0; residual.len() / width];
+        let mut first = 0;
+        for (rows, tokens) in residual.chunks(BATCH * width).zip(tokens.chunks(BATCH)) {
+            let mut batch = ready(&self.engine, tokens, first, rows.to_vec());
+            (batch.suspicious, batch.block) = (true, Some(self.index));
+            if let Err(culprit) = batch.stretch(&graph.blocks[self.index], &mut self.caches) {
+                return blame::error(&batch, &culprit);
+            }
+            first += tokens.len();
+        }
+        blame::unknown(&ready(&self.engine, &tokens, 0, Vec::new()))
+    }
+}
+
+/// A batch whose residual stream is filled in.
+fn ready<'e, 'a>(
+    engine: &'e Engine<'a>,
+    tokens: &'e [u32],
+    first: usize,
+    residual: Vec<f32>,
+) -> Batch<'e, 'a, 'static> {
+    let mut batch = Batch::new(engine, tokens, first, tokens.len());
+    batch.slots[engine.model.graph.residual.0] = residual;
+    batch
+}
+
+/// Runs ops without attention and looks at every output; gives the residual stream.
+fn straight(engine: &Engine<'_>, tokens: &[u32], first: usize, ops: &[Op], residual: Vec<f32>) -> Result<Vec<f32>> {
+    let mut batch = ready(engine, tokens, first, residual);
+    batch.suspicious = true;
+    match batch.stretch(ops, &mut []) {
+        Ok(()) => Ok(std::mem::take(&mut batch.slots[engine.model.graph.residual.0])),
+        Err(culprit) => Err(blame::error(&batch, &culprit)),
+    }
+}
+
+/// Only a suspicious batch looks.
+fn no_culprit(looked: Result<(), Culprit>) {
+    debug_assert!(looked.is_ok(), "nothing is looked at in the first run");
+}

@@ -1,0 +1,518 @@
+//! Calibration: block by block against the engine, files against what was seen, the commands on good and bad input.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use aurora_quant::calibrate::imatrix::{Imatrix, Origin};
+use aurora_quant::calibrate::{self, Wanted};
+use aurora_quant::checkpoint::{self, TensorSource};
+use aurora_quant::model::{Model, ParamId, describe};
+use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, Options, Overrides, Tap};
+use aurora_quant::weights::Weights;
+use common::{MODELS, canonical, fixtures};
+use serde_json::Value as Json;
+
+const EXACT: Options = Options { context: 48, exact: true, cache: CacheType::F32, attention: Attention::Flash };
+
+struct Opened {
+    source: Box<dyn TensorSource>,
+    model: Model,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    fixtures().join("models").join(name)
+}
+
+fn open(name: &str) -> Opened {
+    let source = checkpoint::open(&fixture(name)).unwrap();
+    let model = describe(source.config(), &|name| source.find(name).is_some()).unwrap();
+    Opened { source, model }
+}
+
+fn tokens(name: &str) -> Vec<u32> {
+    let file = canonical::load_file(&fixture(name).join("golden.safetensors"));
+    file["input_ids"].data.iter().map(|&t| t as u32).collect()
+}
+
+/// Everything that linears were shown, by matrix and expert.
+#[derive(Default, PartialEq, Debug)]
+struct Seen(BTreeMap<(ParamId, Option<usize>), Vec<f32>>);
+
+impl Tap for Seen {
+    fn linear_input(&mut self, input: &LinearInput<'_>) {
+        self.0.entry((input.weight, input.expert)).or_default().extend_from_slice(input.x);
+    }
+}
+
+#[test]
+fn block_by_block_is_what_the_engine_computes() {
+    for name in MODELS {
+        let opened = open(name);
+        let weights = Weights::bind(&*opened.source, &opened.model.graph).unwrap();
+        let tokens = tokens(name);
+        let engine = Engine::new(&opened.model, &weights, EXACT).unwrap();
+        let mut whole = Seen::default();
+        engine.forward_tapped(&mut engine.session(), &tokens, 0, &mut whole).unwrap();
+        let runner = BlockRunner::new(&opened.model, &weights, EXACT).unwrap();
+        let mut residual = runner.embed(&tokens).unwrap();
+        let (mut seen, none) = (Seen::default(), Overrides::new());
+        for i in 0..opened.model.graph.blocks.len() {
+            runner.block(i, &none).unwrap().run(&mut residual, Some(&mut seen)).unwrap();
+            runner.release(Some(i));
+        }
+        let output = whole.0.iter().find(|((id, _), _)| {
+            let param = opened.model.graph.param(*id);
+            param.block.is_none()
+        });
+        assert_eq!(*output.unwrap().1, runner.head_inputs(&residual).unwrap(), "{name}: the output's input");
+        let key = *output.unwrap().0;
+        whole.0.remove(&key);
+        assert!(whole == seen, "{name}: the inputs of the linears");
+    }
+}
+
+#[test]
+fn values_of_the_callers_choice_are_used() {
+    let opened = open("tiny-mixtral");
+    let graph = &opened.model.graph;
+    let weights = Weights::bind(&*opened.source, graph).unwrap();
+    let runner = BlockRunner::new(&opened.model, &weights, EXACT).unwrap();
+    let start = runner.embed(&tokens("tiny-mixtral")).unwrap();
+    let values = |id: ParamId| {
+        let mut values = vec![0.0; graph.param(id).len()];
+        weights.rows(id, 0..graph.param(id).rows(), &mut values);
+        values
+    };
+    let run = |overrides: &Overrides<'_>| {
+        let mut residual = start.clone();
+        runner.block(0, overrides).unwrap().run(&mut residual, None).unwrap();
+        residual
+    };
+    let plain = run(&Overrides::new());
+    let (mut same, mut other) = (Overrides::new(), Overrides::new());
+    let of_block = (0..graph.params.len()).map(ParamId).filter(|id| graph.param(*id).block == Some(0));
+    for id in of_block {
+        same.floats(id, &values(id));
+        if graph.param(id).name == "blk.0.ffn_down_exps.weight" {
+            other.floats(id, &vec![0.0; graph.param(id).len()]);
+        }
+    }
+    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // BF16 weights as F32 take another kernel, which sums in another order.
+    assert!(apart(&plain, &run(&same)) < 1e-4);
+    assert!(apart(&plain, &run(&other)) > 1e-2, "no expert adds anything");
+}
+
+/// Statistics of the library's run.
+fn collect(name: &str, samples: &[Vec<u32>], gram: bool) -> (Opened, Imatrix) {
+    struct Quiet;
+    impl calibrate::Watch for Quiet {
+        fn step(&mut self, done: usize, all: usize) -> aurora_quant::Result<()> {
+            assert!(done <= all);
+            Ok(())
+        }
+    }
+    let opened = open(name);
+    let mut all = Imatrix::new(Origin::default());
+    {
+        let weights = Weights::bind(&*opened.source, &opened.model.graph).unwrap();
+        let runner = BlockRunner::new(&opened.model, &weights, EXACT).unwrap();
+        let mut sink = |feed: &_, stats: aurora_quantizers::SiteStats| {
+            assert_eq!(stats.gram().is_some(), gram);
+            all.put(&opened.model.graph, feed, &stats);
+            Ok(())
+        };
+        calibrate::run(&runner, samples, Wanted { gram, output: true }, &mut sink, &mut Quiet).unwrap();
+    }
+    (opened, all)
+}
+
+/// Sums over what the engine shows, in f64, matrix by matrix.
+#[test]
+fn sums_are_those_of_what_linears_see() {
+    for name in MODELS {
+        let tokens = tokens(name);
+        let samples = [tokens[..20].to_vec(), tokens[20..].to_vec()];
+        let (opened, all) = collect(name, &samples, false);
+        let weights = Weights::bind(&*opened.source, &opened.model.graph).unwrap();
+        let engine = Engine::new(&opened.model, &weights, EXACT).unwrap();
+        let mut seen = Seen::default();
+        for sample in &samples {
+            engine.forward_tapped(&mut engine.session(), sample, 0, &mut seen).unwrap();
+        }
+        let mut matrices = 0;
+        for ((id, expert), x) in &seen.0 {
+            let param = opened.model.graph.param(*id);
+            let (entry, cols) = (&all.entries[&param.name], param.cols());
+            let at = expert.unwrap_or(0);
+            assert_eq!(entry.counts[at] as usize, x.len() / cols, "{name}: {}", param.name);
+            for c in 0..cols {
+                let column = x.iter().skip(c).step_by(cols).map(|&x| f64::from(x));
+                let (sq, abs) = (column.clone().map(|x| x * x).sum::<f64>(), column.map(f64::abs).sum::<f64>());
+                // f64 sums, rounded once.
+                let close = |found: f32, want: f64| (f64::from(found) - want).abs() <= want * 1e-7;
+                assert!(close(entry.sum_sq[at * cols + c], sq), "{name}: {} column {c}", param.name);
+                assert!(close(entry.sum_abs[at * cols + c], abs), "{name}: {} column {c}", param.name);
+            }
+            matrices += 1;
+        }
+        assert!(matrices >= all.entries.len(), "{name}: nothing was made up");
+    }
+}
+
+#[test]
+fn experts_without_a_token_count_alike_and_are_named() {
+    // Two tokens with two experts each leave at least none of four for certain, but the same token twice leaves two.
+    let (opened, all) = collect("tiny-mixtral", &[vec![5]], false);
+    let found = all.importances(&opened.model.graph).unwrap();
+    let graph = &opened.model.graph;
+    let blocks = graph.blocks.len();
+    // One token, two of four experts: two idle ones in each of three matrices of every block.
+    assert_eq!(found.idle.len(), 2 * 3 * blocks);
+    for (id, expert) in &found.idle {
+        let cols = graph.param(*id).cols();
+        assert!(found.values[id][expert * cols..(expert + 1) * cols].iter().all(|x| *x == 1.0));
+    }
+}
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_aurora-quant")).args(args).output().unwrap()
+}
+
+fn good(args: &[&str]) -> Output {
+    let out = run(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    out
+}
+
+/// The message of a run that must fail.
+fn refused(args: &[&str]) -> String {
+    let out = run(args);
+    assert_eq!(out.status.code(), Some(1), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stderr).unwrap()
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.0.path().join(name), bytes).unwrap();
+        self.path(name)
+    }
+}
+
+fn text() -> String {
+    std::fs::read_to_string(fixtures().join("eval/eval.txt")).unwrap()
+}
+
+fn model(name: &str) -> String {
+    fixture(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn threads_and_repeats_give_the_same_file() {
+    let dir = Folder::new();
+    let (model, text) = (model("stories260k"), dir.write("t.txt", text()));
+    let make = |threads: &str, out: &str| {
+        let out = dir.path(out);
+        let args =
+            ["calibrate", &model, "--text", &text, "--context", "64", "--hessian", "--threads", threads, "-o", &out];
+        good(&args);
+        std::fs::read(out).unwrap()
+    };
+    let one = make("1", "a.gguf");
+    assert!(one == make("2", "b.gguf") && one == make("3", "c.gguf"));
+}
+
+#[test]
+fn seeds_choose_samples() {
+    let dir = Folder::new();
+    let (model, text) = (model("stories260k"), dir.write("t.txt", text()));
+    let make = |seed: &str, out: &str| {
+        let out = dir.path(out);
+        let args =
+            ["calibrate", &model, "--text", &text, "--context", "32", "--samples", "3", "--seed", seed, "--json"];
+        let args: Vec<&str> = args.into_iter().chain(["-o", &out]).collect();
+        let record: Json = serde_json::from_slice(&good(&args).stdout).unwrap();
+        assert_eq!((&record["samples"], &record["context"]), (&Json::from(3), &Json::from(32)));
+        assert!(record["available"].as_u64().unwrap() > 3);
+        let entries = Imatrix::open(Path::new(&out)).unwrap().entries;
+        assert!(entries.values().all(|e| e.counts == [96.0]));
+        entries
+    };
+    let one = make("1", "a.gguf");
+    assert!(one == make("1", "b.gguf"));
+    assert!(one != make("2", "c.gguf"));
+}
+
+#[test]
+fn merged_files_are_the_single_run() {
+    let dir = Folder::new();
+    let text = text();
+    let half = (text.len() / 2..).find(|&i| text.is_char_boundary(i)).unwrap();
+    let parts = [dir.write("a.txt", &text[..half]), dir.write("b.txt", &text[half..])];
+    let make = |texts: &[&str], out: &str| {
+        let (model, out) = (model("stories260k"), dir.path(out));
+        let mut args = vec!["calibrate", &model, "--context", "64", "--hessian", "-o", &out];
+        texts.iter().for_each(|t| args.extend(["--text", t]));
+        good(&args);
+        out
+    };
+    let whole = make(&[&parts[0], &parts[1]], "whole.gguf");
+    let (a, b) = (make(&[&parts[0]], "a.gguf"), make(&[&parts[1]], "b.gguf"));
+    let sum = dir.path("sum.gguf");
+    good(&["calibrate", "--merge", &a, &b, "-o", &sum]);
+    let (whole, sum) = (Imatrix::open(Path::new(&whole)).unwrap(), Imatrix::open(Path::new(&sum)).unwrap());
+    assert_eq!(whole.origin, sum.origin);
+    assert!(whole.entries.keys().eq(sum.entries.keys()));
+    // Each sum is rounded to f32 once in the single run, and twice more on its way through two files.
+    let close = |a: f64, b: f64, scale: f64| (a - b).abs() <= 2.0 * f64::from(f32::EPSILON) * scale;
+    let mut grams = 0;
+    for (name, one) in &whole.entries {
+        let two = &sum.entries[name];
+        assert_eq!((one.cols, &one.counts), (two.cols, &two.counts), "{name}");
+        for (a, b) in one.sum_sq.iter().zip(&two.sum_sq).chain(one.sum_abs.iter().zip(&two.sum_abs)) {
+            assert!(close(f64::from(*a), f64::from(*b), f64::from(*a)), "{name}: {a} {b}");
+        }
+        let (Some(a), Some(b)) = (whole.gram(name, 0).unwrap(), sum.gram(name, 0).unwrap()) else { continue };
+        grams += 1;
+        let diagonal = a.diagonal();
+        for i in 0..one.cols {
+            // The diagonal is the sum of squares, summed another way: 256 products at a time in f32.
+            assert!((diagonal[i] - f64::from(one.sum_sq[i])).abs() <= 2e-5 * diagonal[i], "{name} at {i}");
+            for j in 0..=i {
+                let scale = (diagonal[i] * diagonal[j]).sqrt();
+                assert!(close(a.get(i, j), b.get(i, j), scale), "{name} at {i} {j}");
+            }
+        }
+    }
+    assert_eq!(grams, 4 * 5, "four inputs in each of five blocks");
+}
+
+#[test]
+fn conversations_go_through_the_models_template() {
+    let dir = Folder::new();
+    let line = serde_json::json!({ "messages": [
+        { "role": "user", "content": "Tell me of the sea, at length and in detail." },
+        { "role": "assistant", "content": "It is wide and deep and there are ships on it; some are old." },
+    ] });
+    let document = serde_json::json!({ "text": "Once there was a ship upon the sea." });
+    let jsonl = dir.write("chat.jsonl", format!("{line}\n\n{document}\n"));
+    let out = dir.path("o.gguf");
+    let args = ["calibrate", &model("tiny-llama3"), "--text", &jsonl, "--context", "16", "-o", &out];
+    good(&args);
+    assert!(Imatrix::open(Path::new(&out)).unwrap().origin.chunks >= 2);
+    let plain = ["calibrate", &model("stories260k"), "--text", &jsonl, "--context", "16", "-o", &dir.path("p.gguf")];
+    assert!(refused(&plain).contains("template"), "that model has none");
+    let bad = dir.write("bad.jsonl", "{\"text\": \"fine\"}\n{\"texts\": 1}\n");
+    let args = ["calibrate", &model("tiny-llama3"), "--text", &bad, "-o", &dir.path("q.gguf")];
+    assert!(refused(&args).contains("line 2: needs an object"));
+}
+
+#[test]
+fn texts_that_are_no_samples_are_refused() {
+    let dir = Folder::new();
+    let out = dir.path("o.gguf");
+    let calibrate = |text: &str, more: &[&str]| {
+        let model = model("stories260k");
+        let args: Vec<&str> =
+            ["calibrate", &model, "--text", text, "-o", &out].into_iter().chain(more.to_vec()).collect();
+        refused(&args)
+    };
+    assert!(calibrate(&dir.write("empty.txt", " \n"), &[]).contains("the text is empty"));
+    let short = calibrate(&dir.write("short.txt", "Once upon a time"), &["--context", "64"]);
+    assert!(short.contains("one sample of --context 64 needs 64") && short.contains("longer text"), "{short}");
+    assert!(calibrate(&dir.write("latin.txt", b"caf\xe9"), &[]).contains("not UTF-8"));
+    assert!(calibrate(&dir.write("t.txt", text()), &["--context", "1"]).contains("at least 2"));
+    assert!(calibrate(&dir.write("t.txt", text()), &["--context", "100000"]).contains("needs 100000"));
+    assert!(calibrate(&dir.path("missing.txt"), &[]).contains("cannot read"));
+    assert!(refused(&["calibrate", &model("stories260k")]).contains("--text FILE"));
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named_with_their_block() {
+    let dir = Folder::new();
+    let source = fixture("stories260k");
+    let copy = dir.0.path().join("model");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(&source).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let file = copy.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let table: Json = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let at = table["model.layers.2.mlp.up_proj.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[8 + header + at..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&file, bytes).unwrap();
+    let text = dir.write("t.txt", text());
+    let args = ["calibrate", copy.to_str().unwrap(), "--text", &text, "--context", "64", "-o", &dir.path("o.gguf")];
+    let message = refused(&args);
+    assert!(message.contains("block 2") && message.contains("up_proj"), "{message}");
+}
+
+/// A file of statistics with every column's importance of our choice.
+fn made_up(dir: &Folder, name: &str, importance: impl Fn(usize) -> f32) -> String {
+    let opened = open(name);
+    let (_, mut all) = collect(name, &[vec![5, 6, 7]], false);
+    all.entries.retain(|n, _| n.starts_with("blk."));
+    for entry in all.entries.values_mut() {
+        entry.counts.iter_mut().for_each(|c| *c = 2.0);
+        entry.sum_sq.iter_mut().enumerate().for_each(|(i, s)| *s = 2.0 * importance(i));
+    }
+    assert!(!opened.model.graph.params.is_empty());
+    all.origin = Origin { datasets: vec!["made up".to_owned()], chunks: 3, chunk_size: 64 };
+    struct Go;
+    impl aurora_quant::export::Watch for Go {
+        fn advance(&self, _: &str, _: u64) {}
+        fn interrupted(&self) -> bool {
+            false
+        }
+    }
+    let path = dir.path("made-up.gguf");
+    all.write(Path::new(&path), true, &Go).unwrap();
+    path
+}
+
+#[test]
+fn importances_reach_the_encoder_and_the_record() {
+    use aurora_quantizers::{Scales, formats};
+    let dir = Folder::new();
+    for name in ["stories260k", "tiny-mixtral"] {
+        let importance = |i: usize| [1.0, 50.0, 0.0, 3.0, 0.5][i % 5] + (i / 7) as f32 * 0.01;
+        let file = made_up(&dir, name, importance);
+        let out = dir.path(&format!("{name}.gguf"));
+        let args = ["convert", &model(name), "--type", "q4_0", "--imatrix", &file, "-o", &out, "--json"];
+        let record: Json = serde_json::from_slice(&good(&args).stdout).unwrap();
+        let used: Vec<&str> =
+            record["importance"]["used"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+        assert!(!used.is_empty());
+        assert_eq!(record["importance"]["chunks"], 3);
+        let notes = record["notes"].to_string();
+        assert!(notes.contains("no importances for token_embd.weight") && notes.contains("count alike"), "{notes}");
+        let source = checkpoint::open(Path::new(&out)).unwrap();
+        let original = open(name);
+        let weights = Weights::bind(&*original.source, &original.model.graph).unwrap();
+        for (i, param) in original.model.graph.params.iter().enumerate() {
+            let info = source.find(&param.name).unwrap();
+            let Some(format) = formats::by_ggml_id(info.spec.ggml_id).filter(|f| f.as_blocks().is_some()) else {
+                continue;
+            };
+            let (cols, rows) = (param.cols(), param.rows());
+            let matrix = param.shape[param.shape.len() - 2];
+            let row_bytes = info.spec.bytes_for(cols).unwrap();
+            let (mut values, mut bytes) = (vec![0.0; cols], vec![0; row_bytes]);
+            let all: Vec<f32> = (0..rows / matrix * cols).map(importance).map(|x| 2.0 * x / 2.0).collect();
+            for row in 0..rows {
+                weights.rows(ParamId(i), row..row + 1, &mut values);
+                let expert = row / matrix;
+                let own = used.contains(&&*param.name).then(|| &all[expert * cols..(expert + 1) * cols]);
+                format.encode(&values, Scales::Search(own), &mut bytes);
+                let found = source.bytes(info, row * row_bytes..(row + 1) * row_bytes);
+                assert!(found == bytes, "{name}: {} row {row}", param.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn statistics_made_on_the_fly_are_those_of_a_file() {
+    let dir = Folder::new();
+    let (model, text) = (model("tiny-qwen2"), dir.write("t.txt", text()));
+    let sampling = ["--text", &text, "--context", "32", "--samples", "4", "--seed", "9"];
+    let file = dir.path("i.gguf");
+    good(&[&["calibrate", &model, "-o", &file], &sampling[..]].concat());
+    let (a, b) = (dir.path("a.gguf"), dir.path("b.gguf"));
+    good(&["convert", &model, "--type", "q4_0", "--imatrix", &file, "-o", &a]);
+    good(&[&["convert", &model, "--type", "q4_0", "--calibrate", "-o", &b], &sampling[..]].concat());
+    let (a, b) = (checkpoint::open(Path::new(&a)).unwrap(), checkpoint::open(Path::new(&b)).unwrap());
+    for (x, y) in a.tensors().iter().zip(b.tensors()) {
+        assert!(a.bytes(x, 0..x.range.len()) == b.bytes(y, 0..y.range.len()), "{}", x.name);
+    }
+}
+
+#[test]
+fn a_matrix_of_another_model_is_refused() {
+    let dir = Folder::new();
+    let file = made_up(&dir, "tiny-llama3", |_| 1.0);
+    let args = |name: &str| refused(&["convert", &model(name), "--imatrix", &file, "-o", &dir.path("o.gguf")]);
+    let wrong = args("stories260k");
+    assert!(wrong.contains("importances, needed 64 columns"), "{wrong}");
+    let unknown = args("tiny-gpt2");
+    assert!(unknown.contains("the model has no matrix of this name"), "{unknown}");
+}
+
+fn dat(entries: &[(&str, i32, &[f32])], tail: &[u8]) -> Vec<u8> {
+    let mut bytes = (entries.len() as i32).to_le_bytes().to_vec();
+    for (name, calls, values) in entries {
+        bytes.extend((name.len() as i32).to_le_bytes());
+        bytes.extend(name.bytes());
+        bytes.extend(calls.to_le_bytes());
+        bytes.extend((values.len() as i32).to_le_bytes());
+        values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+    }
+    bytes.extend(tail);
+    bytes
+}
+
+#[test]
+fn the_older_format_is_read() {
+    let dir = Folder::new();
+    let values: Vec<f32> = (0..64).map(|i| i as f32).collect();
+    let mut tail = 7_i32.to_le_bytes().to_vec();
+    tail.extend(5_i32.to_le_bytes());
+    tail.extend(b"a.txt");
+    let path = dir.write("i.dat", dat(&[("blk.0.attn_q.weight", 4, &values)], &tail));
+    let file = Imatrix::open(Path::new(&path)).unwrap();
+    assert_eq!(file.origin, Origin { datasets: vec!["a.txt".to_owned()], chunks: 7, chunk_size: 0 });
+    let opened = open("stories260k");
+    let found = file.importances(&opened.model.graph).unwrap();
+    let (_, importance) = found.values.iter().next().unwrap();
+    assert!(importance.iter().enumerate().all(|(i, x)| *x == i as f32 / 4.0));
+    assert_eq!(found.dead_columns, 1);
+}
+
+/// No beginning of a file, and no file with some bytes changed, may panic or ask for gigabytes.
+#[test]
+fn damaged_files_are_errors() {
+    let dir = Folder::new();
+    let gguf = std::fs::read(made_up(&dir, "stories260k", |i| i as f32)).unwrap();
+    let old = dat(&[("blk.0.attn_q.weight", 4, &[1.0; 64]), ("blk.0.attn_k.weight", 4, &[1.0; 64])], &[]);
+    let read = |bytes: &[u8]| Imatrix::open(Path::new(&dir.write("x", bytes)));
+    let opened = open("stories260k");
+    for whole in [&gguf, &old] {
+        assert!(read(whole).is_ok());
+        let step = (whole.len() / 300).max(1);
+        for end in (0..whole.len() - 1).step_by(step) {
+            assert!(read(&whole[..end]).is_err(), "the first {end} of {} bytes", whole.len());
+        }
+        for at in (0..whole.len().min(20_000)).step_by((step / 7).max(1)) {
+            for value in [0, 0x7f, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                // Anything may come of it but a panic.
+                if let Ok(file) = read(&bytes) {
+                    let _ = file.importances(&opened.model.graph);
+                    let _ = file.entries.keys().map(|name| file.gram(name, 0)).collect::<Vec<_>>();
+                }
+            }
+        }
+    }
+    assert!(read(b"").is_err());
+    let negative = made_up(&dir, "stories260k", |i| if i == 3 { -1.0 } else { 1.0 });
+    let message = refused(&["convert", &model("stories260k"), "--imatrix", &negative, "-o", &dir.path("o.gguf")]);
+    assert!(message.contains("sum of squares -2 at 3"), "{message}");
+}
