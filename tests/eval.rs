@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value as Json;
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 fn model(name: &str) -> PathBuf {
@@ -138,8 +137,8 @@ fn figures_of_files_are_those_of_llama_perplexity() {
 }
 
 /// A trained model, on which errors of rounding are what they are in larger ones: 0.2 % of the perplexity, 5 % of the
-/// divergence. The noise explained above is less: over 5120 tokens, at a divergence of 0.0001 of rounded activations, it is
-/// sqrt(2 * 0.0001) * sqrt(2 / 5120) = 0.03 % at one standard deviation.
+/// divergence. The noise explained above is less: over 3072 tokens, at a divergence of 0.0001 of rounded activations, it is
+/// sqrt(2 * 0.0001) * sqrt(2 / 3072) = 0.04 % at one standard deviation.
 #[test]
 fn figures_of_a_trained_model_are_those_of_llama_perplexity() {
     let recorded = recorded("bookworm.json");
@@ -149,21 +148,17 @@ fn figures_of_a_trained_model_are_those_of_llama_perplexity() {
     let heldout = Path::new(env!("CARGO_MANIFEST_DIR")).join("calibration-data/heldout.txt");
     for file_type in ["f32", "f16", "q8_0", "q4_0"] {
         let file = convert(&dir, "bookworm-8m", file_type);
-        let arguments = ["eval", "--json", "-q", "--context", "256", "--chunks", "40"];
-        let more = ["--text", heldout.to_str().unwrap(), "--reference", reference.to_str().unwrap()];
-        let done = aurora(&[&arguments[..], &more].concat(), &[&file]);
+        let arguments = ["eval", "--json", "-q", "--context", "256", "--chunks", "24"];
+        let text = ["--text", heldout.to_str().unwrap()];
+        let beside = if file_type == "f32" { &[][..] } else { &["--reference", reference.to_str().unwrap()] };
+        let done = aurora(&[&arguments[..], &text, beside].concat(), &[&file]);
         assert!(done.status.success(), "{file_type}: {}", String::from_utf8_lossy(&done.stderr));
         let found: Json = serde_json::from_slice(&done.stdout).unwrap();
         let (ppl, theirs) = (number(&found["perplexity"]["value"]), number(&rows[file_type]["ppl"][0]));
-        let kl = number(&found["divergence"]["kl"]["value"]);
-        println!("{file_type}: perplexity {ppl}, llama.cpp {theirs}; KL {kl:.6}, llama.cpp {}", rows[file_type]["kl"]);
         assert!(near(ppl, theirs, 0.002, 1e-4), "{file_type}: perplexity {ppl}, llama.cpp {theirs}");
-        match file_type {
-            "f32" => assert!(kl < 1e-9, "f32: KL {kl}"),
-            _ => {
-                let theirs = number(&rows[file_type]["kl"][0]);
-                assert!(near(kl, theirs, 0.05, 2e-6), "{file_type}: KL {kl}, llama.cpp {theirs}");
-            }
+        if file_type != "f32" {
+            let (kl, theirs) = (number(&found["divergence"]["kl"]["value"]), number(&rows[file_type]["kl"][0]));
+            assert!(near(kl, theirs, 0.05, 2e-6), "{file_type}: KL {kl}, llama.cpp {theirs}");
         }
     }
 }
@@ -325,27 +320,5 @@ fn bench_measures_what_it_says() {
             let bytes = number(&found["bytes_per_token"]);
             assert!(0.5 < bytes / number(&found["file_bytes"]) && bytes < 1.2 * number(&found["file_bytes"]));
         }
-    }
-}
-
-#[test]
-fn the_embedded_text_is_what_the_manifest_says() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("calibration-data");
-    let text = fs::read(folder.join("heldout.txt")).unwrap();
-    let manifest = fs::read_to_string(folder.join("manifest.toml")).unwrap();
-    let values = |key: &str| {
-        let start = format!("{key} = ");
-        manifest.lines().filter_map(|l| l.strip_prefix(&start)).map(str::to_owned).collect::<Vec<_>>()
-    };
-    let hash = |bytes: &[u8]| format!("\"{:x}\"", Sha256::digest(bytes));
-    let hashes = values("sha256");
-    assert_eq!(hashes[0], hash(&text));
-    let places = values("bytes");
-    assert_eq!(places[0], text.len().to_string());
-    assert_eq!(values("licence").len(), places.len() - 1, "every part has a licence");
-    for (place, expected) in places[1..].iter().zip(&hashes[1..]) {
-        let (start, length) = place.trim_matches(['[', ']']).split_once(", ").unwrap();
-        let (start, length): (usize, usize) = (start.parse().unwrap(), length.parse().unwrap());
-        assert_eq!(*expected, hash(&text[start..start + length]), "part at {start}");
     }
 }
