@@ -3,7 +3,7 @@
 
 use aurora_quantizers::formats::FORMATS;
 use aurora_quantizers::gptq::{Hessian, Options, Order, Solved, solve};
-use aurora_quantizers::{BlockFormat, NumError, Scales};
+use aurora_quantizers::{BlockFormat, Grid, NumError, Scales};
 
 const DAMP: f64 = 0.01;
 const ORDERS: [Order; 2] = [Order::Static, Order::Natural];
@@ -36,9 +36,9 @@ impl Random {
             let x: Vec<f64> = (0..n)
                 .map(|i| size[i] * (self.normal() + (0..shared).map(|s| source[s] * mix[s * n + i]).sum::<f64>()))
                 .collect();
-            for i in 0..n {
-                for j in 0..n {
-                    h[i * n + j] += x[i] * x[j];
+            for (h, a) in h.chunks_mut(n).zip(&x) {
+                for (h, b) in h.iter_mut().zip(&x) {
+                    *h += a * b;
                 }
             }
         }
@@ -91,21 +91,25 @@ fn inverse(mut a: Vec<f64>, n: usize) -> Vec<f64> {
             a[k * n + j] /= pivot;
             inv[k * n + j] /= pivot;
         }
+        let (a_row, inv_row) = (a[k * n..][..n].to_vec(), inv[k * n..][..n].to_vec());
         for i in (0..n).filter(|i| *i != k) {
             let by = a[i * n + k];
-            for j in 0..n {
-                a[i * n + j] -= by * a[k * n + j];
-                inv[i * n + j] -= by * inv[k * n + j];
+            for (a, other) in a[i * n..][..n].iter_mut().zip(&a_row) {
+                *a -= by * other;
+            }
+            for (inv, other) in inv[i * n..][..n].iter_mut().zip(&inv_row) {
+                *inv -= by * other;
             }
         }
     }
     inv
 }
 
-/// One row as the paper has it: round a column, spread its error over the columns left by the inverse Hessian, take the column
-/// out of the inverse. Also the smallest distance, in steps of the grid, of a rounded number from where its code would change.
-fn textbook(format: &dyn BlockFormat, w: &[f32], h: &[f32], order: Order) -> (Vec<f32>, f64) {
-    let (n, len) = (w.len(), format.spec().block);
+/// Rows as the paper has them: round a column, spread its error over the columns left by the inverse Hessian, take the column out
+/// of the inverse. Of each row its values and the smallest distance, in steps of the grid, of a rounded number from where its
+/// code would change.
+fn textbook(format: &dyn BlockFormat, w: &[f32], h: &[f32], n: usize, order: Order) -> Vec<(Vec<f32>, f64)> {
+    let len = format.spec().block;
     let diagonal: Vec<f32> = (0..n).map(|i| h[i * n + i]).collect();
     let damping = DAMP * diagonal.iter().map(|d| f64::from(*d)).sum::<f64>() / n as f64;
     let mut damped: Vec<f64> = h.iter().map(|v| f64::from(*v)).collect();
@@ -119,41 +123,51 @@ fn textbook(format: &dyn BlockFormat, w: &[f32], h: &[f32], order: Order) -> (Ve
         let x: Vec<f32> = x[block * len..][..len].iter().map(|v| *v as f32).collect();
         format.fit(&x, &diagonal[block * len..][..len])
     };
-    let mut x: Vec<f64> = w.iter().map(|v| f64::from(*v)).collect();
-    let mut grids: Vec<_> = (0..n / len).map(|block| fit(block, &x)).collect();
-    let mut values = vec![0.0; n];
-    let mut margin = f64::INFINITY;
+    struct Row {
+        x: Vec<f64>,
+        grids: Vec<Grid>,
+        values: Vec<f32>,
+        margin: f64,
+    }
+    let start = |w: &[f32]| {
+        let x: Vec<f64> = w.iter().map(|v| f64::from(*v)).collect();
+        let grids = (0..n / len).map(|block| fit(block, &x)).collect();
+        Row { x, grids, values: vec![0.0; n], margin: f64::INFINITY }
+    };
+    let mut rows: Vec<Row> = w.chunks(n).map(start).collect();
     for &c in &visit {
-        if order == Order::Natural && c % len == 0 {
-            grids[c / len] = fit(c / len, &x);
-        }
-        let (grid, i) = (&grids[c / len], c % len);
-        let code = grid.nearest(i, x[c] as f32);
-        values[c] = grid.value(i, code);
-        let step = f64::from(grid.scale[i / grid.group_len]).abs();
-        for near in [-1e-3, -1e-4, -1e-5, 1e-5, 1e-4, 1e-3] {
-            if step > 0.0 && grid.nearest(i, (x[c] + near * step) as f32) != code {
-                margin = margin.min(f64::abs(near));
+        let column: Vec<f64> = inv[c * n..][..n].to_vec();
+        for Row { x, grids, values, margin } in &mut rows {
+            if order == Order::Natural && c % len == 0 {
+                grids[c / len] = fit(c / len, x);
             }
+            let (grid, i) = (&grids[c / len], c % len);
+            let code = grid.nearest(i, x[c] as f32);
+            values[c] = grid.value(i, code);
+            let step = f64::from(grid.scale[i / grid.group_len]).abs();
+            for near in [-1e-3, -1e-4, -1e-5, 1e-5, 1e-4, 1e-3] {
+                if step > 0.0 && grid.nearest(i, (x[c] + near * step) as f32) != code {
+                    *margin = margin.min(f64::abs(near));
+                }
+            }
+            let error = (x[c] - f64::from(values[c])) / column[c];
+            for (x, inv) in x.iter_mut().zip(&column) {
+                *x -= error * inv;
+            }
+            x[c] = f64::from(values[c]);
         }
-        let error = (x[c] - f64::from(values[c])) / inv[c * n + c];
-        for k in 0..n {
-            x[k] -= error * inv[c * n + k];
-        }
-        let row: Vec<f64> = inv[c * n..][..n].to_vec();
         for i in 0..n {
-            let by = row[i] / row[c];
-            for j in 0..n {
-                inv[i * n + j] -= by * row[j];
+            let by = column[i] / column[c];
+            for (inv, other) in inv[i * n..][..n].iter_mut().zip(&column) {
+                *inv -= by * other;
             }
         }
         for k in 0..n {
             // Exactly out of the game: what elimination leaves here is rounding.
             (inv[c * n + k], inv[k * n + c]) = (0.0, 0.0);
         }
-        x[c] = f64::from(values[c]);
     }
-    (values, margin)
+    rows.into_iter().map(|row| (row.values, row.margin)).collect()
 }
 
 #[test]
@@ -167,12 +181,11 @@ fn codes_are_those_of_the_paper() {
             let (out, solved) = run(format, &w, &hessian, order, 0);
             let values = decode(format, &out);
             let mut compared = 0;
-            for (row, w) in w.chunks(n).enumerate() {
+            for (row, (theirs, margin)) in textbook(format, &w, &h, n, order).into_iter().enumerate() {
                 let ours = &values[row * n..][..n];
                 if solved.rows[row].solved == solved.rows[row].nearest {
                     continue; // kept at round to nearest
                 }
-                let (theirs, margin) = textbook(format, w, &h, order);
                 // Where a number lies on the edge between two codes, single precision may fall either way.
                 if margin < 1e-4 {
                     continue;
@@ -326,7 +339,8 @@ fn uncorrelated_inputs_leave_nothing_to_make_up_for() {
     let w = random.weights(2 * n);
     let h: Vec<f32> = (0..n * n).map(|i| if i % (n + 1) == 0 { 1.0 + (i % 7) as f32 } else { 0.0 }).collect();
     let hessian = Hessian::prepare(&h, n, DAMP, Order::Static).expect("positive definite");
-    let (out, solved) = run(q8_0(), &w, &hessian, Order::Static, 3);
+    // One round: a second would look for better scales.
+    let (out, solved) = run(q8_0(), &w, &hessian, Order::Static, 1);
     assert_eq!((solved.kept_nearest, solved.descended), (0, 0));
     assert_eq!(out, nearest(q8_0(), &w, &h, n));
 }

@@ -8,9 +8,9 @@ use super::stored;
 use crate::bits::{F16_NEG_ZERO, f16_from_f32, f16_to_f32};
 use crate::format::{check_lengths, columns_of};
 use crate::grid::Levels;
-use crate::search::Offset;
 use crate::search::block32::{self as search, Single};
 use crate::search::lanes::LANES;
+use crate::search::{Offset, finite_f16};
 use crate::simd::{Isa, dispatch, trunc_within};
 use crate::{BlockFormat, Format, Grid, Scales, Spec, spec};
 
@@ -163,6 +163,12 @@ impl<L: Layout> BlockFormat for Block32<L> {
         for (grid, x) in grids.iter_mut().zip(x.as_chunks().0) {
             *grid = grid_of::<L>(&L::quantize(x));
         }
+    }
+
+    fn with_group(&self, grid: &Grid, g: usize, scale: f32, offset: f32) -> Grid {
+        assert_eq!(g, 0, "{}: group of a block that has one", L::NAME);
+        let offset = if L::OFFSET == Offset::None { grid.offset[0] } else { finite_f16(offset) };
+        Grid::single(N, L::storable(scale), offset, grid.levels)
     }
 
     fn pack(&self, grid: &Grid, codes: &[i8], block: &mut [u8]) {

@@ -106,6 +106,19 @@ impl<L: Layout> BlockFormat for SuperBlock<L> {
         fit_with::<L>(Isa::best(), x, columns, grids);
     }
 
+    fn with_group(&self, grid: &Grid, g: usize, scale: f32, offset: f32) -> Grid {
+        assert!(g < L::GROUPS, "{}: group {g} of {}", L::NAME, L::GROUPS);
+        let mut parts = grid.parts.unwrap_or_else(|| panic!("{}: a grid of another format", L::NAME));
+        let (low, high) = L::SCALES;
+        if parts.step != 0.0 {
+            parts.scales[g] = (scale / parts.step).round().clamp(low, high) as i8;
+        }
+        if parts.offset_step != 0.0 {
+            parts.offsets[g] = (-offset / parts.offset_step).round().clamp(0.0, L::OFFSETS) as u8;
+        }
+        Grid::of_parts(grid.group_len, L::GROUPS, parts, grid.levels)
+    }
+
     fn pack(&self, grid: &Grid, codes: &[i8], block: &mut [u8]) {
         assert_eq!((codes.len(), block.len()), (N, L::BYTES), "{}: codes and bytes of one block", L::NAME);
         assert_eq!(grid.group_len, N / L::GROUPS, "{}: weights per scale", L::NAME);

@@ -146,6 +146,30 @@ fn add_scaled_of(out: &mut [f32], a: f32, x: &[f32]) {
     }
 }
 
+/// `out += sum over i of a[i] * x[i]`, x[i] the rows of `matrix` that `rows` names. Eight rows at a time, so that `out` is
+/// fetched and stored once for them.
+#[inline(always)]
+fn add_rows_of(out: &mut [f32], a: &[f32], matrix: &[f32], rows: &[u32]) {
+    const TOGETHER: usize = 8;
+    let n = out.len();
+    let row = |i: u32| &matrix[i as usize * n..][..n];
+    let ((a, a_rest), (rows, rows_rest)) = (a.as_chunks::<TOGETHER>(), rows.as_chunks::<TOGETHER>());
+    for (a, rows) in a.iter().zip(rows) {
+        let x = rows.map(row);
+        for k in 0..n {
+            let mut sum = out[k];
+            for i in 0..TOGETHER {
+                sum += a[i] * x[i][k];
+            }
+            out[k] = sum;
+        }
+    }
+    for (a, i) in a_rest.iter().zip(rows_rest) {
+        add_scaled_of(out, *a, row(*i));
+    }
+}
+
+dispatch!(pub(super) fn add_rows(out: &mut [f32], a: &[f32], matrix: &[f32], rows: &[u32]) = add_rows_of);
 dispatch!(pub(super) fn add_products(out: &mut [Lanes], m: &[f32], stride: usize, depth: Range<usize>, e: &[Lanes]) = add_products_of);
 dispatch!(pub(super) fn round_panel(panel: &mut Panel, m: &[f32], stride: usize) = round_panel_of);
 dispatch!(pub(super) fn take_up(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[f32], stride: usize) = take_up_of);

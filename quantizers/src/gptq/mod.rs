@@ -2,8 +2,9 @@
 //!
 //! A linear computes W x. What rounding W to W - E costs is, over the calibration tokens, the mean of |E x|^2 = tr(E H E^T)
 //! with H = E\[x x^T\]: the proxy loss. Columns are rounded one after the other, each from the value that best makes up for the
-//! errors of the columns before it ([`Hessian`] says how). Afterwards codes are improved one by one, each given all others
-//! (coordinate descent on the same loss). A row whose loss ends above that of rounding to nearest keeps the latter.
+//! errors of the columns before it ([`Hessian`] says how). Afterwards codes are improved one by one, each given all others, and
+//! the scales given the codes (coordinate descent on the same loss). A row whose loss ends above that of rounding to nearest
+//! keeps the latter.
 //!
 //! Rows are independent of each other. They go through in chunks of a fixed size, and every sum has a fixed order: the same
 //! bytes for any number of threads.
@@ -35,7 +36,8 @@ pub enum Order {
 pub struct Options {
     /// As the [`Hessian`] was prepared.
     pub order: Order,
-    /// Rounds of coordinate descent on the codes; they end early when nothing changes.
+    /// Rounds of coordinate descent on the codes, with one on the scales of groups between two of them; they end early when
+    /// nothing changes.
     pub sweeps: usize,
 }
 

@@ -226,14 +226,17 @@ impl Chunk<'_> {
     fn fit_block(&self, tile: &mut Tile, block: usize) {
         let spec = self.format.spec();
         let range = block * spec.block..(block + 1) * spec.block;
-        let mut x = vec![0.0; spec.block];
+        let mut x = Vec::with_capacity(tile.rows * spec.block);
         for row in 0..tile.rows {
-            for (i, x) in x.iter_mut().enumerate() {
-                let current = tile.w[range.start + i][row] - tile.errors[range.start + i][row];
+            x.extend(tile.w[range.clone()].iter().zip(&tile.errors[range.clone()]).map(|(w, e)| {
+                let current = w[row] - e[row];
                 // It may run away on a hostile Hessian; the row's loss then speaks against it.
-                *x = if current.is_finite() { current.clamp(-spec.max_abs, spec.max_abs) } else { 0.0 };
-            }
-            let grid = self.format.fit(&x, &self.hessian.importance()[range.clone()]);
+                if current.is_finite() { current.clamp(-spec.max_abs, spec.max_abs) } else { 0.0 }
+            }));
+        }
+        let mut grids = vec![Grid::single(spec.block, 0.0, 0.0, self.levels); tile.rows];
+        self.format.fit_many(&x, &self.hessian.importance()[range], &mut grids);
+        for (row, grid) in grids.into_iter().enumerate() {
             self.set_grid(tile, row, block, grid);
         }
     }
@@ -255,61 +258,138 @@ impl Chunk<'_> {
         }
     }
 
-    /// Gives each code in turn its best value given all others, `sweeps` times. With g = e H, moving value j by d changes the
-    /// loss by d^2 H_jj - 2 d g_j, least at d = g_j / H_jj. Says how many codes changed.
+    /// Improves each row given its codes and scales, `sweeps` times: every code given all else, then every group's scale and
+    /// offset given all else, codes again at last. Ends early when nothing changes. Says how many codes changed.
     fn descend(&self, tiles: &mut [Tile], sweeps: usize) -> u64 {
         if sweeps == 0 {
             return 0;
         }
-        let cols = self.cols;
         for tile in tiles.iter_mut() {
             tile.work.fill([0.0; LANES]);
         }
-        for first in (0..cols).step_by(PANEL) {
-            self.add_products(tiles, self.hessian.matrix(), first..(first + PANEL).min(cols), 0..cols);
+        for first in (0..self.cols).step_by(PANEL) {
+            let end = (first + PANEL).min(self.cols);
+            self.add_products(tiles, self.hessian.matrix(), first..end, 0..self.cols);
         }
-        // Row after row from here on: a changed code touches its own row only.
+        // Row after row from here on: a change touches its own row only. A row's slopes are g = e H.
         let mut slopes: Vec<Vec<f32>> = Vec::new();
         for tile in tiles.iter() {
             slopes.extend((0..tile.rows).map(|l| tile.work.iter().map(|g| g[l]).collect()));
         }
-        let mut changed = 0;
-        for _ in 0..sweeps {
-            let before = changed;
-            for j in 0..cols {
-                let h = self.hessian.row(j);
-                if h[j] <= 0.0 {
-                    continue;
-                }
-                let group = self.groups[j] as usize;
-                for (t, tile) in tiles.iter_mut().enumerate() {
-                    let slopes = &mut slopes[t * LANES..];
-                    let target: Lanes = std::array::from_fn(|l| {
-                        let slope = slopes.get(l).map_or(0.0, |s| s[j]);
-                        tile.w[j][l] - tile.errors[j][l] + slope / h[j]
-                    });
-                    let (codes, errors) =
-                        kernels::round(&target, &tile.w[j], &tile.scale[group], &tile.offset[group], self.levels);
-                    for l in 0..tile.rows {
-                        if codes[l] == tile.codes[j][l] {
-                            continue;
-                        }
-                        let step = tile.errors[j][l] - errors[l];
-                        // Where two values are equally good the old one stays: no running in circles.
-                        if step * (step * h[j] - 2.0 * slopes[l][j]) < 0.0 {
-                            kernels::add_scaled(self.isa, &mut slopes[l], -step, h);
-                            tile.codes[j][l] = codes[l];
-                            tile.errors[j][l] = errors[l];
-                            changed += 1;
-                        }
-                    }
-                }
-            }
-            if changed == before {
+        let mut places = vec![0; self.cols];
+        for (place, column) in self.hessian.order().iter().enumerate() {
+            places[*column as usize] = place as u32;
+        }
+        let mut total = 0;
+        for sweep in 0..sweeps {
+            let codes = self.descend_codes(tiles, &mut slopes);
+            total += codes;
+            if sweep + 1 == sweeps || self.descend_scales(tiles, &mut slopes, &places) + codes == 0 {
                 break;
             }
         }
+        total
+    }
+
+    /// Gives each code in turn its best value given all others: moving value j by d changes the loss by
+    /// d^2 H_jj - 2 d g_j, least at d = g_j / H_jj. Says how many changed.
+    fn descend_codes(&self, tiles: &mut [Tile], slopes: &mut [Vec<f32>]) -> u64 {
+        let mut changed = 0;
+        for j in 0..self.cols {
+            let h = self.hessian.row(j);
+            if h[j] <= 0.0 {
+                continue;
+            }
+            let group = self.groups[j] as usize;
+            for (tile, slopes) in tiles.iter_mut().zip(slopes.chunks_mut(LANES)) {
+                let target: Lanes = std::array::from_fn(|l| {
+                    let slope = slopes.get(l).map_or(0.0, |s| s[j]);
+                    tile.w[j][l] - tile.errors[j][l] + slope / h[j]
+                });
+                let (codes, errors) =
+                    kernels::round(&target, &tile.w[j], &tile.scale[group], &tile.offset[group], self.levels);
+                for (l, slopes) in slopes.iter_mut().enumerate() {
+                    let step = tile.errors[j][l] - errors[l];
+                    // Where two values are equally good the old one stays: no running in circles.
+                    if codes[l] != tile.codes[j][l] && step * (step * h[j] - 2.0 * slopes[j]) < 0.0 {
+                        kernels::add_scaled(self.isa, slopes, -step, h);
+                        tile.codes[j][l] = codes[l];
+                        tile.errors[j][l] = errors[l];
+                        changed += 1;
+                    }
+                }
+            }
+        }
         changed
+    }
+
+    /// Gives each group's scale and offset their best storable values given all codes. Says how many groups changed.
+    ///
+    /// `places`: of every column in the order of the Hessian.
+    fn descend_scales(&self, tiles: &mut [Tile], slopes: &mut [Vec<f32>], places: &[u32]) -> u64 {
+        let (len, in_block) = (self.group_len, self.format.spec().block / self.group_len);
+        let mut changed = 0;
+        for (group, places) in places.chunks_exact(len).enumerate() {
+            let h: Vec<f32> =
+                places.iter().flat_map(|i| places.iter().map(|j| self.hessian.row(*i as usize)[*j as usize])).collect();
+            let (block, g) = (group / in_block, group % in_block);
+            for (row, slopes) in slopes.iter_mut().enumerate() {
+                let (tile, l) = (&mut tiles[row / LANES], row % LANES);
+                let Some(grid) = tile.grids[l * self.blocks + block].take() else { continue };
+                let levels: Vec<f32> = places.iter().map(|k| grid.level(tile.codes[*k as usize][l])).collect();
+                let slope: Vec<f32> = places.iter().map(|k| slopes[*k as usize]).collect();
+                let better = self.better_group(&grid, g, &h, &levels, &slope);
+                if better == grid {
+                    tile.grids[l * self.blocks + block] = Some(grid);
+                    continue;
+                }
+                let steps: Vec<f32> = levels
+                    .iter()
+                    .map(|level| {
+                        (better.scale[g] * level + better.offset[g]) - (grid.scale[g] * level + grid.offset[g])
+                    })
+                    .collect();
+                let change = product(&h, &steps, &steps) - 2.0 * dot(&steps, &slope);
+                if change < 0.0 {
+                    let back: Vec<f32> = steps.iter().map(|s| -s).collect();
+                    kernels::add_rows(self.isa, slopes, &back, self.hessian.matrix(), places);
+                    for (k, level) in places.iter().zip(&levels) {
+                        let k = *k as usize;
+                        tile.errors[k][l] = tile.w[k][l] - (better.scale[g] * level + better.offset[g]);
+                    }
+                    self.set_grid(tile, l, block, better);
+                    changed += 1;
+                } else {
+                    tile.grids[l * self.blocks + block] = Some(grid);
+                }
+            }
+        }
+        changed
+    }
+
+    /// The grid with the scale and offset of group `g` that lower the loss most: values moved by s * levels + o change it by
+    /// (s a + o 1) H (s a + o 1) - 2 (s a + o 1) g, a quadratic in two unknowns. The scale is rounded first, the offset solved
+    /// for what the scale then is.
+    fn better_group(&self, grid: &Grid, g: usize, h: &[f32], levels: &[f32], slope: &[f32]) -> Grid {
+        let ones = vec![1.0; levels.len()];
+        let (aa, a) = (product(h, levels, levels), dot(levels, slope));
+        let (ao, oo, o) = (product(h, levels, &ones), product(h, &ones, &ones), dot(&ones, slope));
+        let offsets = grid.parts.map_or(grid.offset[g] != 0.0, |parts| parts.offset_step != 0.0);
+        let free = aa * oo - ao * ao;
+        // All levels (nearly) equal: scale and offset cannot be told apart.
+        let step = if offsets && free > 1e-6 * aa * oo {
+            (a * oo - o * ao) / free
+        } else if aa > 0.0 {
+            a / aa
+        } else {
+            0.0
+        };
+        let scaled = self.format.with_group(grid, g, grid.scale[g] + step as f32, grid.offset[g]);
+        if !offsets || oo <= 0.0 {
+            return scaled;
+        }
+        let step = f64::from(scaled.scale[g] - grid.scale[g]);
+        self.format.with_group(&scaled, g, scaled.scale[g], grid.offset[g] + ((o - step * ao) / oo) as f32)
     }
 
     /// Packs one row of a tile.
@@ -326,4 +406,13 @@ impl Chunk<'_> {
             }
         }
     }
+}
+
+/// x^T H y, H row-major.
+fn product(h: &[f32], x: &[f32], y: &[f32]) -> f64 {
+    h.chunks_exact(y.len()).zip(x).map(|(h, x)| f64::from(*x) * dot(h, y)).sum()
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
 }
