@@ -2,9 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::groups::{Snap, search, totals};
+use super::groups::{Snap, search, squares, totals};
 use super::lanes::{LANES, Lanes, each};
-use super::{F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, unit};
+use super::{F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
 
 /// Weights of a block.
 pub(crate) const N: usize = 32;
@@ -56,5 +56,7 @@ pub(crate) fn fit<'a, T: Single>(
         }
     }
     let fit = search::<T>(&xs, &ws, &totals(&ws), &Stored::<T>(units, PhantomData));
-    (each(|l| T::storable(fit.scale[l] * units[l].down)), each(|l| finite_f16(fit.offset[l] * units[l].down)))
+    let squares = squares(&xs, &ws);
+    let by = each(|l| stretch(squares[l], fit.moments.loss[l]) * units[l].down);
+    (each(|l| T::storable(fit.scale[l] * by[l])), each(|l| finite_f16(fit.offset[l] * by[l])))
 }

@@ -136,6 +136,18 @@ pub(crate) fn totals(w: &[Lanes]) -> Lanes {
     sums
 }
 
+/// The weighted sum of squares of every lane.
+#[inline(always)]
+pub(crate) fn squares(x: &[Lanes], w: &[Lanes]) -> Lanes {
+    let mut sums = [0.0; LANES];
+    for (x, w) in x.iter().zip(w) {
+        for l in 0..LANES {
+            sums[l] += w[l] * x[l] * x[l];
+        }
+    }
+    sums
+}
+
 /// How a format rounds the scales and offsets of eight groups that it stores themselves.
 pub(crate) trait Snap {
     /// What would be stored for these.

@@ -7,9 +7,9 @@
 //! the rounded scale. Then, in turn: every group tries neighbouring integers, each with the codes that are nearest on
 //! that very grid; and both steps are solved for by least squares over the whole super-block.
 
-use super::groups::{Fit, Snap, search, totals};
+use super::groups::{Fit, Snap, search, squares, totals};
 use super::lanes::{LANES, Lanes, clamp, each, inverse, ratio, round, sum};
-use super::{F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, unit};
+use super::{F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
 use crate::grid::{MAX_GROUPS, Parts};
 
 /// Weights of a super-block.
@@ -81,7 +81,14 @@ pub(crate) fn fit<T: Super>(x: &[f32; N], importance: &[f32; N]) -> Parts {
     }
     let (step, offset_step) = refine::<T>(tiles, unit, len);
 
-    let (step, offset_step) = (finite_f16(step * unit.down), finite_f16(offset_step * unit.down));
+    let (mut square, mut loss) = (zero, zero);
+    for tile in tiles.iter() {
+        let squares = squares(&tile.x[..len], &tile.w[..len]);
+        square = each(|l| square[l] + squares[l]);
+        loss = each(|l| loss[l] + tile.fit.moments.loss[l]);
+    }
+    let by = stretch(sum(&square), sum(&loss)) * unit.down;
+    let (step, offset_step) = (finite_f16(step * by), finite_f16(offset_step * by));
     let mut parts = Parts { step, offset_step, scales: [0; MAX_GROUPS], offsets: [0; MAX_GROUPS] };
     for (t, tile) in tiles.iter().enumerate() {
         for l in 0..LANES {
