@@ -188,7 +188,7 @@ impl Block<'_> {
             }
             Ok(())
         })
-        .or_else(|()| Err(self.blame(residual)))?;
+        .map_err(|()| self.blame(residual))?;
         residual.copy_from_slice(&after);
         Ok(())
     }
