@@ -32,7 +32,7 @@ impl Super for Q4K {
     const GROUPS: usize = 8;
     const SCALES: (f32, f32) = (0.0, 63.0);
     const OFFSETS: f32 = 63.0;
-    const REFINEMENTS: usize = 2;
+    const REFINEMENTS: usize = 1;
 }
 
 /// Six-bit scales and offsets of eight groups. The first four have theirs in the low bits of bytes 0..4 (scales) and

@@ -34,7 +34,7 @@ impl Super for Q5K {
     const GROUPS: usize = 8;
     const SCALES: (f32, f32) = (0.0, 63.0);
     const OFFSETS: f32 = 63.0;
-    const REFINEMENTS: usize = 2;
+    const REFINEMENTS: usize = 1;
 }
 
 impl Layout for Q5K {

@@ -49,7 +49,7 @@ pub(crate) fn fit<'a, T: Single>(
         for (s, x) in scaled.iter_mut().zip(x) {
             *s = x * units[l].up;
         }
-        error_weights(&scaled, importance, &mut w);
+        error_weights(importance, &mut w);
         for i in 0..N {
             xs[i][l] = scaled[i];
             ws[i][l] = w[i];

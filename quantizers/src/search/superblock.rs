@@ -60,7 +60,7 @@ pub(crate) fn fit<T: Super>(x: &[f32; N], importance: &[f32; N]) -> Parts {
         *s = x * unit.up;
     }
     let mut w = [0.0; N];
-    error_weights(&scaled, importance, &mut w);
+    error_weights(importance, &mut w);
 
     let (tiles, len) = (T::GROUPS / LANES, N / T::GROUPS);
     let zero = [0.0; LANES];
@@ -155,8 +155,9 @@ fn at_integers<T: Super>(tile: &Tile, len: usize, scales: &Lanes, offsets: &Lane
 }
 
 /// How many steps are looked at: from the one that gives the largest scale the largest integer, up to one that gives it
-/// about three quarters of that.
-const STEPS: usize = 24;
+/// about three quarters of that. Three times as many lower the loss by 0.3 % (Q4_K, Q6_K) or nothing (Q2_K, Q3_K), for a
+/// quarter more time.
+const STEPS: usize = 8;
 
 /// The step (a finite F16 in true size) for which `sum of cost * (wanted - step * integer)^2` is least.
 #[inline(always)]
