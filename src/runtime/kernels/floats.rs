@@ -318,8 +318,8 @@ impl Part<'_, '_> {
                 acc[i] = s.wide_load(&self.out.get(t + i, self.first, self.n));
             }
         }
-        for k in 0..depth {
-            let w = s.wide_load(&self.tile[k]);
+        for (k, w) in self.tile.iter().enumerate() {
+            let w = s.wide_load(w);
             for i in 0..T {
                 acc[i] = s.wide_mul_add(x[i][k], w, acc[i]);
             }
