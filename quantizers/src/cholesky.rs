@@ -4,24 +4,27 @@
 //! for any number of threads and on every machine, and with it every code that a solver derives from it.
 //!
 //! Left-looking by panels of columns. With the columns before a panel known, each row's part of the panel is
-//! A_iJ - L_i L_J^T, a product of rows with rows: both are contiguous, and rows are independent of each other, so threads share
-//! them. The panel's own square is then factored by one thread, and the rows below are solved against it.
+//! A_iJ - L_i L_J^T; rows are independent of each other, so threads share them. Eight rows are worked on side by side, one in
+//! each lane of a vector. The panel's own square is then factored by one thread, and the rows below are solved against it.
 
 use rayon::prelude::*;
 
 use crate::simd::{Isa, dispatch};
 
-/// Columns in a panel: whole tiles of [`DOWN`] and [`ACROSS`]; its rows are read once per run of other rows.
+/// Columns in a panel: what is read of a row meets that many others.
 const PANEL: usize = 96;
-/// Rows of the matrix that a thread takes at a time: whole tiles of [`DOWN`].
-const RUN: usize = 48;
+/// Rows side by side: two AVX2 registers of doubles.
+const LANES: usize = 8;
+/// Tiles of [`LANES`] rows that a thread takes at a time.
+const TILES: usize = 6;
 /// Products are summed over this many columns at a time, so that the panel's part (96 * 256 * 8 bytes) stays in the
-/// second cache.
+/// second cache while the tiles meet it.
 const DEPTH: usize = 256;
-/// A tile of sums that are held in registers: 4 by 3, each of [`LANES`] partial sums.
-const DOWN: usize = 4;
-const ACROSS: usize = 3;
-const LANES: usize = 4;
+/// Columns whose sums are kept in registers together: eight AVX2 registers.
+const ACROSS: usize = 4;
+
+/// One column of eight rows.
+type Lanes = [f64; LANES];
 
 /// A pivot below this share of the diagonal element it came from is rounding, not information: a few hundred units in
 /// the last place of a double.
@@ -38,7 +41,8 @@ pub struct NotPositive {
 
 /// Replaces the lower triangle of `a` by L with A = L L^T.
 ///
-/// `a`: `[n, n]` row-major; only the lower triangle with the diagonal is read and written. Costs n^3 / 3 operations.
+/// `a`: `[n, n]` row-major; of the upper triangle nothing is read, and what is left there means nothing. Costs n^3 / 3
+/// operations.
 ///
 /// # Errors
 /// [`NotPositive`] at the first row whose pivot is not above 1e-13 of its diagonal; `a` is then half done.
@@ -49,123 +53,123 @@ pub fn factor(a: &mut [f64], n: usize) -> Result<(), NotPositive> {
     assert_eq!(Some(a.len()), n.checked_mul(n), "elements of a square matrix with {n} rows");
     let isa = Isa::best();
     let diagonal: Vec<f64> = (0..n).map(|i| a[i * n + i]).collect();
+    let mut known = Vec::new();
     for first in (0..n).step_by(PANEL) {
         let width = PANEL.min(n - first);
         let (above, below) = a.split_at_mut((first + width) * n);
         let panel = &mut above[first * n..];
-        for i in 0..width {
-            // Row i needs the panel's rows up to itself only: later elements of the row are never read.
-            let (done, row) = panel.split_at_mut(i * n);
-            let row = &mut row[..n];
-            for j in 0..i {
-                let other = &done[j * n..];
-                row[first + j] = (row[first + j] - dot(isa, &row[..first + j], other)) / other[first + j];
-            }
-            let pivot = row[first + i] - dot(isa, &row[..first + i], row);
-            // Not `<=`: NaN must stop here too.
-            if !(pivot > LEAST_PIVOT * diagonal[first + i].abs() && pivot < f64::INFINITY) {
-                return Err(NotPositive { row: first + i, pivot });
-            }
-            row[first + i] = pivot.sqrt();
-        }
-        let panel = &*panel;
-        below.par_chunks_mut(RUN * n).for_each(|rows| {
-            subtract_products(isa, rows, panel, n, first, width);
-            for row in rows.chunks_exact_mut(n) {
-                for j in 0..width {
-                    let other = &panel[j * n..];
-                    let sum = dot(isa, &row[first..first + j], &other[first..]);
-                    row[first + j] = (row[first + j] - sum) / other[first + j];
-                }
-            }
-        });
+        known.clear();
+        panel.chunks_exact(n).for_each(|row| known.extend_from_slice(&row[..first]));
+        let square = vec![0.0; width * width];
+        panel.par_chunks_mut(LANES * n).for_each(|rows| update(isa, rows, n, first, &known, &square));
+        let square = factor_square(panel, n, first, &diagonal)?;
+        below.par_chunks_mut(TILES * LANES * n).for_each(|rows| update(isa, rows, n, first, &known, &square));
     }
     Ok(())
 }
 
-/// rows[:, first..first + width] -= rows[:, ..first] panel[:, ..first]^T
+/// Factors the panel's square in place, and hands out what rows below are solved with: L with its diagonal inverted.
+fn factor_square(panel: &mut [f64], n: usize, first: usize, diagonal: &[f64]) -> Result<Vec<f64>, NotPositive> {
+    let width = panel.len() / n;
+    let mut square = vec![0.0; width * width];
+    for i in 0..width {
+        let (done, row) = square.split_at_mut(i * width);
+        for j in 0..=i {
+            let sum: f64 = done.get(j * width..).unwrap_or(&[]).iter().zip(&row[..j]).map(|(a, b)| a * b).sum();
+            let left = panel[i * n + first + j] - sum;
+            if j < i {
+                row[j] = left * done[j * width + j];
+                continue;
+            }
+            let pivot = panel[i * n + first + i] - row[..i].iter().map(|v| v * v).sum::<f64>();
+            // Not `<=`: NaN must stop here too.
+            if !(pivot > LEAST_PIVOT * diagonal[first + i].abs() && pivot < f64::INFINITY) {
+                return Err(NotPositive { row: first + i, pivot });
+            }
+            row[i] = 1.0 / pivot.sqrt();
+            panel[i * n + first + i] = pivot.sqrt();
+        }
+        panel[i * n + first..][..i].copy_from_slice(&row[..i]);
+    }
+    Ok(square)
+}
+
+/// rows[:, J] = (rows[:, J] - rows[:, ..first] known^T) L_JJ^-T, J the `width` columns from `first` on.
+///
+/// `known`: `[width, first]`; `square`: L_JJ, `[width, width]`, with its diagonal inverted; zeros on the diagonal leave the
+/// last step out.
 #[inline(always)]
-fn subtract_products_of(rows: &mut [f64], panel: &[f64], n: usize, first: usize, width: usize) {
-    let count = rows.len() / n;
-    let mut from = 0;
-    while from < first {
-        let to = (from + DEPTH).min(first);
-        let mut i = 0;
-        while i < count {
-            let down = DOWN.min(count - i);
-            let mut j = 0;
-            while j < width {
-                let across = ACROSS.min(width - j);
-                let sums = if (down, across) == (DOWN, ACROSS) {
-                    tile(
-                        std::array::from_fn(|d| &rows[(i + d) * n + from..(i + d) * n + to]),
-                        std::array::from_fn(|c| &panel[(j + c) * n + from..(j + c) * n + to]),
-                    )
-                } else {
-                    // The same sums: what a row gets must not depend on where a run of rows ends.
-                    let at = |d: usize| (i + d.min(down - 1)) * n;
-                    let beside = |c: usize| (j + c.min(across - 1)) * n;
-                    tile(
-                        std::array::from_fn(|d| &rows[at(d) + from..at(d) + to]),
-                        std::array::from_fn(|c| &panel[beside(c) + from..beside(c) + to]),
-                    )
-                };
-                for (d, sums) in sums.iter().enumerate().take(down) {
-                    for (c, sum) in sums.iter().enumerate().take(across) {
-                        rows[(i + d) * n + first + j + c] -= sum;
+fn update_rows(rows: &mut [f64], n: usize, first: usize, known: &[f64], square: &[f64]) {
+    let width = square.len().isqrt();
+    let mut sums = vec![[0.0; LANES]; rows.len().div_ceil(LANES * n) * width];
+    let mut columns = [[0.0; LANES]; DEPTH];
+    for from in (0..first).step_by(DEPTH) {
+        let depth = DEPTH.min(first - from);
+        for (rows, sums) in rows.chunks(LANES * n).zip(sums.chunks_exact_mut(width)) {
+            // Lanes without a row keep what was there: nothing reads their sums.
+            for (l, row) in rows.chunks_exact(n).enumerate() {
+                for (column, v) in columns.iter_mut().zip(&row[from..from + depth]) {
+                    column[l] = *v;
+                }
+            }
+            add_products(sums, &known[from..], first, &columns[..depth]);
+        }
+    }
+    let solve = square.first().is_some_and(|v| *v != 0.0);
+    for (rows, sums) in rows.chunks_mut(LANES * n).zip(sums.chunks_exact_mut(width)) {
+        for c in 0..width {
+            let mut left = [0.0; LANES];
+            for (l, row) in rows.chunks_exact(n).enumerate() {
+                left[l] = row[first + c] - sums[c][l];
+            }
+            if solve {
+                for (m, done) in square[c * width..][..c].iter().zip(&*sums) {
+                    for l in 0..LANES {
+                        left[l] -= m * done[l];
                     }
                 }
-                j += across;
+                for left in &mut left {
+                    *left *= square[c * width + c];
+                }
             }
-            i += down;
+            sums[c] = left;
         }
-        from = to;
+        for (l, row) in rows.chunks_exact_mut(n).enumerate() {
+            for (v, solved) in row[first..].iter_mut().zip(&*sums) {
+                *v = solved[l];
+            }
+        }
     }
 }
 
-/// All products of four rows with three others, equally long.
+/// `sums[c] += sum over k of m[c, k] * columns[k]`. `m`: rows of `stride` numbers.
 #[inline(always)]
-fn tile(a: [&[f64]; DOWN], b: [&[f64]; ACROSS]) -> [[f64; ACROSS]; DOWN] {
-    let len = a[0].len();
-    let mut sums = [[[0.0; LANES]; ACROSS]; DOWN];
-    let a = a.map(|row| row[..len].as_chunks::<LANES>());
-    let b = b.map(|row| row[..len].as_chunks::<LANES>());
-    for k in 0..len / LANES {
-        for d in 0..DOWN {
+fn add_products(sums: &mut [Lanes], m: &[f64], stride: usize, columns: &[Lanes]) {
+    let row = |c: usize| &m[c * stride..][..columns.len()];
+    let (fours, rest) = sums.as_chunks_mut::<ACROSS>();
+    for (i, out) in fours.iter_mut().enumerate() {
+        let m: [&[f64]; ACROSS] = std::array::from_fn(|c| row(i * ACROSS + c));
+        let mut sums = *out;
+        for (k, column) in columns.iter().enumerate() {
             for c in 0..ACROSS {
-                for lane in 0..LANES {
-                    sums[d][c][lane] += a[d].0[k][lane] * b[c].0[k][lane];
+                for l in 0..LANES {
+                    sums[c][l] += m[c][k] * column[l];
                 }
             }
         }
+        *out = sums;
     }
-    let mut out = [[0.0; ACROSS]; DOWN];
-    for d in 0..DOWN {
-        for c in 0..ACROSS {
-            let rest: f64 = a[d].1.iter().zip(b[c].1).map(|(a, b)| a * b).sum();
-            out[d][c] = sums[d][c].iter().sum::<f64>() + rest;
+    let done = fours.len() * ACROSS;
+    for (c, sums) in rest.iter_mut().enumerate() {
+        for (m, column) in row(done + c).iter().zip(columns) {
+            for l in 0..LANES {
+                sums[l] += m * column[l];
+            }
         }
     }
-    out
 }
 
-/// Sum of products over the length of `a`; `b` may be longer.
-#[inline(always)]
-fn dot_of(a: &[f64], b: &[f64]) -> f64 {
-    const WIDE: usize = 4 * LANES;
-    let b = &b[..a.len()];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<WIDE>(), b.as_chunks::<WIDE>());
-    let mut sums = [0.0; WIDE];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..WIDE {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f64>()
-}
-
-dispatch!(fn dot(a: &[f64], b: &[f64]) -> f64 = dot_of);
-dispatch!(fn subtract_products(rows: &mut [f64], panel: &[f64], n: usize, first: usize, width: usize) = subtract_products_of);
+dispatch!(fn update(rows: &mut [f64], n: usize, first: usize, known: &[f64], square: &[f64]) = update_rows);
 
 #[cfg(test)]
 mod tests {
@@ -212,9 +216,6 @@ mod tests {
                     let (f, s) = (fast[i * n + j], slow[i * n + j]);
                     assert!((f - s).abs() <= 1e-11 * (1.0 + s.abs()), "n {n}: [{i}, {j}] {f} and {s}");
                 }
-                for j in i + 1..n {
-                    assert_eq!(fast[i * n + j], a[i * n + j], "the upper triangle is left alone");
-                }
             }
         }
     }
@@ -233,13 +234,13 @@ mod tests {
         for threads in [2, 7] {
             assert!(one.iter().zip(with(threads)).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
         }
-        let (rows, panel) = (&a[..50 * n], &a[50 * n..70 * n]);
+        let (rows, known) = (&a[..50 * n], &a[50 * n..50 * n + 20 * 150]);
+        let square: Vec<f64> = (0..20 * 20).map(|i| if i % 21 == 0 { 0.5 } else { a[i] }).collect();
         let results: Vec<Vec<f64>> = Isa::present()
             .into_iter()
             .map(|isa| {
                 let mut rows = rows.to_vec();
-                subtract_products(isa, &mut rows, panel, n, 150, 20);
-                rows.push(dot(isa, &a[..n], &a[n..]));
+                update(isa, &mut rows, n, 150, known, &square);
                 rows
             })
             .collect();

@@ -259,6 +259,33 @@ fn descent_ends_where_no_single_code_can_improve() {
 }
 
 #[test]
+fn a_group_can_be_moved_to_what_the_block_can_store() {
+    let mut random = Random(23);
+    for format in formats() {
+        let spec = format.spec();
+        let x = random.weights(spec.block);
+        let grid = format.fit(&x, &vec![1.0; spec.block]);
+        let codes: Vec<i8> = x.iter().enumerate().map(|(i, x)| grid.nearest(i, *x)).collect();
+        for g in 0..spec.block / grid.group_len {
+            let (scale, offset) = (grid.scale[g], grid.offset[g]);
+            assert_eq!(format.with_group(&grid, g, scale, offset), grid, "{} group {g}: its own", spec.name);
+            for (s, o) in [(1.3, 0.8), (0.0, 0.0), (-2.0, -2.0), (1e30, 1e30), (f32::NAN, f32::NAN)] {
+                let moved = format.with_group(&grid, g, s * scale, o * offset);
+                let others = (0..spec.block / grid.group_len).filter(|other| *other != g);
+                others.for_each(|k| assert_eq!((moved.scale[k], moved.offset[k]), (grid.scale[k], grid.offset[k])));
+                let (mut block, mut back) = (vec![0; spec.bytes], vec![0; spec.block]);
+                format.pack(&moved, &codes, &mut block);
+                assert_eq!((format.unpack(&block, &mut back), &back), (moved, &codes), "{} group {g}", spec.name);
+            }
+            // The nearest is never farther off than what was there, but for the rounding of this subtraction.
+            let near = format.with_group(&grid, g, scale * 1.2, offset).scale[g];
+            let off = (near - scale * 1.2).abs();
+            assert!(off <= (scale * 0.200_001).abs(), "{}: {near} for {}", spec.name, scale * 1.2);
+        }
+    }
+}
+
+#[test]
 fn threads_do_not_change_a_byte() {
     let mut random = Random(11);
     for format in formats() {

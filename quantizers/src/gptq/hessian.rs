@@ -49,7 +49,8 @@ pub struct Hessian {
 }
 
 impl Hessian {
-    /// Checks, permutes, damps and factors H. Costs n^3 / 3 operations in double precision.
+    /// Checks, permutes, damps and factors H. Costs n^3 / 3 operations in double precision; the result takes 8 n^2 bytes,
+    /// making it another 8 n^2.
     ///
     /// `h`: E\[x x^T\] over the calibration tokens, `[n, n]`. `damp`: added to the diagonal, as a share of its mean over
     /// living channels; doubled as often as needed until the factorisation succeeds, up to one.

@@ -53,7 +53,7 @@ fn add_products_of(out: &mut [Lanes], m: &[f32], stride: usize, depth: Range<usi
 /// Codes and errors of a column: what is nearest to `target` on each lane's own scale and offset, and how far it lies from
 /// `w`. The arithmetic of [`Grid::nearest`](crate::Grid::nearest) and [`Grid::value`](crate::Grid::value).
 #[inline(always)]
-pub(super) fn round(target: &Lanes, w: &Lanes, scale: &Lanes, offset: &Lanes, levels: Levels) -> ([i8; LANES], Lanes) {
+fn round(target: &Lanes, w: &Lanes, scale: &Lanes, offset: &Lanes, levels: Levels) -> ([i8; LANES], Lanes) {
     let (mut codes, mut errors) = ([0; LANES], [0.0; LANES]);
     match levels {
         Levels::Linear { min, max } => {
@@ -169,6 +169,38 @@ fn add_rows_of(out: &mut [f32], a: &[f32], matrix: &[f32], rows: &[u32]) {
     }
 }
 
+/// Codes and errors of a column when each code takes its best value given all others: `slopes` is e H of that column, `h` its
+/// diagonal element.
+#[inline(always)]
+fn round_again_of(column: Column, slopes: &Lanes, h: f32) -> ([i8; LANES], Lanes) {
+    let mut target = [0.0; LANES];
+    for l in 0..LANES {
+        target[l] = column.w[l] - column.errors[l] + slopes[l] / h;
+    }
+    round(&target, column.w, column.scale, column.offset, column.levels)
+}
+
+/// Sixteen rows' state in one column.
+#[derive(Clone, Copy)]
+pub(super) struct Column<'a> {
+    pub w: &'a Lanes,
+    pub errors: &'a Lanes,
+    pub scale: &'a Lanes,
+    pub offset: &'a Lanes,
+    pub levels: Levels,
+}
+
+/// `out = H x`, H symmetric, `[n, n]`, n the length of `x`.
+#[inline(always)]
+fn times_of(h: &[f32], x: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    for (h, x) in h.chunks_exact(x.len()).zip(x) {
+        add_scaled_of(out, *x, h);
+    }
+}
+
+dispatch!(pub(super) fn round_again(column: Column, slopes: &Lanes, h: f32) -> ([i8; LANES], Lanes) = round_again_of);
+dispatch!(pub(super) fn times(h: &[f32], x: &[f32], out: &mut [f32]) = times_of);
 dispatch!(pub(super) fn add_rows(out: &mut [f32], a: &[f32], matrix: &[f32], rows: &[u32]) = add_rows_of);
 dispatch!(pub(super) fn add_products(out: &mut [Lanes], m: &[f32], stride: usize, depth: Range<usize>, e: &[Lanes]) = add_products_of);
 dispatch!(pub(super) fn round_panel(panel: &mut Panel, m: &[f32], stride: usize) = round_panel_of);

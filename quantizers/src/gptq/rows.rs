@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::kernels::{self, LANES, Lanes, Panel};
+use super::kernels::{self, Column, LANES, Lanes, Panel};
 use super::{Hessian, Options, Order, RowLoss, Solved};
 use crate::grid::Levels;
 use crate::simd::Isa;
@@ -302,12 +302,21 @@ impl Chunk<'_> {
             }
             let group = self.groups[j] as usize;
             for (tile, slopes) in tiles.iter_mut().zip(slopes.chunks_mut(LANES)) {
-                let target: Lanes = std::array::from_fn(|l| {
-                    let slope = slopes.get(l).map_or(0.0, |s| s[j]);
-                    tile.w[j][l] - tile.errors[j][l] + slope / h[j]
-                });
-                let (codes, errors) =
-                    kernels::round(&target, &tile.w[j], &tile.scale[group], &tile.offset[group], self.levels);
+                let column = Column {
+                    w: &tile.w[j],
+                    errors: &tile.errors[j],
+                    scale: &tile.scale[group],
+                    offset: &tile.offset[group],
+                    levels: self.levels,
+                };
+                let mut slope = [0.0; LANES];
+                for (slope, slopes) in slope.iter_mut().zip(&*slopes) {
+                    *slope = slopes[j];
+                }
+                let (codes, errors) = kernels::round_again(self.isa, column, &slope, h[j]);
+                if codes == tile.codes[j] {
+                    continue;
+                }
                 for (l, slopes) in slopes.iter_mut().enumerate() {
                     let step = tile.errors[j][l] - errors[l];
                     // Where two values are equally good the old one stays: no running in circles.
@@ -329,51 +338,53 @@ impl Chunk<'_> {
     fn descend_scales(&self, tiles: &mut [Tile], slopes: &mut [Vec<f32>], places: &[u32]) -> u64 {
         let (len, in_block) = (self.group_len, self.format.spec().block / self.group_len);
         let mut changed = 0;
+        let mut h = vec![0.0; len * len];
+        let (ones, mut levels, mut back) = (vec![1.0; len], vec![0.0; len], vec![0.0; len]);
+        let (mut by_ones, mut by_levels) = (vec![0.0; len], vec![0.0; len]);
         for (group, places) in places.chunks_exact(len).enumerate() {
-            let h: Vec<f32> =
-                places.iter().flat_map(|i| places.iter().map(|j| self.hessian.row(*i as usize)[*j as usize])).collect();
             let (block, g) = (group / in_block, group % in_block);
+            for (h, i) in h.chunks_exact_mut(len).zip(places) {
+                let row = self.hessian.row(*i as usize);
+                h.iter_mut().zip(places).for_each(|(h, j)| *h = row[*j as usize]);
+            }
+            kernels::times(self.isa, &h, &ones, &mut by_ones);
             for (row, slopes) in slopes.iter_mut().enumerate() {
                 let (tile, l) = (&mut tiles[row / LANES], row % LANES);
-                let Some(grid) = tile.grids[l * self.blocks + block].take() else { continue };
-                let levels: Vec<f32> = places.iter().map(|k| grid.level(tile.codes[*k as usize][l])).collect();
-                let slope: Vec<f32> = places.iter().map(|k| slopes[*k as usize]).collect();
-                let better = self.better_group(&grid, g, &h, &levels, &slope);
-                if better == grid {
-                    tile.grids[l * self.blocks + block] = Some(grid);
+                let Some(grid) = &tile.grids[l * self.blocks + block] else { continue };
+                levels.iter_mut().zip(places).for_each(|(v, k)| *v = grid.level(tile.codes[*k as usize][l]));
+                kernels::times(self.isa, &h, &levels, &mut by_levels);
+                let mut loss = Quadratic { oo: sum(&by_ones), ao: sum(&by_levels), ..Quadratic::default() };
+                for ((level, by_level), k) in levels.iter().zip(&by_levels).zip(places) {
+                    let slope = f64::from(slopes[*k as usize]);
+                    loss.aa += f64::from(*level) * f64::from(*by_level);
+                    loss.a += f64::from(*level) * slope;
+                    loss.o += slope;
+                }
+                let better = self.better_group(grid, g, &loss);
+                let step = better.scale[g] - grid.scale[g];
+                let change = loss.at(step, better.offset[g] - grid.offset[g]);
+                // Where something overflowed the grid stays.
+                if change >= 0.0 || change.is_nan() {
                     continue;
                 }
-                let steps: Vec<f32> = levels
-                    .iter()
-                    .map(|level| {
-                        (better.scale[g] * level + better.offset[g]) - (grid.scale[g] * level + grid.offset[g])
-                    })
-                    .collect();
-                let change = product(&h, &steps, &steps) - 2.0 * dot(&steps, &slope);
-                if change < 0.0 {
-                    let back: Vec<f32> = steps.iter().map(|s| -s).collect();
-                    kernels::add_rows(self.isa, slopes, &back, self.hessian.matrix(), places);
-                    for (k, level) in places.iter().zip(&levels) {
-                        let k = *k as usize;
-                        tile.errors[k][l] = tile.w[k][l] - (better.scale[g] * level + better.offset[g]);
-                    }
-                    self.set_grid(tile, l, block, better);
-                    changed += 1;
-                } else {
-                    tile.grids[l * self.blocks + block] = Some(grid);
+                for ((back, level), k) in back.iter_mut().zip(&levels).zip(places) {
+                    let k = *k as usize;
+                    let error = tile.w[k][l] - (better.scale[g] * level + better.offset[g]);
+                    *back = error - tile.errors[k][l];
+                    tile.errors[k][l] = error;
                 }
+                kernels::add_rows(self.isa, slopes, &back, self.hessian.matrix(), places);
+                self.set_grid(tile, l, block, better);
+                changed += 1;
             }
         }
         changed
     }
 
-    /// The grid with the scale and offset of group `g` that lower the loss most: values moved by s * levels + o change it by
-    /// (s a + o 1) H (s a + o 1) - 2 (s a + o 1) g, a quadratic in two unknowns. The scale is rounded first, the offset solved
-    /// for what the scale then is.
-    fn better_group(&self, grid: &Grid, g: usize, h: &[f32], levels: &[f32], slope: &[f32]) -> Grid {
-        let ones = vec![1.0; levels.len()];
-        let (aa, a) = (product(h, levels, levels), dot(levels, slope));
-        let (ao, oo, o) = (product(h, levels, &ones), product(h, &ones, &ones), dot(&ones, slope));
+    /// The grid with the scale and offset of group `g` where the loss is least. The scale is rounded first, the offset solved for
+    /// what the scale then is.
+    fn better_group(&self, grid: &Grid, g: usize, loss: &Quadratic) -> Grid {
+        let Quadratic { aa, ao, oo, a, o } = *loss;
         let offsets = grid.parts.map_or(grid.offset[g] != 0.0, |parts| parts.offset_step != 0.0);
         let free = aa * oo - ao * ao;
         // All levels (nearly) equal: scale and offset cannot be told apart.
@@ -408,11 +419,29 @@ impl Chunk<'_> {
     }
 }
 
-/// x^T H y, H row-major.
-fn product(h: &[f32], x: &[f32], y: &[f32]) -> f64 {
-    h.chunks_exact(y.len()).zip(x).map(|(h, x)| f64::from(*x) * dot(h, y)).sum()
+/// How the loss changes as a group's values move by s * levels + o, given its part of H and of the slopes g:
+/// s^2 aa + 2 s o ao + o^2 oo - 2 (s a + o o').
+#[derive(Clone, Copy, Default)]
+struct Quadratic {
+    /// levels H levels
+    aa: f64,
+    /// levels H 1
+    ao: f64,
+    /// 1 H 1
+    oo: f64,
+    /// levels g
+    a: f64,
+    /// 1 g
+    o: f64,
 }
 
-fn dot(x: &[f32], y: &[f32]) -> f64 {
-    x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+impl Quadratic {
+    fn at(&self, scale: f32, offset: f32) -> f64 {
+        let (s, o) = (f64::from(scale), f64::from(offset));
+        s * (s * self.aa + 2.0 * (o * self.ao - self.a)) + o * (o * self.oo - 2.0 * self.o)
+    }
+}
+
+fn sum(x: &[f32]) -> f64 {
+    x.iter().map(|x| f64::from(*x)).sum()
 }
