@@ -104,8 +104,10 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
 fn refuse_idle_options(args: &Convert) -> Result<()> {
     let s = &args.sampling;
     let given = !s.text.is_empty() || s.context.is_some() || s.samples.is_some();
-    match given && !args.calibrate {
-        true => Err(Error::unsupported("--text, --context and --samples need --calibrate")),
+    match given && !args.calibrate && !solves(args) {
+        true => {
+            Err(Error::unsupported("--text, --context and --samples need --calibrate, or a --method that calibrates"))
+        }
         false => Ok(()),
     }
 }
@@ -194,7 +196,11 @@ fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
     if !solves(args) {
         return Ok(None);
     }
-    let other = [(args.imatrix.is_some(), "--imatrix"), (args.scales == SCALES[1], "--scales reference")];
+    let other = [
+        (args.imatrix.is_some(), "--imatrix"),
+        (args.calibrate, "--calibrate"),
+        (args.scales == SCALES[1], "--scales reference"),
+    ];
     if let Some((_, option)) = other.iter().find(|(given, _)| *given) {
         let what = format!("--method {} makes its own statistics and scales; leave out {option}", args.method);
         return Err(Error::unsupported(what));
