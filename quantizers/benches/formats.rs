@@ -1,4 +1,4 @@
-//! How fast each format encodes and decodes on one core, in bytes of f32 per second.
+//! How fast each format encodes (by formula, by search) and decodes on one core, in bytes of f32 per second.
 //!
 //! One chunk of [`CHUNK_WEIGHTS`] is worked on again and again: this is the arithmetic, not the memory.
 
@@ -23,12 +23,20 @@ fn weights() -> Vec<f32> {
 fn formats(c: &mut Criterion) {
     let x = weights();
     let mut values = vec![0.0; x.len()];
+    // Rows of 4096 columns, whose importances span four powers of ten.
+    let importance: Vec<f32> = x[..4096].iter().map(|v| 10f32.powf(v * 20.0)).collect();
     for format in FORMATS {
         let spec = format.spec();
         let mut bytes = vec![0; spec.bytes_for(x.len()).expect("whole blocks")];
         let mut group = c.benchmark_group(spec.name);
         group.throughput(Throughput::Bytes(size_of_val(&x[..]) as u64));
-        group.bench_function("encode", |b| b.iter(|| format.encode(black_box(&x), Scales::Reference, &mut bytes)));
+        if format.has_reference() {
+            group.bench_function("encode", |b| b.iter(|| format.encode(black_box(&x), Scales::Reference, &mut bytes)));
+        }
+        if format.as_blocks().is_some() {
+            let scales = Scales::Search(Some(&importance));
+            group.bench_function("search", |b| b.iter(|| format.encode(black_box(&x), scales, &mut bytes)));
+        }
         group.bench_function("decode", |b| b.iter(|| format.decode(black_box(&bytes), &mut values)));
         group.finish();
     }

@@ -41,7 +41,7 @@ impl Levels for Iq4Nl {
     const HIGH: f32 = 113.0;
     const SPACING: f32 = 16.0;
     const OFFSET: Offset = Offset::None;
-    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5];
+    const STARTS: &'static [f32] = &[0.0, 0.5];
     const ROUNDS: usize = 3;
 
     #[inline(always)]

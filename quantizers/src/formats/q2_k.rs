@@ -14,7 +14,7 @@ use super::superblock::Layout;
 use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, Parts};
 use crate::search::superblock::{N, Super};
-use crate::search::{Levels, Offset};
+use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Levels, Offset};
 
 /// Two bits with an offset, in super-blocks.
 pub struct Q2K;
@@ -23,8 +23,9 @@ impl Levels for Q2K {
     const LOW: f32 = 0.0;
     const HIGH: f32 = 3.0;
     const OFFSET: Offset = Offset::NotPositive;
-    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5, 1.0];
-    const ROUNDS: usize = 4;
+    const STARTS: &'static [f32] = AFFINE_STARTS;
+    const KICKS: &'static [(f32, bool)] = AFFINE_KICKS;
+    const ROUNDS: usize = 3;
 }
 
 impl Super for Q2K {

@@ -15,7 +15,7 @@ use super::superblock::Layout;
 use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, Parts};
 use crate::search::superblock::{N, Super};
-use crate::search::{Levels, Offset};
+use crate::search::{Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
 
 /// Three bits, symmetric, in super-blocks.
 pub struct Q3K;
@@ -27,7 +27,8 @@ impl Levels for Q3K {
     const LOW: f32 = -4.0;
     const HIGH: f32 = 3.0;
     const OFFSET: Offset = Offset::None;
-    const STARTS: &'static [f32] = &[-0.75, -0.25, 0.25, 0.75];
+    const STARTS: &'static [f32] = SYMMETRIC_STARTS;
+    const KICKS: &'static [(f32, bool)] = SYMMETRIC_KICKS;
     const ROUNDS: usize = 3;
 }
 

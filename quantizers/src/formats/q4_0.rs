@@ -15,7 +15,7 @@ use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, Offset};
+use crate::search::{Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
 
 /// Four bits, symmetric.
 pub struct Q4_0;
@@ -26,7 +26,8 @@ impl Levels for Q4_0 {
     const LOW: f32 = -8.0;
     const HIGH: f32 = 7.0;
     const OFFSET: Offset = Offset::None;
-    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5];
+    const STARTS: &'static [f32] = SYMMETRIC_STARTS;
+    const KICKS: &'static [(f32, bool)] = SYMMETRIC_KICKS;
     const ROUNDS: usize = 3;
 }
 

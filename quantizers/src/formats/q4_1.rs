@@ -13,7 +13,7 @@ use crate::bits::f16_from_f32;
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, Offset};
+use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Levels, Offset};
 
 /// Four bits with an offset.
 pub struct Q4_1;
@@ -22,7 +22,8 @@ impl Levels for Q4_1 {
     const LOW: f32 = 0.0;
     const HIGH: f32 = 15.0;
     const OFFSET: Offset = Offset::Free;
-    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5, 1.0];
+    const STARTS: &'static [f32] = AFFINE_STARTS;
+    const KICKS: &'static [(f32, bool)] = AFFINE_KICKS;
     const ROUNDS: usize = 3;
 }
 

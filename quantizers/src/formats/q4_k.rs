@@ -14,7 +14,7 @@ use super::superblock::Layout;
 use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, Parts};
 use crate::search::superblock::{N, Super};
-use crate::search::{Levels, Offset};
+use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Levels, Offset};
 
 /// Four bits with an offset, in super-blocks.
 pub struct Q4K;
@@ -23,7 +23,8 @@ impl Levels for Q4K {
     const LOW: f32 = 0.0;
     const HIGH: f32 = 15.0;
     const OFFSET: Offset = Offset::NotPositive;
-    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5, 1.0];
+    const STARTS: &'static [f32] = AFFINE_STARTS;
+    const KICKS: &'static [(f32, bool)] = AFFINE_KICKS;
     const ROUNDS: usize = 3;
 }
 
@@ -31,7 +32,7 @@ impl Super for Q4K {
     const GROUPS: usize = 8;
     const SCALES: (f32, f32) = (0.0, 63.0);
     const OFFSETS: f32 = 63.0;
-    const REFINEMENTS: usize = 2;
+    const REFINEMENTS: usize = 1;
 }
 
 /// Six-bit scales and offsets of eight groups. The first four have theirs in the low bits of bytes 0..4 (scales) and

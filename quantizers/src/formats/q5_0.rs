@@ -17,7 +17,7 @@ use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, Offset};
+use crate::search::{Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
 
 /// Five bits, symmetric.
 pub struct Q5_0;
@@ -28,7 +28,8 @@ impl Levels for Q5_0 {
     const LOW: f32 = -16.0;
     const HIGH: f32 = 15.0;
     const OFFSET: Offset = Offset::None;
-    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5];
+    const STARTS: &'static [f32] = SYMMETRIC_STARTS;
+    const KICKS: &'static [(f32, bool)] = SYMMETRIC_KICKS;
     const ROUNDS: usize = 3;
 }
 

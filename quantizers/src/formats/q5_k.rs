@@ -16,7 +16,7 @@ use super::superblock::Layout;
 use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, Parts};
 use crate::search::superblock::{N, Super};
-use crate::search::{Levels, Offset};
+use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Levels, Offset};
 
 /// Five bits with an offset, in super-blocks.
 pub struct Q5K;
@@ -25,7 +25,8 @@ impl Levels for Q5K {
     const LOW: f32 = 0.0;
     const HIGH: f32 = 31.0;
     const OFFSET: Offset = Offset::NotPositive;
-    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5, 1.0];
+    const STARTS: &'static [f32] = AFFINE_STARTS;
+    const KICKS: &'static [(f32, bool)] = AFFINE_KICKS;
     const ROUNDS: usize = 3;
 }
 
@@ -33,7 +34,7 @@ impl Super for Q5K {
     const GROUPS: usize = 8;
     const SCALES: (f32, f32) = (0.0, 63.0);
     const OFFSETS: f32 = 63.0;
-    const REFINEMENTS: usize = 2;
+    const REFINEMENTS: usize = 1;
 }
 
 impl Layout for Q5K {

@@ -14,7 +14,7 @@ use super::superblock::Layout;
 use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, Parts};
 use crate::search::superblock::{N, Super};
-use crate::search::{Levels, Offset};
+use crate::search::{Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
 
 /// Six bits, symmetric, in super-blocks.
 pub struct Q6K;
@@ -25,7 +25,8 @@ impl Levels for Q6K {
     const LOW: f32 = -32.0;
     const HIGH: f32 = 31.0;
     const OFFSET: Offset = Offset::None;
-    const STARTS: &'static [f32] = &[-0.5, 0.0, 0.5];
+    const STARTS: &'static [f32] = SYMMETRIC_STARTS;
+    const KICKS: &'static [(f32, bool)] = SYMMETRIC_KICKS;
     const ROUNDS: usize = 3;
 }
 

@@ -1,8 +1,10 @@
 //! The search for blocks of 32 weights, each with a scale (and an offset) of its own: eight blocks side by side.
 
-use super::groups::{search, totals};
-use super::lanes::{LANES, each};
-use super::{F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, unit};
+use std::marker::PhantomData;
+
+use super::groups::{Snap, search, squares, totals};
+use super::lanes::{LANES, Lanes, each};
+use super::{F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
 
 /// Weights of a block.
 pub(crate) const N: usize = 32;
@@ -16,6 +18,18 @@ pub(crate) trait Single: Levels {
     #[inline(always)]
     fn storable(scale: f32) -> f32 {
         finite_f16(scale)
+    }
+}
+
+/// Eight blocks' own units, and the type that stores their scales.
+struct Stored<T>([Unit; LANES], PhantomData<T>);
+
+impl<T: Single> Snap for Stored<T> {
+    #[inline(always)]
+    fn snap(&self, scale: Lanes, offset: Lanes) -> (Lanes, Lanes) {
+        let units = &self.0;
+        let scale = each(|l| T::storable(scale[l] * units[l].down) * units[l].up);
+        (scale, if T::OFFSET == Offset::None { offset } else { each(|l| units[l].snap(offset[l])) })
     }
 }
 
@@ -35,16 +49,14 @@ pub(crate) fn fit<'a, T: Single>(
         for (s, x) in scaled.iter_mut().zip(x) {
             *s = x * units[l].up;
         }
-        error_weights(&scaled, importance, &mut w);
+        error_weights(importance, &mut w);
         for i in 0..N {
             xs[i][l] = scaled[i];
             ws[i][l] = w[i];
         }
     }
-    let snap = |scale: [f32; LANES], offset: [f32; LANES]| {
-        let scale = each(|l| T::storable(scale[l] * units[l].down) * units[l].up);
-        (scale, if T::OFFSET == Offset::None { offset } else { each(|l| units[l].snap(offset[l])) })
-    };
-    let fit = search::<T>(&xs, &ws, &totals(&ws), snap);
-    (each(|l| T::storable(fit.scale[l] * units[l].down)), each(|l| finite_f16(fit.offset[l] * units[l].down)))
+    let fit = search::<T>(&xs, &ws, &totals(&ws), &Stored::<T>(units, PhantomData));
+    let squares = squares(&xs, &ws);
+    let by = each(|l| stretch(squares[l], fit.moments.loss[l]) * units[l].down);
+    (each(|l| T::storable(fit.scale[l] * by[l])), each(|l| finite_f16(fit.offset[l] * by[l])))
 }

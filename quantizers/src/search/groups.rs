@@ -40,6 +40,13 @@ pub(crate) fn pass<T: Levels>(x: &[Lanes], w: &[Lanes], scale: &Lanes, offset: &
     m
 }
 
+#[inline(always)]
+fn take(a: &mut Lanes, b: &Lanes, which: &[bool; LANES]) {
+    for l in 0..LANES {
+        a[l] = if which[l] { b[l] } else { a[l] };
+    }
+}
+
 /// Scales and offsets of eight groups, and what a pass found with them.
 #[derive(Clone, Copy)]
 pub(crate) struct Fit {
@@ -69,18 +76,13 @@ impl Fit {
     /// Takes the lanes of `other` that are named.
     #[inline(always)]
     pub fn take(&mut self, other: &Fit, which: &[bool; LANES]) {
-        let pick = |a: &mut Lanes, b: &Lanes| {
-            for l in 0..LANES {
-                a[l] = if which[l] { b[l] } else { a[l] };
-            }
-        };
-        pick(&mut self.scale, &other.scale);
-        pick(&mut self.offset, &other.offset);
-        pick(&mut self.moments.loss, &other.moments.loss);
-        pick(&mut self.moments.e, &other.moments.e);
-        pick(&mut self.moments.eq, &other.moments.eq);
-        pick(&mut self.moments.q, &other.moments.q);
-        pick(&mut self.moments.qq, &other.moments.qq);
+        take(&mut self.scale, &other.scale, which);
+        take(&mut self.offset, &other.offset, which);
+        take(&mut self.moments.loss, &other.moments.loss, which);
+        take(&mut self.moments.e, &other.moments.e, which);
+        take(&mut self.moments.eq, &other.moments.eq, which);
+        take(&mut self.moments.q, &other.moments.q, which);
+        take(&mut self.moments.qq, &other.moments.qq, which);
     }
 
     /// The scales and offsets that are best for this pass's codes: weighted least squares, solved for the change, so
@@ -134,49 +136,91 @@ pub(crate) fn totals(w: &[Lanes]) -> Lanes {
     sums
 }
 
+/// The weighted sum of squares of every lane.
+#[inline(always)]
+pub(crate) fn squares(x: &[Lanes], w: &[Lanes]) -> Lanes {
+    let mut sums = [0.0; LANES];
+    for (x, w) in x.iter().zip(w) {
+        for l in 0..LANES {
+            sums[l] += w[l] * x[l] * x[l];
+        }
+    }
+    sums
+}
+
+/// How a format rounds the scales and offsets of eight groups that it stores themselves.
+pub(crate) trait Snap {
+    /// What would be stored for these.
+    fn snap(&self, scale: Lanes, offset: Lanes) -> (Lanes, Lanes);
+}
+
 /// The best scale and offset found for each of eight groups.
 ///
-/// `snap` rounds scales and offsets to what the format stores; a super-block's search leaves them.
+/// Every step is in one place only: a closure or function called from two would not be inlined, and thus not compiled
+/// for the caller's instruction set.
 #[inline(always)]
-pub(crate) fn search<T: Levels>(
-    x: &[Lanes],
-    w: &[Lanes],
-    total: &Lanes,
-    snap: impl Fn(Lanes, Lanes) -> (Lanes, Lanes),
-) -> Fit {
+pub(crate) fn search<T: Levels>(x: &[Lanes], w: &[Lanes], total: &Lanes, snap: &impl Snap) -> Fit {
     let (low, high) = range(x);
     let zero = [0.0; LANES];
     let mut best = Fit::at::<T>(x, w, zero, zero);
-    let mut climb = |scale: Lanes, offset: Lanes| {
-        let (mut scale, mut offset) = snap(scale, offset);
-        for round in 0..T::ROUNDS {
+    let starts = 2 * T::STARTS.len();
+    for k in 0..starts + T::KICKS.len() {
+        let (scale, offset) = if k < starts {
+            start::<T>(&low, &high, T::STARTS[k / 2], k % 2 == 0)
+        } else {
+            kick::<T>(&best, T::KICKS[k - starts])
+        };
+        let (mut scale, mut offset) = snap.snap(scale, offset);
+        for _ in 0..T::ROUNDS {
             let fit = Fit::at::<T>(x, w, scale, offset);
             best.take_better(&fit);
-            if round + 1 < T::ROUNDS {
-                (scale, offset) = fit.solve::<T>(total);
-                (scale, offset) = snap(scale, offset);
+            (scale, offset) = fit.solve::<T>(total);
+            for l in 0..LANES {
+                scale[l] += EAGER * (scale[l] - fit.scale[l]);
+                offset[l] += EAGER * (offset[l] - fit.offset[l]);
+                offset[l] = min(offset[l], highest_offset::<T>());
             }
-        }
-    };
-    let span = T::HIGH - T::LOW;
-    if T::OFFSET == Offset::None {
-        // The weight of largest magnitude goes to either end of the levels.
-        let top = each(|l| if high[l] > -low[l] { high[l] } else { low[l] });
-        for start in T::STARTS {
-            for end in [T::LOW, T::HIGH] {
-                let reach = end + (T::SPACING * start).copysign(end);
-                climb(each(|l| top[l] / reach), zero);
-            }
-        }
-    } else {
-        let low = each(|l| if T::OFFSET == Offset::NotPositive { min(low[l], 0.0) } else { low[l] });
-        for start in T::STARTS {
-            let reach = span + start * T::SPACING;
-            let scale = each(|l| max(high[l] - low[l], 0.0) / reach);
-            // What the levels do not reach is cut off from both ends alike.
-            let offset = each(|l| low[l] + (high[l] - low[l] - scale[l] * span) * 0.5 - scale[l] * T::LOW);
-            climb(scale, each(|l| if T::OFFSET == Offset::NotPositive { min(offset[l], 0.0) } else { offset[l] }));
+            (scale, offset) = snap.snap(scale, offset);
         }
     }
     best
+}
+
+/// Codes follow the scale, so least squares for the codes at hand goes too short: go half as far again. (Twice as far
+/// is worse than not at all.)
+const EAGER: f32 = 0.5;
+
+#[inline(always)]
+fn highest_offset<T: Levels>() -> f32 {
+    if T::OFFSET == Offset::NotPositive { 0.0 } else { f32::MAX }
+}
+
+/// A scale and offset to begin with, with `start` spacings more in the range of levels than there are; the smaller (or
+/// the larger) end of the weights lies at the end of the levels, and what is too much is cut off from the other.
+///
+/// Without an offset the weight of largest magnitude lies at either end of the levels, moved outwards by `start`.
+#[inline(always)]
+fn start<T: Levels>(low: &Lanes, high: &Lanes, start: f32, first: bool) -> (Lanes, Lanes) {
+    let start = start * T::SPACING;
+    if T::OFFSET == Offset::None {
+        let by = 1.0 / if first { T::LOW - start } else { T::HIGH + start };
+        return (each(|l| by * if high[l] > -low[l] { high[l] } else { low[l] }), [0.0; LANES]);
+    }
+    let by = 1.0 / (T::HIGH - T::LOW + start);
+    let low = each(|l| min(low[l], highest_offset::<T>()));
+    let scale = each(|l| max(high[l] - low[l], 0.0) * by);
+    let offset = each(|l| if first { low[l] - scale[l] * T::LOW } else { high[l] - scale[l] * T::HIGH });
+    (scale, each(|l| min(offset[l], highest_offset::<T>())))
+}
+
+/// The best so far with another scale: `kick` times as large, with the value of the lowest level (or of the highest) kept.
+#[inline(always)]
+fn kick<T: Levels>(best: &Fit, kick: (f32, bool)) -> (Lanes, Lanes) {
+    let (by, low) = kick;
+    let scale = each(|l| best.scale[l] * by);
+    if T::OFFSET == Offset::None {
+        return (scale, best.offset);
+    }
+    let end = if low { T::LOW } else { T::HIGH };
+    (scale, each(|l| min(best.offset[l] + (best.scale[l] - scale[l]) * end, highest_offset::<T>())))
 }

@@ -32,6 +32,9 @@ pub(crate) trait Levels: Send + Sync + 'static {
     /// Starts of a group's search: how many spacings the range of levels is taken to be wider than it is (narrower:
     /// negative, which clips the largest weights).
     const STARTS: &'static [f32];
+    /// Where to go on from the best found from all starts: factors of its scale, and whether the lowest level keeps its
+    /// value, or else the highest.
+    const KICKS: &'static [(f32, bool)] = &[];
     /// How often codes and scale are improved in turn from each start.
     const ROUNDS: usize;
 
@@ -41,6 +44,13 @@ pub(crate) trait Levels: Send + Sync + 'static {
         lanes::round(lanes::clamp(target, Self::LOW, Self::HIGH))
     }
 }
+
+/// Starts and kicks of evenly spaced levels, chosen by the loss on a trained model's weights. With offsets there are far
+/// more local minima, hence more ways on from the best.
+pub(crate) const SYMMETRIC_STARTS: &[f32] = &[0.0, 0.7];
+pub(crate) const SYMMETRIC_KICKS: &[(f32, bool)] = &[(1.1, true), (0.9, true)];
+pub(crate) const AFFINE_STARTS: &[f32] = &[0.3, 1.2];
+pub(crate) const AFFINE_KICKS: &[(f32, bool)] = &[(1.1, true), (0.9, true), (1.1, false), (0.9, false)];
 
 /// What offsets a format's groups may have.
 #[derive(Clone, Copy, PartialEq)]
@@ -96,21 +106,19 @@ impl Unit {
 /// always zero), weights are still rounded sensibly.
 const LEAST_IMPORTANCE: f32 = 1e-5;
 
-/// What a squared error of each weight of a block counts: E[x^2] of the column, times the root of the block's mean
-/// square plus the weight's own square.
+/// How much of its shrinkage a block gets back.
+///
+/// Scales by least squares leave the error at right angles to what is stored, which is therefore shorter than the
+/// weights, by the error's share of their (weighted) square. All outputs come out too small together, and a network minds
+/// that more than an equal error of random signs. Measured with an importance matrix on an 8M-parameter model, KL
+/// divergence against giving back nothing: Q2_K -2.6 % at a half and -2.3 % at all of it, Q3_K -0.5 % and -0.1 %, Q4_0
+/// -0.2 % and -0.2 %.
+const GIVEN_BACK: f32 = 0.5;
+
+/// What to multiply scales and offsets with. `square`, `loss`: weighted sums of the squares of weights and errors.
 #[inline(always)]
-pub(crate) fn error_weights(x: &[f32], importance: &[f32], w: &mut [f32]) {
-    relative(importance, w);
-    let mut squares = [0.0; lanes::LANES];
-    for x in x.as_chunks::<{ lanes::LANES }>().0 {
-        for l in 0..lanes::LANES {
-            squares[l] += x[l] * x[l];
-        }
-    }
-    let mean = lanes::sum(&squares) / x.len() as f32;
-    for (w, x) in w.iter_mut().zip(x) {
-        *w *= (mean + x * x).sqrt();
-    }
+fn stretch(square: f32, loss: f32) -> f32 {
+    1.0 + GIVEN_BACK * lanes::ratio(loss, square - loss)
 }
 
 /// Largest magnitude of whole vectors of weights.
@@ -129,11 +137,15 @@ pub(crate) fn max_abs(x: &[f32]) -> f32 {
     top
 }
 
-/// The importance of a block's columns in units of their mean; ones if it says nothing (all zero, or not finite).
+/// What a squared error in each column of a block counts: its importance, in units of their mean; ones if that says
+/// nothing (all zero, or not finite).
+///
+/// Making errors of large weights count more, as llama.cpp does (times the root of mean square plus own square), was
+/// tried: the error of the outputs, `e^T H e` with the inputs' full second moments `H`, is 1 to 2 % larger.
 ///
 /// Anything that is not a positive number counts as zero.
 #[inline(always)]
-fn relative(importance: &[f32], out: &mut [f32]) {
+pub(crate) fn error_weights(importance: &[f32], out: &mut [f32]) {
     let mut top = 0.0f32;
     for &v in importance {
         top = if v > top { v } else { top };
