@@ -54,7 +54,7 @@ fn lay<const N: usize>(x: &[f32], t: usize, tokens: usize, panels: &mut [[f32; N
 }
 
 /// Adds `X^T X` to its lower triangle. `x`: `[tokens, width]` row-major; `tiles`: see [`tile_of`] and [`place`]; above
-/// the diagonal anything may be added. Products of [`DEPTH`] tokens are summed in f32, these sums in f64.
+/// the diagonal anything may be added. Products of `DEPTH` tokens are summed in f32, these sums in f64.
 ///
 /// # Panics
 /// If the lengths do not belong together.
