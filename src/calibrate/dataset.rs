@@ -4,6 +4,7 @@
 //! dropped, and a begin mark takes the place of the first token of every chunk where the model wants one. Beyond that:
 //! several files, conversations, and a seeded choice of some of the chunks.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::text::chat::{ChatTemplate, Message};
@@ -12,6 +13,24 @@ use crate::{Error, Result};
 
 /// Fewest tokens of a sample: the first sees nothing and attention must have something to choose from.
 pub const SHORTEST: usize = 2;
+
+/// What records call the embedded text.
+pub const EMBEDDED: &str = "mix (embedded)";
+
+/// The calibration text that is compiled in: prose in several languages, code, tables, chat turns, lists and mathematics;
+/// `calibration-data/manifest.toml` names every part.
+///
+/// # Errors
+/// If the binary is damaged.
+pub fn embedded() -> Result<String> {
+    let packed: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mix.deflate"));
+    let mut text = String::new();
+    let unpacked = flate2::read::DeflateDecoder::new(packed).read_to_string(&mut text);
+    unpacked.map_err(|e| {
+        Error::unsupported(format!("the embedded text cannot be unpacked: {e}; install this program again"))
+    })?;
+    Ok(text)
+}
 
 /// Which samples of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +57,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads text files, or `.jsonl` files with a `text` or `messages` in every line.
+    /// Reads text files, or `.jsonl` files with a `text` or `messages` in every line; without files the embedded text.
     ///
     /// # Errors
     /// If a file cannot be read, is not UTF-8, is empty or not as its name says, has conversations that the model has no
@@ -49,8 +68,11 @@ impl Dataset {
             return Err(Error::unsupported(format!("--context {context}: a sample needs at least {SHORTEST} tokens")));
         }
         let (mut chunks, mut longest) = (Vec::new(), 0);
-        for path in files {
-            let tokens = read(path, tokenizer)?;
+        let texts: Vec<Vec<u32>> = match files {
+            [] => vec![tokenizer.encode(&embedded()?, Special::TEXT)?],
+            files => files.iter().map(|path| read(path, tokenizer)).collect::<Result<_>>()?,
+        };
+        for tokens in texts {
             longest = longest.max(tokens.len());
             chunks.extend(tokens.chunks_exact(context).map(<[u32]>::to_vec));
         }
@@ -65,7 +87,10 @@ impl Dataset {
         if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos()) {
             samples.iter_mut().for_each(|tokens| tokens[0] = bos);
         }
-        let names = files.iter().map(|f| f.display().to_string()).collect();
+        let names = match files {
+            [] => vec![EMBEDDED.to_owned()],
+            files => files.iter().map(|f| f.display().to_string()).collect(),
+        };
         Ok(Dataset { names, context, available, samples })
     }
 
@@ -151,6 +176,11 @@ mod tests {
     fn chosen(of: u32, samples: usize, seed: u64) -> Vec<u32> {
         let chunks = (0..of).map(|i| vec![i]).collect();
         choose(chunks, Choice { context: 1, samples: Some(samples), seed }).concat()
+    }
+
+    #[test]
+    fn the_embedded_text_is_the_file() {
+        assert!(embedded().unwrap() == include_str!("../../calibration-data/mix.txt"));
     }
 
     #[test]

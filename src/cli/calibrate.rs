@@ -44,9 +44,6 @@ pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
 }
 
 fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<CalibrateRecord> {
-    if args.sampling.text.is_empty() {
-        return Err(Error::unsupported("what text? Name one with --text FILE, like what the model will be used for"));
-    }
     let opened = Opened::open(path)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(opened.source.as_ref()));
     let output = destination(&output, args.force)?;
