@@ -15,7 +15,7 @@ use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
+use crate::search::{Levels, MORE_SYMMETRIC_STARTS, Offset, SYMMETRIC_KICKS};
 
 /// Four bits, symmetric.
 pub struct Q4_0;
@@ -26,9 +26,9 @@ impl Levels for Q4_0 {
     const LOW: f32 = -8.0;
     const HIGH: f32 = 7.0;
     const OFFSET: Offset = Offset::None;
-    const STARTS: &'static [f32] = SYMMETRIC_STARTS;
+    const STARTS: &'static [f32] = MORE_SYMMETRIC_STARTS;
     const KICKS: &'static [(f32, bool)] = SYMMETRIC_KICKS;
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 5;
 }
 
 impl Single for Q4_0 {}

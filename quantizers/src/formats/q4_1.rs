@@ -13,7 +13,7 @@ use crate::bits::f16_from_f32;
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Levels, Offset};
+use crate::search::{AFFINE_STARTS, Levels, MORE_AFFINE_KICKS, Offset};
 
 /// Four bits with an offset.
 pub struct Q4_1;
@@ -23,8 +23,8 @@ impl Levels for Q4_1 {
     const HIGH: f32 = 15.0;
     const OFFSET: Offset = Offset::Free;
     const STARTS: &'static [f32] = AFFINE_STARTS;
-    const KICKS: &'static [(f32, bool)] = AFFINE_KICKS;
-    const ROUNDS: usize = 3;
+    const KICKS: &'static [(f32, bool)] = MORE_AFFINE_KICKS;
+    const ROUNDS: usize = 4;
 }
 
 impl Single for Q4_1 {}

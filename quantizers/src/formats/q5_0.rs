@@ -17,7 +17,7 @@ use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
+use crate::search::{Levels, MORE_SYMMETRIC_STARTS, Offset, SYMMETRIC_KICKS};
 
 /// Five bits, symmetric.
 pub struct Q5_0;
@@ -28,9 +28,9 @@ impl Levels for Q5_0 {
     const LOW: f32 = -16.0;
     const HIGH: f32 = 15.0;
     const OFFSET: Offset = Offset::None;
-    const STARTS: &'static [f32] = SYMMETRIC_STARTS;
+    const STARTS: &'static [f32] = MORE_SYMMETRIC_STARTS;
     const KICKS: &'static [(f32, bool)] = SYMMETRIC_KICKS;
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 5;
 }
 
 impl Single for Q5_0 {}

@@ -17,7 +17,7 @@ use crate::bits::f16_from_f32;
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Levels, Offset};
+use crate::search::{AFFINE_STARTS, Levels, MORE_AFFINE_KICKS, Offset};
 
 /// Five bits with an offset.
 pub struct Q5_1;
@@ -27,8 +27,8 @@ impl Levels for Q5_1 {
     const HIGH: f32 = 31.0;
     const OFFSET: Offset = Offset::Free;
     const STARTS: &'static [f32] = AFFINE_STARTS;
-    const KICKS: &'static [(f32, bool)] = AFFINE_KICKS;
-    const ROUNDS: usize = 3;
+    const KICKS: &'static [(f32, bool)] = MORE_AFFINE_KICKS;
+    const ROUNDS: usize = 4;
 }
 
 impl Single for Q5_1 {}

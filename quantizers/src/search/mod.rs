@@ -45,12 +45,24 @@ pub(crate) trait Levels: Send + Sync + 'static {
     }
 }
 
-/// Starts and kicks of evenly spaced levels, chosen by the loss on a trained model's weights. With offsets there are far
-/// more local minima, hence more ways on from the best.
+/// Starts and kicks of evenly spaced levels, chosen by the loss on a trained model's weights: the blocks of 32 can afford
+/// more of them than the super-blocks. With offsets there are far more local minima, hence more ways on from the best,
+/// and the more levels there are the shorter they must be.
 pub(crate) const SYMMETRIC_STARTS: &[f32] = &[0.0, 0.7];
 pub(crate) const SYMMETRIC_KICKS: &[(f32, bool)] = &[(1.1, true), (0.9, true)];
+pub(crate) const MORE_SYMMETRIC_STARTS: &[f32] = &[-0.5, 0.2, 0.9];
 pub(crate) const AFFINE_STARTS: &[f32] = &[0.3, 1.2];
-pub(crate) const AFFINE_KICKS: &[(f32, bool)] = &[(1.1, true), (0.9, true), (1.1, false), (0.9, false)];
+pub(crate) const AFFINE_KICKS: &[(f32, bool)] = &[(1.05, true), (0.95, true), (1.05, false), (0.95, false)];
+pub(crate) const MORE_AFFINE_KICKS: &[(f32, bool)] = &[
+    (1.05, true),
+    (0.95, true),
+    (1.05, false),
+    (0.95, false),
+    (1.075, true),
+    (0.925, true),
+    (1.075, false),
+    (0.925, false),
+];
 
 /// What offsets a format's groups may have.
 #[derive(Clone, Copy, PartialEq)]
