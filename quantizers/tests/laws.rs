@@ -220,6 +220,57 @@ proptest! {
     }
 }
 
+/// About normal weights, a thousandth of them large.
+fn normal(n: usize) -> Vec<f32> {
+    let mut state = 1u32;
+    let mut uniform = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let mut one = |i: usize| (0..6).map(|_| uniform()).sum::<f32>() * if i % 1000 == 7 { 0.2 } else { 0.03 };
+    (0..n).map(&mut one).collect()
+}
+
+/// Sum of the weighted squared errors of `bytes`; column `i` counts `importance[i % len]`.
+fn loss(format: &dyn Format, bytes: &[u8], x: &[f32], importance: &[f32]) -> f64 {
+    let errors = decode(format, bytes).into_iter().zip(x).map(|(y, x)| (f64::from(y) - f64::from(*x)).powi(2));
+    errors.zip(importance.iter().cycle()).map(|(e, w)| e * f64::from(*w)).sum()
+}
+
+#[test]
+fn a_search_does_better_than_the_formula_and_heeds_the_importance() {
+    let x = normal(64 * 1024);
+    let (ones, half) = ([1.0], [[1.0f32; 16], [0.01; 16]].concat().repeat(8));
+    for (format, name) in blocks().filter(|(_, name)| *name != "q8_0") {
+        let (plain, weighted) = (search(format, &x, None), search(format, &x, Some(&half)));
+        if format.has_reference() {
+            let formula = encode(format, &x);
+            assert!(loss(format, &plain, &x, &ones) < loss(format, &formula, &x, &ones), "{name}");
+            assert!(loss(format, &weighted, &x, &half) < loss(format, &formula, &x, &half), "{name}");
+        }
+        assert!(loss(format, &plain, &x, &ones) < loss(format, &weighted, &x, &ones), "{name}: without importance");
+        assert!(loss(format, &weighted, &x, &half) < loss(format, &plain, &x, &half), "{name}: with importance");
+    }
+}
+
+#[test]
+fn an_importance_that_says_nothing_is_none() {
+    let x = normal(1024);
+    for (format, name) in blocks() {
+        let none = search(format, &x, None);
+        for v in [0.0, 1.0, 1e-40, 3e38, f32::INFINITY] {
+            assert_eq!(search(format, &x, Some(&[v; 256])), none, "{name}: importances of {v:e}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "q4_k: 512 weights against importances of 300 columns")]
+fn importances_of_other_columns_are_refused() {
+    let format = formats::by_name("q4_k").expect("a row");
+    format.encode(&[0.0; 512], Scales::Search(Some(&[1.0; 300])), &mut [0; 288]);
+}
+
 #[test]
 #[should_panic(expected = "q8_0: 31 weights against 34 bytes")]
 fn a_partial_block_is_refused() {
