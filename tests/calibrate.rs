@@ -337,8 +337,18 @@ fn texts_that_are_no_samples_are_refused() {
     assert!(calibrate(&dir.write("t.txt", text()), &["--context", "1"]).contains("at least 2"));
     assert!(calibrate(&dir.write("t.txt", text()), &["--context", "100000"]).contains("needs 100000"));
     assert!(calibrate(&dir.path("missing.txt"), &[]).contains("cannot read"));
-    assert!(refused(&["calibrate", &model("stories260k")]).contains("--text FILE"));
     assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn without_a_text_the_embedded_one_is_used() {
+    let dir = Folder::new();
+    let model = model("stories260k");
+    let out = dir.path("o.gguf");
+    let done = good(&["calibrate", &model, "--samples", "2", "--context", "32", "--json", "-q", "-o", &out]);
+    let record: Json = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(record["datasets"], serde_json::json!(["mix (embedded)"]));
+    assert!(record["available"].as_u64().unwrap() > 1000, "about a megabyte of text: {}", record["available"]);
 }
 
 #[test]
