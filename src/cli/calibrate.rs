@@ -148,12 +148,7 @@ pub fn on_the_fly(
 ///
 /// # Errors
 /// Those of the texts and of the tokenizer.
-pub fn dataset(
-    sampling: &Sampling,
-    usual: Option<usize>,
-    source: &dyn TensorSource,
-    model: &Model,
-) -> Result<Dataset> {
+pub fn dataset(sampling: &Sampling, usual: Option<usize>, source: &dyn TensorSource, model: &Model) -> Result<Dataset> {
     let tokenizer = Tokenizer::open(source)?;
     let context = sampling.context.unwrap_or(CONTEXT.min(model.hyper.context));
     let choice = Choice { context, samples: sampling.samples.map(Into::into).or(usual), seed: sampling.seed };

@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use aurora_quantizers::{NumError, SiteStats};
 use aurora_quantizers::gptq::{self, Hessian, Options, Order};
+use aurora_quantizers::{NumError, SiteStats};
 
 use super::{BlockState, Log, Pass, Settings, StatsKind};
 use crate::Result;
@@ -100,7 +100,8 @@ impl Gptq {
         let format = block.format(reader.weight);
         let (rows, cols) = block.shape(reader);
         let w = block.weights(reader);
-        let mut bytes = vec![0; format.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
+        let mut bytes =
+            vec![0; format.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
         let grid = format.as_blocks().expect("only such matrices come here");
         let solved = gptq::solve(grid, &w, hessian, self.options, &mut bytes).map_err(|e| block.error(reader, &e))?;
         let (total, prepared) = (solved.total(), hessian.prepared());

@@ -70,7 +70,11 @@ pub struct PassRow {
 
 /// All passes.
 pub static PASSES: &[PassRow] = &[
-    PassRow { name: "rtn", about: "rounds each weight to the nearest, with searched scales", make: |_| Box::new(rtn::Rtn) },
+    PassRow {
+        name: "rtn",
+        about: "rounds each weight to the nearest, with searched scales",
+        make: |_| Box::new(rtn::Rtn),
+    },
     PassRow {
         name: "gptq",
         about: "chooses codes so that errors of neighbours cancel (Hessian of the inputs)",

@@ -2,7 +2,7 @@
 //! error by what the inputs are like.
 
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Scan, Scales, par, scan};
+use aurora_quantizers::{Scales, Scan, par, scan};
 use rayon::prelude::*;
 
 use super::{BlockState, Log, Pass, StatsKind};
