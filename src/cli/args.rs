@@ -103,7 +103,7 @@ pub struct Convert {
     #[arg(long, value_name = "FILE", conflicts_with = "calibrate", help_heading = "Importance")]
     pub imatrix: Option<PathBuf>,
     /// The same with statistics made now, of the texts named with --text.
-    #[arg(long, requires = "text", help_heading = "Importance")]
+    #[arg(long, help_heading = "Importance")]
     pub calibrate: bool,
     /// What it is calibrated on.
     #[command(flatten)]
