@@ -15,8 +15,8 @@
 //! | [`text`] | what turns text into tokens and back: tokenizers, chat templates |
 //! | [`plan`] | type and bytes of every tensor, before any work |
 //! | [`export`] | the output: laid out to the byte, there whole or not at all |
+//! | [`passes`] | the methods: what each does to a block with its statistics |
 //! | [`pipeline`] | the conversion itself |
-//! | [`runtime`] | the model's ops, executed |
 //! | [`eval`] | how good and how fast a written model is |
 //! | [`record`] | what a run did, as JSON |
 //! | [`cli`] | the command line |

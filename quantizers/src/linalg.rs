@@ -142,10 +142,11 @@ fn coordinates(at: usize) -> (usize, usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn numbers(n: usize, salt: u32) -> Vec<f32> {
+    /// Numbers from -1 to 1.
+    pub(crate) fn numbers(n: usize, salt: u32) -> Vec<f32> {
         let mut state = salt;
         let next = |_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

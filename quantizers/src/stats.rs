@@ -241,15 +241,7 @@ impl Gram {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbers(n: usize, salt: u32) -> Vec<f32> {
-        let mut state = salt;
-        let next = |_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / 8_388_608.0 - 1.0
-        };
-        (0..n).map(next).collect()
-    }
+    use crate::linalg::tests::numbers;
 
     /// The definitions, in f64.
     fn plainly(x: &[f32], width: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {

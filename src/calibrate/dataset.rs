@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::text::chat::{ChatTemplate, Message};
-use crate::text::{Special, Tokenizer};
+use crate::text::{Special, Tokenizer, read_file};
 use crate::{Error, Result};
 
 /// Fewest tokens of a sample: the first sees nothing and attention must have something to choose from.
@@ -125,14 +125,7 @@ fn split_mix(state: &mut u64) -> u64 {
 }
 
 fn read(path: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::malformed(path, format!("not UTF-8 text: byte {at} starts no character; convert it first"))
-    })?;
-    if text.trim().is_empty() {
-        return Err(Error::malformed(path, "the text is empty; there is nothing to calibrate on"));
-    }
+    let text = read_file(path, "calibrate on")?;
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
         return documents(path, &text, tokenizer);
     }

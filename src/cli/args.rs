@@ -102,7 +102,7 @@ pub struct Convert {
     /// (.gguf or .dat). Matrices that it does not cover are rounded as if all columns counted alike.
     #[arg(long, value_name = "FILE", conflicts_with = "calibrate", help_heading = "Importance")]
     pub imatrix: Option<PathBuf>,
-    /// The same with statistics made now, of the texts named with --text.
+    /// The same with statistics made now, of the texts named with --text or of the embedded one.
     #[arg(long, help_heading = "Importance")]
     pub calibrate: bool,
     /// What it is calibrated on.
@@ -165,7 +165,7 @@ pub struct Sampling {
     /// Tokens in a sample [default: 512, or the model's context if that is shorter].
     #[arg(short, long, value_name = "N", help_heading = "Calibration")]
     pub context: Option<usize>,
-    /// Use only so many samples, drawn from the whole text [default: all].
+    /// Use only so many samples, drawn from the whole text [default: all; 128 for a --method that calibrates].
     #[arg(long, value_name = "N", help_heading = "Calibration")]
     pub samples: Option<NonZeroUsize>,
     /// Which samples are drawn.

@@ -190,8 +190,7 @@ fn solves(args: &Convert) -> bool {
 /// The passes of the method, if it is more than rounding to nearest.
 fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
     let solving = &args.solving;
-    let settings =
-        Settings { damp: solving.damp, act_order: Some(solving.act_order == "static"), refine: solving.refine };
+    let settings = Settings { damp: solving.damp, act_order: solving.act_order == "static", refine: solving.refine };
     let chain = passes::chain(&args.method, &settings)?;
     if !solves(args) {
         return Ok(None);

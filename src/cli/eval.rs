@@ -17,7 +17,7 @@ use crate::eval::perplexity::{self, Chunks, Scores, Watch};
 use crate::eval::{Scorer, Sequence, text};
 use crate::record::{self, Estimate, EvalRecord};
 use crate::runtime::{Attention, Engine, Options};
-use crate::text::{Special, Tokenizer};
+use crate::text::{Special, Tokenizer, read_file};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -96,15 +96,7 @@ fn text_of(args: &Eval) -> Result<(String, String)> {
     let Some(path) = &args.text else {
         return Ok((text::HELDOUT_NAME.to_owned(), text::HELDOUT.to_owned()));
     };
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::malformed(path, format!("not UTF-8 text: byte {at} starts no character; convert it first"))
-    })?;
-    if text.trim().is_empty() {
-        return Err(Error::malformed(path, "the text is empty; there is nothing to score"));
-    }
-    Ok((path.display().to_string(), text))
+    Ok((path.display().to_string(), read_file(path, "score")?))
 }
 
 /// The reference must read the text as the model does, or its probabilities are of other events.

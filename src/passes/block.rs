@@ -190,17 +190,14 @@ impl<'a> BlockState<'a> {
             Producer::Rows { weight, bias, expert, rows, channels } => {
                 let matrix = Reader { weight: *weight, expert: *expert };
                 let height = self.shape(matrix).0;
-                let experts = self.graph.param(*weight).rows() / height;
                 for (i, channels) in channels.iter().enumerate() {
                     let Some(&c) = channels.first() else { continue };
                     let (row, by) = (rows.start + i, factors[c].recip());
                     let edit = self.factors.entry(matrix).or_default();
                     Factors::multiply(&mut edit.rows, height, row, by);
                     if let Some(bias) = bias {
-                        // One vector for all experts' biases.
-                        let edit = self.factors.entry(Reader { weight: *bias, expert: None }).or_default();
-                        let at = expert.unwrap_or(0) * height + row;
-                        Factors::multiply(&mut edit.cols, experts * height, at, by);
+                        let edit = self.factors.entry(Reader { weight: *bias, expert: *expert }).or_default();
+                        Factors::multiply(&mut edit.cols, height, row, by);
                     }
                 }
             }

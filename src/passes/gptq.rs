@@ -20,11 +20,7 @@ pub struct Gptq {
 impl Gptq {
     /// With the user's settings.
     pub fn new(settings: &Settings) -> Self {
-        let order = match settings.act_order {
-            Some(false) => Order::Natural,
-            Some(true) => Order::Static,
-            None => Order::default(),
-        };
+        let order = if settings.act_order { Order::Static } else { Order::Natural };
         Gptq { damp: settings.damp, options: Options { order, sweeps: settings.refine } }
     }
 }

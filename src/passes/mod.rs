@@ -29,7 +29,7 @@ pub struct Settings {
     /// GPTQ: share of the mean diagonal that is added to the Hessian's.
     pub damp: f64,
     /// GPTQ: whether columns are visited by descending diagonal, all scales fixed before (static act order).
-    pub act_order: Option<bool>,
+    pub act_order: bool,
     /// GPTQ: most sweeps of coordinate descent over the codes after solving.
     pub refine: usize,
 }

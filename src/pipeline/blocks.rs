@@ -97,6 +97,7 @@ pub fn run(
         }
         None => work.residuals = job.samples.iter().map(|s| runner.embed(s)).collect::<Result<_>>()?,
     }
+    runner.release(None);
     for block in first..model.graph.blocks.len() {
         let done = work.block(block, sites.iter().filter(|s| s.block == Some(block)))?;
         if let Some(resume) = resume {
@@ -252,11 +253,11 @@ pub(super) fn apply(
     if let Some(factors) = factors.get(&Reader { weight: id, expert: None }) {
         return factors.apply(first, param.cols(), values);
     }
-    // Factors of experts' matrices are each their own.
-    let height = param.rows() / param.shape[0].max(1);
-    if param.shape.len() < 3 {
+    if !factors.keys().any(|reader| reader.weight == id) {
         return;
     }
+    // Factors of experts' matrices and biases are each their own.
+    let height = param.rows() / param.shape[0].max(1);
     for (i, row) in values.chunks_exact_mut(param.cols()).enumerate() {
         let (expert, row_of_it) = ((first + i) / height, (first + i) % height);
         if let Some(factors) = factors.get(&Reader { weight: id, expert: Some(expert) }) {

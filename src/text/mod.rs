@@ -3,8 +3,28 @@
 //! In go the keys of a header or the files of a Hugging Face directory, all of them treated as written by an enemy.
 //! Knows no tensors and nothing of how a model is run.
 
+use std::path::Path;
+
+use crate::{Error, Result};
+
 pub mod chat;
 pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
 pub use tokenizer::{Control, Decoder, Special, Tokenizer};
+
+/// A text file of the user's. `purpose`: what it is for, as the message about an empty one ends ("score").
+///
+/// # Errors
+/// If it cannot be read, is not UTF-8 (where), or is empty.
+pub fn read_file(path: &Path, purpose: &str) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::malformed(path, format!("not UTF-8 text: byte {at} starts no character; convert it first"))
+    })?;
+    if text.trim().is_empty() {
+        return Err(Error::malformed(path, format!("the text is empty; there is nothing to {purpose}")));
+    }
+    Ok(text)
+}
