@@ -11,18 +11,19 @@ use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::args::{Common, Convert};
-use super::{calibrate, signals, ui};
+use super::{calibrate, scales, signals, ui};
 use crate::calibrate::imatrix::{Imatrix, Importances};
 use crate::checkpoint::{self, Config, TensorSource};
+use crate::eval::speed;
 use crate::export::{self, EXPORTERS, Output, Watch};
 use crate::gguf::{Metadata, Value, string};
 use crate::model::{self, Model, ModelGraph};
-use crate::passes::{self, Pass, Settings};
+use crate::passes::{self, Duo, Pass, Settings};
 use crate::pipeline::blocks::{Job, Propagate, Solved};
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, Rounding};
 use crate::plan::{self, FileType, Plan, Rules};
-use crate::record::{self, ImportanceRecord, LinearRecord, RunRecord};
+use crate::record::{self, ImportanceRecord, LinearRecord, RunRecord, ScaleRecord};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -53,7 +54,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let exporter = EXPORTERS[0];
     let path = match &args.output {
         Some(path) => path.clone(),
-        None => default_output(source, FileType::by_name(&args.file_type)?, exporter.name()),
+        None => default_output(source, FileType::by_name(file_type(args))?, exporter.name()),
     };
     // Before a calibration, which may take an hour.
     let file = (!args.dry_run).then(|| destination(&path, args.force)).transpose()?;
@@ -85,11 +86,12 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         output.finish(&watch)?;
         watch.bar.finish_and_clear();
         if let Some((solved, resume)) = solved {
-            record.linears = solved.linears;
+            (record.linears, record.scales) = (solved.linears, solved.scales);
             resume.into_iter().for_each(Resume::remove);
         }
     }
     record.seconds = started.elapsed().as_secs_f64();
+    record.peak_memory_bytes = speed::peak_memory();
     if common.json {
         return ui::print_json(&record);
     }
@@ -187,11 +189,40 @@ fn solves(args: &Convert) -> bool {
     !args.method.eq_ignore_ascii_case("rtn")
 }
 
+/// The chain of methods, with what --clip adds.
+fn method(args: &Convert) -> Result<String> {
+    if !args.solving.clip {
+        return Ok(args.method.clone());
+    }
+    match args.method.eq_ignore_ascii_case("awq") {
+        true => Ok(format!("{}+clip", args.method)),
+        false => Err(Error::unsupported(format!(
+            "--clip belongs to --method awq alone; {} finds its own ranges",
+            args.method
+        ))),
+    }
+}
+
+/// The type that was asked for, or the usual one of the method.
+fn file_type(args: &Convert) -> &str {
+    args.file_type.as_deref().unwrap_or(if solves(args) { "q4_k_m" } else { "q8_0" })
+}
+
 /// The passes of the method, if it is more than rounding to nearest.
 fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
     let solving = &args.solving;
-    let settings = Settings { damp: solving.damp, act_order: solving.act_order == "static", refine: solving.refine };
-    let chain = passes::chain(&args.method, &settings)?;
+    let settings = Settings {
+        damp: solving.damp,
+        act_order: solving.act_order == "static",
+        refine: solving.refine,
+        grid: usize::from(solving.grid),
+        duo: match solving.duo.as_str() {
+            "on" => Duo::On,
+            "off" => Duo::Off,
+            _ => Duo::Both,
+        },
+    };
+    let chain = passes::chain(&method(args)?, &settings)?;
     if !solves(args) {
         return Ok(None);
     }
@@ -251,8 +282,8 @@ fn job(args: &Convert, source: &dyn TensorSource, plan: &Plan, samples: &[Vec<u3
         args.model.display(),
         tensors.0,
         args.method,
-        (args.solving.damp, &args.solving.act_order, args.solving.refine, &args.solving.propagate),
-        args.file_type,
+        args.solving,
+        file_type(args),
         types.0,
         samples.len(),
         sum.0
@@ -301,6 +332,12 @@ impl Watch for Progress {
             self.bar.set_message(format!("{}: loss {:.2}x of rounding to nearest", record.tensor, loss / rtn));
         }
     }
+
+    fn scaled(&self, record: &ScaleRecord) {
+        if let (Some(loss), Some(before)) = (record.loss, record.loss_before) {
+            self.bar.set_message(format!("{}: loss {:.2}x with scales", record.readers[0], loss / before));
+        }
+    }
 }
 
 impl Drop for Progress {
@@ -317,7 +354,7 @@ fn rules(args: &Convert) -> Result<Rules> {
         Ok((regex, plan::tensor_type(name)?))
     });
     Ok(Rules {
-        file_type: FileType::by_name(&args.file_type)?,
+        file_type: FileType::by_name(file_type(args))?,
         pure: args.pure,
         calibrated: args.imatrix.is_some() || args.calibrate || solves(args),
         output: spec(&args.output_type)?,
@@ -412,17 +449,19 @@ fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, no
         output: path.display().to_string(),
         dry_run: args.dry_run,
         method: args.method.clone(),
-        file_type: FileType::by_name(&args.file_type).map_or(args.file_type.clone(), |t| t.name.to_owned()),
+        file_type: FileType::by_name(file_type(args)).map_or_else(|_| file_type(args).to_owned(), |t| t.name.to_owned()),
         weights: plan.weights(),
         file_bytes: size,
         bits_per_weight: plan.bits_per_weight(),
         fallbacks: plan.fallbacks().count(),
         threads: rayon::current_num_threads(),
         seconds: 0.0,
+        peak_memory_bytes: None,
         notes,
         importance: None,
         tensors: record::tensors(plan),
         linears: Vec::new(),
+        scales: Vec::new(),
     }
 }
 
@@ -462,6 +501,10 @@ fn summary(record: &RunRecord, plan: &Plan, common: &Common) {
             types.join(", ")
         ),
     );
+    let scales = scales::lines(&record.scales);
+    if !scales.is_empty() {
+        ui::message(common, &scales.join("\n"));
+    }
     if record.fallbacks > 0 {
         let lines: Vec<String> = plan.fallbacks().map(fallback_line).collect();
         let head = format!("fallbacks: {} of {} tensors", lines.len(), plan.tensors.len());

@@ -21,6 +21,8 @@ use crate::{Error, Result};
 #[derive(Debug, Default)]
 pub struct Overrides<'o> {
     values: BTreeMap<ParamId, (&'static Spec, Cow<'o, [u8]>)>,
+    /// Matrices of single experts, as f32.
+    experts: BTreeMap<(ParamId, usize), Vec<u8>>,
 }
 
 impl<'o> Overrides<'o> {
@@ -36,23 +38,41 @@ impl<'o> Overrides<'o> {
 
     /// `values`: all numbers of the parameter, row-major.
     pub fn floats(&mut self, id: ParamId, values: &[f32]) {
-        let format = formats::by_name("f32").expect("a row of FORMATS");
-        let mut bytes = vec![0; size_of_val(values)];
-        format.encode(values, Scales::Reference, &mut bytes);
-        self.encoded(id, format.spec(), bytes);
+        let (spec, bytes) = stored(values);
+        self.encoded(id, spec, bytes);
+    }
+
+    /// `values`: one expert's matrix, row-major; the other experts keep theirs.
+    pub fn expert(&mut self, id: ParamId, expert: usize, values: &[f32]) {
+        self.experts.insert((id, expert), stored(values).1);
     }
 
     /// The value of a parameter, if it has another one.
     pub(super) fn get(&self, id: ParamId) -> Option<(&'static Spec, &[u8])> {
         self.values.get(&id).map(|(spec, bytes)| (*spec, &**bytes))
     }
+
+    /// Experts of a parameter whose matrices are other ones, and these.
+    pub(super) fn experts(&self, id: ParamId) -> impl Iterator<Item = (usize, &'static Spec, &[u8])> {
+        let spec = stored(&[]).0;
+        let of_it = self.experts.range((id, 0)..=(id, usize::MAX));
+        of_it.map(move |((_, expert), bytes)| (*expert, spec, bytes.as_slice()))
+    }
+}
+
+/// Numbers as a tensor of f32 holds them.
+fn stored(values: &[f32]) -> (&'static Spec, Vec<u8>) {
+    let format = formats::by_name("f32").expect("a row of FORMATS");
+    let mut bytes = vec![0; size_of_val(values)];
+    format.encode(values, Scales::Reference, &mut bytes);
+    (format.spec(), bytes)
 }
 
 /// A model whose parts are made ready one at a time.
 pub struct BlockRunner<'a> {
-    model: &'a Model,
-    weights: &'a Weights<'a>,
-    options: Options,
+    pub(super) model: &'a Model,
+    pub(super) weights: &'a Weights<'a>,
+    pub(super) options: Options,
 }
 
 impl<'a> BlockRunner<'a> {
@@ -212,7 +232,7 @@ impl Block<'_> {
 }
 
 /// A batch whose residual stream is filled in.
-fn ready<'e, 'a>(
+pub(super) fn ready<'e, 'a>(
     engine: &'e Engine<'a>,
     tokens: &'e [u32],
     first: usize,
@@ -234,6 +254,6 @@ fn straight(engine: &Engine<'_>, tokens: &[u32], first: usize, ops: &[Op], resid
 }
 
 /// Only a suspicious batch looks.
-fn no_culprit(looked: Result<(), Culprit>) {
+pub(super) fn no_culprit(looked: Result<(), Culprit>) {
     debug_assert!(looked.is_ok(), "nothing is looked at in the first run");
 }
