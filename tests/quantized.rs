@@ -227,9 +227,9 @@ fn broken_ones_name_the_tensor() {
         (stated("bits", json!(0)), &["bits", "from 1 to 8", "found 0"]),
         (stated("bits", Json::Null), &["bits", "missing"]),
         (stated("group_size", json!(160)), &["qweight", "groups of 160"]),
-        (stated("group_size", json!(64)), &["scales", "[8, ", "[4, "]),
+        (stated("group_size", json!(64)), &["scales", "[24, 256]", "[12, 256]"]),
         (stated("group_size", json!(-2)), &["group_size", "-2"]),
-        (stated("quant_method", json!("sphinx")), &["sphinx", "g_idx", "gptq, awq"]),
+        (stated("quant_method", json!("sphinx")), &["sphinx", "down_proj.qweight", "known: "]),
         (stated("checkpoint_format", json!("marlin")), &["marlin", "gptq_v2"]),
         (stated("dynamic", json!({"+:(": {}})), &["dynamic", "pattern"]),
         (
@@ -251,9 +251,12 @@ fn broken_ones_name_the_tensor() {
             &["up_proj.weight", "NaN"],
         ),
     ];
+    let mut faults = Vec::new();
     for (change, words) in gptq {
         let said = refusal("gptq-sym-g32", change);
-        assert!(words.iter().all(|w| said.contains(w)), "{words:?} in {said}");
+        if !words.iter().all(|w| said.contains(w)) {
+            faults.push(format!("{words:?} in {said}"));
+        }
     }
     for (change, words) in [
         (stated("bits", json!(8)), &["qweight", "8 bits"][..]),
@@ -262,8 +265,11 @@ fn broken_ones_name_the_tensor() {
         (stated("group_size", json!(100)), &["qweight", "groups of 100"]),
     ] {
         let said = refusal("awq-asym-g128", change);
-        assert!(words.iter().all(|w| said.contains(w)), "{words:?} in {said}");
+        if !words.iter().all(|w| said.contains(w)) {
+            faults.push(format!("{words:?} in {said}"));
+        }
     }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
