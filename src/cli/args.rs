@@ -60,7 +60,7 @@ pub enum Command {
 /// MODEL is a Hugging Face directory (config.json, safetensors, tokenizer), one .safetensors file in such a
 /// directory, or a .gguf file of floats. The output appears whole or not at all.
 ///
-/// A checkpoint that is quantised already (GPTQ, AWQ) keeps its integers, unless a --type is named.
+/// A checkpoint that is quantised already (GPTQ, AWQ, compressed-tensors, ...) keeps its integers, unless a --type is named.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant convert Llama-3.2-1B                     Llama-3.2-1B-q8_0.gguf, 8 bits per weight

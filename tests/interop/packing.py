@@ -155,9 +155,9 @@ def plain(source, tensors, decoded, folder):
     config = json.loads((source / "config.json").read_text())
     config.pop("quantization_config", None)
     (out / "config.json").write_text(json.dumps(config))
-    rest = {n: t for n, t in tensors.items() if n.rsplit(".", 1)[0] not in decoded}
+    part = tuple(stem + "." for stem in decoded)
+    rest = {n: t for n, t in tensors.items() if n.endswith(".bias") or not n.startswith(part)}
     rest |= {stem + ".weight": ("F32", w) for stem, w in decoded.items()}
-    rest |= {n: t for n, t in tensors.items() if n.endswith(".bias")}
     save(out / "model.safetensors", rest)
     return out
 

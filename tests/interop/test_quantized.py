@@ -9,7 +9,7 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 
 import packing
-from packing import awq_words, made_up, words
+from packing import awq_words, floats, made_up, to_bf16, words
 
 
 def run(binary, *options):
@@ -133,6 +133,120 @@ def awq(group):
     return pack, {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True, "version": "gemm"}
 
 
+def compressed(weights, pack, format="pack-quantized", version="0.17.0"):
+    """A packer and the configuration of a compressed-tensors checkpoint with one group of settings."""
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    config = {"quant_method": "compressed-tensors", "format": format, "version": version, "ignore": ["lm_head"],
+              "quantization_status": "compressed", "config_groups": {"group_0": group}}
+    return pack, config
+
+
+def ct_packed(bits, group, symmetric, dense=False, act_order=False):
+    half = 2 ** (bits - 1)
+
+    def pack(rng, outs, ins):
+        size = ins if group is None else group
+        code = rng.integers(-half, half, (outs, ins))
+        scales = to_bf16(rng.uniform(1e-3, 4e-3, (outs, ins // size)))
+        zero = rng.integers(-half, half, scales.shape) * (not symmetric)
+        index = np.arange(ins) // size
+        parts = {
+            ".weight_packed": ("I32", words(code + half, bits, dense)),
+            ".weight_scale": ("BF16", scales),
+            ".weight_shape": ("I64", np.array([outs, ins])),
+        }
+        if not symmetric:
+            parts[".weight_zero_point"] = ("I32", words((zero + half).T, bits, dense).T)
+        if act_order:
+            index = rng.permutation(index)
+            parts[".weight_g_idx"] = ("I32", index)
+        return parts, floats("BF16", scales)[:, index] * (code - zero[:, index]).astype(np.float32)
+
+    strategy = {"strategy": "channel"} if group is None else {"strategy": "group", "group_size": group}
+    weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, **strategy}
+    return compressed(weights, pack, version="0.18.0" if dense else "0.17.0")
+
+
+def ct_bytes(strategy, symmetric=True):
+    def pack(rng, outs, ins):
+        code = rng.integers(-128, 128, (outs, ins))
+        shape = (outs, 1) if strategy == "channel" else (1,)
+        scales = rng.uniform(1e-3, 4e-3, shape).astype(np.float16)
+        zero = rng.integers(-20, 20, shape) * (not symmetric)
+        parts = {".weight": ("I8", code), ".weight_scale": ("F16", scales)}
+        if not symmetric:
+            parts[".weight_zero_point"] = ("I8", zero)
+        return parts, (scales.astype(np.float32) * (code - zero).astype(np.float32)).reshape(outs, ins)
+
+    weights = {"num_bits": 8, "type": "int", "symmetric": symmetric, "strategy": strategy}
+    return compressed(weights, pack, "int-quantized")
+
+
+def e4m3():
+    """The 256 numbers of OFP8's E4M3, from its definition."""
+    code = np.arange(256)
+    field, part = code >> 3 & 15, (code & 7) / 8
+    size = np.where(field == 0, part * 2.0 ** -6, (1 + part) * 2.0 ** (field - 7.0))
+    size[code & 127 == 127] = np.nan
+    return np.where(code & 128, -size, size).astype(np.float32)
+
+
+def eight_bit_floats(shape_of, spread, suffix):
+    """A packer: `shape_of(outs, ins)` is that of the scales, `spread(scales, outs, ins)` makes them [outs, ins]."""
+    def pack(rng, outs, ins):
+        code = rng.integers(0, 256, (outs, ins))
+        code[code & 127 == 127] = 0
+        scales = rng.uniform(5e-4, 2e-3, shape_of(outs, ins)).astype(np.float32)
+        parts = {".weight": ("F8_E4M3", code.astype(np.uint8)), suffix: ("F32", scales)}
+        return parts, spread(scales, outs, ins) * e4m3()[code]
+    return pack
+
+
+CHANNELS = eight_bit_floats(lambda o, i: (o, 1), lambda s, o, i: s, ".weight_scale")
+TENSOR = eight_bit_floats(lambda o, i: (), lambda s, o, i: s, ".weight_scale")
+BLOCKS = eight_bit_floats(
+    lambda o, i: (-(-o // 96), -(-i // 128)),
+    lambda s, o, i: np.repeat(np.repeat(s, 96, 0), 128, 1)[:o, :i], ".weight_scale_inv")
+
+# The quantiles of a normal distribution that QLoRA's appendix lists.
+NF4 = np.array([
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0], np.float32)
+
+
+def nf4(nested):
+    def pack(rng, outs, ins):
+        code = rng.integers(0, 16, (outs, ins))
+        state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [outs, ins]}
+        count = outs * ins // 64
+        parts = {".weight": ("U8", (code[:, ::2] << 4 | code[:, 1::2]).reshape(-1, 1)), ".weight.quant_map": ("F32", NF4)}
+        if nested:
+            inner = rng.integers(0, 256, count)
+            table = np.linspace(-1, 1, 256).astype(np.float32)
+            outer = rng.uniform(0.01, 0.05, -(-count // 256)).astype(np.float32)
+            state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.0625}
+            scales = table[inner] * np.repeat(outer, 256)[:count] + np.float32(0.0625)
+            parts |= {".weight.absmax": ("U8", inner), ".weight.nested_absmax": ("F32", outer),
+                      ".weight.nested_quant_map": ("F32", table)}
+        else:
+            scales = rng.uniform(0.05, 0.2, count).astype(np.float32)
+            parts[".weight.absmax"] = ("F32", scales)
+        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        parts[".weight.quant_state.bitsandbytes__nf4"] = ("U8", text)
+        return parts, np.repeat(scales.reshape(outs, -1), 64, 1) * NF4[code]
+    return pack, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+
+
+def int8(rng, outs, ins):
+    code = rng.integers(-127, 128, (outs, ins))
+    largest = rng.uniform(0.1, 0.5, outs).astype(np.float32)
+    parts = {".weight": ("I8", code), ".SCB": ("F32", largest), ".weight_format": ("U8", np.array(0))}
+    return parts, (largest * np.float32(1 / 127))[:, None] * code.astype(np.float32)
+
+
+FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+
 # Label: model, packer and configuration, types that the matrices come to, whether they are exact.
 CASES = {
     "gptq-4-sym": ("tiny-llama3", gptq(4, 32, True, order="trivial"), {"Q4_0"}, True),
@@ -152,6 +266,28 @@ CASES = {
     "awq": ("tiny-llama3", awq(32), {"Q4_1"}, False),
     "awq-row": ("tiny-qwen2", awq(-1), {"Q4_1"}, False),
     "awq-fused": ("tiny-phi3", awq(64), {"Q4_1"}, False),
+    "ct-4-sym": ("tiny-llama3", ct_packed(4, 32, True), {"Q4_0"}, True),
+    "ct-4-sym-row": ("tiny-qwen3", ct_packed(4, None, True), {"Q4_0"}, True),
+    "ct-4-asym": ("tiny-llama3", ct_packed(4, 64, False), {"Q4_1"}, False),
+    "ct-4-act-order": ("tiny-llama3", ct_packed(4, 64, True, act_order=True), {"F16"}, True),
+    "ct-8-row": ("tiny-llama3", ct_packed(8, None, True), {"Q8_0"}, True),
+    "ct-3-old": ("tiny-llama3", ct_packed(3, 32, True), {"Q4_0"}, True),
+    "ct-3-new": ("tiny-llama3", ct_packed(3, 32, False, dense=True), {"Q4_0"}, True),
+    "ct-5-old": ("tiny-llama3", ct_packed(5, 32, True), {"Q5_0"}, True),
+    "ct-5-new": ("tiny-llama3", ct_packed(5, 64, False, dense=True), {"Q5_1"}, False),
+    "ct-6-old": ("tiny-llama3", ct_packed(6, 64, False), {"Q8_0"}, True),
+    "ct-7-new": ("tiny-llama3", ct_packed(7, 32, False, dense=True), {"Q8_0"}, True),
+    "ct-bytes": ("tiny-llama3", ct_bytes("channel"), {"Q8_0"}, True),
+    "ct-bytes-asym": ("tiny-phi3", ct_bytes("tensor", False), {"F16"}, False),
+    "ct-floats": ("tiny-llama3", compressed(
+        {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}, CHANNELS, "float-quantized"),
+        {"F16"}, False),
+    "fp8-tensor": ("tiny-llama3", (TENSOR, FP8), {"F16"}, False),
+    "fp8-row": ("tiny-llama3", (CHANNELS, {"quant_method": "fbgemm_fp8"}), {"F16"}, False),
+    "fp8-blocks": ("tiny-mixtral", (BLOCKS, FP8 | {"weight_block_size": [96, 128]}), {"F16"}, False),
+    "nf4": ("tiny-llama3", nf4(False), {"F16"}, False),
+    "nf4-nested": ("tiny-mixtral", nf4(True), {"F16"}, False),
+    "int8": ("tiny-llama3", (int8, {"quant_method": "bitsandbytes", "load_in_8bit": True}), {"Q8_0"}, False),
 }
 
 
@@ -183,3 +319,59 @@ def test_a_zero_of_zero_in_the_first_format(binary, tmp_path):
 
     source, plain = made_up("tiny-llama3", tmp_path, borrowing, config | {"checkpoint_format": "gptq"}, "borrow")
     check(binary, tmp_path, source, plain, {"Q4_1"})
+
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+def without(suffix):
+    return lambda tensors, config: tensors.pop(Q + suffix)
+
+
+def replaced(suffix, dtype, array):
+    return lambda tensors, config: tensors.update({Q + suffix: (dtype, np.array(array))})
+
+
+def stated(group, key, value):
+    def change(tensors, config):
+        at = config["config_groups"]["group_0"] if group else config
+        (at["weights"] if group == "weights" else at)[key] = value
+    return change
+
+
+BROKEN = {
+    "ct-scale": ("ct-4-sym", without(".weight_scale"), ["q_proj.weight_scale", "missing"]),
+    "ct-shape": ("ct-4-sym", without(".weight_shape"), ["q_proj.weight_shape", "missing"]),
+    "ct-shape-wrong": ("ct-4-sym", replaced(".weight_shape", "I64", [256, 512]), ["q_proj.weight_packed", "[256, 64]"]),
+    "ct-shape-negative": ("ct-4-sym", replaced(".weight_shape", "I64", [256, -1]), ["q_proj.weight_shape", "-1"]),
+    "ct-bits": ("ct-4-sym", stated("weights", "num_bits", 5), ["weight_packed", "5 bits"]),
+    "ct-group": ("ct-4-sym", stated("weights", "group_size", 48), ["weight_packed", "48"]),
+    "ct-strategy": ("ct-4-sym", stated("weights", "strategy", "token"), ["strategy", "token"]),
+    "ct-format": ("ct-4-sym", stated(None, "format", "nvfp4-pack-quantized"), ["format", "nvfp4", "pack-quantized"]),
+    "ct-sparse": ("ct-4-sym", stated(None, "sparsity_config", {"format": "sparse-24-bitmask"}), ["sparse-24-bitmask"]),
+    "ct-zeros": ("ct-4-asym", replaced(".weight_zero_point", "I32", np.zeros((31, 4))), ["q_proj.weight_zero_point", "[31, 4]"]),
+    "ct-order": ("ct-4-act-order", replaced(".weight_g_idx", "I32", [4] * 256), ["q_proj.weight_g_idx", "group 4 of 4"]),
+    "fp8-scale": ("fp8-tensor", without(".weight_scale"), ["q_proj.weight_scale", "missing"]),
+    "fp8-block": ("fp8-tensor", replaced(".weight_scale", "F32", np.ones((2, 2))), ["q_proj.weight_scale", "weight_block_size"]),
+    "nf4-state": ("nf4", without(".weight.quant_state.bitsandbytes__nf4"), ["q_proj.weight.quant_state", "missing"]),
+    "nf4-json": ("nf4", replaced(".weight.quant_state.bitsandbytes__nf4", "U8", [123]), ["quant_state", "JSON"]),
+    "nf4-scales": ("nf4", replaced(".weight.absmax", "F32", [1.0]), ["q_proj.weight.absmax", "[1]", "[1024]"]),
+    "int8-scales": ("int8", without(".SCB"), ["q_proj.SCB", "missing"]),
+    "int8-order": ("int8", replaced(".weight_format", "U8", np.array(1)), ["q_proj.weight_format", "rows"]),
+}
+
+
+@pytest.mark.parametrize("label", BROKEN)
+def test_broken(binary, tmp_path, label):
+    case, change, mentions = BROKEN[label]
+    model, (pack, config), *_ = CASES[case]
+    source, _ = made_up(model, tmp_path, pack, json.loads(json.dumps(config)), case)
+    stated = json.loads((source / "config.json").read_text())
+    tensors = dict(packing.load(source / "model.safetensors"))
+    change(tensors, stated["quantization_config"])
+    packing.save(source / "model.safetensors", tensors)
+    (source / "config.json").write_text(json.dumps(stated))
+    done = subprocess.run([binary, "convert", source, "-o", tmp_path / "out.gguf"], capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    for words in mentions:
+        assert words in done.stderr, done.stderr

@@ -32,8 +32,12 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
 }
 
 impl Reader for Awq {
-    fn codes(&self) -> &'static str {
-        ".qweight"
+    fn stem<'t>(&self, tensor: &'t TensorInfo) -> Option<&'t str> {
+        tensor.name.strip_suffix(".qweight")
+    }
+
+    fn looks_for(&self) -> &'static str {
+        "end in .qweight"
     }
 
     fn read(&self, tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {

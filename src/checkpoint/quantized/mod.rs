@@ -7,6 +7,10 @@
 use std::sync::Arc;
 
 mod awq;
+mod bitsandbytes;
+mod compressed_tensors;
+mod eights;
+mod fp8;
 mod gptq;
 mod ints;
 mod packed;
@@ -34,16 +38,20 @@ pub struct MethodRow {
 }
 
 /// All methods that are read.
-pub static METHODS: &[MethodRow] = &[gptq::ROW, awq::ROW];
+pub static METHODS: &[MethodRow] =
+    &[gptq::ROW, awq::ROW, compressed_tensors::ROW, fp8::ROW, fp8::FBGEMM, bitsandbytes::ROW];
 
 /// Puts together matrices of one checkpoint.
 trait Reader {
-    /// What the name of a tensor of codes ends in.
-    fn codes(&self) -> &'static str;
+    /// The matrix's name without `.weight`, if this is its tensor of codes.
+    fn stem<'t>(&self, tensor: &'t TensorInfo) -> Option<&'t str>;
 
-    /// Whether a tensor of such a name holds codes.
-    fn is_codes(&self, tensor: &TensorInfo) -> bool {
-        tensor.name.ends_with(self.codes())
+    /// How a user could find such a tensor: the names "end in .qweight".
+    fn looks_for(&self) -> &'static str;
+
+    /// Ends of the names of tensors that are not needed.
+    fn idle(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// The matrix that the tensor of codes belongs to.
@@ -85,8 +93,8 @@ pub(super) fn adopt(source: Mapped) -> Result<Mapped> {
     let Config::HuggingFace(config) = source.config() else { return Ok(source) };
     let Ok(Some(Ok((_, reader)))) = Stated::of(config).map(|s| s.map(|s| reader(&s))) else { return Ok(source) };
     let (mut matrices, mut taken) = (Vec::new(), Vec::new());
-    for codes in source.tensors().iter().filter(|t| reader.is_codes(t)) {
-        let stem = codes.name.strip_suffix(reader.codes()).unwrap_or(&codes.name);
+    for codes in source.tensors() {
+        let Some(stem) = reader.stem(codes) else { continue };
         let mut parts = Parts { source: &source, stem, taken: vec![codes.clone()] };
         let packed = reader.read(codes, &mut parts)?;
         taken.extend(packed.parts.iter().map(|t| t.name.clone()));
@@ -99,7 +107,8 @@ pub(super) fn adopt(source: Mapped) -> Result<Mapped> {
         matrices.push(matrix);
     }
     taken.sort();
-    let kept = source.tensors().iter().filter(|t| taken.binary_search(&t.name).is_err()).cloned();
+    let idle = |t: &TensorInfo| reader.idle().iter().any(|end| t.name.ends_with(end));
+    let kept = source.tensors().iter().filter(|t| taken.binary_search(&t.name).is_err() && !idle(t)).cloned();
     let tensors = kept.chain(matrices).collect();
     Ok(source.with_tensors(tensors))
 }
@@ -121,9 +130,9 @@ pub fn check(source: &dyn TensorSource) -> Result<()> {
     };
     if source.tensors().iter().all(|t| t.packed.is_none()) {
         let what = format!(
-            "the checkpoint says that it is quantized ({}), but none of its tensors is (their names would end in {})",
+            "the checkpoint says that it is quantized ({}), but none of its tensors is (they would {})",
             row.name,
-            reader.codes()
+            reader.looks_for()
         );
         return Err(stated.error("quant_method", what));
     }
@@ -136,6 +145,19 @@ fn pack_dtype(stated: &Stated) -> Result<()> {
         None | Some("int32") => Ok(()),
         Some(other) => Err(stated.error("pack_dtype", format!("{other:?} is not supported, only int32"))),
     }
+}
+
+/// Which weights share a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// All.
+    Tensor,
+    /// Those of a row.
+    Row,
+    /// So many neighbours of a row.
+    Columns(usize),
+    /// Rectangles of so many rows and columns.
+    Block(usize, usize),
 }
 
 /// The tensors of one matrix, found by name and held against each other.
@@ -172,14 +194,82 @@ impl Parts<'_> {
         found
     }
 
+    /// Counts tensors as part of the matrix that are of no use here.
+    fn drop(&mut self, suffixes: &[&str]) {
+        for suffix in suffixes {
+            self.maybe(suffix);
+        }
+    }
+
     /// The tensor of that suffix.
     fn need(&mut self, suffix: &str) -> Result<TensorInfo> {
-        if let Some(found) = self.maybe(suffix) {
-            return Ok(found);
-        }
+        self.maybe(suffix).ok_or_else(|| self.missing(suffix))
+    }
+
+    /// An error about a tensor that is not there.
+    fn missing(&self, suffix: &str) -> Error {
         let (codes, name) = (&self.taken[0], format!("{}{suffix}", self.stem));
         let what = format!("missing; {} cannot be read without it", printable(&codes.name));
-        Err(Error::tensor(self.source().file_of(codes), printable(&name), what))
+        Error::tensor(self.source().file_of(codes), printable(&name), what)
+    }
+
+    /// All bytes of a tensor.
+    fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        self.source().bytes(tensor, 0..tensor.range.len())
+    }
+
+    /// The numbers of a small F32 tensor, so many.
+    fn numbers(&self, tensor: &TensorInfo, count: usize) -> Result<Arc<[f32]>> {
+        if tensor.spec.name != "f32" || tensor.range.len() != count * 4 {
+            let what = format!("{} of shape {:?}, needed f32 [{count}]", tensor.spec.name, tensor.shape);
+            return Err(self.fail(tensor, what));
+        }
+        Ok(self.bytes(tensor).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    /// The shape that a tensor of two I64 numbers states.
+    fn stated_shape(&self, tensor: &TensorInfo) -> Result<[usize; 2]> {
+        let numbers: Vec<i64> = self.bytes(tensor).as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+        let size = |n: i64| usize::try_from(n).ok().filter(|n| (1..1 << 31).contains(n));
+        match numbers[..] {
+            [rows, cols] if tensor.spec.name == "i64" => match (size(rows), size(cols)) {
+                (Some(rows), Some(cols)) => Ok([rows, cols]),
+                _ => Err(self.fail(tensor, format!("states a shape of [{rows}, {cols}]"))),
+            },
+            _ => {
+                let what = format!("{} of shape {:?}, needed i64 [2]", tensor.spec.name, tensor.shape);
+                Err(self.fail(tensor, what))
+            }
+        }
+    }
+
+    /// Groups as a strategy has them, after a look at the scales' shape.
+    fn shared(
+        &self,
+        codes: &TensorInfo,
+        scales: &TensorInfo,
+        share: Share,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Groups> {
+        let rectangles = |down: usize, across: usize| {
+            let (below, beside) = (rows.div_ceil(down), cols.div_ceil(across));
+            Groups { rows: down.min(rows), cols: across.min(cols), down: below, across: beside, transposed: false }
+        };
+        let groups = match share {
+            Share::Tensor => Groups { rows, cols, down: 1, across: 1, transposed: false },
+            Share::Row => Groups::of_columns(rows, cols, cols, false),
+            Share::Columns(group) => self.groups(codes, rows, cols, Some(group), false)?,
+            Share::Block(down, across) => rectangles(down, across),
+        };
+        let flat: &[&[usize]] = match share {
+            Share::Tensor => &[&[], &[1], &[1, 1]],
+            Share::Row => &[&[rows]],
+            Share::Columns(_) | Share::Block(..) => &[],
+        };
+        let needed = [groups.down, groups.across];
+        self.floats(scales, if flat.contains(&scales.shape.as_slice()) { &scales.shape } else { &needed })?;
+        Ok(groups)
     }
 
     /// Both dimensions of a tensor that has two, none of them zero.
@@ -255,6 +345,10 @@ impl Parts<'_> {
         if tensor.shape.len() != 1 || order.len() != needed {
             let what = format!("shape {:?}, needed [{needed}] beside {}", tensor.shape, printable(&cols.name));
             return Err(self.fail(tensor, what));
+        }
+        if order.iter().all(|&g| g == u32::MAX) {
+            // compressed-tensors' way to say that there is none.
+            return Ok(None);
         }
         if let Some(col) = order.iter().position(|&g| g as usize >= groups.across) {
             let what = format!("input {col} is in group {} of {}", order[col] as i32, groups.across);

@@ -1,6 +1,8 @@
 //! A matrix of weights that a quantiser stored as codes: `weight = scale * (level - zero)`, with scale and zero shared by a
 //! group. Rows come out as integers with their grid, or as the numbers that they stand for.
 
+use std::sync::Arc;
+
 use super::ints::{Ints, Layout};
 use crate::checkpoint::{TensorInfo, TensorSource};
 
@@ -20,7 +22,7 @@ pub struct Packed {
     /// Whether codes are stored `[in, out]`.
     pub transposed: bool,
     /// What codes stand for, if not themselves: a number for each.
-    pub table: Option<&'static [f32]>,
+    pub table: Option<Arc<[f32]>>,
     /// The factors.
     pub scales: Scales,
     /// Subtracted from the codes.
@@ -40,6 +42,19 @@ pub enum Scales {
     Stored(TensorInfo),
     /// Times a constant.
     Times(TensorInfo, f32),
+    /// Codes themselves: `table[code] * outer[i / block] + offset`.
+    Nested {
+        /// One byte for each scale.
+        codes: TensorInfo,
+        /// What a byte stands for.
+        table: Arc<[f32]>,
+        /// Factors of runs of scales.
+        outer: TensorInfo,
+        /// Scales that share a factor.
+        block: usize,
+        /// Added to all.
+        offset: f32,
+    },
 }
 
 /// What is subtracted from codes.
@@ -133,7 +148,7 @@ impl Packed {
     /// Largest magnitude that a weight can have.
     pub fn largest(&self, survey: &Survey) -> f32 {
         let (from, to) = survey.span();
-        let top = match self.table {
+        let top = match &self.table {
             None => from.abs().max(to.abs()) as f32,
             Some(table) => table.iter().filter(|v| v.is_finite()).fold(0.0, |top: f32, v| top.max(v.abs())),
         };
@@ -239,7 +254,7 @@ impl Packed {
             for (col, (out, level)) in out.iter_mut().zip(levels).enumerate() {
                 let g = self.group_of(col);
                 *out = grid.scales[g]
-                    * match self.table {
+                    * match &self.table {
                         None => f32::from(level - grid.zeros[g]),
                         Some(table) => table[*level as usize],
                     };
@@ -262,6 +277,10 @@ impl Scales {
         match self {
             Scales::Stored(tensor) => float(source, tensor, index),
             Scales::Times(tensor, by) => float(source, tensor, index) * by,
+            Scales::Nested { codes, table, outer, block, offset } => {
+                let code = source.bytes(codes, index..index + 1)[0];
+                table[usize::from(code)] * float(source, outer, index / block) + offset
+            }
         }
     }
 }

@@ -141,4 +141,27 @@ impl Stated {
         let missing = || self.error(key, "missing; it says how many weights share a scale");
         found.map(|n| usize::try_from(n).ok()).ok_or_else(missing)
     }
+
+    /// Two positive numbers, if present.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn pair(&self, key: &str) -> Result<Option<[usize; 2]>> {
+        self.typed(key, "two positive numbers", |v| {
+            let size = |v: &Json| v.as_u64().filter(|&n| n > 0 && n <= u64::from(u32::MAX)).map(|n| n as usize);
+            match v.as_array()?.as_slice() {
+                [a, b] => Some([size(a)?, size(b)?]),
+                _ => None,
+            }
+        })
+    }
+
+    /// A list of strings; none counts as empty.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn texts(&self, key: &str) -> Result<Vec<String>> {
+        let read = |v: &Json| v.as_array()?.iter().map(|t| t.as_str().map(str::to_owned)).collect();
+        Ok(self.typed(key, "a list of strings", read)?.unwrap_or_default())
+    }
 }
