@@ -51,6 +51,8 @@ pub struct Rounding<'a> {
     pub importances: Option<&'a Importances>,
     /// What the block loop did before: tensors that are written, and factors for the others.
     pub solved: Option<&'a Solved>,
+    /// Whether to look at what every reader of the output will see, and tell how far it is from the checkpoint.
+    pub measure: bool,
 }
 
 /// Whether every tensor of `plan` can be written so.
@@ -72,7 +74,9 @@ pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
     Err(Error::unsupported(format!("{}: {} {what}; {advice}: {}", t.name, t.actual.name, known.join(", "))))
 }
 
-/// Reads every tensor of `plan` from `weights`, rounds it to its format and writes it to `output`.
+/// Reads every tensor of `plan` from `weights`, rounds it to its format (or carries its integers over) and writes it to
+/// `output`. Returns the largest error of every tensor, where it was to be measured: the largest magnitude of written value
+/// less weight.
 ///
 /// # Panics
 /// If the plan does not pass [`check`].
@@ -80,9 +84,15 @@ pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
 /// # Errors
 /// If a tensor holds values that are not finite or that its format cannot hold, if the disk fails, or if the watch
 /// says to stop. The error is the same for any number of threads.
-pub fn run(weights: &Weights, plan: &Plan, rounding: Rounding, output: &Output, watch: &dyn Watch) -> Result<()> {
+pub fn run(
+    weights: &Weights,
+    plan: &Plan,
+    rounding: Rounding,
+    output: &Output,
+    watch: &dyn Watch,
+) -> Result<Vec<Option<f32>>> {
     let (chunks, groups) = split(weights, plan, rounding.solved);
-    let scans: Vec<Mutex<Scan>> = plan.tensors.iter().map(|_| Mutex::new(Scan::default())).collect();
+    let seen: Vec<Mutex<Seen>> = plan.tensors.iter().map(|_| Mutex::new(Seen::default())).collect();
     let next = AtomicUsize::new(0);
     // A faulty tensor is read to its end, so that the error can count its faults; later tensors are not begun.
     let last_tensor = AtomicUsize::new(usize::MAX);
@@ -107,12 +117,12 @@ pub fn run(weights: &Weights, plan: &Plan, rounding: Rounding, output: &Output, 
                     if group.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
                         weights.release(plan.tensors[group.tensor].param, group.rows.clone());
                     }
-                    if found.check(t.actual).is_err() {
+                    if found.scan.check(t.actual).is_err() {
                         last_tensor.fetch_min(chunk.tensor, Ordering::Relaxed);
                     }
-                    let mut scan = scans[chunk.tensor].lock().expect("no panics under the lock");
-                    *scan = scan.merge(found, (chunk.rows.start * t.cols()) as u64);
-                    drop(scan);
+                    let mut seen = seen[chunk.tensor].lock().expect("no panics under the lock");
+                    *seen = seen.merge(found, (chunk.rows.start * t.cols()) as u64);
+                    drop(seen);
                     watch.advance(&t.name, (chunk.rows.len() * t.cols()) as u64);
                 }
                 Err(e) => {
@@ -125,11 +135,31 @@ pub fn run(weights: &Weights, plan: &Plan, rounding: Rounding, output: &Output, 
     if let Some(e) = failure.into_inner().expect("no panics under the lock") {
         return Err(e);
     }
-    let scans = scans.into_iter().map(|s| s.into_inner().expect("no panics under the lock"));
-    for (t, scan) in plan.tensors.iter().zip(scans) {
-        scan.check(t.actual).map_err(|e| weights.error(t.param, advice(&e)))?;
+    let seen = seen.into_iter().map(|s| s.into_inner().expect("no panics under the lock"));
+    plan.tensors
+        .iter()
+        .zip(seen)
+        .map(|(t, seen)| {
+            seen.scan.check(t.actual).map_err(|e| weights.error(t.param, advice(&e)))?;
+            Ok(seen.error)
+        })
+        .collect()
+}
+
+/// What was seen of a tensor.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    scan: Scan,
+    /// Largest error, if measured.
+    error: Option<f32>,
+}
+
+impl Seen {
+    /// Of both; `other` begins `offset` weights later.
+    fn merge(self, other: Seen, offset: u64) -> Seen {
+        let error = self.error.into_iter().chain(other.error).reduce(f32::max);
+        Seen { scan: self.scan.merge(other.scan, offset), error }
     }
-    Ok(())
 }
 
 fn advice(e: &NumError) -> String {
@@ -168,6 +198,8 @@ fn split(weights: &Weights, plan: &Plan, solved: Option<&Solved>) -> (Vec<Chunk>
 struct Buffers {
     values: Vec<f32>,
     bytes: Vec<u8>,
+    /// What `bytes` say.
+    back: Vec<f32>,
 }
 
 fn convert(
@@ -177,29 +209,41 @@ fn convert(
     rounding: Rounding,
     output: &Output,
     buffers: &mut Buffers,
-) -> Result<Scan> {
+) -> Result<Seen> {
     let format = formats::by_ggml_id(t.actual.ggml_id).expect("a plan that passed the check");
     let cols = t.cols();
     let row_bytes = t.actual.bytes_for(cols).expect("the plan chose a format that divides the row");
     // A transposed tensor is read by stored rows, all canonical rows of the chunk at once.
     let step = if weights.in_order(t.param) { par::rows_for(par::RUN_WEIGHTS, cols) } else { chunk.rows.len() };
-    let Buffers { values, bytes } = buffers;
+    let Buffers { values, bytes, back } = buffers;
     bytes.resize(chunk.rows.len() * row_bytes, 0);
-    let mut seen = Scan::default();
+    let mut seen = Seen::default();
     for (from, bytes) in chunk.rows.clone().step_by(step).zip(bytes.chunks_mut(step * row_bytes)) {
         let rows = from..(from + step).min(chunk.rows.end);
         values.resize(rows.len() * cols, 0.0);
-        weights.rows(t.param, rows.clone(), values);
+        if t.carried {
+            weights.carry(t.param, rows.clone(), t.actual, values, bytes);
+        } else {
+            weights.rows(t.param, rows.clone(), values);
+        }
         if let Some(solved) = rounding.solved {
             blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, values);
         }
-        let found = scan(values);
-        if found.check(t.actual).is_ok() {
-            encode(format, t, rows.start, values, rounding, bytes);
+        let mut found = Seen { scan: scan(values), error: None };
+        if found.scan.check(t.actual).is_ok() {
+            if !t.carried {
+                encode(format, t, rows.start, values, rounding, bytes);
+            }
+            if rounding.measure {
+                back.resize(values.len(), 0.0);
+                format.decode(bytes, back);
+                let errors = back.iter().zip(values.iter()).map(|(a, b)| (a - b).abs());
+                found.error = Some(errors.fold(0.0, f32::max));
+            }
         }
         seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);
     }
-    if seen.check(t.actual).is_ok() {
+    if seen.scan.check(t.actual).is_ok() {
         output.put(chunk.tensor, (chunk.rows.start * row_bytes) as u64, bytes)?;
     }
     Ok(seen)

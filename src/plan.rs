@@ -3,11 +3,14 @@
 //! A pure function of shapes, roles and rules: a plan can be printed (`--dry-run`), compared and predicted to the
 //! byte. Reads no tensor values.
 
+use std::collections::BTreeMap;
+
 use aurora_quantizers::fallback::fallback;
 use aurora_quantizers::{Spec, spec};
 use regex::Regex;
 
 use crate::model::{Model, Param, ParamId, Role};
+use crate::weights::Kept;
 use crate::{Error, Result};
 
 mod mixtures;
@@ -47,6 +50,8 @@ pub struct TensorPlan {
     pub reason: Option<String>,
     /// Size in the output, without padding.
     pub bytes: u64,
+    /// Whether a quantised checkpoint's integers become its codes.
+    pub carried: bool,
 }
 
 impl TensorPlan {
@@ -81,12 +86,27 @@ impl Plan {
     /// # Errors
     /// If an override matches no matrix (a typing error would otherwise pass unnoticed).
     pub fn new(model: &Model, rules: &Rules) -> Result<Plan> {
+        Plan::keeping(model, rules, &BTreeMap::new())
+    }
+
+    /// The same, where some matrices keep what the checkpoint has, unless an override, or the rule for their role, names a
+    /// type for them.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn keeping(model: &Model, rules: &Rules, keep: &BTreeMap<ParamId, Kept>) -> Result<Plan> {
         let mut hits = vec![0_usize; rules.overrides.len()];
         let params = &model.graph.params;
         let tensors = params
             .iter()
             .enumerate()
-            .map(|(i, p)| plan_tensor(ParamId(i), p, requested(p, model, rules, &mut hits)))
+            .map(|(i, p)| {
+                let named = named(p, rules, &mut hits);
+                match (keep.get(&ParamId(i)), named) {
+                    (Some(keep), None) => kept_tensor(ParamId(i), p, keep),
+                    _ => plan_tensor(ParamId(i), p, named.unwrap_or_else(|| by_rule(p, model, rules))),
+                }
+            })
             .collect();
         if let Some(unused) = hits.iter().position(|&n| n == 0) {
             return Err(Error::unsupported(format!(
@@ -124,7 +144,21 @@ fn plan_tensor(id: ParamId, param: &Param, requested: &'static Spec) -> TensorPl
         None => (requested, None),
         Some((spec, reason)) => (spec, Some(reason)),
     };
-    let row = actual.bytes_for(param.cols()).expect("the fallback divides the row");
+    tensor(id, param, requested, actual, reason)
+}
+
+fn kept_tensor(id: ParamId, param: &Param, kept: &Kept) -> TensorPlan {
+    TensorPlan { carried: kept.integers, ..tensor(id, param, kept.wanted, kept.spec, kept.reason.clone()) }
+}
+
+fn tensor(
+    id: ParamId,
+    param: &Param,
+    requested: &'static Spec,
+    actual: &'static Spec,
+    reason: Option<String>,
+) -> TensorPlan {
+    let row = actual.bytes_for(param.cols()).expect("a type that divides the row");
     TensorPlan {
         param: id,
         name: param.name.clone(),
@@ -133,12 +167,18 @@ fn plan_tensor(id: ParamId, param: &Param, requested: &'static Spec) -> TensorPl
         actual,
         reason,
         bytes: row as u64 * param.rows() as u64,
+        carried: false,
     }
 }
 
-fn requested(param: &Param, model: &Model, rules: &Rules, hits: &mut [usize]) -> &'static Spec {
-    if !param.role.quantizable() || param.shape.len() < 2 {
-        return spec::by_name("f32").expect("a row of SPECS");
+fn is_matrix(param: &Param) -> bool {
+    param.role.quantizable() && param.shape.len() > 1
+}
+
+/// The type that the user names for a matrix, by its name or its role.
+fn named(param: &Param, rules: &Rules, hits: &mut [usize]) -> Option<&'static Spec> {
+    if !is_matrix(param) {
+        return None;
     }
     let mut chosen = None;
     for (hit, (pattern, spec)) in hits.iter_mut().zip(&rules.overrides) {
@@ -152,8 +192,15 @@ fn requested(param: &Param, model: &Model, rules: &Rules, hits: &mut [usize]) ->
         Role::Embedding => rules.embedding,
         _ => None,
     };
-    chosen.or(by_role).unwrap_or_else(|| match rules.pure {
+    chosen.or(by_role)
+}
+
+fn by_rule(param: &Param, model: &Model, rules: &Rules) -> &'static Spec {
+    if !is_matrix(param) {
+        return spec::by_name("f32").expect("a row of SPECS");
+    }
+    match rules.pure {
         true => rules.file_type.base(),
         false => rules.file_type.format(param, model, rules.calibrated),
-    })
+    }
 }

@@ -137,6 +137,15 @@ pub struct TensorRecord {
     pub reason: Option<String>,
     /// Size in the output in bytes, without padding.
     pub bytes: u64,
+    /// How a quantised checkpoint stores it: "gptq, 4 bits, groups of 32, symmetric".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed: Option<String>,
+    /// Whether the checkpoint's integers became its codes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub carried: bool,
+    /// Largest magnitude of written value less weight, where a quantised checkpoint was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub largest_error: Option<f32>,
 }
 
 impl From<&TensorPlan> for TensorRecord {
@@ -148,6 +157,9 @@ impl From<&TensorPlan> for TensorRecord {
             actual: t.actual.name,
             reason: t.reason.clone(),
             bytes: t.bytes,
+            packed: None,
+            carried: t.carried,
+            largest_error: None,
         }
     }
 }

@@ -9,10 +9,14 @@ use std::path::Path;
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Format, Spec, formats};
 
-use crate::checkpoint::{Config, TensorInfo, TensorSource};
+use crate::checkpoint::{Config, Packed, TensorInfo, TensorSource};
 use crate::error::printable;
 use crate::model::{Import, ModelGraph, Param, ParamId, Part, Role};
 use crate::{Error, Result};
+
+mod keep;
+
+pub use keep::Kept;
 
 /// Most problems that one error lists in full.
 const MOST_PROBLEMS: usize = 200;
@@ -34,9 +38,18 @@ struct Bound<'a> {
 /// A run of rows of one source tensor, in the tensor's own layout.
 struct Run<'a> {
     tensor: &'a TensorInfo,
-    format: &'static dyn Format,
+    numbers: Numbers<'a>,
     first_row: usize,
     rows: usize,
+}
+
+/// How a tensor's rows are read.
+#[derive(Clone, Copy)]
+enum Numbers<'a> {
+    /// They lie one after the other.
+    Stored(&'static dyn Format),
+    /// They are put together from codes and scales.
+    Packed(&'a Packed),
 }
 
 /// Stored rows of one tensor, as they lie in the mapped file.
@@ -119,7 +132,7 @@ impl<'a> Weights<'a> {
 
     /// The runs of stored rows that a parameter consists of, to be used in place: canonical row `r` is row
     /// [`order`](Weights::order)`[r]` of them, counted on from run to run. `None` if the numbers themselves are changed
-    /// or rearranged on the way in; then only [`rows`](Weights::rows) has them.
+    /// or rearranged on the way in, or come from several tensors; then only [`rows`](Weights::rows) has them.
     pub fn storage(&self, id: ParamId) -> Option<Vec<Stored<'a>>> {
         let bound = &self.bound[id.0];
         if !matches!(bound.import, Import::AsIs | Import::RopePermute { .. }) {
@@ -127,16 +140,20 @@ impl<'a> Weights<'a> {
         }
         let cols = self.graph.param(id).cols();
         let stored = |run: &Run<'a>| {
-            let spec = run.format.spec();
+            let Numbers::Stored(format) = run.numbers else { return None };
+            let spec = format.spec();
             let bytes = |rows: usize| spec.bytes_for(rows * cols).expect("whole blocks");
             let range = bytes(run.first_row)..bytes(run.first_row + run.rows);
-            Stored { spec, bytes: self.source.bytes(run.tensor, range), rows: run.rows }
+            Some(Stored { spec, bytes: self.source.bytes(run.tensor, range), rows: run.rows })
         };
-        Some(bound.runs.iter().map(stored).collect())
+        bound.runs.iter().map(stored).collect()
     }
 
-    /// Which stored row each canonical row of a matrix is; `None` if they are in order.
+    /// Which row of its [`storage`](Weights::storage) each canonical row of a matrix is; `None` if they are in order.
     pub fn order(&self, id: ParamId) -> Option<Vec<u32>> {
+        if self.is_packed(id) {
+            return None;
+        }
         let Import::RopePermute { heads } = self.bound[id.0].import else { return None };
         let rows = self.graph.param(id).rows();
         Some((0..rows).map(|row| halved(row, rows / heads) as u32).collect())
@@ -147,9 +164,14 @@ impl<'a> Weights<'a> {
         self.source.path()
     }
 
+    /// Whether any of its rows are put together from codes and scales.
+    pub fn is_packed(&self, id: ParamId) -> bool {
+        self.bound[id.0].runs.iter().any(|run| matches!(run.numbers, Numbers::Packed(_)))
+    }
+
     /// Whether canonical rows are read in the order in which they are stored.
     pub fn in_order(&self, id: ParamId) -> bool {
-        !matches!(self.bound[id.0].import, Import::RopePermute { .. } | Import::Transpose)
+        !matches!(self.bound[id.0].import, Import::RopePermute { .. } | Import::Transpose) && !self.is_packed(id)
     }
 
     /// Tells the system that rows `rows` will not be read again soon. Of a parameter that is not
@@ -157,20 +179,33 @@ impl<'a> Weights<'a> {
     pub fn release(&self, id: ParamId, rows: Range<usize>) {
         let bound = &self.bound[id.0];
         if !self.in_order(id) {
-            return bound.runs.iter().for_each(|run| self.source.release(run.tensor, 0..run.tensor.range.len()));
+            return bound.runs.iter().for_each(|run| match run.numbers {
+                Numbers::Stored(_) => self.source.release(run.tensor, 0..run.tensor.range.len()),
+                Numbers::Packed(packed) => {
+                    packed.parts.iter().for_each(|part| self.source.release(part, 0..part.range.len()));
+                }
+            });
         }
         let cols = self.graph.param(id).cols();
         bound.for_each(rows, |run, first, n| {
-            let bytes = |rows: usize| run.format.spec().bytes_for(rows * cols).expect("whole blocks");
+            let Numbers::Stored(format) = run.numbers else { unreachable!("packed rows are not in order") };
+            let bytes = |rows: usize| format.spec().bytes_for(rows * cols).expect("whole blocks");
             self.source.release(run.tensor, bytes(first)..bytes(first + n));
         });
     }
 
     fn decode(&self, run: &Run, first_row: usize, cols: usize, out: &mut [f32]) {
-        let spec = run.format.spec();
+        let format = match run.numbers {
+            Numbers::Stored(format) => format,
+            Numbers::Packed(packed) => {
+                let rows: Vec<usize> = (first_row..first_row + out.len() / cols).collect();
+                return packed.decode(self.source, &rows, out);
+            }
+        };
+        let spec = format.spec();
         let at = spec.bytes_for(first_row * cols).expect("whole blocks");
         let len = spec.bytes_for(out.len()).expect("whole blocks");
-        run.format.decode(self.source.bytes(run.tensor, at..at + len), out);
+        format.decode(self.source.bytes(run.tensor, at..at + len), out);
     }
 
     fn consecutive(&self, bound: &Bound, cols: usize, rows: Range<usize>, out: &mut [f32]) {
@@ -189,6 +224,10 @@ impl<'a> Weights<'a> {
         let (total, cols) = if vector { (param.len(), 1) } else { (param.rows(), param.cols()) };
         let rows = if vector { 0..total } else { rows };
         let dim = total / heads;
+        if let Numbers::Packed(packed) = run.numbers {
+            let rows: Vec<usize> = rows.map(|row| run.first_row + halved(row, dim)).collect();
+            return packed.decode(self.source, &rows, out);
+        }
         for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
             self.decode(run, run.first_row + halved(row, dim), cols, out);
         }
@@ -197,12 +236,13 @@ impl<'a> Weights<'a> {
     /// The tensor is stored `[in, out]`: each canonical row is a stored column.
     fn transposed(&self, run: &Run, rows: Range<usize>, out: &mut [f32]) {
         let (inputs, outputs) = (run.tensor.shape[0], run.tensor.shape[1]);
-        let spec = run.format.spec();
+        let Numbers::Stored(format) = run.numbers else { unreachable!("packed matrices are bound as they are") };
+        let spec = format.spec();
         let mut segment = vec![0.0; rows.len()];
         for i in 0..inputs {
             let at = spec.bytes_for(i * outputs + rows.start).expect("floats have blocks of one");
             let len = spec.bytes_for(rows.len()).expect("floats have blocks of one");
-            run.format.decode(self.source.bytes(run.tensor, at..at + len), &mut segment);
+            format.decode(self.source.bytes(run.tensor, at..at + len), &mut segment);
             for (row, v) in segment.iter().enumerate() {
                 out[row * inputs + i] = *v;
             }
@@ -259,8 +299,10 @@ impl<'a> Binder<'a> {
             .iter()
             .map(|Part { names, shape, first_row, rows }| self.find(names, shape, param, *first_row, *rows))
             .collect();
-        let runs: Option<Vec<_>> = runs.into_iter().collect();
-        Some(Bound { import: &param.import, runs: runs? })
+        let runs: Vec<Run> = runs.into_iter().collect::<Option<_>>()?;
+        // Quantisers store [out, in], also of layers whose floats are [in, out].
+        let turned = param.import == Import::Transpose && runs.iter().any(|r| matches!(r.numbers, Numbers::Packed(_)));
+        Some(Bound { import: if turned { &Import::AsIs } else { &param.import }, runs })
     }
 
     fn find(
@@ -281,6 +323,10 @@ impl<'a> Binder<'a> {
         self.used[index] = true;
         let tensor = &tensors[index];
         let mut fault = None;
+        let mut shape = shape.to_vec();
+        if tensor.packed.is_some() && param.import == Import::Transpose {
+            shape.reverse();
+        }
         if tensor.shape != shape {
             let key = match (param.role, self.source.config()) {
                 (Role::Embedding | Role::Output, Config::HuggingFace(_)) => " (vocab_size, hidden_size in config.json)",
@@ -288,11 +334,13 @@ impl<'a> Binder<'a> {
                 (_, Config::Gguf(_)) => " (from the header's keys)",
             };
             fault = Some(format!("shape {:?}, needed {shape:?}{key}", tensor.shape));
+        } else if tensor.packed.is_some() {
+            // Only a matrix is ever packed; norms and biases have one dimension.
         } else if tensor.spec.kind == Kind::Int {
             fault = Some(format!("holds {} numbers; weights must be floating point", tensor.spec.name));
         }
         let format = formats::by_ggml_id(tensor.spec.ggml_id);
-        if fault.is_none() && format.is_none() {
+        if fault.is_none() && format.is_none() && tensor.packed.is_none() {
             let known: Vec<_> = formats::FORMATS.iter().map(|f| f.spec().name).collect();
             fault = Some(format!("type {} cannot be read yet (known: {})", tensor.spec.name, known.join(", ")));
         }
@@ -300,12 +348,25 @@ impl<'a> Binder<'a> {
             self.problems.push(format!("tensor {}: {fault}", tensor.name));
             return None;
         }
-        Some(Run { tensor, format: format?, first_row, rows })
+        let numbers = match &tensor.packed {
+            Some(packed) => Numbers::Packed(packed),
+            None => Numbers::Stored(format?),
+        };
+        Some(Run { tensor, numbers, first_row, rows })
+    }
+
+    /// AutoGPTQ stores a bias of zeros beside every matrix, whether or not the model has one.
+    fn is_idle_bias(&self, tensor: &TensorInfo) -> bool {
+        let Some(stem) = tensor.name.strip_suffix(".bias") else { return false };
+        let matrix = self.source.find(&format!("{stem}.weight"));
+        matrix.is_some_and(|m| m.packed.is_some())
+            && tensor.spec.kind == Kind::Float
+            && self.source.bytes(tensor, 0..tensor.range.len()).iter().all(|&byte| byte == 0)
     }
 
     fn report_unused(&mut self, graph: &ModelGraph) {
         for (tensor, used) in self.source.tensors().iter().zip(&self.used) {
-            if !used && !graph.ignores(&tensor.name) {
+            if !used && !graph.ignores(&tensor.name) && !self.is_idle_bias(tensor) {
                 self.problems.push(format!(
                     "unexpected tensor {}, shape {:?}: this architecture has no such parameter",
                     printable(&tensor.name),

@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("weights", &["checkpoint", "model"]),
     ("runtime", &["checkpoint", "model", "weights"]),
     ("text", &["checkpoint", "gguf"]),
-    ("plan", &["model"]),
+    ("plan", &["model", "weights"]),
     ("record", &["plan"]),
     ("export", &["plan", "model", "checkpoint", "gguf", "record"]),
     ("passes", &["model", "record"]),

@@ -41,8 +41,6 @@ pub struct GgufConfig {
 
 /// config.json's name.
 const CONFIG: &str = "config.json";
-/// Where older quantisers (AutoGPTQ, AutoAWQ) state what they did, beside config.json.
-const QUANTIZER_FILES: [&str; 2] = ["quantize_config.json", "quant_config.json"];
 /// Published files have a few kilobytes. A generic JSON value takes up to forty times the memory of its text.
 const MAX_JSON: usize = 2 << 20;
 
@@ -50,7 +48,7 @@ const MAX_JSON: usize = 2 << 20;
 ///
 /// # Errors
 /// If it is not there, is no regular file, is empty, is too large, or is not a JSON object: with line and column.
-fn read_json_object(path: &Path) -> Result<Map<String, Json>> {
+pub(super) fn read_json_object(path: &Path) -> Result<Map<String, Json>> {
     match read_json(path, MAX_JSON)? {
         Json::Object(object) => Ok(object),
         _ => Err(Error::malformed(path, "must be a JSON object, found another JSON value")),
@@ -106,29 +104,6 @@ impl HfConfig {
             (true, Some(dir)) => HfConfig::open(dir).map(|_| ()),
             _ => Ok(()),
         }
-    }
-
-    /// Refuses a checkpoint whose weights are already codes: read as numbers they would be garbage.
-    ///
-    /// # Errors
-    /// If config.json or a quantiser's file beside it says so: where, and which method.
-    pub fn refuse_quantized(&self) -> Result<()> {
-        const ADVICE: &str = "not supported yet; use the original, unquantized checkpoint";
-        for key in ["quantization_config", "compression_config"] {
-            if let Some(value) = self.get(key) {
-                let method = value.get("quant_method").and_then(Json::as_str).unwrap_or("method not stated");
-                let what = format!("the checkpoint says it is already quantized ({}): {ADVICE}", printable(method));
-                return Err(self.error(key, what));
-            }
-        }
-        for name in QUANTIZER_FILES {
-            let file = self.path.with_file_name(name);
-            if file.is_file() {
-                let what = format!("this file says that the checkpoint beside it is already quantized: {ADVICE}");
-                return Err(Error::malformed(&file, what));
-            }
-        }
-        Ok(())
     }
 
     /// The value of `key`; one inside `text_config` (models with a vision part) wins over the top level.

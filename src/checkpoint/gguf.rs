@@ -70,7 +70,7 @@ fn place(path: &Path, header: &Header, raw: &RawTensor, file_len: usize) -> Resu
     if !row.is_multiple_of(spec.block) {
         return fail(format!("rows of {row} columns, {} needs a multiple of {}", spec.name, spec.block));
     }
-    let mut info = TensorInfo { name: raw.name.clone(), shape, spec, file: 0, range: 0..0 };
+    let mut info = TensorInfo { name: raw.name.clone(), shape, spec, file: 0, range: 0..0, packed: None };
     let Some(size) = info.elements().and(info.expected_bytes()) else {
         return fail(format!("too large: the byte count of dimensions {:?} overflows", raw.dims));
     };

@@ -28,6 +28,12 @@ impl Mapped {
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
         Mapped { path: path.to_owned(), config, files, maps, tensors }
     }
+
+    /// The same files with another list of tensors in them.
+    pub(super) fn with_tensors(self, tensors: Vec<TensorInfo>) -> Self {
+        let Mapped { path, config, files, maps, .. } = self;
+        Mapped::new(&path, config, files, maps, tensors)
+    }
 }
 
 /// `range` of `tensor`, as bytes of its file.

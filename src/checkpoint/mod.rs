@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aurora_quantizers::Spec;
 
@@ -15,11 +16,13 @@ pub mod config;
 pub mod gguf;
 mod mapped;
 pub mod mmap;
+pub mod quantized;
 pub mod safetensors;
 pub mod tokenizer;
 mod unchanged;
 
 pub use config::Config;
+pub use quantized::Packed;
 pub use unchanged::Unchanged;
 
 /// One tensor of a source.
@@ -35,6 +38,9 @@ pub struct TensorInfo {
     pub file: usize,
     /// Its bytes within that file; checked against the file's length and against `shape` and `spec`.
     pub range: Range<usize>,
+    /// For a matrix that a quantiser stored as codes in several tensors: how to read it. `shape` is then that of the
+    /// matrix, `file` and `range` those of its codes.
+    pub packed: Option<Arc<Packed>>,
 }
 
 /// Where tensors come from. Bytes are mapped, not read: nothing is in memory until it is touched.
@@ -72,6 +78,11 @@ impl TensorInfo {
         let row = self.shape.last().copied().unwrap_or(1);
         let rows = self.shape.iter().rev().skip(1).try_fold(1usize, |n, &dim| n.checked_mul(dim))?;
         self.spec.bytes_for(row)?.checked_mul(rows)
+    }
+
+    /// Bytes of it and of all that belongs to it.
+    pub fn stored_bytes(&self) -> usize {
+        self.packed.as_ref().map_or(self.range.len(), |packed| packed.bytes())
     }
 }
 

@@ -11,13 +11,14 @@ mod index;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+pub(super) use dtype::PACKED;
 pub use header::parse_header;
 use index::Index;
 
 use super::config::HfConfig;
 use super::mapped::Mapped;
 use super::mmap::Map;
-use super::{Config, SourceKind, TensorInfo, TensorSource, has_extension};
+use super::{Config, SourceKind, TensorInfo, TensorSource, has_extension, quantized};
 use crate::error::printable;
 use crate::{Error, Result};
 
@@ -43,11 +44,11 @@ fn open_directory(dir: &Path) -> Result<Box<dyn TensorSource>> {
         let shards = index.shards(dir)?;
         let source = map_files(dir, config, shards)?;
         index.require_all(source.tensors())?;
-        return Ok(Box::new(source));
+        return Ok(Box::new(quantized::adopt(source)?));
     }
     let single = dir.join(SINGLE);
     if exists(&single) {
-        return Ok(Box::new(map_files(dir, config, vec![single])?));
+        return Ok(Box::new(quantized::adopt(map_files(dir, config, vec![single])?)?));
     }
     Err(Error::malformed(dir, no_weights(dir)))
 }
@@ -57,7 +58,7 @@ fn open_file(path: &Path) -> Result<Box<dyn TensorSource>> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     })?;
-    Ok(Box::new(map_files(path, config, vec![path.to_owned()])?))
+    Ok(Box::new(quantized::adopt(map_files(path, config, vec![path.to_owned()])?)?))
 }
 
 /// Whether a name is taken, even if by a link that leads nowhere: that is then reported instead of skipped.

@@ -59,6 +59,8 @@ pub enum Command {
 ///
 /// MODEL is a Hugging Face directory (config.json, safetensors, tokenizer), one .safetensors file in such a
 /// directory, or a .gguf file of floats. The output appears whole or not at all.
+///
+/// A checkpoint that is quantised already (GPTQ, AWQ, compressed-tensors, ...) keeps its integers, unless a --type is named.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant convert Llama-3.2-1B                     Llama-3.2-1B-q8_0.gguf, 8 bits per weight
@@ -78,7 +80,8 @@ pub struct Convert {
     #[arg(long, default_value = "rtn", value_name = "METHOD")]
     pub method: String,
     /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
-    /// those where errors cost most [default: q8_0; of a --method that calibrates q4_k_m].
+    /// those where errors cost most [default: q8_0; of a --method that calibrates q4_k_m; keep for a checkpoint that is
+    /// quantised].
     #[arg(long = "type", value_name = "TYPE", ignore_case = true, value_parser = types())]
     pub file_type: Option<String>,
     /// Give every matrix the same type, without the exceptions that --type has.
@@ -383,7 +386,10 @@ fn probability(text: &str) -> Result<f32, String> {
 
 fn types() -> PossibleValuesParser {
     use clap::builder::PossibleValue;
-    PossibleValuesParser::new(FILE_TYPES.iter().map(|t| PossibleValue::new(t.name).aliases(t.aliases).help(t.about)))
+    let kept = "of a quantised checkpoint: each matrix in the smallest type that holds its integers as they are";
+    let keep = PossibleValue::new(super::convert::KEEP).help(kept);
+    let types = FILE_TYPES.iter().map(|t| PossibleValue::new(t.name).aliases(t.aliases).help(t.about));
+    PossibleValuesParser::new(types.chain([keep]))
 }
 
 fn tensor_types() -> PossibleValuesParser {

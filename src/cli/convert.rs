@@ -13,18 +13,18 @@ use regex::Regex;
 use super::args::{Common, Convert};
 use super::{calibrate, scales, signals, ui};
 use crate::calibrate::imatrix::{Imatrix, Importances};
-use crate::checkpoint::{self, Config, TensorSource};
+use crate::checkpoint::{self, Config, TensorSource, quantized};
 use crate::eval::speed;
 use crate::export::{self, EXPORTERS, Output, Watch};
 use crate::gguf::{Metadata, Value, string};
-use crate::model::{self, Model, ModelGraph};
+use crate::model::{self, Model, ModelGraph, ParamId};
 use crate::passes::{self, Duo, Pass, Settings};
 use crate::pipeline::blocks::{Job, Propagate, Solved};
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, Rounding};
 use crate::plan::{self, FileType, Plan, Rules};
 use crate::record::{self, ImportanceRecord, LinearRecord, RunRecord, ScaleRecord};
-use crate::weights::Weights;
+use crate::weights::{Kept, Weights};
 use crate::{Error, Result};
 
 /// Samples that a method is calibrated on, unless asked otherwise.
@@ -32,6 +32,9 @@ const SAMPLES: usize = 128;
 
 /// Ways to find scales that can be asked for.
 pub const SCALES: [&str; 2] = ["search", "reference"];
+
+/// The type that carries integers over.
+pub const KEEP: &str = "keep";
 
 /// Runs the command.
 pub fn run(args: &Convert, common: &Common) -> Result<()> {
@@ -41,20 +44,21 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let source = source.as_ref();
     if let Config::HuggingFace(config) = source.config() {
         config.require()?;
-        config.refuse_quantized()?;
     }
+    quantized::check(source)?;
     refuse_quantized(source, args.allow_requantize)?;
     let passes = passes(args)?;
     let model = model::describe(source.config(), &|name| source.find(name).is_some())?;
     let weights = Weights::bind(source, &model.graph)?;
-    let plan = Plan::new(&model, &rules(args)?)?;
+    let target = Target::of(args, source, &weights)?;
+    let plan = Plan::keeping(&model, &rules(args, &target)?, &target.kept)?;
     refuse_fallbacks(&plan, args.strict)?;
     let reference = args.scales == SCALES[1];
     pipeline::check(&plan, Rounding { reference, ..Rounding::default() })?;
     let exporter = EXPORTERS[0];
     let path = match &args.output {
         Some(path) => path.clone(),
-        None => default_output(source, FileType::by_name(file_type(args))?, exporter.name()),
+        None => default_output(source, target.file_type, exporter.name()),
     };
     // Before a calibration, which may take an hour.
     let file = (!args.dry_run).then(|| destination(&path, args.force)).transpose()?;
@@ -65,14 +69,18 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     if let Some(weighed) = &weighed {
         keys(weighed, &mut metadata);
     }
+    notes.extend(target.warning.clone());
     let layout = exporter.layout(&plan, &metadata)?;
     if args.output_type.is_some() && model.hyper.tied {
         notes.push(
             "--output-type has no effect: this model's output matrix is its embedding (--embedding-type)".to_owned(),
         );
     }
-    let mut record = record(args, &model, &plan, &path, layout.size, notes);
+    let mut record = record(args, &target, &model, &plan, &path, layout.size, notes);
     record.importance = weighed;
+    for (t, record) in plan.tensors.iter().zip(&mut record.tensors) {
+        record.packed = weights.packed(t.param).next().map(|(_, packed)| packed.describe(source));
+    }
     if let Some(path) = file {
         let output = Output::begin(&path, layout, args.force)?;
         let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
@@ -80,8 +88,10 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         let solved = passes
             .map(|passes| solve(args, &passes, source, &model, &weights, &plan, &path, &output, &watch))
             .transpose()?;
-        let rounding = Rounding { reference, importances, solved: solved.as_ref().map(|(solved, _)| solved) };
-        pipeline::run(&weights, &plan, rounding, &output, &watch)?;
+        let solved_by = solved.as_ref().map(|(solved, _)| solved);
+        let rounding = Rounding { reference, importances, solved: solved_by, measure: target.packed };
+        let errors = pipeline::run(&weights, &plan, rounding, &output, &watch)?;
+        record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
         watch.bar.set_message("flushing to the disk");
         output.finish(&watch)?;
         watch.bar.finish_and_clear();
@@ -203,11 +213,6 @@ fn method(args: &Convert) -> Result<String> {
     }
 }
 
-/// The type that was asked for, or the usual one of the method.
-fn file_type(args: &Convert) -> &str {
-    args.file_type.as_deref().unwrap_or(if solves(args) { "q4_k_m" } else { "q8_0" })
-}
-
 /// The passes of the method, if it is more than rounding to nearest.
 fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
     let solving = &args.solving;
@@ -283,7 +288,7 @@ fn job(args: &Convert, source: &dyn TensorSource, plan: &Plan, samples: &[Vec<u3
         tensors.0,
         args.method,
         args.solving,
-        file_type(args),
+        plan.file_type,
         types.0,
         samples.len(),
         sum.0
@@ -347,14 +352,79 @@ impl Drop for Progress {
     }
 }
 
-fn rules(args: &Convert) -> Result<Rules> {
+/// What `--type` comes to.
+struct Target {
+    /// As the record has it.
+    name: &'static str,
+    /// The format of what has no other; of what is kept, the most common one.
+    file_type: &'static FileType,
+    /// What keeps the checkpoint's own numbers.
+    kept: BTreeMap<ParamId, Kept>,
+    /// Whether the checkpoint is quantised.
+    packed: bool,
+    /// What the user should know.
+    warning: Option<String>,
+}
+
+impl Target {
+    fn of(args: &Convert, source: &dyn TensorSource, weights: &Weights) -> Result<Target> {
+        let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
+        let usual = match quantised {
+            Some(_) => KEEP,
+            None if solves(args) => "q4_k_m",
+            None => "q8_0",
+        };
+        let asked = args.file_type.as_deref().unwrap_or(usual);
+        if !asked.eq_ignore_ascii_case(KEEP) {
+            let file_type = FileType::by_name(asked)?;
+            let warning = quantised.map(|packed| {
+                format!(
+                    "the checkpoint is quantised ({}); {} rounds it a second time, on top of what the first cost.                      --type keep carries its integers over as they are",
+                    packed.describe(source),
+                    file_type.name
+                )
+            });
+            let packed = quantised.is_some();
+            return Ok(Target { name: file_type.name, file_type, kept: BTreeMap::new(), packed, warning });
+        }
+        if quantised.is_none() {
+            let what =
+                "--type keep carries the integers of a quantised checkpoint over; this one has floats: name a type";
+            return Err(Error::unsupported(what));
+        }
+        let idle = [
+            (solves(args), "--method"),
+            (args.imatrix.is_some(), "--imatrix"),
+            (args.calibrate, "--calibrate"),
+            (args.scales == SCALES[1], "--scales reference"),
+            (args.pure, "--pure"),
+        ];
+        if let Some((_, option)) = idle.iter().find(|(given, _)| *given) {
+            let what = format!(
+                "the checkpoint is quantised, and --type keep chooses no codes: leave out {option}, or name a --type,                  which rounds it a second time"
+            );
+            return Err(Error::unsupported(what));
+        }
+        let params = weights.graph().params.iter().enumerate();
+        let matrices = params.filter(|(_, p)| p.role.quantizable() && p.shape.len() > 1);
+        let kept: BTreeMap<_, _> = matrices.map(|(i, _)| (ParamId(i), weights.kept(ParamId(i)))).collect();
+        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+        for (id, kept) in &kept {
+            *sizes.entry(kept.spec.name).or_default() += weights.graph().param(*id).len();
+        }
+        let most = sizes.iter().max_by_key(|(_, size)| **size).map_or("f16", |(name, _)| name);
+        Ok(Target { name: KEEP, file_type: FileType::by_name(most)?, kept, packed: true, warning: None })
+    }
+}
+
+fn rules(args: &Convert, target: &Target) -> Result<Rules> {
     let spec = |name: &Option<String>| name.as_deref().map(plan::tensor_type).transpose();
     let overrides = args.tensor_type.iter().map(|(pattern, name)| {
         let regex = Regex::new(pattern).map_err(|e| Error::unsupported(e.to_string()))?;
         Ok((regex, plan::tensor_type(name)?))
     });
     Ok(Rules {
-        file_type: FileType::by_name(file_type(args))?,
+        file_type: target.file_type,
         pure: args.pure,
         calibrated: args.imatrix.is_some() || args.calibrate || solves(args),
         output: spec(&args.output_type)?,
@@ -440,7 +510,15 @@ fn default_output(source: &dyn TensorSource, file_type: &FileType, extension: &s
     PathBuf::from(format!("{name}-{}.{extension}", file_type.name))
 }
 
-fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, notes: Vec<String>) -> RunRecord {
+fn record(
+    args: &Convert,
+    target: &Target,
+    model: &Model,
+    plan: &Plan,
+    path: &Path,
+    size: u64,
+    notes: Vec<String>,
+) -> RunRecord {
     RunRecord {
         schema: record::SCHEMA,
         tool: concat!("aurora-quant ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -449,7 +527,7 @@ fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, no
         output: path.display().to_string(),
         dry_run: args.dry_run,
         method: args.method.clone(),
-        file_type: FileType::by_name(file_type(args)).map_or_else(|_| file_type(args).to_owned(), |t| t.name.to_owned()),
+        file_type: target.name.to_owned(),
         weights: plan.weights(),
         file_bytes: size,
         bits_per_weight: plan.bits_per_weight(),
@@ -482,6 +560,21 @@ fn plan_text(plan: &Plan, record: &RunRecord) -> String {
     format!("{}\nfile size: {} bytes\n", ui::table(&rows, &[0, 2, 3, 5]), record.file_bytes)
 }
 
+/// What became of a quantised checkpoint's numbers.
+fn errors_line(record: &RunRecord) -> Option<String> {
+    let packed: Vec<_> = record.tensors.iter().filter(|t| t.packed.is_some()).collect();
+    let (first, carried) = (packed.first()?, packed.iter().filter(|t| t.carried).count());
+    let how = first.packed.as_deref().unwrap_or_default();
+    let head = format!("checkpoint: {how}; integers of {carried} of {} matrices carried over", packed.len());
+    let measured = packed.iter().filter_map(|t| Some((t.largest_error?, &t.name)));
+    let worst = measured.reduce(|a, b| if b.0 > a.0 { b } else { a });
+    Some(match worst {
+        None => head,
+        Some((0.0, _)) => format!("{head}; no weight changed"),
+        Some((error, name)) => format!("{head}; largest error of a weight {error:.2e} ({name})"),
+    })
+}
+
 fn summary(record: &RunRecord, plan: &Plan, common: &Common) {
     let mut types: BTreeMap<&str, usize> = BTreeMap::new();
     for t in &plan.tensors {
@@ -510,12 +603,18 @@ fn summary(record: &RunRecord, plan: &Plan, common: &Common) {
         let head = format!("fallbacks: {} of {} tensors", lines.len(), plan.tensors.len());
         ui::message(common, &format!("{head}\n  {}", lines.join("\n  ")));
     }
+    if let Some(line) = errors_line(record) {
+        ui::message(common, &line);
+    }
     for note in &record.notes {
         ui::message(common, &format!("note: {note}"));
     }
     if common.verbose && !record.dry_run {
         for t in &record.tensors {
-            ui::message(common, &format!("  {}: {} [{}] {} bytes", t.name, t.actual, ui::shape(&t.shape), t.bytes));
+            let error = t.largest_error.map_or(String::new(), |e| format!(", largest error {e:e}"));
+            let packed = t.packed.as_ref().map_or(String::new(), |packed| format!(" from {packed}"));
+            let shape = ui::shape(&t.shape);
+            ui::message(common, &format!("  {}: {} [{shape}]{packed}, {} bytes{error}", t.name, t.actual, t.bytes));
         }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::args::{Common, Inspect};
 use super::ui;
-use crate::checkpoint::{self, Config, TensorInfo, TensorSource};
+use crate::checkpoint::{self, Config, Packed, TensorInfo, TensorSource};
 use crate::gguf::Value;
 use crate::model;
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub fn run(args: &Inspect, common: &Common) -> Result<()> {
 fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
     let tensors = source.tensors();
     let weights: u64 = tensors.iter().map(elements).sum();
-    let bytes: u64 = tensors.iter().map(|t| t.range.len() as u64).sum();
+    let bytes: u64 = tensors.iter().map(|t| t.stored_bytes() as u64).sum();
     let bits = if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 };
     let described = model::describe(source.config(), &|name| source.find(name).is_some());
     let metadata = metadata(source.config());
@@ -31,8 +31,12 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
         let list: Vec<Json> = tensors
             .iter()
             .map(|t| {
-                json!({ "name": t.name, "shape": t.shape, "type": t.spec.name, "bytes": t.range.len(),
-                        "file": source.file_of(t).display().to_string() })
+                let mut row = json!({ "name": t.name, "shape": t.shape, "type": t.spec.name, "bytes": t.stored_bytes(),
+                        "file": source.file_of(t).display().to_string() });
+                if let Some(packed) = &t.packed {
+                    row["packed"] = packed_json(source, packed);
+                }
+                row
             })
             .collect();
         return ui::print_json(&json!({
@@ -65,19 +69,45 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
     let rows: Vec<_> = metadata.iter().map(|(k, v)| vec![format!("  {}", ui::safe(k)), brief(v)]).collect();
     text.push_str(&ui::table(&rows, &[0, 1]));
     text.push_str(&format!("\n{} tensors\n", tensors.len()));
-    let rows: Vec<_> = tensors
-        .iter()
-        .map(|t| {
-            vec![
-                format!("  {}", ui::safe(&t.name)),
-                ui::shape(&t.shape),
-                t.spec.name.to_owned(),
-                t.range.len().to_string(),
-            ]
-        })
-        .collect();
+    let quantised = tensors.iter().any(|t| t.packed.is_some());
+    let mut rows: Vec<_> = tensors.iter().map(|t| row(source, t, quantised)).collect();
+    if quantised {
+        let head = ["  tensor", "shape", "type", "bytes", "bits", "group", "symmetric", "act order"];
+        rows.insert(0, head.map(str::to_owned).to_vec());
+    }
     text.push_str(&ui::table(&rows, &[0, 2]));
     ui::print(&text)
+}
+
+/// One line of the list of tensors; `quantised`: with the columns of packed matrices.
+fn row(source: &dyn TensorSource, t: &TensorInfo, quantised: bool) -> Vec<String> {
+    let ty = t.packed.as_ref().map_or(t.spec.name, |packed| packed.method);
+    let mut row =
+        vec![format!("  {}", ui::safe(&t.name)), ui::shape(&t.shape), ty.to_owned(), t.stored_bytes().to_string()];
+    let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+    match &t.packed {
+        Some(packed) => row.extend([
+            packed.bits.to_string(),
+            packed.group().map_or("row".to_owned(), |n| n.to_string()),
+            if packed.linear() { yes(packed.survey(source).symmetric()) } else { "-".to_owned() },
+            yes(packed.order.is_some()),
+        ]),
+        None if quantised => row.extend(std::iter::repeat_n(String::new(), 4)),
+        None => {}
+    }
+    row
+}
+
+/// How a packed matrix is stored.
+fn packed_json(source: &dyn TensorSource, packed: &Packed) -> Json {
+    json!({
+        "method": packed.method,
+        "bits": packed.bits,
+        "group": packed.group(),
+        "symmetric": packed.linear().then(|| packed.survey(source).symmetric()),
+        "act_order": packed.order.is_some(),
+        "tensors": packed.parts.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(),
+    })
 }
 
 fn elements(t: &TensorInfo) -> u64 {
@@ -156,7 +186,7 @@ fn one_tensor(source: &dyn TensorSource, name: &str, common: &Common) -> Result<
     let stats = stats(source, tensor)?;
     if common.json {
         return ui::print_json(&json!({
-            "name": tensor.name, "shape": tensor.shape, "type": tensor.spec.name, "bytes": tensor.range.len(),
+            "name": tensor.name, "shape": tensor.shape, "type": tensor.spec.name, "bytes": tensor.stored_bytes(),
             "file": source.file_of(tensor).display().to_string(),
             "count": stats.count, "nan": stats.nan, "inf": stats.inf, "zeros": stats.zeros,
             "min": stats.min, "max": stats.max, "mean": stats.mean, "std": stats.std, "mean_abs": stats.mean_abs,
@@ -167,8 +197,8 @@ fn one_tensor(source: &dyn TensorSource, name: &str, common: &Common) -> Result<
         "{}  {}  {}  {} bytes in {}\n",
         ui::safe(&tensor.name),
         ui::shape(&tensor.shape),
-        tensor.spec.name,
-        tensor.range.len(),
+        tensor.packed.as_ref().map_or(tensor.spec.name.to_owned(), |packed| packed.describe(source)),
+        tensor.stored_bytes(),
         source.file_of(tensor).display()
     );
     text.push_str(&format!(
@@ -209,8 +239,21 @@ fn no_such_tensor(source: &dyn TensorSource, name: &str) -> Error {
     Error::tensor(source.path(), name, format!("no such tensor; {hint}"))
 }
 
+/// Rows of a packed matrix that are decoded together; neighbours share memory.
+const PACKED_ROWS: usize = 16;
+
 /// Reads a tensor block-wise, calling `f` with runs of its values.
 fn each(source: &dyn TensorSource, t: &TensorInfo, mut f: impl FnMut(&[f32])) -> Result<()> {
+    if let Some(packed) = &t.packed {
+        let mut values = vec![0.0; PACKED_ROWS.min(packed.rows) * packed.cols];
+        for from in (0..packed.rows).step_by(PACKED_ROWS) {
+            let rows: Vec<usize> = (from..(from + PACKED_ROWS).min(packed.rows)).collect();
+            let values = &mut values[..rows.len() * packed.cols];
+            packed.decode(source, &rows, values);
+            f(values);
+        }
+        return Ok(());
+    }
     let format = formats::by_ggml_id(t.spec.ggml_id).ok_or_else(|| {
         let what = format!("holds {} numbers; statistics are made of floating-point and block types", t.spec.name);
         Error::tensor(source.file_of(t), ui::safe(&t.name), what)

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::builder::PossibleValuesParser;
 
 use crate::Result;
-use crate::checkpoint::{self, TensorSource, Unchanged};
+use crate::checkpoint::{self, TensorSource, Unchanged, quantized};
 use crate::model::{self, Model};
 use crate::runtime::{Attention, CacheType};
 
@@ -26,6 +26,7 @@ impl Opened {
     /// If it is not one, or of an architecture that is not known.
     pub fn open(path: &Path) -> Result<Opened> {
         let source = checkpoint::open(path)?;
+        quantized::check(source.as_ref())?;
         let files = Unchanged::since_now(source.as_ref())?;
         let model = model::describe(source.config(), &|name| source.as_ref().find(name).is_some())?;
         Ok(Opened { source, model, files })

@@ -5,6 +5,7 @@
 use crate::Result;
 use crate::checkpoint::Config;
 use crate::checkpoint::config::HfConfig;
+use crate::checkpoint::quantized;
 use crate::gguf::Metadata;
 
 mod build;
@@ -198,11 +199,7 @@ pub struct Model {
 pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
     let (arch, hyper) = match config {
         Config::HuggingFace(c) => {
-            if let Some(q) = c.get("quantization_config") {
-                let method = q.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unknown method");
-                let what = format!("the checkpoint is already quantized ({method}); start from the original weights");
-                return Err(c.error("quantization_config", what));
-            }
+            quantized::understood(c)?;
             let arch = find_hf(c)?;
             (arch, (arch.hyper)(c)?)
         }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use aurora_quantizers::{Scales, Spec, formats};
+use rayon::prelude::*;
 
 use super::blocks::Overrides;
 use super::kernels::{self, Matrix};
@@ -171,8 +172,8 @@ fn in_place<'a>(runs: &[Stored<'a>], cols: usize, rows: Range<usize>) -> Option<
     found
 }
 
-/// Rows that are stored in another way, rearranged: in the type they are stored in, which holds them exactly, unless
-/// the numbers are changed on the way in or come in several types; then as f32.
+/// Rows that are stored in another way, rearranged: in a type that holds them exactly. That is the type they are stored in,
+/// or one that takes over a quantiser's integers; if the numbers are changed on the way in, or come in several types, f32.
 fn materialised(
     graph: &ModelGraph,
     weights: &Weights<'_>,
@@ -184,6 +185,9 @@ fn materialised(
     let mut specs = weights.tensors(id).map(|t| t.spec);
     let first = specs.next().filter(|_| param.import == Import::Transpose);
     let own = first.filter(|first| specs.all(|s| s == *first)).and_then(|s| formats::by_ggml_id(s.ggml_id));
+    if let Some(exact) = carried(weights, id, rows.clone(), cols) {
+        return exact;
+    }
     let format = own.unwrap_or_else(|| formats::by_name("f32").expect("a row of FORMATS"));
     let row = format.spec().bytes_for(cols).expect("floats have blocks of one");
     let mut bytes = vec![0; rows.len() * row];
@@ -195,4 +199,32 @@ fn materialised(
         format.encode(&values, Scales::Reference, bytes);
     }
     (format.spec(), bytes.into())
+}
+
+/// The integers of a packed matrix as blocks, if these stand for the very same numbers.
+fn carried(
+    weights: &Weights<'_>,
+    id: ParamId,
+    rows: Range<usize>,
+    cols: usize,
+) -> Option<(&'static Spec, Cow<'static, [u8]>)> {
+    if !weights.is_packed(id) {
+        return None;
+    }
+    let kept = weights.kept(id);
+    let format = formats::by_ggml_id(kept.spec.ggml_id).filter(|_| kept.integers && kernels::supported(kept.spec))?;
+    let row = kept.spec.bytes_for(cols)?;
+    let mut bytes = vec![0; rows.len() * row];
+    let same = bytes.par_chunks_mut(ROWS_AT_A_TIME * row).enumerate().all(|(i, bytes)| {
+        let from = rows.start + i * ROWS_AT_A_TIME;
+        let some = from..from + bytes.len() / row;
+        let (mut values, mut back) = (vec![0.0; some.len() * cols], vec![0.0; some.len() * cols]);
+        weights.carry(id, some, kept.spec, &mut values, bytes);
+        format.decode(bytes, &mut back);
+        values == back
+    });
+    if !same {
+        return None;
+    }
+    Some((kept.spec, bytes.into()))
 }

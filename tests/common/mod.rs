@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 
 pub mod bad;
 pub mod canonical;
+pub mod checkpoint;
 pub mod interpreter;
 pub mod mixtures;
 pub mod packed;

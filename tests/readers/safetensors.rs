@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use aurora_quant::checkpoint::config::HfConfig;
-use aurora_quant::checkpoint::{self, Config, TensorSource};
+use aurora_quant::checkpoint::{self, Config, TensorSource, quantized};
 use tempfile::TempDir;
 
 use crate::common::bad::Bad;
@@ -148,12 +147,12 @@ fn configs() {
     mentions(&refusal(dir.path()).unwrap_err().to_string(), &["compression_config", "quantized"]);
     fs::write(&config, "{}").unwrap();
     fs::write(dir.path().join("quantize_config.json"), "{}").unwrap();
-    mentions(&refusal(dir.path()).unwrap_err().to_string(), &["quantize_config.json", "already quantized"]);
+    mentions(&refusal(dir.path()).unwrap_err().to_string(), &["quantize_config.json", "bits: missing", "gptq"]);
 }
 
 /// What conversion says of the configuration; looking at such a checkpoint is allowed.
 fn refusal(dir: &Path) -> aurora_quant::Result<()> {
-    HfConfig::open(dir).unwrap().refuse_quantized()
+    quantized::check(checkpoint::open(dir).unwrap().as_ref())
 }
 
 #[test]

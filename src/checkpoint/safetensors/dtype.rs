@@ -35,6 +35,9 @@ static EXTRA: &[(Dtype, Spec)] = &[
     (Dtype::F4, extra("f4", 2, 1)),
 ];
 
+/// A matrix in several tensors: its numbers lie in no one place.
+pub static PACKED: Spec = extra("packed", 1, 1);
+
 /// The spec of the type that a header calls `name`, spelled exactly so.
 pub(super) fn spec_of(name: &str) -> Option<&'static Spec> {
     let name: serde::de::value::StrDeserializer<SerdeError> = name.into_deserializer();

@@ -1,0 +1,65 @@
+//! Eight-bit floats with a scale for the tensor, each row, or each block of it (DeepSeek's and Qwen's checkpoints, Transformers'
+//! `fp8` and `fbgemm_fp8`): `weight = scale * code`. What is called an inverse scale is one to multiply with.
+
+use super::ints::Layout;
+use super::packed::{Packed, Scales, Zeros};
+use super::{MethodRow, Parts, Reader, Share, Stated, eights};
+use crate::Result;
+use crate::checkpoint::TensorInfo;
+
+pub(super) const ROW: MethodRow =
+    MethodRow { name: "fp8", about: "E4M3 and E5M2 with a scale for the tensor, every row or every block", open };
+
+pub(super) const FBGEMM: MethodRow = MethodRow { name: "fbgemm_fp8", about: "E4M3 with a scale for every row", open };
+
+struct Fp8 {
+    block: Option<[usize; 2]>,
+}
+
+fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
+    Ok(Box::new(Fp8 { block: stated.pair("weight_block_size")? }))
+}
+
+impl Reader for Fp8 {
+    fn stem<'t>(&self, tensor: &'t TensorInfo) -> Option<&'t str> {
+        tensor.name.strip_suffix(".weight").filter(|_| eights::table(tensor).is_some())
+    }
+
+    fn looks_for(&self) -> &'static str {
+        "hold eight-bit floats"
+    }
+
+    fn read(&self, tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+        let [rows, cols] = parts.matrix(tensor)?;
+        let scales = match parts.maybe(".weight_scale_inv") {
+            Some(scales) => scales,
+            None => parts.need(".weight_scale")?,
+        };
+        parts.drop(&[".input_scale", ".activation_scale", ".input_scale_ub"]);
+        let share = match (scales.shape.as_slice(), self.block) {
+            ([] | [1] | [1, 1], _) => Share::Tensor,
+            ([_, 1] | [_], None) => Share::Row,
+            (_, Some([down, across])) => Share::Block(down, across),
+            (_, None) => {
+                let what = format!("shape {:?}, but no weight_block_size is stated", scales.shape);
+                return Err(parts.fail(&scales, what));
+            }
+        };
+        let groups = parts.shared(tensor, &scales, share, rows, cols)?;
+        let codes = parts.ints(tensor.clone(), [rows, cols], 8, Layout::Bytes { signed: false })?;
+        Ok(Packed {
+            method: ROW.name,
+            bits: 8,
+            rows,
+            cols,
+            codes,
+            transposed: false,
+            table: eights::table(tensor),
+            scales: Scales::Stored(scales),
+            zeros: Zeros::All(0),
+            groups,
+            order: None,
+            parts: parts.taken(),
+        })
+    }
+}

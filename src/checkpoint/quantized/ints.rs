@@ -1,0 +1,124 @@
+//! Matrices of small integers as quantisers pack them: into 32-bit words along either axis, or one or two to a byte.
+
+use crate::checkpoint::{TensorInfo, TensorSource};
+
+/// How the integers lie in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// One to a byte, row after row.
+    Bytes {
+        /// Two's complement.
+        signed: bool,
+    },
+    /// Two to a byte, row after row, the first in the high half (bitsandbytes).
+    HighFirst,
+    /// In little-endian words of 32 bits, the first in the lowest bits.
+    Words {
+        /// A word holds neighbours of one column; else of one row.
+        down: bool,
+        /// Fields run on from one word into the next; else a word holds as many whole fields as fit.
+        dense: bool,
+    },
+    /// Eight of four bits to a word along a row, in the order that AWQ's kernels unpack them.
+    Interleaved,
+}
+
+/// Which nibble of a word holds each of eight neighbours (AutoAWQ's GEMM layout).
+const NIBBLE_OF: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// A matrix of integers of up to eight bits.
+#[derive(Debug, Clone)]
+pub struct Ints {
+    /// Where it is stored.
+    pub tensor: TensorInfo,
+    /// Rows, of the unpacked matrix.
+    pub rows: usize,
+    /// Columns, of the unpacked matrix.
+    pub cols: usize,
+    /// Bits of a field.
+    pub bits: u32,
+    /// How fields lie in the file.
+    pub layout: Layout,
+    /// Subtracted from every field.
+    pub bias: i16,
+    /// Whether the file holds each number less one (GPTQ's first format). Where words hold whole fields it was subtracted
+    /// from whole words, so that a zero borrowed from the next field; adding to whole words gives it back.
+    pub less_one: bool,
+}
+
+impl Ints {
+    /// Shape of the tensor that holds them, for layouts of words.
+    pub fn word_shape(rows: usize, cols: usize, bits: u32, layout: Layout) -> [usize; 2] {
+        let words = |n: usize, dense: bool| match dense {
+            true => (n * bits as usize).div_ceil(32),
+            false => n.div_ceil(32 / bits as usize),
+        };
+        match layout {
+            Layout::Words { down: true, dense } => [words(rows, dense), cols],
+            Layout::Words { down: false, dense } => [rows, words(cols, dense)],
+            Layout::Interleaved => [rows, cols.div_ceil(8)],
+            Layout::Bytes { .. } | Layout::HighFirst => [rows, cols],
+        }
+    }
+
+    /// All bytes of the tensor.
+    pub fn bytes<'s>(&self, source: &'s dyn TensorSource) -> &'s [u8] {
+        source.bytes(&self.tensor, 0..self.tensor.range.len())
+    }
+
+    /// The number at a place. `bytes`: those of [`Ints::bytes`].
+    ///
+    /// # Panics
+    /// If there is no such place.
+    #[inline]
+    pub fn at(&self, bytes: &[u8], row: usize, col: usize) -> i16 {
+        let bits = self.bits as usize;
+        let field = match self.layout {
+            Layout::Bytes { signed: true } => return i16::from(bytes[row * self.cols + col] as i8) - self.bias,
+            Layout::Bytes { signed: false } => u32::from(bytes[row * self.cols + col]),
+            Layout::HighFirst => {
+                let i = row * self.cols + col;
+                u32::from(bytes[i / 2]) >> (4 * (1 - i % 2)) & 15
+            }
+            Layout::Interleaved => self.word(bytes, row * self.cols.div_ceil(8) + col / 8) >> (4 * NIBBLE_OF[col % 8]),
+            Layout::Words { down, dense } => {
+                let i = if down { row } else { col };
+                let (number, shift) = match dense {
+                    true => (i * bits / 32, i * bits % 32),
+                    false => (i / (32 / bits), i % (32 / bits) * bits),
+                };
+                let (index, next) = match down {
+                    true => (number * self.cols + col, self.cols),
+                    false => {
+                        let [_, width] = Self::word_shape(1, self.cols, self.bits, self.layout);
+                        (row * width + number, 1)
+                    }
+                };
+                let low = self.word(bytes, index) >> shift;
+                match shift + bits > 32 {
+                    true => low | self.word(bytes, index + next) << (32 - shift),
+                    false => low,
+                }
+            }
+        };
+        let alone = u32::from(self.less_one && !self.whole_fields());
+        (field.wrapping_add(alone) & ((1 << bits) - 1)) as i16 - self.bias
+    }
+
+    /// Whether no field begins in one word and ends in the next.
+    fn whole_fields(&self) -> bool {
+        32 % self.bits == 0
+    }
+
+    /// Word `index` of the tensor.
+    #[inline]
+    fn word(&self, bytes: &[u8], index: usize) -> u32 {
+        let at = index * 4;
+        let word = u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        match self.less_one && self.whole_fields() {
+            // All bits set, divided by a field of them: a one in every field.
+            true => word.wrapping_add(u32::MAX / ((1 << self.bits) - 1)),
+            false => word,
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! A matrix of weights that a quantiser stored as codes: `weight = scale * (level - zero)`, with scale and zero shared by a
+//! group. Rows come out as integers with their grid, or as the numbers that they stand for.
+
+use std::sync::Arc;
+
+use super::ints::{Ints, Layout};
+use crate::checkpoint::{TensorInfo, TensorSource};
+
+/// One weight matrix, `[rows, cols]` = `[out, in]`.
+#[derive(Debug)]
+pub struct Packed {
+    /// The method that wrote it, as users call it.
+    pub method: &'static str,
+    /// Bits of a code.
+    pub bits: u32,
+    /// Rows: outputs.
+    pub rows: usize,
+    /// Columns: inputs.
+    pub cols: usize,
+    /// The codes.
+    pub codes: Ints,
+    /// Whether codes are stored `[in, out]`.
+    pub transposed: bool,
+    /// What codes stand for, if not themselves: a number for each.
+    pub table: Option<Arc<[f32]>>,
+    /// The factors.
+    pub scales: Scales,
+    /// Subtracted from the codes.
+    pub zeros: Zeros,
+    /// Which weights share a scale and a zero.
+    pub groups: Groups,
+    /// The group of every column, where groups are not runs of columns (act order).
+    pub order: Option<Vec<u32>>,
+    /// All tensors that it is made of.
+    pub parts: Vec<TensorInfo>,
+}
+
+/// Floating-point numbers of a tensor, in the order of the file.
+#[derive(Debug)]
+pub enum Scales {
+    /// As they are.
+    Stored(TensorInfo),
+    /// Times a constant.
+    Times(TensorInfo, f32),
+    /// Codes themselves: `table[code] * outer[i / block] + offset`.
+    Nested {
+        /// One byte for each scale.
+        codes: TensorInfo,
+        /// What a byte stands for.
+        table: Arc<[f32]>,
+        /// Factors of runs of scales.
+        outer: TensorInfo,
+        /// Scales that share a factor.
+        block: usize,
+        /// Added to all.
+        offset: f32,
+    },
+}
+
+/// What is subtracted from codes.
+#[derive(Debug)]
+pub enum Zeros {
+    /// The same everywhere.
+    All(i16),
+    /// One for every group.
+    Stored(Ints),
+}
+
+/// Groups are rectangles, numbered row by row or column by column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Groups {
+    /// Rows of a group.
+    pub rows: usize,
+    /// Columns of a group.
+    pub cols: usize,
+    /// Groups below each other.
+    pub down: usize,
+    /// Groups beside each other.
+    pub across: usize,
+    /// Whether scales are stored `[across, down]`.
+    pub transposed: bool,
+}
+
+impl Groups {
+    /// Every row has groups of `group` columns; the last may be shorter.
+    pub fn of_columns(rows: usize, cols: usize, group: usize, transposed: bool) -> Groups {
+        Groups { rows: 1, cols: group, down: rows, across: cols.div_ceil(group), transposed }
+    }
+
+    /// Where the scale of a group is stored.
+    fn index(&self, down: usize, across: usize) -> usize {
+        if self.transposed { across * self.down + down } else { down * self.across + across }
+    }
+}
+
+/// What all codes of a matrix can come to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Survey {
+    /// Smallest level that a code can stand for.
+    pub lowest: i16,
+    /// Largest level that a code can stand for.
+    pub highest: i16,
+    /// Smallest zero.
+    pub zero_min: i16,
+    /// Largest zero.
+    pub zero_max: i16,
+    /// Largest magnitude of a scale; infinite if one is not a number.
+    pub scale_max: f32,
+}
+
+impl Survey {
+    /// Smallest and largest difference of a level and a zero.
+    pub fn span(&self) -> (i32, i32) {
+        (i32::from(self.lowest) - i32::from(self.zero_max), i32::from(self.highest) - i32::from(self.zero_min))
+    }
+
+    /// Whether there is one zero, in the middle of the levels.
+    pub fn symmetric(&self) -> bool {
+        let middle = i32::from(self.highest) + i32::from(self.lowest) + 1;
+        self.zero_min == self.zero_max && 2 * i32::from(self.zero_min) == middle
+    }
+}
+
+impl Packed {
+    /// Whether codes are integers, at equal distances.
+    pub fn linear(&self) -> bool {
+        self.table.is_none()
+    }
+
+    /// Columns that share a scale; `None` for all of a row.
+    pub fn group(&self) -> Option<usize> {
+        (self.groups.across > 1).then_some(self.groups.cols)
+    }
+
+    /// Bytes of all its tensors.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|t| t.range.len()).sum()
+    }
+
+    /// The smallest level that a code stands for.
+    pub fn lowest(&self) -> i16 {
+        match self.codes.layout {
+            Layout::Bytes { signed: true } => -128,
+            _ => -self.codes.bias,
+        }
+    }
+
+    /// Largest magnitude that a weight can have.
+    pub fn largest(&self, survey: &Survey) -> f32 {
+        let (from, to) = survey.span();
+        let top = match &self.table {
+            None => from.abs().max(to.abs()) as f32,
+            Some(table) => table.iter().filter(|v| v.is_finite()).fold(0.0, |top: f32, v| top.max(v.abs())),
+        };
+        survey.scale_max * top
+    }
+
+    /// How it is stored, in words: "gptq, 4 bits, groups of 32, symmetric". Reads all scales and zeros.
+    pub fn describe(&self, source: &dyn TensorSource) -> String {
+        let group = match self.group() {
+            None if self.groups.rows >= self.rows => "one scale".to_owned(),
+            None => "a scale for each row".to_owned(),
+            Some(cols) if self.groups.rows > 1 => format!("blocks of {}x{cols}", self.groups.rows),
+            Some(cols) => format!("groups of {cols}"),
+        };
+        let mut text = format!("{}, {} bits, {group}", self.method, self.bits);
+        if self.linear() {
+            text.push_str(if self.survey(source).symmetric() { ", symmetric" } else { ", asymmetric" });
+        }
+        if self.order.is_some() {
+            text.push_str(", act order");
+        }
+        text
+    }
+
+    /// Reads all scales and zeros.
+    pub fn survey(&self, source: &dyn TensorSource) -> Survey {
+        let (lowest, highest) = (self.lowest(), self.lowest() + ((1 << self.bits) - 1));
+        let mut survey = Survey { lowest, highest, zero_min: i16::MAX, zero_max: i16::MIN, scale_max: 0.0 };
+        let mut grid = Grid::default();
+        for row in (0..self.rows).step_by(self.groups.rows) {
+            self.grid(source, row, &mut grid);
+            for scale in &grid.scales {
+                let size = if scale.is_nan() { f32::INFINITY } else { scale.abs() };
+                survey.scale_max = survey.scale_max.max(size);
+            }
+            for zero in &grid.zeros {
+                (survey.zero_min, survey.zero_max) = (survey.zero_min.min(*zero), survey.zero_max.max(*zero));
+            }
+        }
+        survey
+    }
+
+    /// Scales and zeros of a row, one for each group beside each other.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn grid(&self, source: &dyn TensorSource, row: usize, grid: &mut Grid) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let down = row / self.groups.rows;
+        grid.scales.clear();
+        grid.scales.extend((0..self.groups.across).map(|g| self.scales.at(source, self.groups.index(down, g))));
+        grid.zeros.clear();
+        match &self.zeros {
+            Zeros::All(zero) => grid.zeros.resize(self.groups.across, *zero),
+            Zeros::Stored(ints) => {
+                let bytes = ints.bytes(source);
+                let zero = |g| if self.groups.transposed { ints.at(bytes, g, down) } else { ints.at(bytes, down, g) };
+                grid.zeros.extend((0..self.groups.across).map(zero));
+            }
+        }
+    }
+
+    /// The group, among those beside each other, of a column.
+    #[inline]
+    pub fn group_of(&self, col: usize) -> usize {
+        match &self.order {
+            Some(order) => order[col] as usize,
+            None => col / self.groups.cols,
+        }
+    }
+
+    /// The codes of some rows, `[rows.len(), cols]` row-major.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` has another length.
+    pub fn levels(&self, source: &dyn TensorSource, rows: &[usize], out: &mut [i16]) {
+        assert_eq!(out.len(), rows.len() * self.cols, "codes of {} rows", rows.len());
+        let bytes = self.codes.bytes(source);
+        if self.transposed {
+            // Neighbouring rows lie side by side in memory: all of them before the next column.
+            for col in 0..self.cols {
+                for (i, &row) in rows.iter().enumerate() {
+                    out[i * self.cols + col] = self.codes.at(bytes, col, row);
+                }
+            }
+            return;
+        }
+        for (out, &row) in out.chunks_exact_mut(self.cols).zip(rows) {
+            out.iter_mut().enumerate().for_each(|(col, out)| *out = self.codes.at(bytes, row, col));
+        }
+    }
+
+    /// The weights of some rows, `[rows.len(), cols]` row-major. Exact if scales have up to 15 significant bits.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` has another length.
+    pub fn decode(&self, source: &dyn TensorSource, rows: &[usize], out: &mut [f32]) {
+        let mut levels = vec![0; out.len()];
+        self.levels(source, rows, &mut levels);
+        let mut grid = Grid::default();
+        for ((out, levels), &row) in out.chunks_exact_mut(self.cols).zip(levels.chunks_exact(self.cols)).zip(rows) {
+            self.grid(source, row, &mut grid);
+            for (col, (out, level)) in out.iter_mut().zip(levels).enumerate() {
+                let g = self.group_of(col);
+                *out = grid.scales[g]
+                    * match &self.table {
+                        None => f32::from(level - grid.zeros[g]),
+                        Some(table) => table[*level as usize],
+                    };
+            }
+        }
+    }
+}
+
+/// Scales and zeros of one row.
+#[derive(Debug, Default, Clone)]
+pub struct Grid {
+    /// Of each group beside each other.
+    pub scales: Vec<f32>,
+    /// Of each group beside each other.
+    pub zeros: Vec<i16>,
+}
+
+impl Scales {
+    fn at(&self, source: &dyn TensorSource, index: usize) -> f32 {
+        match self {
+            Scales::Stored(tensor) => float(source, tensor, index),
+            Scales::Times(tensor, by) => float(source, tensor, index) * by,
+            Scales::Nested { codes, table, outer, block, offset } => {
+                let code = source.bytes(codes, index..index + 1)[0];
+                table[usize::from(code)] * float(source, outer, index / block) + offset
+            }
+        }
+    }
+}
+
+/// One number of a tensor of floats.
+fn float(source: &dyn TensorSource, tensor: &TensorInfo, index: usize) -> f32 {
+    let width = tensor.spec.bytes;
+    let bytes = source.bytes(tensor, index * width..(index + 1) * width);
+    match *bytes {
+        [a, b] if tensor.spec.name == "bf16" => half::bf16::from_le_bytes([a, b]).to_f32(),
+        [a, b] => half::f16::from_le_bytes([a, b]).to_f32(),
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        _ => unreachable!("{}: the type of scales was checked", tensor.name),
+    }
+}

@@ -1,0 +1,167 @@
+//! What a checkpoint states of its quantised weights: `quantization_config` of config.json, or a quantiser's own file.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value as Json};
+
+use crate::checkpoint::config::{HfConfig, read_json_object};
+use crate::error::printable;
+use crate::{Error, Result};
+
+/// Keys of config.json under which it may be, the usual one first.
+const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
+
+/// Files that older quantisers write beside config.json, and the method that they mean where they do not say.
+const FILES: [(&str, &str); 2] = [("quantize_config.json", "gptq"), ("quant_config.json", "awq")];
+
+/// Settings, and where they stand.
+#[derive(Debug, Clone)]
+pub struct Stated {
+    path: PathBuf,
+    /// What their keys are put behind in errors: `quantization_config.`, or nothing.
+    prefix: String,
+    implied: Option<&'static str>,
+    map: Map<String, Json>,
+}
+
+impl Stated {
+    /// What a checkpoint states, if it states anything.
+    ///
+    /// # Errors
+    /// If it is not a JSON object.
+    pub fn of(config: &HfConfig) -> Result<Option<Stated>> {
+        for key in KEYS {
+            match config.get(key) {
+                None => {}
+                Some(Json::Object(map)) => {
+                    let (path, map) = (config.path.clone(), map.clone());
+                    return Ok(Some(Stated { path, prefix: format!("{key}."), implied: None, map }));
+                }
+                Some(other) => {
+                    let what = format!("must be an object, found {}", printable(&other.to_string()));
+                    return Err(config.error(key, what));
+                }
+            }
+        }
+        for (name, method) in FILES {
+            let path = config.path.with_file_name(name);
+            if path.is_file() {
+                let map = read_json_object(&path)?;
+                return Ok(Some(Stated { path, prefix: String::new(), implied: Some(method), map }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The method's name.
+    ///
+    /// # Errors
+    /// If it is no string.
+    pub fn method(&self) -> Result<Option<&str>> {
+        Ok(self.text("quant_method")?.or(self.implied))
+    }
+
+    /// An error about a key.
+    pub fn error(&self, key: &str, what: impl Into<String>) -> Error {
+        Error::config(&self.path, format!("{}{}", self.prefix, printable(key)), what)
+    }
+
+    /// Whether a key is there, and not null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|v| !v.is_null())
+    }
+
+    fn typed<'a, T>(&'a self, key: &str, need: &str, read: impl Fn(&'a Json) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.map.get(key).filter(|v| !v.is_null()) else { return Ok(None) };
+        let wrong = || self.error(key, format!("must be {need}, found {}", printable(&value.to_string())));
+        read(value).map(Some).ok_or_else(wrong)
+    }
+
+    /// A string, if present.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn text(&self, key: &str) -> Result<Option<&str>> {
+        self.typed(key, "a string", Json::as_str)
+    }
+
+    /// A flag, if present.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.typed(key, "true or false", Json::as_bool)
+    }
+
+    /// An object, if present.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn object(&self, key: &str) -> Result<Option<&Map<String, Json>>> {
+        self.typed(key, "an object", Json::as_object)
+    }
+
+    /// An object inside, with the same file to blame.
+    ///
+    /// # Errors
+    /// If it is no object.
+    pub fn inner(&self, key: &str, value: &Json) -> Result<Stated> {
+        let empty = Json::Object(Map::new());
+        let value = if value.is_null() { &empty } else { value };
+        match value {
+            Json::Object(map) => {
+                let prefix = format!("{}{}.", self.prefix, printable(key));
+                Ok(Stated { path: self.path.clone(), prefix, implied: None, map: map.clone() })
+            }
+            other => Err(self.error(key, format!("must be an object, found {}", printable(&other.to_string())))),
+        }
+    }
+
+    /// A number of bits, from 1 to 8.
+    ///
+    /// # Errors
+    /// If it is missing, or something else.
+    pub fn bits(&self, key: &str) -> Result<u32> {
+        let found = self.typed(key, "a number of bits, from 1 to 8", |v| v.as_u64().filter(|n| (1..=8).contains(n)))?;
+        let missing = || {
+            let method = self.method().ok().flatten().unwrap_or("the method");
+            self.error(key, format!("missing; {method} cannot be read without"))
+        };
+        found.map(|n| n as u32).ok_or_else(missing)
+    }
+
+    /// Columns that share a scale; `None` for the whole row, which is stated as -1.
+    ///
+    /// # Errors
+    /// If it is missing, or something else.
+    pub fn group(&self, key: &str) -> Result<Option<usize>> {
+        let found = self.typed(key, "a positive number, or -1 for whole rows", |v| {
+            v.as_i64().filter(|&n| n == -1 || (1..=i64::from(u32::MAX)).contains(&n))
+        })?;
+        let missing = || self.error(key, "missing; it says how many weights share a scale");
+        found.map(|n| usize::try_from(n).ok()).ok_or_else(missing)
+    }
+
+    /// Two positive numbers, if present.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn pair(&self, key: &str) -> Result<Option<[usize; 2]>> {
+        self.typed(key, "two positive numbers", |v| {
+            let size = |v: &Json| v.as_u64().filter(|&n| n > 0 && n <= u64::from(u32::MAX)).map(|n| n as usize);
+            match v.as_array()?.as_slice() {
+                [a, b] => Some([size(a)?, size(b)?]),
+                _ => None,
+            }
+        })
+    }
+
+    /// A list of strings; none counts as empty.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn texts(&self, key: &str) -> Result<Vec<String>> {
+        let read = |v: &Json| v.as_array()?.iter().map(|t| t.as_str().map(str::to_owned)).collect();
+        Ok(self.typed(key, "a list of strings", read)?.unwrap_or_default())
+    }
+}

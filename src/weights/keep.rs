@@ -1,0 +1,194 @@
+//! Carrying a quantiser's integers over into GGUF's blocks, without rounding weights a second time.
+//!
+//! A block of 32 weights `scale * (level - zero)` is exactly a block `d * q` where `level - zero` is within the type's codes,
+//! and a block `d * q + m` with `m = -scale * zero` where only the width of the levels fits. What is rounded is `m`, and a
+//! scale that half precision does not hold.
+
+use std::ops::Range;
+
+use aurora_quantizers::grid::Levels;
+use aurora_quantizers::spec::{self, Kind};
+use aurora_quantizers::{BlockFormat, Format, Spec, formats};
+
+use super::{Numbers, Weights, halved};
+use crate::checkpoint::quantized::{Grid, Survey};
+use crate::checkpoint::{Packed, TensorInfo, TensorSource};
+use crate::model::{Import, ParamId};
+
+/// Types whose blocks can take over integers, from the fewest bits to the most.
+const BLOCKS: [&str; 5] = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"];
+
+/// The type in which a parameter keeps what the checkpoint has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// What would hold it: the smallest type of enough levels; of floats, their own.
+    pub wanted: &'static Spec,
+    /// What does hold it.
+    pub spec: &'static Spec,
+    /// Why integers cannot be carried over, if they cannot.
+    pub reason: Option<String>,
+    /// Whether codes become codes (else the numbers are stored as floats).
+    pub integers: bool,
+}
+
+impl Weights<'_> {
+    /// In which type a matrix keeps its numbers: the integers of a packed one, else the floats as they are stored.
+    ///
+    /// Reads the scales and zeros of a packed matrix.
+    pub fn kept(&self, id: ParamId) -> Kept {
+        let runs = &self.bound[id.0].runs;
+        let packed: Vec<(&Packed, Survey)> = self.packed(id).map(|(_, p)| (p, p.survey(self.source))).collect();
+        if !packed.is_empty() && packed.len() == runs.len() {
+            return choose(&packed);
+        }
+        let mut specs = runs.iter().map(|run| match run.numbers {
+            Numbers::Stored(format) if format.spec().kind == Kind::Float => format.spec(),
+            _ => named("f16"),
+        });
+        let first = specs.next().unwrap_or(named("f32"));
+        let spec = match specs.all(|spec| spec == first) {
+            // What checkpoints alone have (64 bits) GGUF's readers do not multiply with.
+            true if first.name == "f64" => named("f32"),
+            true => first,
+            false => named("f16"),
+        };
+        Kept { wanted: spec, spec, reason: None, integers: false }
+    }
+
+    /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found. `values`: receives
+    /// the weights of these rows, `[rows.len(), cols]`. `out`: exactly their bytes in `spec`.
+    ///
+    /// # Panics
+    /// If the parameter has no integers, or a length does not fit.
+    pub fn carry(&self, id: ParamId, rows: Range<usize>, spec: &Spec, values: &mut [f32], out: &mut [u8]) {
+        let param = self.graph.param(id);
+        let cols = param.cols();
+        assert_eq!(values.len(), rows.len() * cols, "{}: length of the values", param.name);
+        self.rows(id, rows.clone(), values);
+        let format = formats::by_ggml_id(spec.ggml_id).and_then(Format::as_blocks).expect("a type of BLOCKS");
+        let row_bytes = spec.bytes_for(cols).expect("rows of whole blocks");
+        let bound = &self.bound[id.0];
+        // Rows of each run together: neighbours share memory.
+        let mut place = 0;
+        let mut pieces: Vec<(&Packed, Vec<usize>)> = Vec::new();
+        let packed = |numbers| match numbers {
+            Numbers::Packed(packed) => packed,
+            Numbers::Stored(_) => unreachable!("{}: integers were found", param.name),
+        };
+        if let Import::RopePermute { heads } = bound.import {
+            let (run, dim) = (&bound.runs[0], param.rows() / heads);
+            pieces.push((packed(run.numbers), rows.map(|row| run.first_row + halved(row, dim)).collect()));
+        } else {
+            bound.for_each(rows, |run, first, n| pieces.push((packed(run.numbers), (first..first + n).collect())));
+        }
+        for (packed, rows) in pieces {
+            let bytes = &mut out[place * row_bytes..(place + rows.len()) * row_bytes];
+            blocks(self.source, packed, &rows, format, bytes);
+            place += rows.len();
+        }
+        assert_eq!(place * row_bytes, out.len(), "{}: bytes of rows", param.name);
+    }
+
+    /// The packed matrices behind a parameter.
+    pub fn packed(&self, id: ParamId) -> impl Iterator<Item = (&TensorInfo, &Packed)> {
+        self.bound[id.0].runs.iter().filter_map(|run| match run.numbers {
+            Numbers::Packed(packed) => Some((run.tensor, packed)),
+            Numbers::Stored(_) => None,
+        })
+    }
+}
+
+fn named(name: &str) -> &'static Spec {
+    spec::by_name(name).expect("a row of SPECS")
+}
+
+fn grid(name: &str) -> (&'static Spec, bool, (i32, i32)) {
+    let format = formats::by_name(name).and_then(Format::as_blocks).expect("a type of BLOCKS");
+    let spec = format.spec();
+    let (mut codes, bytes) = (vec![0; spec.block], vec![0; spec.bytes]);
+    let grid = format.unpack(&bytes, &mut codes);
+    let Levels::Linear { min, max } = grid.levels else { unreachable!("{name} has integers") };
+    // A format without offsets has a negative zero there.
+    (spec, grid.offset[0].is_sign_positive(), (i32::from(min), i32::from(max)))
+}
+
+/// The smallest type that holds the integers of all parts of a matrix.
+fn choose(parts: &[(&Packed, Survey)]) -> Kept {
+    let holds = |name: &&'static str| {
+        let (_, offset, codes) = grid(name);
+        parts.iter().all(|(packed, survey)| {
+            let (low, high) = (i32::from(survey.lowest), i32::from(survey.highest));
+            let (from, to) = survey.span();
+            packed.linear()
+                && match offset {
+                    true => high - low <= codes.1 - codes.0,
+                    false => codes.0 <= from && to <= codes.1,
+                }
+        })
+    };
+    let wanted = BLOCKS.iter().copied().find(holds).map(named);
+    let obstacle = |(packed, survey): &(&Packed, Survey)| {
+        let (from, to) = survey.span();
+        let Some(wanted) = wanted else {
+            return packed.linear().then(|| format!("no type holds integers from {from} to {to}"));
+        };
+        if packed.order.is_some() {
+            return Some(format!("act order: the groups are no runs of columns, as {} needs", wanted.name));
+        }
+        let needs = |what: String| format!("{what}, {} needs a multiple of {}", wanted.name, wanted.block);
+        if !packed.cols.is_multiple_of(wanted.block) {
+            return Some(needs(format!("{} columns", packed.cols)));
+        }
+        let groups = packed.groups;
+        let whole = groups.across == 1 || groups.cols.is_multiple_of(wanted.block);
+        (!whole).then(|| needs(format!("groups of {}", groups.cols)))
+    };
+    let reason = parts.iter().find_map(obstacle);
+    match (wanted, reason) {
+        (Some(spec), None) => Kept { wanted: spec, spec, reason: None, integers: true },
+        (wanted, reason) => {
+            let f16 = named("f16");
+            let fit = parts.iter().all(|(packed, survey)| packed.largest(survey) <= f16.max_abs);
+            let spec = if fit { f16 } else { named("bf16") };
+            // Floats are all that can be wanted of what has no integers.
+            let wanted = if reason.is_some() { wanted.unwrap_or(named("q8_0")) } else { spec };
+            Kept { wanted, spec, reason, integers: false }
+        }
+    }
+}
+
+/// Rows of a packed matrix as blocks.
+fn blocks(source: &dyn TensorSource, packed: &Packed, rows: &[usize], format: &dyn BlockFormat, out: &mut [u8]) {
+    let spec = format.spec();
+    let (n, cols) = (spec.block, packed.cols);
+    let (_, offset, (low, _)) = grid(spec.name);
+    let mut levels = vec![0; rows.len() * cols];
+    packed.levels(source, rows, &mut levels);
+    let (mut lines, mut codes) = (Grid::default(), vec![0; n]);
+    let empty = format.unpack(&vec![0; spec.bytes], &mut codes);
+    let lowest = i32::from(packed.lowest());
+    for ((&row, levels), out) in
+        rows.iter().zip(levels.chunks_exact(cols)).zip(out.chunks_exact_mut(cols / n * spec.bytes))
+    {
+        packed.grid(source, row, &mut lines);
+        for (i, (levels, out)) in levels.chunks_exact(n).zip(out.chunks_exact_mut(spec.bytes)).enumerate() {
+            let g = packed.group_of(i * n);
+            let (scale, zero) = (lines.scales[g], i32::from(lines.zeros[g]));
+            // Codes of a type with offsets begin at its lowest.
+            let shift = if offset { low - lowest } else { -zero };
+            for (code, level) in codes.iter_mut().zip(levels) {
+                *code = (i32::from(*level) + shift) as i8;
+            }
+            let mut fitted = format.with_group(&empty, 0, scale, 0.0);
+            if offset {
+                let d = fitted.scale[0];
+                // Where the scale itself was rounded, the middle of the block is kept.
+                let (min, max) = codes.iter().fold((i8::MAX, i8::MIN), |(a, b), c| (a.min(*c), b.max(*c)));
+                let middle = (f32::from(min) + f32::from(max)) / 2.0;
+                let m = scale * (-zero - shift) as f32 + (scale - d) * middle;
+                fitted = format.with_group(&empty, 0, scale, m);
+            }
+            format.pack(&fitted, &codes, out);
+        }
+    }
+}

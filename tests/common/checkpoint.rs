@@ -1,0 +1,58 @@
+//! Checkpoints to be changed: tensors in memory, written to a folder of their own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value as Json;
+
+use super::fixtures;
+
+/// Type, shape, bytes.
+pub type Tensor = (Dtype, Vec<usize>, Vec<u8>);
+
+/// A checkpoint in memory.
+#[derive(Clone)]
+pub struct Checkpoint {
+    /// By name.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// config.json.
+    pub config: Json,
+}
+
+fn load(path: &Path) -> BTreeMap<String, Tensor> {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let copy = |(name, t): (String, TensorView<'_>)| (name, (t.dtype(), t.shape().to_vec(), t.data().to_vec()));
+    file.tensors().into_iter().map(copy).collect()
+}
+
+impl Checkpoint {
+    /// What GPTQModel wrote from bookworm-8m: two of its layers, with the embeddings that it shares with the float model.
+    pub fn quantized(name: &str) -> Checkpoint {
+        let folder = fixtures().join("quantized").join(name);
+        let mut tensors = load(&folder.join("layers.safetensors"));
+        let mut shared = load(&fixtures().join("models/bookworm-8m/model.safetensors"));
+        for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+            tensors.insert(name.to_owned(), shared.remove(name).unwrap());
+        }
+        let config = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+        Checkpoint { tensors, config }
+    }
+
+    /// Makes a folder of it, with bookworm-8m's tokenizer.
+    pub fn write(&self, folder: &Path) {
+        fs::create_dir_all(folder).unwrap();
+        let base = fixtures().join("models/bookworm-8m");
+        for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+            fs::copy(base.join(name), folder.join(name)).unwrap();
+        }
+        fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
+        let views = self.tensors.iter().map(|(name, (dtype, shape, bytes))| {
+            (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+        });
+        safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
+    }
+}
