@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::args::{Common, Convert};
-use super::{calibrate, signals, ui};
+use super::{calibrate, signals, solved, ui};
 use crate::calibrate::imatrix::{Imatrix, Importances};
 use crate::checkpoint::{self, Config, TensorSource};
 use crate::export::{self, EXPORTERS, Output, Watch};
@@ -467,6 +467,9 @@ fn summary(record: &RunRecord, plan: &Plan, common: &Common) {
         let head = format!("fallbacks: {} of {} tensors", lines.len(), plan.tensors.len());
         ui::message(common, &format!("{head}\n  {}", lines.join("\n  ")));
     }
+    let grids = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
+    let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
+    solved::lines(record, &grids).iter().for_each(|line| ui::message(common, line));
     for note in &record.notes {
         ui::message(common, &format!("note: {note}"));
     }

@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod open;
 mod signals;
+mod solved;
 mod ui;
 
 use std::process::ExitCode;
