@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::args::{Common, Convert};
-use super::{calibrate, scales, signals, ui};
+use super::{calibrate, scales, signals, solved, ui};
 use crate::calibrate::imatrix::{Imatrix, Importances};
 use crate::checkpoint::{self, Config, TensorSource, quantized};
 use crate::eval::speed;
@@ -606,6 +606,9 @@ fn summary(record: &RunRecord, plan: &Plan, common: &Common) {
     if let Some(line) = errors_line(record) {
         ui::message(common, &line);
     }
+    let grids = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
+    let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
+    solved::lines(record, &grids).iter().for_each(|line| ui::message(common, line));
     for note in &record.notes {
         ui::message(common, &format!("note: {note}"));
     }

@@ -10,6 +10,7 @@ mod inspect;
 mod open;
 mod scales;
 mod signals;
+mod solved;
 mod ui;
 
 use std::process::ExitCode;

@@ -147,12 +147,15 @@ impl<'a> Loop<'a> {
         let probe = probes.then(|| Probe::new(self.runner, index, &self.residuals));
         let none = Overrides::new();
         let mut block = self.runner.block(index, &none)?;
-        for (i, residual) in self.residuals.iter_mut().enumerate() {
-            self.watch.stage(&format!("block {index}: inputs {}/{}", i + 1, self.job.samples.len()));
+        let mut done = 0;
+        while done < self.residuals.len() {
+            let some = done..done + block.together(&self.residuals[done..]);
+            self.watch.stage(&format!("block {index}: inputs {}/{}", some.end, self.job.samples.len()));
             stop(self.watch)?;
+            done = some.end;
             match self.job.propagate {
-                Propagate::Float => block.run(residual, Some(&mut observer))?,
-                Propagate::Quantized => block.run(&mut residual.clone(), Some(&mut observer))?,
+                Propagate::Float => block.run_all(&mut self.residuals[some], Some(&mut observer))?,
+                Propagate::Quantized => block.run_all(&mut self.residuals[some].to_vec(), Some(&mut observer))?,
             }
             observer.check().map_err(|(feed, e)| not_finite(&self.model.graph, feed, &e.to_string()))?;
         }
@@ -162,10 +165,13 @@ impl<'a> Loop<'a> {
         if self.job.propagate == Propagate::Quantized {
             let overrides = self.overrides(&done);
             let mut block: Block = self.runner.block(index, &overrides)?;
-            for (i, residual) in self.residuals.iter_mut().enumerate() {
-                self.watch.stage(&format!("block {index}: outputs {}/{}", i + 1, self.job.samples.len()));
+            let mut done = 0;
+            while done < self.residuals.len() {
+                let some = done..done + block.together(&self.residuals[done..]);
+                self.watch.stage(&format!("block {index}: outputs {}/{}", some.end, self.job.samples.len()));
                 stop(self.watch)?;
-                block.run(residual, None)?;
+                done = some.end;
+                block.run_all(&mut self.residuals[some], None)?;
             }
         }
         Ok(done)
