@@ -176,7 +176,8 @@ pub struct LinearRecord {
     pub method: String,
     /// Calibration tokens that it saw.
     pub tokens: u64,
-    /// Mean squared change of its outputs over the calibration tokens, summed over outputs.
+    /// Mean squared change of its outputs over the calibration tokens, summed over outputs; of clipping without what
+    /// different blocks of a row do to each other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
     /// The same if it were rounded to nearest.

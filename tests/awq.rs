@@ -60,7 +60,7 @@ fn every_architecture_goes_through_and_no_site_gets_worse() {
     for name in common::MODELS {
         for (method, file_type) in [("awq", "q4_0"), ("awq+gptq", "q3_k_m")] {
             let out = dir.path().join("out.gguf");
-            let record = small(name, method, file_type, &out, &[]);
+            let record = small(name, method, file_type, &out, &["--grid", "5", "--samples", "16"]);
             let scales = record["scales"].as_array().expect("a report");
             let mut scaled = 0;
             for site in scales {
@@ -90,7 +90,8 @@ fn no_number_of_threads_changes_a_byte() {
     for (name, method, more) in [("tiny-llama3", "awq", &["--clip"][..]), ("tiny-mixtral", "awq+gptq", &[])] {
         let bytes = |threads: &str| {
             let out = dir.path().join("out.gguf");
-            small(name, method, "q4_k_s", &out, &[more, &["--threads", threads]].concat());
+            let fewer = ["--grid", "4", "--samples", "8", "--threads", threads];
+            small(name, method, "q4_k_s", &out, &[more, &fewer].concat());
             fs::read(out).unwrap()
         };
         let one = bytes("1");
@@ -214,6 +215,7 @@ fn with_outlier_channels(to: &Path) {
             (name, (view.shape().to_vec(), values))
         })
         .collect();
+    const HEAD: usize = 64;
     // Every eleventh channel is 16 to 64 times as large.
     let factor = |c: usize| if c % 11 == 5 { f32::from(16_u8 << (c / 11 % 3)) } else { 1.0 };
     let mut columns = |name: &str, by: &dyn Fn(usize) -> f32| {
@@ -221,7 +223,6 @@ fn with_outlier_channels(to: &Path) {
         let cols = *shape.last().unwrap();
         values.iter_mut().enumerate().for_each(|(i, w)| *w *= by(i % cols));
     };
-    const HEAD: usize = 64;
     for block in 0..8 {
         let name = |what: &str| format!("model.layers.{block}.{what}.weight");
         for (norm, readers) in [

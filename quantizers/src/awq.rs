@@ -109,16 +109,18 @@ const STEPS: usize = 20;
 ///
 /// `rows`: rows of `importance.len()` weights each. `importance`: E[x^2] of each column. `grams`: for each block of columns E[x x^T]
 /// of them, `[block, block]`, one after the other. `group`: weights that share a scale. `out`: the rows' bytes; of each block
-/// those with the smallest e^T E[x x^T] e, of which the plain encoder's are one.
+/// those with the smallest e^T E[x x^T] e, of which the plain encoder's are one. Returns the sums of these losses over all
+/// blocks: of the plain encoder's bytes, and of those in `out`.
 ///
 /// # Panics
 /// If lengths do not belong together.
-pub fn clip(format: &dyn Format, rows: &[f32], importance: &[f32], grams: &[f32], group: usize, out: &mut [u8]) {
+pub fn clip(format: &dyn Format, rows: &[f32], importance: &[f32], grams: &[f32], group: usize, out: &mut [u8]) -> (f64, f64) {
     let (cols, spec) = (importance.len(), format.spec());
     let blocks = cols / spec.block;
     assert_eq!((rows.len() % cols, grams.len()), (0, blocks * spec.block * spec.block), "rows and products of columns");
     let mut bytes = vec![0; spec.bytes_for(cols).expect("whole blocks")];
     let (mut cut, mut error) = (vec![0.0; cols], vec![0.0; cols]);
+    let (mut before, mut after) = (0.0, 0.0);
     for (row, out) in rows.chunks_exact(cols).zip(out.chunks_exact_mut(bytes.len())) {
         let mut least = vec![f64::INFINITY; blocks];
         for i in 0..STEPS / 2 {
@@ -133,14 +135,20 @@ pub fn clip(format: &dyn Format, rows: &[f32], importance: &[f32], grams: &[f32]
             let size = bytes.len() / blocks;
             for (b, error) in error.chunks_exact(spec.block).enumerate() {
                 let gram = &grams[b * spec.block * spec.block..][..spec.block * spec.block];
-                let loss = gram.chunks_exact(spec.block).zip(error).map(|(g, e)| f64::from(*e) * dot(g, error)).sum();
+                let terms = gram.chunks_exact(spec.block).zip(error).map(|(g, e)| f64::from(*e) * dot(g, error));
+                let loss: f64 = terms.sum();
+                if i == 0 {
+                    before += loss;
+                }
                 if loss < least[b] {
                     least[b] = loss;
                     out[b * size..][..size].copy_from_slice(&bytes[b * size..][..size]);
                 }
             }
         }
+        after += least.iter().sum::<f64>();
     }
+    (before, after)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -172,7 +180,8 @@ mod tests {
             let grams: Vec<f32> = (0..2 * 32 * 32).map(|i| if i / 32 % 32 == i % 32 { 1.0 } else { 0.9 }).collect();
             let (mut plain, mut clipped) = (vec![0; 36], vec![0; 36]);
             format.encode(&row, Scales::Search(Some(&[1.0; 64])), &mut plain);
-            clip(format, &row, &[1.0; 64], &grams, 32, &mut clipped);
+            let (before, after) = clip(format, &row, &[1.0; 64], &grams, 32, &mut clipped);
+            assert!(after <= before, "{before} {after}");
             let losses = |bytes: &[u8]| -> Vec<f64> {
                 let mut values = vec![0.0; 64];
                 format.decode(bytes, &mut values);

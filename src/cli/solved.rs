@@ -98,10 +98,12 @@ mod tests {
             fallbacks: 0,
             threads: 1,
             seconds: 0.0,
+            peak_memory_bytes: None,
             notes: Vec::new(),
             importance: None,
             tensors: Vec::new(),
             linears,
+            scales: Vec::new(),
         }
     }
 

@@ -33,9 +33,10 @@ impl Pass for Clip {
                 log.begin(&param.name)?;
                 let zeros = vec![0.0; blocks.spec().block];
                 let group = blocks.fit(&zeros, &zeros).group_len;
-                let bytes = clipped(block, reader, stats, group)?;
+                let (bytes, before, after) = clipped(block, reader, stats, group)?;
                 let mut record = LinearRecord::new(&param.name, reader.expert, stats.tokens());
                 record.method = "clip".to_owned();
+                (record.loss, record.loss_rtn) = (Some(after), Some(before));
                 record.seconds = started.elapsed().as_secs_f64();
                 log.linear(record);
                 block.set_codes(reader, bytes);
@@ -45,7 +46,8 @@ impl Pass for Clip {
     }
 }
 
-fn clipped(block: &BlockState<'_>, reader: Reader, stats: &SiteStats, group: usize) -> Result<Vec<u8>> {
+/// The matrix's bytes, and its loss within blocks: rounded plainly, and clipped. Chunks depend on its shape alone.
+fn clipped(block: &BlockState<'_>, reader: Reader, stats: &SiteStats, group: usize) -> Result<(Vec<u8>, f64, f64)> {
     let (rows, cols) = block.shape(reader);
     let format = block.format(reader.weight);
     let row_bytes = format.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
@@ -60,8 +62,9 @@ fn clipped(block: &BlockState<'_>, reader: Reader, stats: &SiteStats, group: usi
     let (products, importance): (Vec<f32>, Vec<f32>) = (products.collect(), stats.mean_sq());
     let step = par::rows_for(par::CHUNK_WEIGHTS / 8, cols);
     let mut bytes = vec![0; rows * row_bytes];
-    bytes.par_chunks_mut(step * row_bytes).zip(weights.par_chunks(step * cols)).for_each(|(bytes, rows)| {
-        awq::clip(format, rows, &importance, &products, group, bytes);
-    });
-    Ok(bytes)
+    let chunks = bytes.par_chunks_mut(step * row_bytes).zip(weights.par_chunks(step * cols));
+    let losses: Vec<(f64, f64)> =
+        chunks.map(|(bytes, rows)| awq::clip(format, rows, &importance, &products, group, bytes)).collect();
+    let (before, after) = losses.into_iter().fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
+    Ok((bytes, before, after))
 }

@@ -19,7 +19,7 @@ impl<'p, 'a> Probe<'p, 'a> {
         let used = residuals.len().min(SAMPLES);
         let width = runner.width();
         let some = (0..used).map(|i| &residuals[i * residuals.len() / used]);
-        let starts = some.map(|residual| residual[..residual.len().min(TOKENS * width)].to_vec()).collect();
+        let starts = some.map(|residual| &residual[..residual.len().min(TOKENS * width)]);
         Probe(runtime::Probe::new(runner, block, starts))
     }
 }

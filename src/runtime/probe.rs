@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::batch::{Batch, finite};
-use super::blocks::{no_culprit, ready};
+use super::blocks::no_culprit;
 use super::cache::Cache;
 use super::engine::{self, BATCH};
 use super::route::Route;
@@ -16,11 +16,18 @@ use crate::model::Op;
 pub struct Probe<'p, 'a> {
     runner: &'p BlockRunner<'a>,
     block: usize,
-    residuals: Vec<Vec<f32>>,
+    groups: Vec<Group>,
 }
 
-/// One sample in front of an op.
+/// Samples of equal length, one after the other: they run together.
+struct Group {
+    sequences: usize,
+    residual: Vec<f32>,
+}
+
+/// Some samples in front of an op.
 struct Start {
+    sequences: usize,
     tokens: Vec<u32>,
     slots: Vec<Vec<f32>>,
     routes: Vec<Route>,
@@ -32,8 +39,6 @@ struct Start {
 pub struct Stopped<'p, 'a> {
     probe: &'p Probe<'p, 'a>,
     ops: &'a [Op],
-    /// Attention ops before the stretch.
-    attended: usize,
     starts: Vec<Start>,
 }
 
@@ -43,15 +48,27 @@ impl<'p, 'a> Probe<'p, 'a> {
     ///
     /// # Panics
     /// If there is no such block, or a residual is not whole rows.
-    pub fn new(runner: &'p BlockRunner<'a>, block: usize, mut residuals: Vec<Vec<f32>>) -> Self {
+    pub fn new<'r>(
+        runner: &'p BlockRunner<'a>,
+        block: usize,
+        residuals: impl IntoIterator<Item = &'r [f32]>,
+    ) -> Self {
         let width = runner.width();
         assert!(block < runner.model.graph.blocks.len(), "block {block}");
         let most = BATCH.min(runner.options.context) * width;
-        for residual in &mut residuals {
+        let mut groups: Vec<Group> = Vec::new();
+        for residual in residuals {
             assert!(residual.len().is_multiple_of(width), "{} numbers in rows of {width}", residual.len());
-            residual.truncate(most);
+            let residual = &residual[..residual.len().min(most)];
+            match groups.last_mut().filter(|g| g.residual.len() == residual.len() * g.sequences) {
+                Some(group) => {
+                    group.sequences += 1;
+                    group.residual.extend_from_slice(residual);
+                }
+                None => groups.push(Group { sequences: 1, residual: residual.to_vec() }),
+            }
         }
-        Probe { runner, block, residuals }
+        Probe { runner, block, groups }
     }
 
     /// Runs the samples to the start of the stretch, and on to its end to see what comes of the stored weights.
@@ -67,32 +84,32 @@ impl<'p, 'a> Probe<'p, 'a> {
         let (before, ops) = graph.blocks[self.block][..stretch.end].split_at(stretch.start);
         let engine = Engine::of(runner.model, runner.weights, runner.options, before, None)?;
         let tail = Engine::of(runner.model, runner.weights, runner.options, ops, None)?;
-        let attended = engine::heads(before).count();
-        let starts = self.residuals.iter().map(|residual| {
-            let tokens = vec![0; residual.len() / runner.width()];
-            let mut batch = ready(&engine, &tokens, 0, residual.clone());
-            no_culprit(batch.stretch(before, &mut self.caches()));
+        let starts = self.groups.iter().filter(|group| !group.residual.is_empty()).map(|group| {
+            let tokens = vec![0; group.residual.len() / runner.width()];
+            let mut batch = Batch::together(&engine, &tokens, 0, group.sequences);
+            batch.slots[graph.residual.0].clone_from(&group.residual);
+            no_culprit(batch.stretch(before, &mut self.caches(before, group.sequences)));
             let (slots, routes) = (std::mem::take(&mut batch.slots), std::mem::take(&mut batch.routes));
-            let mut start = Start { tokens, slots, routes, after: Vec::new() };
-            start.after = self.run(&tail, ops, attended, &start);
+            let mut start = Start { sequences: group.sequences, tokens, slots, routes, after: Vec::new() };
+            start.after = self.run(&tail, ops, &start);
             start
         });
         // On a thread of the pool, so that handing work to it needs no waking and waiting from outside.
         let starts = rayon::scope(|_| starts.collect());
-        Ok(Stopped { probe: self, ops, attended, starts })
+        Ok(Stopped { probe: self, ops, starts })
     }
 
-    fn caches(&self) -> Vec<Cache> {
-        let heads = engine::heads(&self.runner.model.graph.blocks[self.block]);
-        heads.map(|(heads, dim)| Cache::new(self.runner.options.cache, heads, dim)).collect()
+    /// Of every attention among some ops one for each sequence.
+    fn caches(&self, ops: &[Op], sequences: usize) -> Vec<Cache> {
+        let each = engine::heads(ops).flat_map(|heads| std::iter::repeat_n(heads, sequences));
+        each.map(|(heads, dim)| Cache::new(self.runner.options.cache, heads, dim)).collect()
     }
 
     /// The residual stream after `ops`, which begin with `start`.
-    fn run(&self, engine: &Engine<'_>, ops: &[Op], attended: usize, start: &Start) -> Vec<f32> {
-        let mut batch = Batch::new(engine, &start.tokens, 0, start.tokens.len());
+    fn run(&self, engine: &Engine<'_>, ops: &[Op], start: &Start) -> Vec<f32> {
+        let mut batch = Batch::together(engine, &start.tokens, 0, start.sequences);
         (batch.slots, batch.routes) = (start.slots.clone(), start.routes.clone());
-        let mut caches = self.caches();
-        no_culprit(batch.stretch(ops, &mut caches[attended..]));
+        no_culprit(batch.stretch(ops, &mut self.caches(ops, start.sequences)));
         std::mem::take(&mut batch.slots[self.runner.model.graph.residual.0])
     }
 }
@@ -112,7 +129,7 @@ impl Stopped<'_, '_> {
         let (mut sum, mut tokens) = (0.0, 0);
         rayon::scope(|_| {
             for start in &self.starts {
-                let after = self.probe.run(&engine, self.ops, self.attended, start);
+                let after = self.probe.run(&engine, self.ops, start);
                 if !finite(&after) {
                     sum = f64::INFINITY;
                 }
