@@ -236,10 +236,8 @@ pub struct ScaleRecord {
     pub loss_before: Option<f64>,
     /// The same with them; never larger.
     pub loss: Option<f64>,
-    /// The exponent; none where no scales were better than none.
-    pub ratio: Option<f64>,
-    /// Whether the scales are made of activations and weights; else of activations alone.
-    pub duo: bool,
+    /// The exponents of activations and of weights; none where no scales were better than none.
+    pub exponents: Option<[f64; 2]>,
     /// Whether they are powers of two, which change no digit of what absorbs them.
     pub powers_of_two: bool,
     /// The smallest and the largest.
@@ -260,8 +258,7 @@ impl ScaleRecord {
             into,
             loss_before: None,
             loss: None,
-            ratio: None,
-            duo: false,
+            exponents: None,
             powers_of_two: false,
             range: None,
             seconds: 0.0,

@@ -65,12 +65,12 @@ fn every_architecture_goes_through_and_no_site_gets_worse() {
             let mut scaled = 0;
             for site in scales {
                 if let Some(note) = site["note"].as_str() {
-                    assert!(!note.is_empty() && site["ratio"].is_null(), "{name}: {site}");
+                    assert!(!note.is_empty() && site["exponents"].is_null(), "{name}: {site}");
                     continue;
                 }
                 let (before, after) = (number(&site["loss_before"]), number(&site["loss"]));
                 assert!(after <= before, "{name} {method}: {site}");
-                assert_eq!(site["ratio"].is_null(), after == before, "{name}: {site}");
+                assert_eq!(site["exponents"].is_null(), after == before, "{name}: {site}");
                 scaled += usize::from(after < before);
             }
             assert!(scaled > 0, "{name} {method}: no site gained anything");

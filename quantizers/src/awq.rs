@@ -56,22 +56,18 @@ impl WeightMagnitude {
     }
 }
 
-/// The factors for one exponent: `a^ratio`, or `a^ratio / b^(1 - ratio)` with `weights`, divided by the geometric middle of the
-/// largest and the smallest of them, so that they lie around one.
+/// The factors `a^p / w^q`, divided by the geometric middle of the largest and the smallest of them, so that they lie around
+/// one. The paper's are those with `q = 0`, its code's second form has `q = 1 - p`; the two exponents do different things (to give
+/// large inputs finer steps, to make the weights that share a scale alike), so they are free here.
 ///
 /// `activations`: mean magnitude per channel. `weights`: [`WeightMagnitude::mean`]. All factors are positive and finite.
 ///
 /// # Panics
 /// If the two have different lengths.
-pub fn factors(activations: &[f32], weights: Option<&[f32]>, ratio: f32) -> Vec<f32> {
-    let mut s: Vec<f32> = match weights {
-        None => activations.iter().map(|a| a.max(FLOOR).powf(ratio)).collect(),
-        Some(weights) => {
-            assert_eq!(weights.len(), activations.len(), "channels");
-            let both = activations.iter().zip(weights);
-            both.map(|(a, w)| (a.max(FLOOR).powf(ratio) / w.max(FLOOR).powf(1.0 - ratio)).max(FLOOR)).collect()
-        }
-    };
+pub fn factors(activations: &[f32], weights: &[f32], p: f32, q: f32) -> Vec<f32> {
+    assert_eq!(weights.len(), activations.len(), "channels");
+    let both = activations.iter().zip(weights);
+    let mut s: Vec<f32> = both.map(|(a, w)| (a.max(FLOOR).powf(p) / w.max(FLOOR).powf(q)).max(FLOOR)).collect();
     let (low, high) = s.iter().fold((f32::MAX, 0.0_f32), |(low, high), &s| (low.min(s), high.max(s)));
     let middle = (low * high).sqrt();
     if middle.is_finite() && middle > 0.0 {
@@ -114,7 +110,14 @@ const STEPS: usize = 20;
 ///
 /// # Panics
 /// If lengths do not belong together.
-pub fn clip(format: &dyn Format, rows: &[f32], importance: &[f32], grams: &[f32], group: usize, out: &mut [u8]) -> (f64, f64) {
+pub fn clip(
+    format: &dyn Format,
+    rows: &[f32],
+    importance: &[f32],
+    grams: &[f32],
+    group: usize,
+    out: &mut [u8],
+) -> (f64, f64) {
     let (cols, spec) = (importance.len(), format.spec());
     let blocks = cols / spec.block;
     assert_eq!((rows.len() % cols, grams.len()), (0, blocks * spec.block * spec.block), "rows and products of columns");
@@ -198,23 +201,23 @@ mod tests {
     }
 
     #[test]
-    fn ratio_zero_without_weights_changes_nothing() {
-        assert_eq!(factors(&[0.5, 3.0, 0.0], None, 0.0), [1.0, 1.0, 1.0]);
+    fn exponents_of_zero_change_nothing() {
+        assert_eq!(factors(&[0.5, 3.0, 0.0], &[0.1, 0.7, 0.0], 0.0, 0.0), [1.0, 1.0, 1.0]);
     }
 
     #[test]
     fn factors_are_the_papers_around_one() {
         // a = 1, 4, 16: a^0.5 = 1, 2, 4, the middle of largest and smallest is 2.
-        assert_eq!(factors(&[1.0, 4.0, 16.0], None, 0.5), [0.5, 1.0, 2.0]);
+        assert_eq!(factors(&[1.0, 4.0, 16.0], &[0.3, 0.1, 0.2], 0.5, 0.0), [0.5, 1.0, 2.0]);
         // a^0.5 / b^0.5 = 1/0.5, 2/0.25, 4/1 = 2, 8, 4; the middle of 8 and 2 is 4.
-        assert_eq!(factors(&[1.0, 4.0, 16.0], Some(&[0.25, 0.0625, 1.0]), 0.5), [0.5, 2.0, 1.0]);
+        assert_eq!(factors(&[1.0, 4.0, 16.0], &[0.25, 0.0625, 1.0], 0.5, 0.5), [0.5, 2.0, 1.0]);
     }
 
     #[test]
     fn silent_channels_and_missing_weights_stay_finite() {
-        for ratio in [0.0, 0.3, 1.0] {
-            for s in factors(&[0.0, 1e30, 1e-30, 1.0], Some(&[0.0, 1.0, 1e-20, 0.5]), ratio) {
-                assert!(s.is_finite() && s > 0.0, "{s} at {ratio}");
+        for (p, q) in [(0.0, 0.0), (0.3, 1.0), (1.0, 1.0), (1.0, 0.0)] {
+            for s in factors(&[0.0, 1e30, 1e-30, 1.0], &[0.0, 1.0, 1e-20, 0.5], p, q) {
+                assert!(s.is_finite() && s > 0.0, "{s} at {p}, {q}");
             }
         }
     }

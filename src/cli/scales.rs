@@ -9,7 +9,7 @@ pub fn lines(records: &[ScaleRecord]) -> Vec<String> {
     if records.is_empty() {
         return Vec::new();
     }
-    let scaled = records.iter().filter(|r| r.ratio.is_some()).count();
+    let scaled = records.iter().filter(|r| r.exponents.is_some()).count();
     let mut lines = vec![format!(
         "scaled inputs: {scaled} of {}; error of the attention's or MLP's output, of that without scales:",
         records.len()
@@ -46,13 +46,16 @@ mod tests {
         let record = |block, name: &str, loss: Option<f64>| ScaleRecord {
             loss_before: loss.map(|_| 2.0),
             loss,
-            ratio: loss.filter(|&loss| loss < 2.0).map(|_| 0.5),
+            exponents: loss.filter(|&loss| loss < 2.0).map(|_| [0.5, 0.0]),
             ..ScaleRecord::new(Some(block), vec![name.to_owned()], None)
         };
         let refused = ScaleRecord { note: Some("a norm".to_owned()), ..record(1, "blk.1.ffn_down.weight", None) };
         let all = [record(0, "blk.0.attn_q.weight", Some(1.0)), record(1, "blk.1.attn_q.weight", Some(2.0)), refused];
         let lines = lines(&all);
         assert!(lines[0].contains("1 of 3"), "{lines:?}");
-        assert_eq!(lines[1..], ["  block 0: attn_q 0.50x", "  block 1: attn_q 1.00x", "  not scaled: blk.1.ffn_down.weight (a norm)"]);
+        assert_eq!(
+            lines[1..],
+            ["  block 0: attn_q 0.50x", "  block 1: attn_q 1.00x", "  not scaled: blk.1.ffn_down.weight (a norm)"]
+        );
     }
 }

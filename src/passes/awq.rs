@@ -5,7 +5,7 @@
 //! scales searched with the scaled importances), decoded and divided by the factors again. So nothing else in the block
 //! has to change for a trial, sites do not depend on each other, and the factors move only when all are found.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use aurora_quantizers::awq::{self, WeightMagnitude};
@@ -18,8 +18,10 @@ use crate::Result;
 use crate::model::{Producer, Reader, Site};
 use crate::record::ScaleRecord;
 
-/// The first round of the search takes this many steps over the exponents; later rounds look between the best.
-const COARSE: usize = 5;
+/// Where the search begins: exponents of activations and of weights. It goes on from the best of them.
+const BEGIN: [[f32; 2]; 3] = [[0.5, 0.0], [0.0, 0.5], [0.5, 0.5]];
+/// Its first step from there; then halves of it, down to one step of the grid.
+const STEP: f32 = 0.25;
 
 /// The pass.
 pub struct Awq {
@@ -27,11 +29,11 @@ pub struct Awq {
     duo: Duo,
 }
 
-/// One way to make factors: exponent in steps of the grid, and whether weights have a say.
+/// One way to make factors: the exponents of activations and of weights, in steps of the grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
-    duo: bool,
-    step: usize,
+    activations: usize,
+    weights: usize,
 }
 
 /// A site under search.
@@ -71,11 +73,12 @@ impl Pass for Awq {
             let started = Instant::now();
             let site = &block.sites()[unit[0]].site;
             let mut record = begin(block, &unit);
-            let refused = match (block.probe(), unit.iter().find_map(|&i| block.sites()[i].site.producer.as_ref().err())) {
-                (None, _) => Some("left as it is: scales are sought within blocks"),
-                (_, Some(why)) => Some(why.as_str()),
-                _ => None,
-            };
+            let refused =
+                match (block.probe(), unit.iter().find_map(|&i| block.sites()[i].site.producer.as_ref().err())) {
+                    (None, _) => Some("left as it is: scales are sought within blocks"),
+                    (_, Some(why)) => Some(why.as_str()),
+                    _ => None,
+                };
             if let Some(why) = refused {
                 record.note = Some(why.to_owned());
                 log.scaled(record);
@@ -191,8 +194,7 @@ impl Awq {
             record.loss = Some(best.loss);
             record.powers_of_two = true;
         }
-        record.ratio = Some(chosen.step as f64 / self.grid as f64);
-        record.duo = chosen.duo;
+        record.exponents = Some([chosen.activations, chosen.weights].map(|step| step as f64 / self.grid as f64));
         record.range = best.factors.iter().flatten().fold(None, |range, &s| {
             let (low, high) = range.unwrap_or((s, s));
             Some((s.min(low), s.max(high)))
@@ -200,47 +202,69 @@ impl Awq {
         Ok(sites.iter().map(|s| s.index).zip(best.factors).collect())
     }
 
-    /// The candidate with the smallest loss: some steps over all exponents for each form, then those between the best.
+    /// The candidate with the smallest loss that the search meets.
     fn best(&self, run: &mut dyn FnMut(Candidate) -> Result<Scaled>) -> Result<(Candidate, Scaled)> {
-        let mut tried = BTreeMap::new();
+        let mut tried = BTreeSet::new();
         let mut best: Option<(Candidate, Scaled)> = None;
-        let mut look = |candidate: Candidate, best: &mut Option<(Candidate, Scaled)>| -> Result<()> {
-            // An exponent of zero without weights is no scale at all.
-            if candidate.step > self.grid || (!candidate.duo && candidate.step == 0) || tried.contains_key(&candidate) {
-                return Ok(());
+        // Tells whether it is the best so far.
+        let mut look = |candidate: Candidate, best: &mut Option<(Candidate, Scaled)>| -> Result<bool> {
+            let scales = candidate.activations > 0 || candidate.weights > 0;
+            let allowed = candidate.activations <= self.grid
+                && match self.duo {
+                    Duo::Off => candidate.weights == 0,
+                    Duo::On => candidate.weights + candidate.activations == self.grid,
+                    Duo::Both => candidate.weights <= self.grid,
+                };
+            if !scales || !allowed || !tried.insert(candidate) {
+                return Ok(false);
             }
             let scaled = run(candidate)?;
-            tried.insert(candidate, scaled.loss);
-            if best.as_ref().is_none_or(|(_, best)| scaled.loss < best.loss) {
+            let better = best.as_ref().is_none_or(|(_, best)| scaled.loss < best.loss);
+            if better {
                 *best = Some((candidate, scaled));
             }
-            Ok(())
+            Ok(better)
         };
-        let mut stride = (self.grid / COARSE).max(1);
-        let forms: &[bool] = match self.duo {
-            Duo::On => &[true],
-            Duo::Off => &[false],
-            Duo::Both => &[false, true],
-        };
-        for &duo in forms {
-            for step in (0..=self.grid).step_by(stride) {
-                look(Candidate { duo, step }, &mut best)?;
+        let steps = |share: f32| (share * self.grid as f32).round() as usize;
+        for [activations, weights] in BEGIN.map(|exponents| exponents.map(steps)) {
+            look(Candidate { activations, weights }, &mut best)?;
+        }
+        if best.is_none() {
+            // The grid is too coarse for these.
+            look(Candidate { activations: self.grid, weights: 0 }, &mut best)?;
+        }
+        let mut step = steps(STEP).max(1);
+        loop {
+            let Candidate { activations: a, weights: w } = best.as_ref().expect("at least one was tried").0;
+            let around = match self.duo {
+                Duo::On => vec![(a.checked_sub(step), Some(w + step)), (Some(a + step), w.checked_sub(step))],
+                _ => vec![
+                    (a.checked_sub(step), Some(w)),
+                    (Some(a + step), Some(w)),
+                    (Some(a), w.checked_sub(step)),
+                    (Some(a), Some(w + step)),
+                ],
+            };
+            let mut moved = false;
+            for (activations, weights) in around {
+                if let (Some(activations), Some(weights)) = (activations, weights) {
+                    moved |= look(Candidate { activations, weights }, &mut best)?;
+                }
+            }
+            if !moved && step == 1 {
+                return Ok(best.expect("at least one was tried"));
+            }
+            if !moved {
+                step = (step / 2).max(1);
             }
         }
-        while stride > 1 {
-            stride = stride.div_ceil(2);
-            let Candidate { duo, step } = best.as_ref().expect("at least one was tried").0;
-            look(Candidate { duo, step: step.saturating_sub(stride) }, &mut best)?;
-            look(Candidate { duo, step: step + stride }, &mut best)?;
-        }
-        Ok(best.expect("at least one was tried"))
     }
 
     /// A candidate's factors for each site, equal for channels that hang together.
     fn factors(&self, sites: &[Channels<'_>], candidate: Candidate) -> Vec<Vec<f32>> {
-        let ratio = candidate.step as f32 / self.grid as f32;
+        let [p, q] = [candidate.activations, candidate.weights].map(|step| step as f32 / self.grid as f32);
         let of_site = |site: &Channels<'_>| {
-            let mut s = awq::factors(&site.activations, candidate.duo.then_some(&site.weights[..]), ratio);
+            let mut s = awq::factors(&site.activations, &site.weights, p, q);
             let groups = site.producer.groups(s.len());
             if groups.iter().any(|group| group.len() > 1) {
                 let mut producer = vec![0; s.len()];
@@ -279,7 +303,9 @@ fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &Site
         bytes.resize(some.len() * row_bytes, 0);
         block.rows(reader, some, values);
         let scale = |values: &mut [f32], by: &dyn Fn(f32, f32) -> f32| {
-            values.chunks_exact_mut(cols).for_each(|row| row.iter_mut().zip(factors).for_each(|(w, s)| *w = by(*w, *s)));
+            values
+                .chunks_exact_mut(cols)
+                .for_each(|row| row.iter_mut().zip(factors).for_each(|(w, s)| *w = by(*w, *s)));
         };
         scale(values, &|w, s| w * s);
         format.encode(values, Scales::Search(Some(&importance)), bytes);
