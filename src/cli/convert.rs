@@ -33,6 +33,9 @@ const SAMPLES: usize = 128;
 /// Ways to find scales that can be asked for.
 pub const SCALES: [&str; 2] = ["search", "reference"];
 
+/// Ways to choose codes once scales are known.
+pub const CODES: [&str; 2] = ["joint", "nearest"];
+
 /// Runs the command.
 pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let started = Instant::now();
@@ -80,7 +83,8 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         let solved = passes
             .map(|passes| solve(args, &passes, source, &model, &weights, &plan, &path, &output, &watch))
             .transpose()?;
-        let rounding = Rounding { reference, importances, solved: solved.as_ref().map(|(solved, _)| solved) };
+        let nearest = args.codes == CODES[1];
+        let rounding = Rounding { reference, nearest, importances, solved: solved.as_ref().map(|(solved, _)| solved) };
         pipeline::run(&weights, &plan, rounding, &output, &watch)?;
         watch.bar.set_message("flushing to the disk");
         output.finish(&watch)?;
@@ -212,6 +216,7 @@ fn file_type(args: &Convert) -> &str {
 fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
     let solving = &args.solving;
     let settings = Settings {
+        nearest: args.codes == CODES[1],
         damp: solving.damp,
         act_order: solving.act_order == "static",
         refine: solving.refine,
@@ -277,11 +282,12 @@ fn job(args: &Convert, source: &dyn TensorSource, plan: &Plan, samples: &[Vec<u3
         tensors.add(source.bytes(t, 0..head));
     });
     format!(
-        "aurora-quant {}\nmodel {} {:016x}\nmethod {} {:?}\ntypes {} {:016x}\ntext {tokens} tokens in {} samples, {:016x}\n",
+        "aurora-quant {}\nmodel {} {:016x}\nmethod {} {} {:?}\ntypes {} {:016x}\ntext {tokens} tokens in {} samples, {:016x}\n",
         env!("CARGO_PKG_VERSION"),
         args.model.display(),
         tensors.0,
         args.method,
+        args.codes,
         args.solving,
         file_type(args),
         types.0,
@@ -449,7 +455,8 @@ fn record(args: &Convert, model: &Model, plan: &Plan, path: &Path, size: u64, no
         output: path.display().to_string(),
         dry_run: args.dry_run,
         method: args.method.clone(),
-        file_type: FileType::by_name(file_type(args)).map_or_else(|_| file_type(args).to_owned(), |t| t.name.to_owned()),
+        file_type: FileType::by_name(file_type(args))
+            .map_or_else(|_| file_type(args).to_owned(), |t| t.name.to_owned()),
         weights: plan.weights(),
         file_bytes: size,
         bits_per_weight: plan.bits_per_weight(),

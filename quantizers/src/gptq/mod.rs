@@ -9,12 +9,14 @@
 //! Rows are independent of each other. They go through in chunks of a fixed size, and every sum has a fixed order: the same
 //! bytes for any number of threads.
 
+mod guess;
 mod hessian;
 mod kernels;
 mod rows;
 
 use rayon::prelude::*;
 
+pub use guess::{Guess, sample};
 pub use hessian::{Hessian, Prepared};
 
 use crate::{BlockFormat, NumError, scan};
