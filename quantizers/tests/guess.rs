@@ -175,7 +175,8 @@ fn slow_guess(w: &[f32], n: usize, importance: &[f32]) -> Vec<f64> {
     }
     let others = (0..n * n).filter(|at| at / n != at % n);
     let square = others.clone().map(|at| like[at] * like[at]).sum::<f64>() / (n * n - n) as f64;
-    let trust = 0.6 * (1.0 - 1.0 / rows.len() as f64 / square);
+    let noise = 1.0 / rows.len() as f64;
+    let trust = (0.6 * (1.0 - noise / square)).min(0.1 / (square - noise).sqrt());
     others.for_each(|at| like[at] *= trust);
     let mean = importance.iter().map(|v| f64::from(*v)).sum::<f64>() / n as f64;
     let size: Vec<f64> = importance.iter().map(|v| (f64::from(*v) / mean).max(0.01).sqrt()).collect();
