@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use aurora_quantizers::gptq::Guess;
 use aurora_quantizers::scan::{Scan, scan};
 use aurora_quantizers::{Format, NumError, Scales, formats, par};
 
 pub mod blocks;
+pub mod guesses;
 mod probe;
 pub mod resume;
 
@@ -21,6 +23,7 @@ use crate::plan::{self, Plan, TensorPlan};
 use crate::weights::Weights;
 use crate::{Error, Result};
 use blocks::Solved;
+use guesses::Guesses;
 
 /// Rows of one tensor that one thread works on at a time.
 struct Chunk {
@@ -47,6 +50,8 @@ pub type Importances = BTreeMap<ParamId, Vec<f32>>;
 pub struct Rounding<'a> {
     /// Scales by ggml's formula, instead of searched ones.
     pub reference: bool,
+    /// Each weight to the nearest level, instead of codes that make up for each other's errors ([`guesses`]).
+    pub nearest: bool,
     /// What the search weighs errors by; all columns of a matrix without any count alike.
     pub importances: Option<&'a Importances>,
     /// What the block loop did before: tensors that are written, and factors for the others.
@@ -93,6 +98,9 @@ pub fn run(
 ) -> Result<Vec<Option<f32>>> {
     let (chunks, groups) = split(weights, plan, rounding.solved);
     let seen: Vec<Mutex<Seen>> = plan.tensors.iter().map(|_| Mutex::new(Seen::default())).collect();
+    let mut counts = vec![0; plan.tensors.len()];
+    chunks.iter().for_each(|chunk| counts[chunk.tensor] += 1);
+    let guesses = Guesses::new(weights.graph(), plan, rounding, &counts);
     let next = AtomicUsize::new(0);
     // A faulty tensor is read to its end, so that the error can count its faults; later tensors are not begun.
     let last_tensor = AtomicUsize::new(usize::MAX);
@@ -111,8 +119,9 @@ pub fn run(
                 break;
             }
             let t = &plan.tensors[chunk.tensor];
-            match convert(weights, t, chunk, rounding, output, &mut buffers) {
+            match convert(weights, t, chunk, (rounding, &guesses), output, &mut buffers) {
                 Ok(found) => {
+                    guesses.done(chunk.tensor);
                     let group = &groups[chunk.group];
                     if group.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
                         weights.release(plan.tensors[group.tensor].param, group.rows.clone());
@@ -206,15 +215,17 @@ fn convert(
     weights: &Weights,
     t: &TensorPlan,
     chunk: &Chunk,
-    rounding: Rounding,
+    (rounding, guesses): (Rounding, &Guesses),
     output: &Output,
     buffers: &mut Buffers,
 ) -> Result<Seen> {
     let format = formats::by_ggml_id(t.actual.ggml_id).expect("a plan that passed the check");
     let cols = t.cols();
     let row_bytes = t.actual.bytes_for(cols).expect("the plan chose a format that divides the row");
-    // A transposed tensor is read by stored rows, all canonical rows of the chunk at once.
-    let step = if weights.in_order(t.param) { par::rows_for(par::RUN_WEIGHTS, cols) } else { chunk.rows.len() };
+    // A transposed tensor is read by stored rows, all canonical rows of the chunk at once; and codes that are chosen together are
+    // chosen for many rows side by side.
+    let few = weights.in_order(t.param) && guesses.matrices(chunk.tensor).is_none();
+    let step = if few { par::rows_for(par::RUN_WEIGHTS, cols) } else { chunk.rows.len() };
     let Buffers { values, bytes, back } = buffers;
     bytes.resize(chunk.rows.len() * row_bytes, 0);
     let mut seen = Seen::default();
@@ -232,7 +243,11 @@ fn convert(
         let mut found = Seen { scan: scan(values), error: None };
         if found.scan.check(t.actual).is_ok() {
             if !t.carried {
-                encode(format, t, rows.start, values, rounding, bytes);
+                let guess = |expert: usize, importance: Option<&[f32]>| {
+                    guesses.of(weights, t, (chunk.tensor, expert), rounding, importance)
+                };
+                let matrices = guesses.matrices(chunk.tensor);
+                encode(format, t, rows.start, values, (rounding, matrices, &guess), bytes);
             }
             if rounding.measure {
                 back.resize(values.len(), 0.0);
@@ -249,24 +264,37 @@ fn convert(
     Ok(seen)
 }
 
-/// Rounds rows from `first` on.
-fn encode(format: &dyn Format, t: &TensorPlan, first: usize, values: &[f32], rounding: Rounding, bytes: &mut [u8]) {
+/// Rounds rows from `first` on. `guess`: what is guessed of one of a tensor's `matrices`, where codes are chosen together.
+fn encode(
+    format: &dyn Format,
+    t: &TensorPlan,
+    first: usize,
+    values: &[f32],
+    (rounding, matrices, guess): (Rounding, Option<usize>, &dyn Fn(usize, Option<&[f32]>) -> Option<Arc<Guess>>),
+    bytes: &mut [u8],
+) {
     let cols = t.cols();
     let row_bytes = bytes.len() / (values.len() / cols);
     if rounding.reference {
         return format.encode(values, Scales::Reference, bytes);
     }
-    let importance = rounding.importances.and_then(|all| all.get(&t.param));
-    let Some(importance) = importance else { return format.encode(values, Scales::Search(None), bytes) };
+    let importances = rounding.importances.and_then(|all| all.get(&t.param));
+    let Some(matrices) = importances.map(|all| all.len() / cols).or(matrices) else {
+        return format.encode(values, Scales::Search(None), bytes);
+    };
     // Rows of one expert share its importances.
-    let matrix = t.rows() / (importance.len() / cols);
+    let height = t.rows() / matrices;
     let (mut row, mut values, mut bytes) = (first, values, bytes);
     while !values.is_empty() {
-        let expert = row / matrix;
-        let rows = ((expert + 1) * matrix - row).min(values.len() / cols);
+        let expert = row / height;
+        let rows = ((expert + 1) * height - row).min(values.len() / cols);
         let (now, later) = values.split_at(rows * cols);
         let (to, rest) = std::mem::take(&mut bytes).split_at_mut(rows * row_bytes);
-        format.encode(now, Scales::Search(Some(&importance[expert * cols..(expert + 1) * cols])), to);
+        let importance = importances.map(|all| &all[expert * cols..(expert + 1) * cols]);
+        match (guess(expert, importance), format.as_blocks()) {
+            (Some(guess), Some(blocks)) => guess.encode(blocks, now, importance, to),
+            _ => format.encode(now, Scales::Search(importance), to),
+        }
         (row, values, bytes) = (row + rows, later, rest);
     }
 }

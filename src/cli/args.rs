@@ -92,6 +92,11 @@ pub struct Convert {
     #[arg(long, value_name = "HOW", default_value = "search",
         value_parser = PossibleValuesParser::new(crate::cli::convert::SCALES))]
     pub scales: String,
+    /// How rtn chooses codes on searched scales. joint: so that errors cancel in those directions that inputs take, as far
+    /// as the weights tell; nearest: every weight on its own.
+    #[arg(long, value_name = "HOW", default_value = "joint",
+        value_parser = PossibleValuesParser::new(crate::cli::convert::CODES))]
+    pub codes: String,
     /// Type of the tensors whose name matches a regular expression, such as 'ffn_down=q8_0' or 'blk\.[01]\.=f16';
     /// may be given several times, the first match wins. Takes f32, f16, bf16, q8_0, q6_k, q5_k, and so on.
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_type)]

@@ -36,6 +36,9 @@ pub const SCALES: [&str; 2] = ["search", "reference"];
 /// The type that carries integers over.
 pub const KEEP: &str = "keep";
 
+/// Ways to choose codes once scales are known.
+pub const CODES: [&str; 2] = ["joint", "nearest"];
+
 /// Runs the command.
 pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let started = Instant::now();
@@ -89,7 +92,8 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
             .map(|passes| solve(args, &passes, source, &model, &weights, &plan, &path, &output, &watch))
             .transpose()?;
         let solved_by = solved.as_ref().map(|(solved, _)| solved);
-        let rounding = Rounding { reference, importances, solved: solved_by, measure: target.packed };
+        let nearest = args.codes == CODES[1];
+        let rounding = Rounding { reference, nearest, importances, solved: solved_by, measure: target.packed };
         let errors = pipeline::run(&weights, &plan, rounding, &output, &watch)?;
         record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
         watch.bar.set_message("flushing to the disk");
@@ -217,6 +221,7 @@ fn method(args: &Convert) -> Result<String> {
 fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
     let solving = &args.solving;
     let settings = Settings {
+        nearest: args.codes == CODES[1],
         damp: solving.damp,
         act_order: solving.act_order == "static",
         refine: solving.refine,
@@ -282,11 +287,12 @@ fn job(args: &Convert, source: &dyn TensorSource, plan: &Plan, samples: &[Vec<u3
         tensors.add(source.bytes(t, 0..head));
     });
     format!(
-        "aurora-quant {}\nmodel {} {:016x}\nmethod {} {:?}\ntypes {} {:016x}\ntext {tokens} tokens in {} samples, {:016x}\n",
+        "aurora-quant {}\nmodel {} {:016x}\nmethod {} {} {:?}\ntypes {} {:016x}\ntext {tokens} tokens in {} samples, {:016x}\n",
         env!("CARGO_PKG_VERSION"),
         args.model.display(),
         tensors.0,
         args.method,
+        args.codes,
         args.solving,
         plan.file_type,
         types.0,

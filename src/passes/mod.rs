@@ -28,6 +28,8 @@ pub enum StatsKind {
 /// What the user may set; every pass takes what concerns it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
+    /// RTN: whether every weight gets the nearest level, instead of codes that make up for each other's errors.
+    pub nearest: bool,
     /// GPTQ: share of the mean diagonal that is added to the Hessian's.
     pub damp: f64,
     /// GPTQ: whether columns are visited by descending diagonal, all scales fixed before (static act order).
@@ -101,7 +103,7 @@ pub static PASSES: &[PassRow] = &[
         name: "rtn",
         about: "rounds each weight to the nearest, with searched scales",
         solves: true,
-        make: |_| Box::new(rtn::Rtn),
+        make: |s| Box::new(rtn::Rtn { nearest: s.nearest }),
     },
     PassRow {
         name: "gptq",

@@ -1,16 +1,21 @@
 //! Round to nearest: every matrix that has no codes yet gets those of its format's own encoder, which weighs each column's
-//! error by what the inputs are like.
+//! error by what the inputs are like; or codes that make up for each other's errors, as far as the weights tell which inputs go
+//! together.
 
+use aurora_quantizers::gptq::{self, Guess};
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Scales, Scan, par, scan};
 use rayon::prelude::*;
 
 use super::{BlockState, Log, Pass, StatsKind};
 use crate::Result;
-use crate::model::Reader;
+use crate::model::{Reader, Role};
 
 /// The pass.
-pub struct Rtn;
+pub struct Rtn {
+    /// Whether every weight gets the nearest level.
+    pub nearest: bool,
+}
 
 impl Pass for Rtn {
     fn needs(&self) -> StatsKind {
@@ -29,7 +34,7 @@ impl Pass for Rtn {
                 log.begin(&block.graph().param(linear.weight).name)?;
                 let stats = state.seen_by(linear.expert);
                 let importance = (stats.tokens() > 0).then(|| stats.mean_sq());
-                let bytes = encode(block, linear, importance.as_deref())?;
+                let bytes = encode(block, linear, importance.as_deref(), self.nearest)?;
                 block.set_codes(linear, bytes);
             }
         }
@@ -37,14 +42,31 @@ impl Pass for Rtn {
     }
 }
 
-/// A whole matrix, rounded to nearest. Chunks depend on its shape alone.
+/// A whole matrix; `nearest`: each weight on its own. Chunks depend on its shape alone.
 ///
 /// # Errors
 /// If a weight is not finite, or too large for the format.
-pub(super) fn encode(block: &BlockState<'_>, linear: Reader, importance: Option<&[f32]>) -> Result<Vec<u8>> {
+pub(super) fn encode(
+    block: &BlockState<'_>,
+    linear: Reader,
+    importance: Option<&[f32]>,
+    nearest: bool,
+) -> Result<Vec<u8>> {
     let (rows, cols) = block.shape(linear);
     let format = block.format(linear.weight);
     let row_bytes = format.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
+    let mut guess = None;
+    // A row of a table that is looked up as well is a result itself.
+    let looked_up = block.graph().param(linear.weight).role == Role::Embedding;
+    if !nearest && !looked_up && Guess::helps(format.spec()) {
+        let mut sample = Vec::new();
+        for some in gptq::sample(rows) {
+            let at = sample.len();
+            sample.resize(at + some.len() * cols, 0.0);
+            block.rows(linear, some, &mut sample[at..]);
+        }
+        guess = Guess::of(&sample, cols, importance);
+    }
     let step = par::rows_for(par::CHUNK_WEIGHTS, cols);
     let mut bytes = vec![0; rows * row_bytes];
     let scans = bytes.par_chunks_mut(step * row_bytes).enumerate().map_init(Vec::new, |values, (i, bytes)| {
@@ -53,7 +75,10 @@ pub(super) fn encode(block: &BlockState<'_>, linear: Reader, importance: Option<
         block.rows(linear, some, values);
         let seen = scan(values);
         if seen.check(format.spec()).is_ok() {
-            format.encode(values, Scales::Search(importance), bytes);
+            match (&guess, format.as_blocks()) {
+                (Some(guess), Some(blocks)) => guess.encode(blocks, values, importance, bytes),
+                _ => format.encode(values, Scales::Search(importance), bytes),
+            }
         }
         (seen, (i * step * cols) as u64)
     });

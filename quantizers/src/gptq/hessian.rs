@@ -108,6 +108,12 @@ impl Hessian {
         Ok(Hessian { n, order, h: permuted, factor, pivots, damping, unit, importance, prepared })
     }
 
+    /// Without H itself, which only coordinate descent needs: half the memory.
+    pub(super) fn without_products(mut self) -> Hessian {
+        self.h = Vec::new();
+        self
+    }
+
     /// Number of channels.
     pub fn channels(&self) -> usize {
         self.n

@@ -10,12 +10,14 @@
 //! bytes for any number of threads.
 
 mod descent;
+mod guess;
 mod hessian;
 mod kernels;
 mod rows;
 
 use rayon::prelude::*;
 
+pub use guess::{Guess, sample};
 pub use hessian::{Hessian, Prepared};
 
 use crate::{BlockFormat, NumError, scan};

@@ -56,22 +56,10 @@ pub(super) fn solve(
     options: Options,
     out: &mut [u8],
 ) -> Solved {
-    let cols = hessian.channels();
-    let spec = format.spec();
-    let row_bytes = out.len() / (w.len() / cols);
     format.encode(w, Scales::Search(Some(hessian.importance())), out);
-    // Any block tells how a format's groups and levels are.
-    let any = format.unpack(&out[..spec.bytes], &mut vec![0; spec.block]);
-    let chunk = Chunk {
-        format,
-        hessian,
-        isa: Isa::best(),
-        cols,
-        blocks: cols / spec.block,
-        group_len: any.group_len,
-        levels: any.levels,
-        groups: hessian.order().iter().map(|c| c / any.group_len as u32).collect(),
-    };
+    let chunk = Chunk::new(format, hessian, out);
+    let cols = chunk.cols;
+    let row_bytes = out.len() / (w.len() / cols);
     let mut tiles: Vec<Tile> =
         w.chunks(LANES * cols).zip(out.chunks(LANES * row_bytes)).map(|(w, nearest)| chunk.load(w, nearest)).collect();
     let nearest: Vec<f64> = chunk.losses(&mut tiles);
@@ -93,6 +81,37 @@ pub(super) fn solve(
         result.rows.push(RowLoss { solved: if better { solved } else { nearest }, nearest });
     }
     result
+}
+
+/// Gives rows that are rounded to nearest in `out` other codes on the same grids: one pass over the columns.
+pub(super) fn round_again(format: &dyn BlockFormat, w: &[f32], hessian: &Hessian, out: &mut [u8]) {
+    let chunk = Chunk::new(format, hessian, out);
+    let row_bytes = out.len() / (w.len() / chunk.cols);
+    for (w, out) in w.chunks(LANES * chunk.cols).zip(out.chunks_mut(LANES * row_bytes)) {
+        let mut tiles = [chunk.load(w, out)];
+        chunk.round_static(&mut tiles);
+        for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+            chunk.store(&tiles[0], row, out);
+        }
+    }
+}
+
+impl<'a> Chunk<'a> {
+    /// `bytes`: begins with a block; any tells how a format's groups and levels are.
+    fn new(format: &'a dyn BlockFormat, hessian: &'a Hessian, bytes: &[u8]) -> Self {
+        let (cols, spec) = (hessian.channels(), format.spec());
+        let any = format.unpack(&bytes[..spec.bytes], &mut vec![0; spec.block]);
+        Chunk {
+            format,
+            hessian,
+            isa: Isa::best(),
+            cols,
+            blocks: cols / spec.block,
+            group_len: any.group_len,
+            levels: any.levels,
+            groups: hessian.order().iter().map(|c| c / any.group_len as u32).collect(),
+        }
+    }
 }
 
 impl Chunk<'_> {

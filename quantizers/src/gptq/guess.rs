@@ -1,0 +1,197 @@
+//! Which inputs of a linear go together, guessed from its weights: rounding that makes up for its own errors where only the
+//! inputs' sizes are known, or nothing.
+//!
+//! An importance matrix is the diagonal of H = E\[x x^T\]. What it leaves out, weights know something of: every step of gradient
+//! descent adds to each row a multiple of an input, so rows grow along inputs that occur, and columns of W are alike where their
+//! inputs are. With C the correlations of W's columns (each row scaled to the same length) and S the roots of the importances, the
+//! guess is S ((1 - t) I + t C) S, on the diagonal what it was. Rows are then rounded by one GPTQ pass with that, on the grids
+//! of the ordinary search.
+//!
+//! Correlations of n rows are off by 1 / sqrt(n) where nothing goes together, so t is [`TRUST`] times the share of their mean
+//! square that is not this noise, or less where they are larger than inputs' are; weights without order are rounded to nearest.
+//!
+//! Only columns of one strip of 256 are looked at together: a fixed price for a weight, however wide the matrix, and a row's
+//! strips are independent. Measured on an 8M-parameter model 256 wide, with the true H of calibration inputs: tr(E H E^T) is 11 to
+//! 12 % below rounding to nearest (Q4_0, Q3_K); the guess correlates with the true correlations at 0.2 to 0.66.
+
+use std::ops::Range;
+
+use super::kernels::{self, LANES};
+use super::{Hessian, Order, rows};
+use crate::simd::Isa;
+use crate::spec::Kind;
+use crate::{BlockFormat, Scales, Spec, scan};
+
+/// Columns that are looked at together: the longest block of any format.
+const STRIP: usize = 256;
+
+/// What correlations of weights count for those of inputs. Of 0.3, 0.6 and 0.9 the middle one had the smallest true loss.
+const TRUST: f64 = 0.6;
+
+/// The root mean square of what is guessed is at most this. That of true correlations was 0.1 to 0.18 on two trained models; queries
+/// and keys, whose rows fill few dimensions, have columns that are far more alike.
+const LARGEST: f64 = 0.1;
+
+/// Guesses that are noise for more than nine tenths are not used.
+const LEAST_ORDER: f64 = 0.1;
+
+/// Columns count at least this much of their strip's mean importance: one that counted nothing would take up all errors of
+/// others, and come out anywhere.
+const LEAST_IMPORTANCE: f32 = 0.01;
+
+/// Types with fewer bits than this are worth it. From eight on, rounding weights does less than rounding inputs to eight bits
+/// does, as most runtimes do.
+const FINE: f64 = 8.0;
+
+/// Added to the diagonal, as a share of its mean: the guess is positive definite without, by `1 - TRUST` at least.
+const DAMPING: f64 = 1e-6;
+
+/// Rows that are looked at, at most, in as many runs of 16.
+const SAMPLE: usize = 512;
+const RUN: usize = 16;
+
+/// The rows of a matrix that [`Guess::of`] should see: all, or runs spread evenly.
+pub fn sample(rows: usize) -> Vec<Range<usize>> {
+    if rows <= SAMPLE {
+        return std::iter::once(0..rows).collect();
+    }
+    let runs = SAMPLE / RUN;
+    (0..runs).map(|i| i * (rows - RUN) / (runs - 1)).map(|from| from..from + RUN).collect()
+}
+
+/// What is guessed of a linear's inputs.
+#[derive(Debug, Clone)]
+pub struct Guess {
+    cols: usize,
+    /// One for each strip; `None` where nothing goes together.
+    strips: Vec<Option<Hessian>>,
+}
+
+impl Guess {
+    /// Whether codes of this type are worth choosing together.
+    pub fn helps(spec: &Spec) -> bool {
+        spec.kind == Kind::Block && spec.bits_per_weight() < FINE
+    }
+
+    /// Guesses from some rows of a matrix. `None` if nothing seems to go together, or the weights are not finite.
+    ///
+    /// `w`: `[rows, cols]`, row-major. `importance`: E\[x_col^2\], as for [`Scales::Search`]; equal without.
+    ///
+    /// # Panics
+    /// If the lengths do not belong together.
+    pub fn of(w: &[f32], cols: usize, importance: Option<&[f32]>) -> Option<Guess> {
+        assert!(cols > 0 && w.len().is_multiple_of(cols), "{} weights in rows of {cols}", w.len());
+        if let Some(importance) = importance {
+            assert_eq!(importance.len(), cols, "importances of the columns");
+        }
+        if w.is_empty() || scan(w).first.is_some() {
+            return None;
+        }
+        let strip = |from: usize| {
+            let columns = from..(from + STRIP).min(cols);
+            let like = correlations(w, cols, columns.clone());
+            prepare(like, columns.len(), w.len() / cols, importance.map(|all| &all[columns]))
+        };
+        let strips: Vec<_> = (0..cols).step_by(STRIP).map(strip).collect();
+        strips.iter().any(Option::is_some).then_some(Guess { cols, strips })
+    }
+
+    /// Rounds rows: the grids of [`Scales::Search`], codes that make up for each other's errors.
+    ///
+    /// `x`: whole rows, row-major. `importance`: as for [`Guess::of`]. `out`: exactly their bytes in the format. Rows do not
+    /// depend on those beside them; sixteen at a time are quickest.
+    ///
+    /// # Panics
+    /// If the lengths do not belong together, or blocks do not divide a strip.
+    pub fn encode(&self, format: &dyn BlockFormat, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        assert!(x.len().is_multiple_of(self.cols), "{} weights in rows of {}", x.len(), self.cols);
+        format.encode(x, Scales::Search(importance), out);
+        let spec = format.spec();
+        let row_bytes = self.cols / spec.block * spec.bytes;
+        let (mut some, mut bytes) = (Vec::new(), Vec::new());
+        for (strip, hessian) in self.strips.iter().enumerate() {
+            let Some(hessian) = hessian else { continue };
+            let columns = strip * STRIP..(strip * STRIP + STRIP).min(self.cols);
+            assert!(columns.len().is_multiple_of(spec.block), "{}: blocks in a strip of {columns:?}", spec.name);
+            let place = columns.start / spec.block * spec.bytes..columns.end / spec.block * spec.bytes;
+            some.clear();
+            bytes.clear();
+            x.chunks_exact(self.cols).for_each(|row| some.extend_from_slice(&row[columns.clone()]));
+            out.chunks_exact(row_bytes).for_each(|row| bytes.extend_from_slice(&row[place.clone()]));
+            rows::round_again(format, &some, hessian, &mut bytes);
+            for (row, bytes) in out.chunks_exact_mut(row_bytes).zip(bytes.chunks_exact(place.len())) {
+                row[place.clone()].copy_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// Sums of products of columns, every row scaled to length one first: `[n, n]`, lower triangle; no row, no sum.
+fn correlations(w: &[f32], cols: usize, columns: Range<usize>) -> Vec<f32> {
+    let (n, rows) = (columns.len(), w.len() / cols);
+    // Columns as rows, for the one operand; in lanes of sixteen columns, for the other.
+    let mut turned = vec![0.0; n * rows];
+    let mut lanes = vec![[0.0; LANES]; n.div_ceil(LANES) * rows];
+    for (r, row) in w.chunks_exact(cols).enumerate() {
+        let row = &row[columns.clone()];
+        let top = row.iter().fold(0.0f32, |top, v| top.max(v.abs()));
+        if top == 0.0 {
+            continue;
+        }
+        let length = row.iter().map(|v| f64::from(v / top).powi(2)).sum::<f64>().sqrt() as f32;
+        for (c, v) in row.iter().enumerate() {
+            let v = v / top / length;
+            turned[c * rows + r] = v;
+            lanes[c / LANES * rows + r][c % LANES] = v;
+        }
+    }
+    let mut products = vec![0.0; n * n];
+    for (at, lanes) in lanes.chunks_exact(rows).enumerate() {
+        let first = at * LANES;
+        let mut sums = vec![[0.0; LANES]; n - first];
+        kernels::add_products(Isa::best(), &mut sums, &turned[first * rows..], rows, 0..rows, lanes);
+        for (row, sums) in products.chunks_exact_mut(n).skip(first).zip(&sums) {
+            let width = LANES.min(n - first);
+            row[first..first + width].copy_from_slice(&sums[..width]);
+        }
+    }
+    products
+}
+
+/// The guess for one strip, from the sums of products of its columns over `rows` rows.
+fn prepare(mut like: Vec<f32>, n: usize, rows: usize, importance: Option<&[f32]>) -> Option<Hessian> {
+    let down: Vec<f32> =
+        (0..n).map(|i| like[i * (n + 1)]).map(|v| if v > 0.0 { v.sqrt().recip() } else { 0.0 }).collect();
+    let mut square = 0.0;
+    for i in 0..n {
+        for j in 0..i {
+            like[i * n + j] *= down[i] * down[j];
+            square += f64::from(like[i * n + j]).powi(2);
+        }
+    }
+    let (mean, noise) = (square / (n * (n - 1) / 2).max(1) as f64, 1.0 / rows.max(1) as f64);
+    let order = 1.0 - noise / mean;
+    // A mean of zero gives minus infinity, or NaN.
+    if order.is_nan() || order < LEAST_ORDER {
+        return None;
+    }
+    let sizes = sizes(importance, n);
+    let trust = (TRUST * order).min(LARGEST / (mean - noise).sqrt()) as f32;
+    for i in 0..n {
+        for j in 0..i {
+            let v = trust * like[i * n + j] * sizes[i] * sizes[j];
+            (like[i * n + j], like[j * n + i]) = (v, v);
+        }
+        like[i * (n + 1)] = sizes[i] * sizes[i];
+    }
+    Hessian::prepare(&like, n, DAMPING, Order::Static).ok().map(Hessian::without_products)
+}
+
+/// Roots of the importances, in units of their mean; ones where they say nothing.
+fn sizes(importance: Option<&[f32]>, n: usize) -> Vec<f32> {
+    let top = importance.map_or(0.0, |all| all.iter().fold(0.0f32, |top, v| top.max(*v)));
+    let Some(all) = importance.filter(|_| top > 0.0 && top.is_finite()) else { return vec![1.0; n] };
+    let shares: Vec<f32> = all.iter().map(|v| if *v > 0.0 { v / top } else { 0.0 }).collect();
+    let mean = shares.iter().sum::<f32>() / n as f32;
+    shares.iter().map(|v| (v / mean).max(LEAST_IMPORTANCE).sqrt()).collect()
+}
