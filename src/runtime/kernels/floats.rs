@@ -315,8 +315,8 @@ impl Part<'_, '_> {
         let depth = self.tile.len();
         let mut acc = [s.wide_load(&[0.0; ROWS]); T];
         if self.add {
-            for i in 0..T {
-                acc[i] = s.wide_load(&self.out.get(t + i, self.first, self.n));
+            for (i, acc) in acc.iter_mut().enumerate() {
+                *acc = s.wide_load(&self.out.get(t + i, self.first, self.n));
             }
         }
         let x = &self.x[t * depth..(t + T) * depth];
