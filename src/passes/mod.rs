@@ -93,8 +93,10 @@ pub struct PassRow {
     pub about: &'static str,
     /// Whether it chooses codes; what only prepares weights comes before.
     pub solves: bool,
-    /// Makes the pass.
-    pub make: fn(&Settings) -> Box<dyn Pass>,
+    /// Whether its codes make up for each other's errors on the calibration text.
+    pub compensates: bool,
+    /// Makes the pass; told which passes come after it.
+    pub make: fn(&Settings, &[&PassRow]) -> Box<dyn Pass>,
 }
 
 /// All passes.
@@ -103,25 +105,29 @@ pub static PASSES: &[PassRow] = &[
         name: "rtn",
         about: "rounds each weight to the nearest, with searched scales",
         solves: true,
-        make: |s| Box::new(rtn::Rtn { nearest: s.nearest }),
+        compensates: false,
+        make: |s, _| Box::new(rtn::Rtn { nearest: s.nearest }),
     },
     PassRow {
         name: "gptq",
         about: "chooses codes so that errors of neighbours cancel (Hessian of the inputs)",
         solves: true,
-        make: |s| Box::new(gptq::Gptq::new(s)),
+        compensates: true,
+        make: |s, _| Box::new(gptq::Gptq::new(s)),
     },
     PassRow {
         name: "awq",
         about: "scales input channels so that rounding hurts them less, folded into the weights before",
         solves: false,
-        make: |s| Box::new(awq::Awq::new(s)),
+        compensates: false,
+        make: |s, after| Box::new(awq::Awq::new(s, after.iter().any(|pass| pass.compensates))),
     },
     PassRow {
         name: "clip",
         about: "rounds to nearest, with ranges of groups cut where that lowers the error of the outputs",
         solves: true,
-        make: |_| Box::new(clip::Clip),
+        compensates: false,
+        make: |_, _| Box::new(clip::Clip),
     },
 ];
 
@@ -152,5 +158,5 @@ pub fn chain(names: &str, settings: &Settings) -> Result<Vec<Box<dyn Pass>>> {
         }
         rows.push(&PASSES[0]);
     }
-    Ok(rows.iter().map(|row| (row.make)(settings)).collect())
+    Ok(rows.iter().enumerate().map(|(i, row)| (row.make)(settings, &rows[i + 1..])).collect())
 }

@@ -165,12 +165,14 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
             }
             Op::Norm { kind, weight, bias, eps, x, out } => {
                 let (weight, bias) = (engine.params.vector(*weight), bias.map(|b| engine.params.vector(b)));
-                if x != out {
+                let norm = Norm { kind: *kind, weight, bias, eps: *eps };
+                if x == out {
+                    norm.run(&mut self.slots[out.0]);
+                } else {
                     let mut y = self.fresh_like(*out, *x);
-                    y.copy_from_slice(&self.slots[x.0]);
+                    norm.run_into(&self.slots[x.0], &mut y);
                     self.slots[out.0] = y;
                 }
-                Norm { kind: *kind, weight, bias, eps: *eps }.run(&mut self.slots[out.0]);
             }
             Op::Linear { .. } => unreachable!("linears run together"),
             Op::Split { x, parts } => {

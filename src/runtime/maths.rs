@@ -50,10 +50,7 @@ pub(super) fn activate(act: Activation, x: &[f32], out: &mut [f32]) {
 /// `out` = activation(gate) * up.
 pub(super) fn gate(act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     match act {
-        Activation::Silu => {
-            out.copy_from_slice(up);
-            silu_mul(gate, out);
-        }
+        Activation::Silu => silu_mul(gate, up, out),
         Activation::GeluTanh => out.iter_mut().zip(gate).zip(up).for_each(|((o, g), u)| *o = gelu(*g) * u),
     }
 }

@@ -18,20 +18,38 @@ impl Norm<'_> {
     /// Norms every run of `x`, in place.
     pub fn run(&self, x: &mut [f32]) {
         let n = self.weight.len();
-        in_chunks(x, n, |_, x| x.chunks_exact_mut(n).for_each(|run| self.one(run)));
+        let one = |x: &mut [f32]| {
+            let (mean, scale) = self.centre(x);
+            x.iter_mut().zip(self.weight).for_each(|(x, w)| *x = (*x - mean) * scale * w);
+            self.shift(x);
+        };
+        in_chunks(x, n, |_, x| x.chunks_exact_mut(n).for_each(one));
     }
 
-    fn one(&self, x: &mut [f32]) {
+    /// `out` = every run of `x`, normed.
+    pub fn run_into(&self, x: &[f32], out: &mut [f32]) {
+        let n = self.weight.len();
+        assert_eq!(x.len(), out.len(), "numbers of a norm");
+        let one = |(x, out): (&[f32], &mut [f32])| {
+            let (mean, scale) = self.centre(x);
+            out.iter_mut().zip(x).zip(self.weight).for_each(|((out, x), w)| *out = (x - mean) * scale * w);
+            self.shift(out);
+        };
+        in_chunks(out, n, |at, out| x[at..at + out.len()].chunks_exact(n).zip(out.chunks_exact_mut(n)).for_each(one));
+    }
+
+    /// What a run's numbers are centred on and multiplied with.
+    fn centre(&self, x: &[f32]) -> (f32, f32) {
         let n = x.len() as f32;
         let mean = match self.kind {
             NormKind::Rms => 0.0,
             NormKind::Layer => sum(x, |x| x) / n,
         };
         let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
-        let scale = 1.0 / (variance + self.eps).sqrt();
-        for (x, w) in x.iter_mut().zip(self.weight) {
-            *x = (*x - mean) * scale * w;
-        }
+        (mean, 1.0 / (variance + self.eps).sqrt())
+    }
+
+    fn shift(&self, x: &mut [f32]) {
         if let Some(bias) = self.bias {
             x.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
         }

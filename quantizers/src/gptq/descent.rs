@@ -4,7 +4,7 @@
 //! are gathered, acted on among themselves, and then go into all slopes at once, sixteen rows side by side.
 
 use super::kernels::{self, Descent, LANES, Lanes};
-use super::rows::{Chunk, PANEL, Tile};
+use super::rows::{Chunk, Tile};
 use crate::Grid;
 
 /// Columns whose changes are gathered: 64 rows of H for [`ACROSS`] slopes are 64 KiB and stay in the second cache.
@@ -22,17 +22,10 @@ struct Changes {
 impl Chunk<'_> {
     /// Improves each row given its codes and scales, `sweeps` times: every code given all else, then every group's scale and
     /// offset given all else, codes again at last. Ends early when nothing changes. Says how many codes changed.
+    ///
+    /// `work`: e M; afterwards e H.
     pub(super) fn descend(&self, tiles: &mut [Tile], sweeps: usize) -> u64 {
-        if sweeps == 0 {
-            return 0;
-        }
-        for tile in tiles.iter_mut() {
-            tile.work.fill([0.0; LANES]);
-        }
-        for first in (0..self.cols).step_by(PANEL) {
-            let end = (first + PANEL).min(self.cols);
-            self.add_products(tiles, self.hessian.matrix(), first..end, 0..self.cols);
-        }
+        self.slopes(tiles);
         let mut places = vec![0; self.cols];
         for (place, column) in self.hessian.order().iter().enumerate() {
             places[*column as usize] = place as u32;
@@ -46,6 +39,42 @@ impl Chunk<'_> {
             }
         }
         total
+    }
+
+    /// From e M in `work` to e H = (e M) D M^T, less what the damping put in: half the products of e times H.
+    fn slopes(&self, tiles: &mut [Tile]) {
+        let mut all: Vec<Vec<Lanes>> = tiles.iter().map(|_| vec![[0.0; LANES]; self.cols]).collect();
+        for first in (0..self.cols).step_by(GATHERED) {
+            let end = (first + GATHERED).min(self.cols);
+            let rows: Vec<u32> = (first as u32..end as u32).collect();
+            for tile in tiles.iter_mut() {
+                for (work, pivot) in tile.work[first..end].iter_mut().zip(&self.hessian.pivots()[first..]) {
+                    work.iter_mut().for_each(|work| *work *= *pivot as f32);
+                }
+            }
+            // Row k of the factor is column k of M, which ends with the diagonal.
+            for from in (0..end).step_by(ACROSS) {
+                let c = from..(from + ACROSS).min(end);
+                for (tile, slopes) in tiles.iter().zip(&mut all) {
+                    let factor = &self.hessian.factor()[from..];
+                    kernels::add_rows(
+                        self.isa,
+                        &mut slopes[c.clone()],
+                        factor,
+                        self.cols,
+                        &rows,
+                        &tile.work[first..end],
+                    );
+                }
+            }
+        }
+        let damping = self.hessian.damping() as f32;
+        for (tile, mut slopes) in tiles.iter_mut().zip(all) {
+            for (slopes, errors) in slopes.iter_mut().zip(&tile.errors) {
+                slopes.iter_mut().zip(errors).for_each(|(slope, error)| *slope -= damping * error);
+            }
+            tile.work = slopes;
+        }
     }
 
     /// Gives each code in turn its best value given all others. Says how many changed.

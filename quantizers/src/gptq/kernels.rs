@@ -86,8 +86,9 @@ fn nearest_in(table: &[i8], x: f32) -> i8 {
 
 /// Sixteen rows' state in one panel of columns.
 pub(super) struct Panel<'a> {
-    /// What the columns should have been, with the errors of all columns before the panel made up for.
-    pub targets: &'a [Lanes],
+    /// What the columns should have been, with the errors of all columns before the panel made up for. Out: how far the values lie
+    /// from that once the panel's errors are made up for too, which is (e M) of these columns.
+    pub targets: &'a mut [Lanes],
     /// The weights themselves.
     pub w: &'a [Lanes],
     /// Each column's group, as an index into `scale` and `offset`.
@@ -117,6 +118,9 @@ fn round_panel_of(panel: &mut Panel, m: &[f32], stride: usize) {
         let (codes, errors) = round(&target, &panel.w[c], &panel.scale[group], &panel.offset[group], panel.levels);
         panel.codes[c] = codes;
         panel.errors[c] = errors;
+        for l in 0..LANES {
+            panel.targets[c][l] = target[l] - panel.w[c][l] + errors[l];
+        }
     }
 }
 

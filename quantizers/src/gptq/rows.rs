@@ -25,7 +25,7 @@ pub(super) struct Tile {
     pub w: Vec<Lanes>,
     /// Weight less value.
     pub errors: Vec<Lanes>,
-    /// What is to be rounded; later H times the errors.
+    /// What is to be rounded; then e M; in the descent e H.
     pub work: Vec<Lanes>,
     pub codes: Vec<[i8; LANES]>,
     /// Per group of each row, groups in their natural order.
@@ -62,13 +62,17 @@ pub(super) fn solve(
     let row_bytes = out.len() / (w.len() / cols);
     let mut tiles: Vec<Tile> =
         w.chunks(LANES * cols).zip(out.chunks(LANES * row_bytes)).map(|(w, nearest)| chunk.load(w, nearest)).collect();
-    let nearest: Vec<f64> = chunk.losses(&mut tiles);
+    chunk.multiply(&mut tiles);
+    let nearest = chunk.losses(&tiles);
     match options.order {
         Order::Static => chunk.round_static(&mut tiles),
         Order::Natural => chunk.round_natural(&mut tiles),
     }
-    let descended = chunk.descend(&mut tiles, options.sweeps);
-    let solved = chunk.losses(&mut tiles);
+    let (descended, solved) = if options.sweeps > 0 {
+        (chunk.descend(&mut tiles, options.sweeps), chunk.losses_by_slopes(&tiles))
+    } else {
+        (0, chunk.losses(&tiles))
+    };
     let mut result = Solved { descended, ..Solved::default() };
     for (row, (solved, nearest)) in solved.into_iter().zip(nearest).enumerate() {
         // Where the loss overflowed, or is NaN, rounding to nearest stands.
@@ -171,8 +175,8 @@ impl Chunk<'_> {
         }
     }
 
-    /// e H e^T of every row's errors, in the units of the Hessian: sum of D_k (e M)_k^2, less what the damping put in.
-    fn losses(&self, tiles: &mut [Tile]) -> Vec<f64> {
+    /// Sets `work` to e M of the errors that there are.
+    fn multiply(&self, tiles: &mut [Tile]) {
         for tile in tiles.iter_mut() {
             tile.work.fill([0.0; LANES]);
         }
@@ -181,13 +185,28 @@ impl Chunk<'_> {
             // The factor has ones on its diagonal and zeros above.
             self.add_products(tiles, self.hessian.factor(), first..end, 0..end);
         }
+    }
+
+    /// e H e^T of every row, in the units of the Hessian, from e M in `work`: sum of D_k (e M)_k^2, less what the damping put in.
+    fn losses(&self, tiles: &[Tile]) -> Vec<f64> {
+        self.sum(tiles, |work, error, pivot| {
+            f64::from(work).powi(2) * pivot - f64::from(error).powi(2) * self.hessian.damping()
+        })
+    }
+
+    /// The same from e H in `work`.
+    fn losses_by_slopes(&self, tiles: &[Tile]) -> Vec<f64> {
+        self.sum(tiles, |work, error, _| f64::from(work) * f64::from(error))
+    }
+
+    /// Of every row the sum over columns of `term(work, error, pivot)`.
+    fn sum(&self, tiles: &[Tile], term: impl Fn(f32, f32, f64) -> f64) -> Vec<f64> {
         let mut losses = Vec::new();
         for tile in tiles {
             let mut sums = [0.0f64; LANES];
             for ((work, errors), pivot) in tile.work.iter().zip(&tile.errors).zip(self.hessian.pivots()) {
                 for l in 0..LANES {
-                    let damped = f64::from(errors[l]).powi(2) * self.hessian.damping();
-                    sums[l] += f64::from(work[l]).powi(2) * pivot - damped;
+                    sums[l] += term(work[l], errors[l], *pivot);
                 }
             }
             // Rounding may leave an exact row just below zero. Not `max`, which would make a perfect row of NaN.
@@ -264,7 +283,7 @@ impl Chunk<'_> {
         let m = &self.hessian.factor()[c.start * self.cols + c.start..];
         for tile in tiles {
             let mut panel = Panel {
-                targets: &tile.work[c.clone()],
+                targets: &mut tile.work[c.clone()],
                 w: &tile.w[c.clone()],
                 groups: &self.groups[c.clone()],
                 scale: &tile.scale,

@@ -313,18 +313,30 @@ impl Part<'_, '_> {
     #[inline(always)]
     fn tokens<S: Simd, const T: usize>(&mut self, s: S, t: usize) {
         let depth = self.tile.len();
-        let mut x: [&[f32]; T] = [&[]; T];
         let mut acc = [s.wide_load(&[0.0; ROWS]); T];
-        for i in 0..T {
-            x[i] = &self.x[(t + i) * depth..][..depth];
-            if self.add {
-                acc[i] = s.wide_load(&self.out.get(t + i, self.first, self.n));
+        if self.add {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                *acc = s.wide_load(&self.out.get(t + i, self.first, self.n));
             }
         }
-        for (k, w) in self.tile.iter().enumerate() {
-            let w = s.wide_load(w);
-            for i in 0..T {
-                acc[i] = s.wide_mul_add(x[i][k], w, acc[i]);
+        let x = &self.x[t * depth..(t + T) * depth];
+        match (self.tile.first_chunk::<DEPTH>(), x.as_chunks::<DEPTH>().0.first_chunk::<T>()) {
+            // The usual case: all of x at known distances from one address, for want of registers.
+            (Some(tile), Some(x)) => {
+                for k in 0..DEPTH {
+                    let w = s.wide_load(&tile[k]);
+                    for i in 0..T {
+                        acc[i] = s.wide_mul_add(x[i][k], w, acc[i]);
+                    }
+                }
+            }
+            _ => {
+                for (k, w) in self.tile.iter().enumerate() {
+                    let w = s.wide_load(w);
+                    for i in 0..T {
+                        acc[i] = s.wide_mul_add(x[i * depth + k], w, acc[i]);
+                    }
+                }
             }
         }
         for (i, acc) in acc.iter().enumerate() {

@@ -296,8 +296,8 @@ fn row_helpers_agree_with_f64_on_every_instruction_set() {
             let first = first.get_or_insert((powers.clone(), sum));
             assert_eq!(*first, (powers, sum), "{place}: other bits than the baseline");
         }
-        let mut gated = w.clone();
-        vec::silu_mul(&x, &mut gated);
+        let mut gated = vec![f32::NAN; n];
+        vec::silu_mul(&x, &w, &mut gated);
         for i in 0..n {
             let want = f64::from(x[i]) / (1.0 + (-f64::from(x[i])).exp()) * f64::from(w[i]);
             assert!((f64::from(gated[i]) - want).abs() <= 1e-6 * want.abs() + 1e-30, "{} {want}", gated[i]);

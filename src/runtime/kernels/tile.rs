@@ -7,6 +7,8 @@ use super::simd::Simd;
 
 /// Columns of one vector of sums.
 const WIDE: usize = 16;
+/// Rows whose sums are kept in registers: six of two AVX registers each keep both units busy.
+const MOST_ROWS: usize = 6;
 
 /// The factors of a product.
 #[derive(Clone)]
@@ -56,48 +58,65 @@ impl Task for Product<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let rows = self.f.a.len() / self.f.k;
-        for row in (0..rows).step_by(4) {
+        for row in (0..rows).step_by(MOST_ROWS) {
             match rows - row {
                 1 => self.rows::<S, 1>(s, row),
                 2 => self.rows::<S, 2>(s, row),
                 3 => self.rows::<S, 3>(s, row),
-                _ => self.rows::<S, 4>(s, row),
+                4 => self.rows::<S, 4>(s, row),
+                5 => self.rows::<S, 5>(s, row),
+                _ => self.rows::<S, MOST_ROWS>(s, row),
             }
         }
     }
 }
 
 impl Product<'_> {
-    /// `R` rows from `row` on: four rows of two AVX registers each, times one row of `b`, keep both units busy.
+    /// `R` rows from `row` on.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, s: S, row: usize) {
+        let n = self.f.n;
+        for column in (0..n / WIDE * WIDE).step_by(WIDE) {
+            self.block::<S, R>(s, row, column, WIDE, |b| {
+                s.wide_load(b[column..].first_chunk().expect("a whole vector"))
+            });
+        }
+        let column = n / WIDE * WIDE;
+        if column < n {
+            self.block::<S, R>(s, row, column, n - column, |b| {
+                let mut padded = [0.0; WIDE];
+                padded[..n - column].copy_from_slice(&b[column..]);
+                s.wide_load(&padded)
+            });
+        }
+    }
+
+    /// Some columns of these rows. `load`: those of a row of `b`.
+    #[inline(always)]
+    fn block<S: Simd, const R: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        column: usize,
+        cols: usize,
+        load: impl Fn(&[f32]) -> S::W,
+    ) {
         let Factors { a, k, b, n, depth } = &self.f;
-        let (a, b) = (&a[row * k..], &b[depth.start * n..depth.end * n]);
-        let a: [&[f32]; R] = std::array::from_fn(|r| &a[r * k..][depth.clone()]);
-        for column in (0..*n).step_by(WIDE) {
-            let cols = WIDE.min(n - column);
-            let mut sums = [s.wide_load(&[0.0; WIDE]); R];
-            for (i, b) in b.chunks_exact(*n).enumerate() {
-                let b = &b[column..column + cols];
-                let b = match b.first_chunk::<WIDE>() {
-                    Some(b) => s.wide_load(b),
-                    None => {
-                        let mut padded = [0.0; WIDE];
-                        padded[..cols].copy_from_slice(b);
-                        s.wide_load(&padded)
-                    }
-                };
-                for r in 0..R {
-                    sums[r] = s.wide_mul_add(a[r][i], b, sums[r]);
-                }
+        let b = &b[depth.start * n..depth.end * n];
+        let a: [&[f32]; R] = std::array::from_fn(|r| &a[(row + r) * k..][depth.clone()]);
+        let mut sums = [s.wide_load(&[0.0; WIDE]); R];
+        for (i, b) in b.chunks_exact(*n).enumerate() {
+            let b = load(b);
+            for r in 0..R {
+                sums[r] = s.wide_mul_add(a[r][i], b, sums[r]);
             }
-            for (r, sums) in sums.into_iter().enumerate() {
-                let mut plain = [0.0; WIDE];
-                s.wide_store(sums, &mut plain);
-                let c = &mut self.c[(row + r) * n + column..][..cols];
-                for (c, sum) in c.iter_mut().zip(plain) {
-                    *c = if self.add { *c + sum } else { sum };
-                }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            let mut plain = [0.0; WIDE];
+            s.wide_store(sums, &mut plain);
+            let c = &mut self.c[(row + r) * n + column..][..cols];
+            for (c, sum) in c.iter_mut().zip(plain) {
+                *c = if self.add { *c + sum } else { sum };
             }
         }
     }

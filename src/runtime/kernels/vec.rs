@@ -22,13 +22,13 @@ pub(super) fn exp_sum_with(isa: Isa, x: &mut [f32], shift: f32) -> f32 {
     isa.run(Reduce { x, first: 0.0, f: |a: f32, x: f32| a + x, join: |a: f32, b: f32| a + b })
 }
 
-/// `up[i] *= silu(gate[i])`, `silu(x) = x / (1 + exp(-x))`.
+/// `out[i] = silu(gate[i]) * up[i]`, `silu(x) = x / (1 + exp(-x))`.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn silu_mul(gate: &[f32], up: &mut [f32]) {
-    assert_eq!(gate.len(), up.len(), "values of gate and up");
-    Isa::best().run(Map2 { x: gate, out: up, f: |g: f32, u: f32| g / (1.0 + exp(-g)) * u });
+pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == out.len() && up.len() == out.len(), "values of gate and up");
+    Isa::best().run(Map2 { x: gate, y: up, out, f: |g: f32, u: f32| g / (1.0 + exp(-g)) * u });
 }
 
 /// Applies `f` to every value. Closures here must not round differently when fused, or must not be fused: Rust does
@@ -49,9 +49,10 @@ impl<F: Fn(f32) -> f32> Task for Map<'_, F> {
     }
 }
 
-/// `out[i] = f(x[i], out[i])`.
+/// `out[i] = f(x[i], y[i])`.
 struct Map2<'a, F> {
     x: &'a [f32],
+    y: &'a [f32],
     out: &'a mut [f32],
     f: F,
 }
@@ -61,8 +62,8 @@ impl<F: Fn(f32, f32) -> f32> Task for Map2<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        for (out, x) in self.out.iter_mut().zip(self.x) {
-            *out = (self.f)(*x, *out);
+        for ((out, x), y) in self.out.iter_mut().zip(self.x).zip(self.y) {
+            *out = (self.f)(*x, *y);
         }
     }
 }
