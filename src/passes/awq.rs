@@ -26,7 +26,7 @@ const STEP: f32 = 0.25;
 /// Before codes that make up for each other's errors, scales must lower the loss of plain rounding to this share of it. Where they
 /// gain less, GPTQ alone was as good or better (bookworm-8m: at 0.96 on average, 0 to 3 % better without); where channels
 /// differ much they gain far more.
-const WORTH: f64 = 0.9;
+const WORTH: f64 = 0.75;
 
 /// The pass.
 pub struct Awq {

@@ -92,7 +92,7 @@ pub(super) fn round_again(format: &dyn BlockFormat, w: &[f32], hessian: &Hessian
     let chunk = Chunk::new(format, hessian, out);
     let row_bytes = out.len() / (w.len() / chunk.cols);
     for (w, out) in w.chunks(LANES * chunk.cols).zip(out.chunks_mut(LANES * row_bytes)) {
-        let mut tiles = [chunk.load(w, out)];
+        let mut tiles = [chunk.tile(w, out)];
         chunk.round_static(&mut tiles);
         for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
             chunk.store(&tiles[0], row, out);
@@ -119,26 +119,25 @@ impl<'a> Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    /// A tile of `w` whose errors, codes and grids are those of the bytes.
+    /// A tile of `w` on the grids of the bytes, with the errors that they have.
     fn load(&self, w: &[f32], bytes: &[u8]) -> Tile {
+        let mut tile = self.tile(w, bytes);
+        let mut errors = vec![0.0; w.len()];
+        self.format.decode(bytes, &mut errors);
+        errors.iter_mut().zip(w).for_each(|(v, w)| *v = w - *v);
+        tile.errors = self.lanes(&errors);
+        tile
+    }
+
+    /// A tile of `w` on the grids of the bytes, without errors.
+    fn tile(&self, w: &[f32], bytes: &[u8]) -> Tile {
         let (cols, spec) = (self.cols, self.format.spec());
         let rows = w.len() / cols;
-        let mut values = vec![0.0; w.len()];
-        self.format.decode(bytes, &mut values);
-        let gather = |x: &[f32], y: &[f32]| -> Vec<Lanes> {
-            let one = |&c: &u32| {
-                std::array::from_fn(
-                    |l| if l < rows { x[l * cols + c as usize] - y[l * cols + c as usize] } else { 0.0 },
-                )
-            };
-            self.hessian.order().iter().map(one).collect()
-        };
-        let zeros = vec![0.0; w.len()];
         let groups = cols / self.group_len;
         let mut tile = Tile {
             rows,
-            w: gather(w, &zeros),
-            errors: gather(w, &values),
+            w: self.lanes(w),
+            errors: vec![[0.0; LANES]; cols],
             work: vec![[0.0; LANES]; cols],
             codes: vec![[0; LANES]; cols],
             scale: vec![[0.0; LANES]; groups],
@@ -153,7 +152,22 @@ impl Chunk<'_> {
         tile
     }
 
+<<<<<<< HEAD
     pub(super) fn set_grid(&self, tile: &mut Tile, row: usize, block: usize, grid: Grid) {
+=======
+    /// Rows side by side, column by column in the order of the Hessian.
+    fn lanes(&self, x: &[f32]) -> Vec<Lanes> {
+        let mut out = vec![[0.0; LANES]; self.cols];
+        for (l, row) in x.chunks_exact(self.cols).enumerate() {
+            for (out, &c) in out.iter_mut().zip(self.hessian.order()) {
+                out[l] = row[c as usize];
+            }
+        }
+        out
+    }
+
+    fn set_grid(&self, tile: &mut Tile, row: usize, block: usize, grid: Grid) {
+>>>>>>> rtn2
         let groups = self.format.spec().block / self.group_len;
         for g in 0..groups {
             tile.scale[block * groups + g][row] = grid.scale[g];
