@@ -152,9 +152,6 @@ impl Chunk<'_> {
         tile
     }
 
-<<<<<<< HEAD
-    pub(super) fn set_grid(&self, tile: &mut Tile, row: usize, block: usize, grid: Grid) {
-=======
     /// Rows side by side, column by column in the order of the Hessian.
     fn lanes(&self, x: &[f32]) -> Vec<Lanes> {
         let mut out = vec![[0.0; LANES]; self.cols];
@@ -166,8 +163,7 @@ impl Chunk<'_> {
         out
     }
 
-    fn set_grid(&self, tile: &mut Tile, row: usize, block: usize, grid: Grid) {
->>>>>>> rtn2
+    pub(super) fn set_grid(&self, tile: &mut Tile, row: usize, block: usize, grid: Grid) {
         let groups = self.format.spec().block / self.group_len;
         for g in 0..groups {
             tile.scale[block * groups + g][row] = grid.scale[g];
