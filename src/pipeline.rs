@@ -12,6 +12,7 @@ use aurora_quantizers::scan::{Scan, scan};
 use aurora_quantizers::{Format, NumError, Scales, formats, par};
 
 pub mod blocks;
+mod probe;
 pub mod resume;
 
 use crate::export::{Output, Watch};

@@ -40,6 +40,8 @@ pub struct RunRecord {
     pub threads: usize,
     /// Wall time in seconds.
     pub seconds: f64,
+    /// Most memory this process has had resident, mapped files included, in bytes.
+    pub peak_memory_bytes: Option<u64>,
     /// Things the user should know.
     pub notes: Vec<String>,
     /// What errors were weighed by, if by anything.
@@ -50,6 +52,9 @@ pub struct RunRecord {
     /// Every linear that a method worked on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub linears: Vec<LinearRecord>,
+    /// Every site whose input a method wanted to scale.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scales: Vec<ScaleRecord>,
 }
 
 /// What errors were weighed by.
@@ -171,7 +176,8 @@ pub struct LinearRecord {
     pub method: String,
     /// Calibration tokens that it saw.
     pub tokens: u64,
-    /// Mean squared change of its outputs over the calibration tokens, summed over outputs.
+    /// Mean squared change of its outputs over the calibration tokens, summed over outputs; of clipping without what
+    /// different blocks of a row do to each other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
     /// The same if it were rounded to nearest.
@@ -210,6 +216,54 @@ impl LinearRecord {
             dead_channels: 0,
             rank_missing: 0,
             rows_rtn: 0,
+            seconds: 0.0,
+            note: None,
+        }
+    }
+}
+
+/// What a method found for the inputs of some linears that read the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScaleRecord {
+    /// The transformer block; none for what comes after the blocks.
+    pub block: Option<usize>,
+    /// Names of the matrices in the output.
+    pub readers: Vec<String>,
+    /// What absorbs the scales; none if nothing can.
+    pub into: Option<String>,
+    /// Mean squared change of the attention's or the MLP's output by rounding to nearest, summed over its width, without
+    /// scales.
+    pub loss_before: Option<f64>,
+    /// The same with them; never larger.
+    pub loss: Option<f64>,
+    /// The exponent; none where no scales were better than none.
+    pub ratio: Option<f64>,
+    /// Whether the scales are made of activations and weights; else of activations alone.
+    pub duo: bool,
+    /// Whether they are powers of two, which change no digit of what absorbs them.
+    pub powers_of_two: bool,
+    /// The smallest and the largest.
+    pub range: Option<(f32, f32)>,
+    /// Time in seconds.
+    pub seconds: f64,
+    /// Why there are none, or what the user should know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl ScaleRecord {
+    /// Nothing found yet.
+    pub fn new(block: Option<usize>, readers: Vec<String>, into: Option<String>) -> Self {
+        ScaleRecord {
+            block,
+            readers,
+            into,
+            loss_before: None,
+            loss: None,
+            ratio: None,
+            duo: false,
+            powers_of_two: false,
+            range: None,
             seconds: 0.0,
             note: None,
         }

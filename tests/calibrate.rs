@@ -75,6 +75,37 @@ fn block_by_block_is_what_the_engine_computes() {
 }
 
 #[test]
+fn samples_that_go_together_are_as_if_each_went_alone() {
+    for name in MODELS {
+        let opened = open(name);
+        let weights = Weights::bind(&*opened.source, &opened.model.graph).unwrap();
+        let runner = BlockRunner::new(&opened.model, &weights, EXACT).unwrap();
+        let tokens = tokens(name);
+        let n = tokens.len();
+        let samples = [&tokens[..n / 2], &tokens[n - n / 2..], &tokens[1..n / 2 + 1], &tokens[..n / 3], &tokens[..n / 3]];
+        let mut alone: Vec<Vec<f32>> = samples.iter().map(|tokens| runner.embed(tokens).unwrap()).collect();
+        let mut together = alone.clone();
+        let (mut seen_alone, mut seen_together, none) = (Seen::default(), Seen::default(), Overrides::new());
+        for i in 0..opened.model.graph.blocks.len() {
+            let mut block = runner.block(i, &none).unwrap();
+            assert_eq!([0, 2, 3].map(|at| block.together(&together[at..])), [3, 1, 2], "{name}");
+            block.run_all(&mut together, Some(&mut seen_together)).unwrap();
+            alone.iter_mut().for_each(|residual| block.run(residual, Some(&mut seen_alone)).unwrap());
+        }
+        // Products with few rows sum in another order.
+        let close = |a: &[f32], b: &[f32]| {
+            let most = a.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * most)
+        };
+        assert!(alone.iter().zip(&together).all(|(a, b)| close(a, b)), "{name}: residual streams");
+        assert_eq!(seen_alone.0.len(), seen_together.0.len());
+        for (key, a) in &seen_alone.0 {
+            assert!(close(a, &seen_together.0[key]), "{name}: inputs of {key:?}");
+        }
+    }
+}
+
+#[test]
 fn values_of_the_callers_choice_are_used() {
     let opened = open("tiny-mixtral");
     let graph = &opened.model.graph;

@@ -20,6 +20,14 @@ pub enum Levels {
 }
 
 impl Levels {
+    /// The level of a code.
+    pub fn level(&self, code: i8) -> f32 {
+        match *self {
+            Levels::Linear { .. } => f32::from(code),
+            Levels::Table(table) => f32::from(table[code as usize]),
+        }
+    }
+
     /// Asserts that all codes are among these levels.
     ///
     /// # Panics
@@ -87,10 +95,7 @@ impl Grid {
 
     /// The level of a code.
     pub fn level(&self, code: i8) -> f32 {
-        match self.levels {
-            Levels::Linear { .. } => f32::from(code),
-            Levels::Table(table) => f32::from(table[code as usize]),
-        }
+        self.levels.level(code)
     }
 
     /// The decoded value of `code` at position `i` of the block.

@@ -11,46 +11,49 @@ use rayon::prelude::*;
 
 use crate::simd::{Isa, dispatch_fused};
 
-/// Rows and columns of a tile of the result: a multiple of both block sides.
-pub const TILE: usize = 240;
+/// Rows and columns of a tile of the result: a multiple of both block sides. Small enough that a matrix 256 wide has work for
+/// several threads, and that a tile's rows of panels (96 KiB) stay in the second cache.
+pub const TILE: usize = 96;
 
 /// Rows of a block. 6 by 16 sums fill 12 of AVX2's 16 registers.
 const ROWS: usize = 6;
 /// Columns of a block.
 const COLS: usize = 16;
-/// Tokens laid out at a time: a panel of 16 columns is 16 KiB and stays in the nearest cache.
+/// Tokens whose products are summed in registers: a panel of 16 columns is 16 KiB and stays in the nearest cache.
 const DEPTH: usize = 256;
+/// Tokens laid out at a time: each time all sums go through memory once.
+const SPAN: usize = 4 * DEPTH;
 
-/// For each group of columns, that many numbers of one token after the other.
-struct Panels {
-    /// `[width / ROWS][tokens]`.
+/// Some tokens' numbers in one strip of `TILE` columns: for each group of columns, that many numbers of one token after the
+/// other. What is past the width is zero.
+struct Strip {
+    /// `[TILE / ROWS][tokens]`.
     rows: Vec<[f32; ROWS]>,
-    /// `[width / COLS][tokens]`.
+    /// `[TILE / COLS][tokens]`.
     cols: Vec<[f32; COLS]>,
-    tokens: usize,
 }
 
-impl Panels {
-    /// `x`: `[tokens, width]`, the width filled up with zeros to whole panels.
-    fn new(x: &[f32], width: usize) -> Panels {
-        let tokens = x.len() / width;
-        let mut rows = vec![[0.0; ROWS]; width.div_ceil(ROWS) * tokens];
-        let mut cols = vec![[0.0; COLS]; width.div_ceil(COLS) * tokens];
-        for (t, x) in x.chunks_exact(width).enumerate() {
-            lay(x, t, tokens, &mut rows);
-            lay(x, t, tokens, &mut cols);
-        }
-        Panels { rows, cols, tokens }
+impl Strip {
+    /// `x`: `[tokens, width]`; `columns`: at most `TILE` of them.
+    fn new(x: &[f32], width: usize, columns: Range<usize>) -> Strip {
+        Strip { rows: panels(x, width, columns.clone()), cols: panels(x, width, columns) }
     }
 }
 
-/// Puts one token's numbers at their places in the panels.
-fn lay<const N: usize>(x: &[f32], t: usize, tokens: usize, panels: &mut [[f32; N]]) {
-    let (whole, rest) = x.as_chunks::<N>();
-    whole.iter().enumerate().for_each(|(p, x)| panels[p * tokens + t] = *x);
-    if !rest.is_empty() {
-        panels[whole.len() * tokens + t][..rest.len()].copy_from_slice(rest);
+/// `[columns / N][tokens]`
+fn panels<const N: usize>(x: &[f32], width: usize, columns: Range<usize>) -> Vec<[f32; N]> {
+    let mut all = Vec::with_capacity(columns.len().div_ceil(N) * (x.len() / width));
+    for from in columns.clone().step_by(N) {
+        let some = from..columns.end.min(from + N);
+        all.extend(x.chunks_exact(width).map(|x| {
+            x[some.clone()].first_chunk().copied().unwrap_or_else(|| {
+                let mut padded = [0.0; N];
+                padded[..some.len()].copy_from_slice(&x[some.clone()]);
+                padded
+            })
+        }));
     }
+    all
 }
 
 /// Adds `X^T X` to its lower triangle. `x`: `[tokens, width]` row-major; `tiles`: see [`tile_of`] and [`place`]; above
@@ -69,31 +72,35 @@ pub fn add_gram(x: &[f32], width: usize, tiles: &mut [f64]) {
 pub fn add_gram_with(isa: Isa, x: &[f32], width: usize, tiles: &mut [f64]) {
     assert!(width > 0 && x.len().is_multiple_of(width), "{} numbers in rows of {width}", x.len());
     assert_eq!(tiles.len(), tiles_len(width), "numbers in the tiles of a matrix {width} wide");
-    for x in x.chunks(DEPTH * width) {
-        let panels = Panels::new(x, width);
+    for x in x.chunks(SPAN * width) {
+        let tokens = x.len() / width;
+        let strip = |i: usize| Strip::new(x, width, i * TILE..width.min((i + 1) * TILE));
+        let strips: Vec<Strip> = (0..width.div_ceil(TILE)).into_par_iter().map(strip).collect();
         tiles.par_chunks_mut(TILE * TILE).enumerate().for_each(|(at, tile)| {
             let (i, j) = tile_of(at, width);
-            let of = |of: &Range<usize>, n: usize| of.start / n * panels.tokens..of.end.div_ceil(n) * panels.tokens;
-            let (a, b) = (&panels.rows[of(&i, ROWS)], &panels.cols[of(&j, COLS)]);
-            tile_with(isa, a, b, panels.tokens, i == j, tile);
+            let (a, b) = (&strips[i.start / TILE].rows, &strips[j.start / TILE].cols);
+            tile_with(isa, a, b, tokens, i == j, tile);
         });
     }
 }
 
 dispatch_fused!(fn tile_with(a: &[[f32; ROWS]], b: &[[f32; COLS]], tokens: usize, diagonal: bool, out: &mut [f64]) = tile);
 
-/// Adds the product of two strips of panels to a tile. On the diagonal, blocks above it are left out.
+/// Adds the product of two strips to a tile. On the diagonal, blocks above it are left out.
 #[inline(always)]
 fn tile<const FUSED: bool>(a: &[[f32; ROWS]], b: &[[f32; COLS]], tokens: usize, diagonal: bool, out: &mut [f64]) {
-    for (j, b) in b.chunks_exact(tokens).enumerate() {
-        for (i, a) in a.chunks_exact(tokens).enumerate() {
-            if diagonal && j * COLS >= (i + 1) * ROWS {
-                continue;
-            }
-            let sums = block::<FUSED>(a, b);
-            for (r, sums) in sums.iter().enumerate() {
-                let out = &mut out[(i * ROWS + r) * TILE + j * COLS..][..COLS];
-                out.iter_mut().zip(sums).for_each(|(o, s)| *o += f64::from(*s));
+    for from in (0..tokens).step_by(DEPTH) {
+        let depth = from..tokens.min(from + DEPTH);
+        for (j, b) in b.chunks_exact(tokens).enumerate() {
+            for (i, a) in a.chunks_exact(tokens).enumerate() {
+                if diagonal && j * COLS >= (i + 1) * ROWS {
+                    continue;
+                }
+                let sums = block::<FUSED>(&a[depth.clone()], &b[depth.clone()]);
+                for (r, sums) in sums.iter().enumerate() {
+                    let out = &mut out[(i * ROWS + r) * TILE + j * COLS..][..COLS];
+                    out.iter_mut().zip(sums).for_each(|(o, s)| *o += f64::from(*s));
+                }
             }
         }
     }
@@ -158,7 +165,7 @@ pub(crate) mod tests {
     /// Every instruction set, odd widths and lengths, against the definition in f64.
     #[test]
     fn every_copy_of_the_kernel_computes_the_product() {
-        let shapes = [(1, 1), (3, 5), (257, 17), (40, 239), (2, 240), (33, 241), (300, 500)];
+        let shapes = [(1, 1), (3, 5), (257, 17), (40, 95), (2, 96), (33, 97), (SPAN + 1, 20), (300, 250)];
         for (tokens, width) in shapes {
             let x = numbers(tokens * width, tokens as u32);
             for isa in Isa::present() {

@@ -68,10 +68,13 @@ pub fn run(
     for i in 0..graph.blocks.len() {
         let mut observer = Observer::new(feeds(&sites, Some(i)), wanted.gram);
         let mut block = runner.block(i, &none)?;
-        for residual in &mut residuals {
-            block.run(residual, Some(&mut observer))?;
+        let mut rest = residuals.as_mut_slice();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at_mut(block.together(rest));
+            block.run_all(now, Some(&mut observer))?;
             observer.check().map_err(|(feed, e)| not_finite(graph, feed, &e.to_string()))?;
-            step(watch)?;
+            now.iter().try_for_each(|_| step(watch))?;
+            rest = later;
         }
         drop(block);
         runner.release(Some(i));

@@ -64,6 +64,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant convert Llama-3.2-1B                     Llama-3.2-1B-q8_0.gguf, 8 bits per weight
+  aurora-quant convert Llama-3.2-1B --method awq        Llama-3.2-1B-q4_k_m.gguf, the best that RTN can do
   aurora-quant convert Llama-3.2-1B --type q4_0 -o small.gguf
   aurora-quant convert Llama-3.2-1B --type q4_0 --embedding-type q8_0 --dry-run
   aurora-quant convert big-bf16.gguf --type q8_0 --tensor-type 'ffn_down=f16'")]
@@ -73,12 +74,14 @@ pub struct Convert {
     /// Output file [default: MODEL-TYPE.gguf in the current directory].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// How codes are chosen, one method or several joined by +: rtn rounds each weight to the nearest; gptq chooses codes so
-    /// that the errors of a row cancel on the calibration text.
+    /// How codes are chosen, one method or several joined by + (awq+gptq): rtn rounds each weight to the nearest; gptq
+    /// chooses codes so that the errors of a row cancel on the calibration text; awq scales channels before, so that
+    /// those with large inputs are rounded more finely, and leaves no trace in the file.
     #[arg(long, default_value = "rtn", value_name = "METHOD")]
     pub method: String,
     /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
-    /// those where errors cost most [default: q8_0; keep for a checkpoint that is quantised].
+    /// those where errors cost most [default: q8_0; of a --method that calibrates q4_k_m; keep for a checkpoint that is
+    /// quantised].
     #[arg(long = "type", value_name = "TYPE", ignore_case = true, value_parser = types())]
     pub file_type: Option<String>,
     /// Give every matrix the same type, without the exceptions that --type has.
@@ -144,6 +147,15 @@ pub struct Solving {
     /// GPTQ: most rounds of coordinate descent on the codes after solving.
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Methods")]
     pub refine: usize,
+    /// AWQ: steps into which the exponents of the scales, 0 to 1, are divided; a search looks at some of them.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Methods")]
+    pub grid: u16,
+    /// AWQ: whether the weights' own magnitudes have a say in the scales, or which is better of the two.
+    #[arg(long, value_name = "WHICH", default_value = "both", value_parser = ["on", "off", "both"], help_heading = "Methods")]
+    pub duo: String,
+    /// AWQ: also cut the range of groups of weights where that lowers the error of the outputs.
+    #[arg(long, help_heading = "Methods")]
+    pub clip: bool,
     /// Whose outputs the next block is calibrated on: those of the original model, or of the blocks as written.
     #[arg(long, value_name = "CHAIN", default_value = "float", value_parser = ["float", "quantized"], help_heading = "Methods")]
     pub propagate: String,

@@ -11,18 +11,19 @@ use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::args::{Common, Convert};
-use super::{calibrate, signals, ui};
+use super::{calibrate, scales, signals, solved, ui};
 use crate::calibrate::imatrix::{Imatrix, Importances};
 use crate::checkpoint::{self, Config, TensorSource, quantized};
+use crate::eval::speed;
 use crate::export::{self, EXPORTERS, Output, Watch};
 use crate::gguf::{Metadata, Value, string};
 use crate::model::{self, Model, ModelGraph, ParamId};
-use crate::passes::{self, Pass, Settings};
+use crate::passes::{self, Duo, Pass, Settings};
 use crate::pipeline::blocks::{Job, Propagate, Solved};
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, Rounding};
 use crate::plan::{self, FileType, Plan, Rules};
-use crate::record::{self, ImportanceRecord, LinearRecord, RunRecord};
+use crate::record::{self, ImportanceRecord, LinearRecord, RunRecord, ScaleRecord};
 use crate::weights::{Kept, Weights};
 use crate::{Error, Result};
 
@@ -95,11 +96,12 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         output.finish(&watch)?;
         watch.bar.finish_and_clear();
         if let Some((solved, resume)) = solved {
-            record.linears = solved.linears;
+            (record.linears, record.scales) = (solved.linears, solved.scales);
             resume.into_iter().for_each(Resume::remove);
         }
     }
     record.seconds = started.elapsed().as_secs_f64();
+    record.peak_memory_bytes = speed::peak_memory();
     if common.json {
         return ui::print_json(&record);
     }
@@ -197,11 +199,35 @@ fn solves(args: &Convert) -> bool {
     !args.method.eq_ignore_ascii_case("rtn")
 }
 
+/// The chain of methods, with what --clip adds.
+fn method(args: &Convert) -> Result<String> {
+    if !args.solving.clip {
+        return Ok(args.method.clone());
+    }
+    match args.method.eq_ignore_ascii_case("awq") {
+        true => Ok(format!("{}+clip", args.method)),
+        false => Err(Error::unsupported(format!(
+            "--clip belongs to --method awq alone; {} finds its own ranges",
+            args.method
+        ))),
+    }
+}
+
 /// The passes of the method, if it is more than rounding to nearest.
 fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
     let solving = &args.solving;
-    let settings = Settings { damp: solving.damp, act_order: solving.act_order == "static", refine: solving.refine };
-    let chain = passes::chain(&args.method, &settings)?;
+    let settings = Settings {
+        damp: solving.damp,
+        act_order: solving.act_order == "static",
+        refine: solving.refine,
+        grid: usize::from(solving.grid),
+        duo: match solving.duo.as_str() {
+            "on" => Duo::On,
+            "off" => Duo::Off,
+            _ => Duo::Both,
+        },
+    };
+    let chain = passes::chain(&method(args)?, &settings)?;
     if !solves(args) {
         return Ok(None);
     }
@@ -261,7 +287,7 @@ fn job(args: &Convert, source: &dyn TensorSource, plan: &Plan, samples: &[Vec<u3
         args.model.display(),
         tensors.0,
         args.method,
-        (args.solving.damp, &args.solving.act_order, args.solving.refine, &args.solving.propagate),
+        args.solving,
         plan.file_type,
         types.0,
         samples.len(),
@@ -311,6 +337,12 @@ impl Watch for Progress {
             self.bar.set_message(format!("{}: loss {:.2}x of rounding to nearest", record.tensor, loss / rtn));
         }
     }
+
+    fn scaled(&self, record: &ScaleRecord) {
+        if let (Some(loss), Some(before)) = (record.loss, record.loss_before) {
+            self.bar.set_message(format!("{}: loss {:.2}x with scales", record.readers[0], loss / before));
+        }
+    }
 }
 
 impl Drop for Progress {
@@ -337,7 +369,11 @@ struct Target {
 impl Target {
     fn of(args: &Convert, source: &dyn TensorSource, weights: &Weights) -> Result<Target> {
         let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
-        let usual = if quantised.is_some() { KEEP } else { "q8_0" };
+        let usual = match quantised {
+            Some(_) => KEEP,
+            None if solves(args) => "q4_k_m",
+            None => "q8_0",
+        };
         let asked = args.file_type.as_deref().unwrap_or(usual);
         if !asked.eq_ignore_ascii_case(KEEP) {
             let file_type = FileType::by_name(asked)?;
@@ -498,10 +534,12 @@ fn record(
         fallbacks: plan.fallbacks().count(),
         threads: rayon::current_num_threads(),
         seconds: 0.0,
+        peak_memory_bytes: None,
         notes,
         importance: None,
         tensors: record::tensors(plan),
         linears: Vec::new(),
+        scales: Vec::new(),
     }
 }
 
@@ -556,6 +594,10 @@ fn summary(record: &RunRecord, plan: &Plan, common: &Common) {
             types.join(", ")
         ),
     );
+    let scales = scales::lines(&record.scales);
+    if !scales.is_empty() {
+        ui::message(common, &scales.join("\n"));
+    }
     if record.fallbacks > 0 {
         let lines: Vec<String> = plan.fallbacks().map(fallback_line).collect();
         let head = format!("fallbacks: {} of {} tensors", lines.len(), plan.tensors.len());
@@ -564,6 +606,9 @@ fn summary(record: &RunRecord, plan: &Plan, common: &Common) {
     if let Some(line) = errors_line(record) {
         ui::message(common, &line);
     }
+    let grids = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
+    let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
+    solved::lines(record, &grids).iter().for_each(|line| ui::message(common, line));
     for note in &record.notes {
         ui::message(common, &format!("note: {note}"));
     }

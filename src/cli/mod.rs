@@ -8,7 +8,9 @@ mod eval;
 mod generate;
 mod inspect;
 mod open;
+mod scales;
 mod signals;
+mod solved;
 mod ui;
 
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::Result;
 use crate::gguf::Metadata;
 use crate::plan::Plan;
-use crate::record::LinearRecord;
+use crate::record::{LinearRecord, ScaleRecord};
 
 mod atomic;
 pub mod gguf;
@@ -26,6 +26,9 @@ pub trait Watch: Sync {
 
     /// A linear is solved.
     fn linear(&self, _record: &LinearRecord) {}
+
+    /// The scales of a site are found.
+    fn scaled(&self, _record: &ScaleRecord) {}
 }
 
 /// An output format.

@@ -31,6 +31,9 @@ pub struct Site {
     pub readers: Vec<Reader>,
     /// Who can take a factor on every channel, or why nobody can.
     pub producer: Result<Producer, String>,
+    /// The ops of the block from the first reader to the one with which all that comes of the value is in the residual
+    /// stream (or in the logits): the attention or the MLP that the linears belong to, from here on.
+    pub reach: Range<usize>,
 }
 
 /// The parameters that make a site's value, channel by channel.
@@ -178,7 +181,8 @@ impl<'g> Values<'g> {
             };
             for only in each {
                 let producer = self.producer(value, only, graph, uses);
-                sites.push(Site { block, width, readers: expand(&linears, only, graph), producer });
+                let readers = expand(&linears, only, graph);
+                sites.push(Site { block, width, readers, producer, reach: self.reach(value, at, graph) });
             }
         }
         sites
@@ -188,6 +192,21 @@ impl<'g> Values<'g> {
     fn readers(&self, value: usize) -> impl Iterator<Item = &'g Op> + '_ {
         let linear = move |&at: &usize| matches!(self.ops[at], Op::Linear { .. }) && self.inputs[at][0] == value;
         self.all[value].read_by.iter().copied().filter(linear).map(|at| &self.ops[at])
+    }
+
+    /// The ops from `first` on to the last that works on what comes of the value before it is part of the residual stream.
+    fn reach(&self, value: usize, first: usize, graph: &ModelGraph) -> Range<usize> {
+        let mut last = first;
+        let mut of_it = vec![false; self.all.len()];
+        of_it[value] = true;
+        for at in first..self.ops.len() {
+            if self.inputs[at].iter().any(|&v| of_it[v]) {
+                last = at;
+                let made = (0..self.all.len()).filter(|&v| self.all[v].by == Some(at));
+                made.filter(|&v| self.all[v].slot != graph.residual).for_each(|v| of_it[v] = true);
+            }
+        }
+        first..last + 1
     }
 
     /// Whether the value has one row for each of a token's choices of experts.

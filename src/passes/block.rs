@@ -22,6 +22,26 @@ pub trait Values: Sync {
     fn rows(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]);
 }
 
+/// Tries other weights on some of the calibration text.
+pub trait Probe: Sync {
+    /// Makes ready to try weights for the readers of a site.
+    ///
+    /// # Errors
+    /// If the block cannot be run.
+    fn stop_at<'p>(&'p self, site: &Site) -> Result<Box<dyn Trial + 'p>>;
+}
+
+/// A block, stopped in front of the readers of one site.
+pub trait Trial {
+    /// What other weights (canonical rows of whole matrices, as they would stand in the original checkpoint) do to the
+    /// attention's or the MLP's output, the residual stream behind them: the mean over tokens of the squared change, summed over
+    /// the width. Everything else in the block is as it was loaded.
+    ///
+    /// # Errors
+    /// If the block cannot be run.
+    fn change(&self, weights: &[(Reader, Vec<f32>)]) -> Result<f64>;
+}
+
 /// What a parameter (or one expert's part of it) is multiplied with on the way from the checkpoint to the output.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Factors {
@@ -74,20 +94,28 @@ pub struct BlockState<'a> {
     graph: &'a ModelGraph,
     values: &'a dyn Values,
     formats: &'a [&'static dyn Format],
+    probe: Option<&'a dyn Probe>,
     sites: Vec<SiteState>,
     factors: BTreeMap<Reader, Factors>,
     encoded: BTreeMap<Reader, Vec<u8>>,
 }
 
 impl<'a> BlockState<'a> {
-    /// A block as it was loaded. `formats`: what each parameter of the model is to be stored as.
+    /// A block as it was loaded. `formats`: what each parameter of the model is to be stored as; `probe`: of a transformer
+    /// block, where a pass wants it.
     pub fn new(
         graph: &'a ModelGraph,
         values: &'a dyn Values,
         formats: &'a [&'static dyn Format],
+        probe: Option<&'a dyn Probe>,
         sites: Vec<SiteState>,
     ) -> Self {
-        BlockState { graph, values, formats, sites, factors: BTreeMap::new(), encoded: BTreeMap::new() }
+        BlockState { graph, values, formats, probe, sites, factors: BTreeMap::new(), encoded: BTreeMap::new() }
+    }
+
+    /// Where other weights can be tried.
+    pub fn probe(&self) -> Option<&'a dyn Probe> {
+        self.probe
     }
 
     /// The model.

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use aurora_quantizers::gptq::{self, Hessian, Options, Order};
-use aurora_quantizers::{NumError, SiteStats};
+use aurora_quantizers::SiteStats;
 
 use super::{BlockState, Log, Pass, Settings, StatsKind};
 use crate::Result;
@@ -36,15 +36,21 @@ impl Pass for Gptq {
             for expert in experts {
                 // One Hessian for all readers of the same tokens.
                 let readers = block.sites()[site].site.readers.iter().copied();
-                let solvable = |r: &Reader| r.expert == expert && can_be_solved(block, *r);
-                let readers: Vec<Reader> = readers.filter(solvable).collect();
+                let on_grids = |r: &Reader| r.expert == expert && is_on_a_grid(block, *r);
+                let (tables, readers): (Vec<Reader>, Vec<Reader>) =
+                    readers.filter(on_grids).partition(|r| block.graph().param(r.weight).role == Role::Embedding);
+                let tokens = block.sites()[site].seen_by(expert).tokens();
+                // Inputs of its use as a matrix say nothing of that by row.
+                tables.into_iter().for_each(|table| leave(block, table, tokens, "also looked up by row", log));
                 if readers.is_empty() {
                     continue;
                 }
                 let hessian = self.hessian(block.sites()[site].seen_by(expert));
                 for reader in readers {
-                    let tokens = block.sites()[site].seen_by(expert).tokens();
-                    self.linear(block, reader, tokens, &hessian, log)?;
+                    match &hessian {
+                        Ok(hessian) => self.linear(block, reader, tokens, hessian, log)?,
+                        Err(why) => leave(block, reader, tokens, why, log),
+                    }
                 }
             }
         }
@@ -52,23 +58,27 @@ impl Pass for Gptq {
     }
 }
 
-/// Matrices on a grid that nothing solved yet. A table that is also looked up by row is left out: the inputs of its use
-/// as a matrix say nothing of that.
-fn can_be_solved(block: &BlockState<'_>, reader: Reader) -> bool {
-    block.format(reader.weight).as_blocks().is_some()
-        && block.codes(reader).is_none()
-        && block.graph().param(reader.weight).role != Role::Embedding
+/// Whether the matrix gets codes, and has none yet.
+fn is_on_a_grid(block: &BlockState<'_>, reader: Reader) -> bool {
+    block.format(reader.weight).as_blocks().is_some() && block.codes(reader).is_none()
+}
+
+/// Says why a matrix is left for rounding to nearest.
+fn leave(block: &BlockState<'_>, reader: Reader, tokens: u64, why: &str, log: &mut dyn Log) {
+    let mut record = LinearRecord::new(&block.graph().param(reader.weight).name, reader.expert, tokens);
+    record.method = "rtn".to_owned();
+    record.note = Some(why.to_owned());
+    log.linear(record);
 }
 
 impl Gptq {
     /// The Hessian of what some readers saw, or why there is none.
-    fn hessian(&self, stats: &SiteStats) -> std::result::Result<Hessian, NumError> {
-        let width = stats.width();
+    fn hessian(&self, stats: &SiteStats) -> std::result::Result<Hessian, String> {
         let Some(gram) = stats.gram().filter(|_| stats.tokens() > 0) else {
-            return Err(NumError::NoActivations { channels: width });
+            return Err("no calibration token came to it".to_owned());
         };
         let h = gram.to_square(1.0 / stats.tokens() as f64);
-        Hessian::prepare(&h, width, self.damp, self.options.order)
+        Hessian::prepare(&h, stats.width(), self.damp, self.options.order).map_err(|e| e.to_string())
     }
 
     fn linear(
@@ -76,23 +86,13 @@ impl Gptq {
         block: &mut BlockState<'_>,
         reader: Reader,
         tokens: u64,
-        hessian: &std::result::Result<Hessian, NumError>,
+        hessian: &Hessian,
         log: &mut dyn Log,
     ) -> Result<()> {
         let started = Instant::now();
         let name = block.graph().param(reader.weight).name.clone();
         log.begin(&name)?;
         let mut record = LinearRecord::new(&name, reader.expert, tokens);
-        let hessian = match hessian {
-            Ok(hessian) => hessian,
-            Err(e) => {
-                // Left for rounding to nearest, and reported.
-                record.method = "rtn".to_owned();
-                record.note = Some(e.to_string());
-                log.linear(record);
-                return Ok(());
-            }
-        };
         let format = block.format(reader.weight);
         let (rows, cols) = block.shape(reader);
         let w = block.weights(reader);

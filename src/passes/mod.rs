@@ -3,13 +3,15 @@
 //! A pass sees weights and statistics of one block ([`BlockState`]) and knows no files and no runtime. A new one is a
 //! file here and a row of [`PASSES`].
 
+mod awq;
 mod block;
+mod clip;
 mod gptq;
 mod rtn;
 
-pub use block::{BlockState, Factors, SiteState, Values};
+pub use block::{BlockState, Factors, Probe, SiteState, Trial, Values};
 
-use crate::record::LinearRecord;
+use crate::record::{LinearRecord, ScaleRecord};
 use crate::{Error, Result};
 
 /// How much a pass wants to know of the inputs of linears.
@@ -32,12 +34,30 @@ pub struct Settings {
     pub act_order: bool,
     /// GPTQ: most sweeps of coordinate descent over the codes after solving.
     pub refine: usize,
+    /// AWQ: into how many steps the exponents from 0 to 1 are divided.
+    pub grid: usize,
+    /// AWQ: whether the weights' magnitudes have a say in the scales.
+    pub duo: Duo,
+}
+
+/// Which of AWQ's two forms of scales are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duo {
+    /// Of activations and weights.
+    On,
+    /// Of activations alone.
+    Off,
+    /// Both.
+    Both,
 }
 
 /// Receives what a pass does, linear by linear.
 pub trait Log {
     /// A linear is done.
     fn linear(&mut self, record: LinearRecord);
+
+    /// The scales of a site are found.
+    fn scaled(&mut self, record: ScaleRecord);
 
     /// Work on this tensor begins.
     ///
@@ -50,6 +70,11 @@ pub trait Log {
 pub trait Pass: Send + Sync {
     /// What it needs to have been observed.
     fn needs(&self) -> StatsKind;
+
+    /// Whether it tries weights out ([`BlockState::probe`]).
+    fn probes(&self) -> bool {
+        false
+    }
 
     /// Works on one block.
     ///
@@ -64,6 +89,8 @@ pub struct PassRow {
     pub name: &'static str,
     /// One line for help.
     pub about: &'static str,
+    /// Whether it chooses codes; what only prepares weights comes before.
+    pub solves: bool,
     /// Makes the pass.
     pub make: fn(&Settings) -> Box<dyn Pass>,
 }
@@ -73,12 +100,26 @@ pub static PASSES: &[PassRow] = &[
     PassRow {
         name: "rtn",
         about: "rounds each weight to the nearest, with searched scales",
+        solves: true,
         make: |_| Box::new(rtn::Rtn),
     },
     PassRow {
         name: "gptq",
         about: "chooses codes so that errors of neighbours cancel (Hessian of the inputs)",
+        solves: true,
         make: |s| Box::new(gptq::Gptq::new(s)),
+    },
+    PassRow {
+        name: "awq",
+        about: "scales input channels so that rounding hurts them less, folded into the weights before",
+        solves: false,
+        make: |s| Box::new(awq::Awq::new(s)),
+    },
+    PassRow {
+        name: "clip",
+        about: "rounds to nearest, with ranges of groups cut where that lowers the error of the outputs",
+        solves: true,
+        make: |_| Box::new(clip::Clip),
     },
 ];
 
@@ -96,6 +137,10 @@ pub fn chain(names: &str, settings: &Settings) -> Result<Vec<Box<dyn Pass>>> {
         })?;
         if rows.iter().any(|r| r.name == row.name) {
             return Err(Error::unsupported(format!("method {names:?} names {} twice", row.name)));
+        }
+        if let Some(before) = rows.last().filter(|before| before.solves && !row.solves) {
+            let what = format!("method {names:?}: {} comes before {}, which chooses codes", row.name, before.name);
+            return Err(Error::unsupported(what));
         }
         rows.push(row);
     }

@@ -9,14 +9,15 @@ use std::ops::Range;
 
 use aurora_quantizers::{Format, SiteStats, formats};
 
+use super::probe::Probe;
 use super::resume::Resume;
 use crate::calibrate::not_finite;
 use crate::calibrate::observe::{Feed, Observer, feeds};
 use crate::export::{Output, Watch};
 use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
-use crate::passes::{BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
+use crate::passes::{self, BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
 use crate::plan::{Plan, TensorPlan};
-use crate::record::LinearRecord;
+use crate::record::{LinearRecord, ScaleRecord};
 use crate::runtime::{Attention, Block, BlockRunner, CacheType, Options, Overrides};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -49,6 +50,8 @@ pub struct Solved {
     pub factors: BTreeMap<Reader, Factors>,
     /// Linear by linear, what was done.
     pub linears: Vec<LinearRecord>,
+    /// Site by site, which scales were found.
+    pub scales: Vec<ScaleRecord>,
 }
 
 impl Values for Weights<'_> {
@@ -118,8 +121,10 @@ pub struct Done {
     pub encoded: BTreeMap<ParamId, Vec<u8>>,
     /// Factors of what is not encoded.
     pub factors: BTreeMap<Reader, Factors>,
-    /// What the passes had to say.
+    /// What the passes had to say of linears.
     pub linears: Vec<LinearRecord>,
+    /// And of the inputs of sites.
+    pub scales: Vec<ScaleRecord>,
 }
 
 struct Loop<'a> {
@@ -138,26 +143,35 @@ impl<'a> Loop<'a> {
     fn block<'s>(&mut self, index: usize, sites: impl Iterator<Item = &'s Site>) -> Result<Done> {
         let sites: Vec<Site> = sites.cloned().collect();
         let mut observer = Observer::new(feeds(&sites, Some(index)), self.gram());
+        let probes = self.job.passes.iter().any(|pass| pass.probes());
+        let probe = probes.then(|| Probe::new(self.runner, index, &self.residuals));
         let none = Overrides::new();
         let mut block = self.runner.block(index, &none)?;
-        for (i, residual) in self.residuals.iter_mut().enumerate() {
-            self.watch.stage(&format!("block {index}: inputs {}/{}", i + 1, self.job.samples.len()));
+        let mut done = 0;
+        while done < self.residuals.len() {
+            let some = done..done + block.together(&self.residuals[done..]);
+            self.watch.stage(&format!("block {index}: inputs {}/{}", some.end, self.job.samples.len()));
             stop(self.watch)?;
+            done = some.end;
             match self.job.propagate {
-                Propagate::Float => block.run(residual, Some(&mut observer))?,
-                Propagate::Quantized => block.run(&mut residual.clone(), Some(&mut observer))?,
+                Propagate::Float => block.run_all(&mut self.residuals[some], Some(&mut observer))?,
+                Propagate::Quantized => block.run_all(&mut self.residuals[some].to_vec(), Some(&mut observer))?,
             }
             observer.check().map_err(|(feed, e)| not_finite(&self.model.graph, feed, &e.to_string()))?;
         }
         drop(block);
-        let done = self.passes(sites, observer.finish().into_iter())?;
+        let probe = probe.as_ref().map(|p| p as &dyn passes::Probe);
+        let done = self.passes(sites, observer.finish().into_iter(), probe)?;
         if self.job.propagate == Propagate::Quantized {
             let overrides = self.overrides(&done);
             let mut block: Block = self.runner.block(index, &overrides)?;
-            for (i, residual) in self.residuals.iter_mut().enumerate() {
-                self.watch.stage(&format!("block {index}: outputs {}/{}", i + 1, self.job.samples.len()));
+            let mut done = 0;
+            while done < self.residuals.len() {
+                let some = done..done + block.together(&self.residuals[done..]);
+                self.watch.stage(&format!("block {index}: outputs {}/{}", some.end, self.job.samples.len()));
                 stop(self.watch)?;
-                block.run(residual, None)?;
+                done = some.end;
+                block.run_all(&mut self.residuals[some], None)?;
             }
         }
         Ok(done)
@@ -176,7 +190,7 @@ impl<'a> Loop<'a> {
             }
             seen.push((feed, stats));
         }
-        self.passes(sites, seen.into_iter())
+        self.passes(sites, seen.into_iter(), None)
     }
 
     fn gram(&self) -> bool {
@@ -184,7 +198,12 @@ impl<'a> Loop<'a> {
     }
 
     /// Lets all passes work on what was observed. `seen`: feed after feed, as the sites have them.
-    fn passes(&self, sites: Vec<Site>, mut seen: impl Iterator<Item = (Feed, SiteStats)>) -> Result<Done> {
+    fn passes(
+        &self,
+        sites: Vec<Site>,
+        mut seen: impl Iterator<Item = (Feed, SiteStats)>,
+        probe: Option<&dyn passes::Probe>,
+    ) -> Result<Done> {
         let states = sites.into_iter().map(|site| {
             let mut experts = Vec::new();
             for reader in &site.readers {
@@ -195,8 +214,8 @@ impl<'a> Loop<'a> {
             let stats = experts.iter().map(|e| (*e, seen.next().expect("statistics of every feed").1)).collect();
             SiteState { site, stats }
         });
-        let mut state = BlockState::new(&self.model.graph, self.weights, self.formats, states.collect());
-        let mut log = Lines { watch: self.watch, linears: Vec::new() };
+        let mut state = BlockState::new(&self.model.graph, self.weights, self.formats, probe, states.collect());
+        let mut log = Lines { watch: self.watch, linears: Vec::new(), scales: Vec::new() };
         for pass in self.job.passes {
             pass.apply(&mut state, &mut log)?;
         }
@@ -207,7 +226,7 @@ impl<'a> Loop<'a> {
             encoded.entry(reader.weight).or_default().extend(bytes);
         }
         let factors = factors.into_iter().filter(|(reader, _)| !encoded.contains_key(&reader.weight)).collect();
-        Ok(Done { encoded, factors, linears: log.linears })
+        Ok(Done { encoded, factors, linears: log.linears, scales: log.scales })
     }
 
     /// The block's parameters as they will be written.
@@ -237,6 +256,7 @@ impl<'a> Loop<'a> {
         }
         self.solved.factors.extend(done.factors);
         self.solved.linears.extend(done.linears);
+        self.solved.scales.extend(done.scales);
         Ok(())
     }
 }
@@ -270,12 +290,18 @@ pub(super) fn apply(
 struct Lines<'a> {
     watch: &'a dyn Watch,
     linears: Vec<LinearRecord>,
+    scales: Vec<ScaleRecord>,
 }
 
 impl Log for Lines<'_> {
     fn linear(&mut self, record: LinearRecord) {
         self.watch.linear(&record);
         self.linears.push(record);
+    }
+
+    fn scaled(&mut self, record: ScaleRecord) {
+        self.watch.scaled(&record);
+        self.scales.push(record);
     }
 
     fn begin(&mut self, tensor: &str) -> Result<()> {

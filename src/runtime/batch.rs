@@ -17,8 +17,10 @@ use crate::model::{Op, ParamId, Slot};
 pub(super) struct Batch<'e, 'a, 't> {
     pub engine: &'e Engine<'a>,
     pub tokens: &'e [u32],
-    /// Position of the first row.
+    /// Position of the first row of every sequence.
     pub first: usize,
+    /// Sequences of equal length that the tokens are, one after the other; only blocks can run several.
+    sequences: usize,
     /// How many rows, from the end, the head will ask for.
     keep: usize,
     pub slots: Vec<Vec<f32>>,
@@ -46,15 +48,27 @@ pub(super) struct Culprit {
 impl<'e, 'a> Batch<'e, 'a, '_> {
     /// `tokens` stand at positions from `first` on; the last `keep` of them are those that matter to the caller.
     pub fn new(engine: &'e Engine<'a>, tokens: &'e [u32], first: usize, keep: usize) -> Self {
+        Self::of(engine, tokens, first, keep, 1)
+    }
+
+    /// Several sequences of equal length, each from position `first` on: their rows go through everything but attention
+    /// together.
+    pub fn together(engine: &'e Engine<'a>, tokens: &'e [u32], first: usize, sequences: usize) -> Self {
+        assert!(tokens.len().is_multiple_of(sequences), "{} tokens in {sequences} sequences", tokens.len());
+        Self::of(engine, tokens, first, tokens.len(), sequences)
+    }
+
+    fn of(engine: &'e Engine<'a>, tokens: &'e [u32], first: usize, keep: usize, sequences: usize) -> Self {
         let slots = engine.model.graph.slots.len();
         Batch {
             engine,
             tokens,
             first,
+            sequences,
             keep,
             slots: vec![Vec::new(); slots],
             routes: (0..slots).map(|_| Route::default()).collect(),
-            tables: engine.frequencies.iter().map(|f| f.table(first, tokens.len())).collect(),
+            tables: engine.frequencies.iter().map(|f| f.table(first, tokens.len() / sequences)).collect(),
             tap: None,
             block: None,
             attended: 0,
@@ -77,7 +91,7 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
         Ok(())
     }
 
-    /// Runs consecutive ops.
+    /// Runs consecutive ops. `caches`: of every attention among them, one for each sequence.
     pub fn stretch(&mut self, ops: &[Op], caches: &mut [Cache]) -> Result<(), Culprit> {
         let mut rest = ops;
         while let Some((op, after)) = rest.split_first() {
@@ -100,6 +114,11 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
             rest = &rest[together..];
         }
         Ok(())
+    }
+
+    /// Rows of a sequence.
+    fn positions(&self) -> usize {
+        self.tokens.len() / self.sequences
     }
 
     /// The width of a slot's rows.
@@ -140,7 +159,8 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
             }
             Op::AddPosition { table, x } => {
                 let mut row = vec![0.0; self.slots[x.0].len()];
-                self.look_up(*table, &mut row, |row| self.first + row);
+                let positions = self.positions();
+                self.look_up(*table, &mut row, |row| self.first + row % positions);
                 self.slots[x.0].iter_mut().zip(&row).for_each(|(x, p)| *x += p);
             }
             Op::Norm { kind, weight, bias, eps, x, out } => {
@@ -167,8 +187,8 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
             Op::Rope { x, head_dim, style, .. } => {
                 let kind = Kind::of(op, engine.options.context);
                 let table = engine.frequencies.iter().position(|f| Some(f.kind) == kind).expect("collected before");
-                let width = self.width(*x);
-                rope::rotate(&mut self.slots[x.0], width, *head_dim, *style, &self.tables[table]);
+                let (width, positions) = (self.width(*x), self.positions());
+                rope::rotate(&mut self.slots[x.0], width, *head_dim, *style, positions, &self.tables[table]);
             }
             Op::Attend { .. } => self.attend(op, caches),
             Op::Gate { act, gate, up, out } => {
@@ -226,9 +246,13 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
         let Op::Attend { q, k, v, out, heads, kv_heads, head_dim, scale, softcap, window } = op else {
             unreachable!("called for attention")
         };
-        let last = self.attended + 1 == caches.len();
-        let cache = &mut caches[self.attended];
-        cache.store(self.first, &self.slots[k.0], &self.slots[v.0]);
+        let last = (self.attended + 1) * self.sequences == caches.len();
+        let caches = &mut caches[self.attended * self.sequences..][..self.sequences];
+        let (k_rows, v_rows) = (&self.slots[k.0], &self.slots[v.0]);
+        let each = k_rows.len() / self.sequences;
+        for ((cache, k), v) in caches.iter_mut().zip(k_rows.chunks_exact(each)).zip(v_rows.chunks_exact(each)) {
+            cache.store(self.first, k, v);
+        }
         self.attended += 1;
         if last && self.tap.is_none() {
             // Keys and values are stored: what the other rows lead to is asked for by nobody.
@@ -245,10 +269,12 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
             window: *window,
         };
         let mut y = self.fresh_like(*out, *q);
-        let q = &self.slots[q.0];
-        match self.engine.options.attention {
-            Attention::Naive => naive::attend(&heads, q, self.first, cache, &mut y),
-            Attention::Flash => flash::attend(&heads, q, self.first, cache, &mut y),
+        let each = y.len() / self.sequences;
+        for ((cache, q), y) in caches.iter().zip(self.slots[q.0].chunks_exact(each)).zip(y.chunks_exact_mut(each)) {
+            match self.engine.options.attention {
+                Attention::Naive => naive::attend(&heads, q, self.first, cache, y),
+                Attention::Flash => flash::attend(&heads, q, self.first, cache, y),
+            }
         }
         self.slots[out.0] = y;
     }

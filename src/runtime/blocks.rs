@@ -17,10 +17,16 @@ use crate::model::{Model, Op, ParamId};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
+/// Tokens of several samples that go through a block together: enough to make reading weights and waking threads cheap. At least
+/// two batches, so that samples of one batch go together.
+const TOGETHER: usize = 2 * BATCH;
+
 /// Values that take the place of stored ones.
 #[derive(Debug, Default)]
 pub struct Overrides<'o> {
     values: BTreeMap<ParamId, (&'static Spec, Cow<'o, [u8]>)>,
+    /// Matrices of single experts, as f32.
+    experts: BTreeMap<(ParamId, usize), Vec<u8>>,
 }
 
 impl<'o> Overrides<'o> {
@@ -36,23 +42,41 @@ impl<'o> Overrides<'o> {
 
     /// `values`: all numbers of the parameter, row-major.
     pub fn floats(&mut self, id: ParamId, values: &[f32]) {
-        let format = formats::by_name("f32").expect("a row of FORMATS");
-        let mut bytes = vec![0; size_of_val(values)];
-        format.encode(values, Scales::Reference, &mut bytes);
-        self.encoded(id, format.spec(), bytes);
+        let (spec, bytes) = stored(values);
+        self.encoded(id, spec, bytes);
+    }
+
+    /// `values`: one expert's matrix, row-major; the other experts keep theirs.
+    pub fn expert(&mut self, id: ParamId, expert: usize, values: &[f32]) {
+        self.experts.insert((id, expert), stored(values).1);
     }
 
     /// The value of a parameter, if it has another one.
     pub(super) fn get(&self, id: ParamId) -> Option<(&'static Spec, &[u8])> {
         self.values.get(&id).map(|(spec, bytes)| (*spec, &**bytes))
     }
+
+    /// Experts of a parameter whose matrices are other ones, and these.
+    pub(super) fn experts(&self, id: ParamId) -> impl Iterator<Item = (usize, &'static Spec, &[u8])> {
+        let spec = stored(&[]).0;
+        let of_it = self.experts.range((id, 0)..=(id, usize::MAX));
+        of_it.map(move |((_, expert), bytes)| (*expert, spec, bytes.as_slice()))
+    }
+}
+
+/// Numbers as a tensor of f32 holds them.
+fn stored(values: &[f32]) -> (&'static Spec, Vec<u8>) {
+    let format = formats::by_name("f32").expect("a row of FORMATS");
+    let mut bytes = vec![0; size_of_val(values)];
+    format.encode(values, Scales::Reference, &mut bytes);
+    (format.spec(), bytes)
 }
 
 /// A model whose parts are made ready one at a time.
 pub struct BlockRunner<'a> {
-    model: &'a Model,
-    weights: &'a Weights<'a>,
-    options: Options,
+    pub(super) model: &'a Model,
+    pub(super) weights: &'a Weights<'a>,
+    pub(super) options: Options,
 }
 
 impl<'a> BlockRunner<'a> {
@@ -101,8 +125,7 @@ impl<'a> BlockRunner<'a> {
     pub fn block<'l>(&'l self, i: usize, overrides: &'l Overrides<'l>) -> Result<Block<'l>> {
         let ops = &self.model.graph.blocks[i];
         let engine = Engine::of(self.model, self.weights, self.options, ops, Some(overrides))?;
-        let caches = engine::heads(ops).map(|(heads, dim)| Cache::new(self.options.cache, heads, dim)).collect();
-        Ok(Block { index: i, engine, caches, slots: Vec::new() })
+        Ok(Block { index: i, engine, caches: Vec::new(), sequences: 0, slots: Vec::new() })
     }
 
     /// What the output matrix multiplies, `[tokens, width]`, made from the residual stream after the last block.
@@ -147,7 +170,9 @@ impl<'a> BlockRunner<'a> {
 pub struct Block<'l> {
     index: usize,
     engine: Engine<'l>,
+    /// Of every attention one for each of the sequences that run together.
     caches: Vec<Cache>,
+    sequences: usize,
     /// Memory for the values between the ops, kept from sample to sample.
     slots: Vec<Vec<f32>>,
 }
@@ -162,24 +187,69 @@ impl Block<'_> {
     ///
     /// # Panics
     /// If `residual` is not whole rows.
-    pub fn run(&mut self, residual: &mut [f32], mut tap: Option<&mut dyn Tap>) -> Result<()> {
+    pub fn run(&mut self, residual: &mut [f32], tap: Option<&mut dyn Tap>) -> Result<()> {
+        self.run_together(&mut [residual], tap)
+    }
+
+    /// How many samples, from the first on, [`Block::run_all`] runs with every weight read once: those that are as long as the
+    /// first, up to about a thousand tokens.
+    pub fn together(&self, residuals: &[Vec<f32>]) -> usize {
+        let length = residuals.first().map_or(0, Vec::len);
+        let most = TOGETHER * self.width() / length.max(1);
+        residuals.iter().take(most.max(1)).take_while(|r| r.len() == length).count()
+    }
+
+    /// Runs samples through the block, each as [`Block::run`] does and with the same numbers; `tap` is shown inputs of several
+    /// samples at a time, in their order.
+    ///
+    /// # Errors
+    /// As [`Block::run`]; samples before the one at fault may have been replaced already.
+    ///
+    /// # Panics
+    /// If a sample is not whole rows.
+    pub fn run_all(&mut self, residuals: &mut [Vec<f32>], mut tap: Option<&mut dyn Tap>) -> Result<()> {
+        let mut rest = residuals;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at_mut(self.together(rest));
+            let mut now: Vec<&mut [f32]> = now.iter_mut().map(Vec::as_mut_slice).collect();
+            self.run_together(&mut now, tap.as_mut().map(|t| &mut **t as &mut dyn Tap))?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn width(&self) -> usize {
         let graph = &self.engine.model.graph;
-        let (slot, width) = (graph.residual.0, graph.slots[graph.residual.0]);
-        assert!(residual.len().is_multiple_of(width), "{} numbers in rows of {width}", residual.len());
-        let tokens = vec![0; residual.len() / width];
-        engine::check_tokens(self.engine.model, &tokens, self.engine.options.context)?;
-        let mut after = Vec::with_capacity(residual.len());
+        graph.slots[graph.residual.0]
+    }
+
+    /// Samples of equal length: one of any, or several that [`Block::together`] counted.
+    fn run_together(&mut self, residuals: &mut [&mut [f32]], mut tap: Option<&mut dyn Tap>) -> Result<()> {
+        let graph = &self.engine.model.graph;
+        let ops = &graph.blocks[self.index];
+        let (slot, width, sequences) = (graph.residual.0, self.width(), residuals.len());
+        let length = residuals[0].len();
+        assert!(length.is_multiple_of(width), "{length} numbers in rows of {width}");
+        let tokens = vec![0; sequences * length / width];
+        engine::check_tokens(self.engine.model, &tokens[..length / width], self.engine.options.context)?;
+        if self.sequences != sequences {
+            (self.caches, self.sequences) = (self.fresh_caches(sequences), sequences);
+        }
+        let step = if sequences > 1 { length } else { BATCH * width };
+        let mut after = Vec::with_capacity(sequences * length);
         // On a thread of the pool, so that handing work to it needs no waking and waiting from outside.
         rayon::scope(|_| {
-            for (i, (rows, tokens)) in residual.chunks(BATCH * width).zip(tokens.chunks(BATCH)).enumerate() {
+            for from in (0..length).step_by(step) {
+                let rows = from..length.min(from + step);
                 let mut input = std::mem::take(&mut self.slots);
                 input.resize(graph.slots.len(), Vec::new());
                 input[slot].clear();
-                input[slot].extend_from_slice(rows);
-                let mut batch = Batch::new(&self.engine, tokens, i * BATCH, tokens.len());
+                residuals.iter().for_each(|residual| input[slot].extend_from_slice(&residual[rows.clone()]));
+                let tokens = &tokens[..input[slot].len() / width];
+                let mut batch = Batch::together(&self.engine, tokens, from / width, sequences);
                 (batch.slots, batch.block) = (input, Some(self.index));
                 batch.tap = tap.as_mut().map(|t| &mut **t as &mut dyn Tap);
-                no_culprit(batch.stretch(&graph.blocks[self.index], &mut self.caches));
+                no_culprit(batch.stretch(ops, &mut self.caches));
                 if !finite(&batch.slots[slot]) {
                     return Err(());
                 }
@@ -188,31 +258,40 @@ impl Block<'_> {
             }
             Ok(())
         })
-        .map_err(|()| self.blame(residual))?;
-        residual.copy_from_slice(&after);
+        .map_err(|()| self.blame(residuals))?;
+        residuals.iter_mut().zip(after.chunks_exact(length)).for_each(|(to, from)| to.copy_from_slice(from));
         Ok(())
     }
 
-    /// Runs the sample once more, looking at every op's output.
-    fn blame(&mut self, residual: &[f32]) -> Error {
+    /// Runs the samples once more, one by one, looking at every op's output.
+    fn blame(&mut self, residuals: &[&mut [f32]]) -> Error {
         let graph = &self.engine.model.graph;
-        let width = graph.slots[graph.residual.0];
-        let tokens = vec![0; residual.len() / width];
-        let mut first = 0;
-        for (rows, tokens) in residual.chunks(BATCH * width).zip(tokens.chunks(BATCH)) {
-            let mut batch = ready(&self.engine, tokens, first, rows.to_vec());
-            (batch.suspicious, batch.block) = (true, Some(self.index));
-            if let Err(culprit) = batch.stretch(&graph.blocks[self.index], &mut self.caches) {
-                return blame::error(&batch, &culprit);
+        let width = self.width();
+        (self.caches, self.sequences) = (self.fresh_caches(1), 1);
+        for residual in residuals {
+            for (i, rows) in residual.chunks(BATCH * width).enumerate() {
+                let tokens = vec![0; rows.len() / width];
+                let mut batch = ready(&self.engine, &tokens, i * BATCH, rows.to_vec());
+                (batch.suspicious, batch.block) = (true, Some(self.index));
+                if let Err(culprit) = batch.stretch(&graph.blocks[self.index], &mut self.caches) {
+                    return blame::error(&batch, &culprit);
+                }
             }
-            first += tokens.len();
         }
-        blame::unknown(&ready(&self.engine, &tokens, 0, Vec::new()))
+        blame::unknown(&ready(&self.engine, &[], 0, Vec::new()))
+    }
+
+    /// Of every attention of the block one for each sequence.
+    fn fresh_caches(&self, sequences: usize) -> Vec<Cache> {
+        let kind = self.engine.options.cache;
+        let each = engine::heads(&self.engine.model.graph.blocks[self.index]);
+        let each = each.flat_map(|heads| std::iter::repeat_n(heads, sequences));
+        each.map(|(heads, dim)| Cache::new(kind, heads, dim)).collect()
     }
 }
 
 /// A batch whose residual stream is filled in.
-fn ready<'e, 'a>(
+pub(super) fn ready<'e, 'a>(
     engine: &'e Engine<'a>,
     tokens: &'e [u32],
     first: usize,
@@ -234,6 +313,6 @@ fn straight(engine: &Engine<'_>, tokens: &[u32], first: usize, ops: &[Op], resid
 }
 
 /// Only a suspicious batch looks.
-fn no_culprit(looked: Result<(), Culprit>) {
+pub(super) fn no_culprit(looked: Result<(), Culprit>) {
     debug_assert!(looked.is_ok(), "nothing is looked at in the first run");
 }

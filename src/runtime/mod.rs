@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `engine` | what can be asked of a model that runs |
 //! | `blocks` | the same block by block, over many sequences, with weights of the caller's choice |
+//! | `probe` | what other weights of a few linears do to the residual stream |
 //! | `prepared` | parameters in the form in which ops use them |
 //! | `session`, `cache` | one sequence: keys and values of what came before, in tiles |
 //! | `batch` | the ops over one batch's slots; `linear`, `norm`, `rope`, `route` are those that need more than a line |
@@ -31,6 +32,7 @@ mod maths;
 mod naive;
 mod norm;
 mod prepared;
+mod probe;
 mod rope;
 mod route;
 pub mod sampler;
@@ -39,6 +41,7 @@ mod session;
 pub use blocks::{Block, BlockRunner, Overrides};
 pub use engine::Engine;
 pub use linear::{LinearInput, Tap};
+pub use probe::{Probe, Stopped};
 pub use session::Session;
 
 /// How to run.

@@ -56,6 +56,10 @@ impl<'a> Params<'a> {
                     Some((spec, bytes)) => replaced(graph, weights, id, spec, bytes)?,
                     None => matrices(graph, weights, id)?,
                 };
+                for (expert, spec, bytes) in overrides.into_iter().flat_map(|o| o.experts(id)) {
+                    let (rows, cols) = matrix_shape(graph, id);
+                    params[id.0].matrices[expert] = Matrix::new(spec, rows, cols, bytes.into(), None);
+                }
             }
             for id in vectors.into_iter().flatten() {
                 params[id.0].vector.get_or_insert_with(|| {
@@ -100,12 +104,18 @@ fn replaced<'a>(
     bytes: &'a [u8],
 ) -> Result<(Vec<Matrix<'a>>, usize)> {
     let param = graph.param(id);
-    let (rows, cols) = (param.shape[param.shape.len() - 2], param.cols());
+    let (rows, cols) = matrix_shape(graph, id);
     known(spec, weights, id)?;
     let all = param.rows() / rows;
     assert!(bytes.len().is_multiple_of(all), "{}: {} bytes for {all} matrices", param.name, bytes.len());
     let matrices = bytes.chunks(bytes.len() / all).map(|bytes| Matrix::new(spec, rows, cols, bytes.into(), None));
     Ok((matrices.collect(), bytes.len()))
+}
+
+/// Rows and columns of a parameter's matrix, or of each of its experts'.
+fn matrix_shape(graph: &ModelGraph, id: ParamId) -> (usize, usize) {
+    let param = graph.param(id);
+    (param.shape[param.shape.len() - 2], param.cols())
 }
 
 /// Whether a type can be multiplied with.
@@ -121,8 +131,7 @@ fn known(spec: &Spec, weights: &Weights<'_>, id: ParamId) -> Result<()> {
 
 fn matrices<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Result<(Vec<Matrix<'a>>, usize)> {
     let param = graph.param(id);
-    let cols = param.cols();
-    let rows = param.shape[param.shape.len() - 2];
+    let (rows, cols) = matrix_shape(graph, id);
     let stored = weights.storage(id);
     let mut all = 0;
     let matrix = |expert: usize| {

@@ -54,13 +54,20 @@ impl Frequencies {
     }
 }
 
-/// Rotates the first `2 * pairs` numbers of every head of every row; `table`: `[rows, pairs]`.
-pub(super) fn rotate(x: &mut [f32], width: usize, head_dim: usize, style: RopeStyle, table: &[[f32; 2]]) {
-    let rows = x.len() / width;
-    let pairs = table.len() / rows;
+/// Rotates the first `2 * pairs` numbers of every head of every row; `table`: `[positions, pairs]`, begun anew when it
+/// ends.
+pub(super) fn rotate(
+    x: &mut [f32],
+    width: usize,
+    head_dim: usize,
+    style: RopeStyle,
+    positions: usize,
+    table: &[[f32; 2]],
+) {
+    let pairs = table.len() / positions;
     in_chunks(x, width, |at, x| {
         for (row, x) in x.chunks_exact_mut(width).enumerate() {
-            let table = &table[(at / width + row) * pairs..][..pairs];
+            let table = &table[(at / width + row) % positions * pairs..][..pairs];
             for head in x.chunks_exact_mut(head_dim) {
                 match style {
                     RopeStyle::Interleaved => {

@@ -3,7 +3,7 @@
 use super::maths::in_chunks;
 
 /// The experts that a batch's tokens chose.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Route {
     /// Experts per token.
     pub used: usize,

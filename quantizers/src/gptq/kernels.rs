@@ -138,71 +138,101 @@ fn take_up_of(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[f32], stri
     }
 }
 
-/// `out += a * x`.
+/// `out[c] += sum over i of h[rows[i], c] * by[i]`.
+///
+/// `h`: a matrix of `stride` columns whose first column belongs to `out[0]`.
 #[inline(always)]
-fn add_scaled_of(out: &mut [f32], a: f32, x: &[f32]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out += a * x;
-    }
-}
-
-/// `out += sum over i of a[i] * x[i]`, x[i] the rows of `matrix` that `rows` names. Eight rows at a time, so that `out` is
-/// fetched and stored once for them.
-#[inline(always)]
-fn add_rows_of(out: &mut [f32], a: &[f32], matrix: &[f32], rows: &[u32]) {
-    const TOGETHER: usize = 8;
-    let n = out.len();
-    let row = |i: u32| &matrix[i as usize * n..][..n];
-    let ((a, a_rest), (rows, rows_rest)) = (a.as_chunks::<TOGETHER>(), rows.as_chunks::<TOGETHER>());
-    for (a, rows) in a.iter().zip(rows) {
-        let x = rows.map(row);
-        for k in 0..n {
-            let mut sum = out[k];
-            for i in 0..TOGETHER {
-                sum += a[i] * x[i][k];
+fn add_rows_of(out: &mut [Lanes], h: &[f32], stride: usize, rows: &[u32], by: &[Lanes]) {
+    let (fours, rest) = out.as_chunks_mut::<ACROSS>();
+    for (at, out) in fours.iter_mut().enumerate() {
+        let mut sums = *out;
+        for (row, by) in rows.iter().zip(by) {
+            let h = &h[*row as usize * stride + at * ACROSS..][..ACROSS];
+            for c in 0..ACROSS {
+                for l in 0..LANES {
+                    sums[c][l] += h[c] * by[l];
+                }
             }
-            out[k] = sum;
+        }
+        *out = sums;
+    }
+    let done = fours.len() * ACROSS;
+    for (c, out) in rest.iter_mut().enumerate() {
+        for (row, by) in rows.iter().zip(by) {
+            let h = h[*row as usize * stride + done + c];
+            for l in 0..LANES {
+                out[l] += h * by[l];
+            }
         }
     }
-    for (a, i) in a_rest.iter().zip(rows_rest) {
-        add_scaled_of(out, *a, row(*i));
-    }
 }
 
-/// Codes and errors of a column when each code takes its best value given all others: `slopes` is e H of that column, `h` its
-/// diagonal element.
-#[inline(always)]
-fn round_again_of(column: Column, slopes: &Lanes, h: f32) -> ([i8; LANES], Lanes) {
-    let mut target = [0.0; LANES];
-    for l in 0..LANES {
-        target[l] = column.w[l] - column.errors[l] + slopes[l] / h;
-    }
-    round(&target, column.w, column.scale, column.offset, column.levels)
-}
-
-/// Sixteen rows' state in one column.
-#[derive(Clone, Copy)]
-pub(super) struct Column<'a> {
-    pub w: &'a Lanes,
-    pub errors: &'a Lanes,
-    pub scale: &'a Lanes,
-    pub offset: &'a Lanes,
+/// Sixteen rows' state in some columns, of which each code is to have its best value given all others.
+pub(super) struct Descent<'a> {
+    /// e H of these columns; becomes that after the changes among columns before, in each column.
+    pub slopes: &'a mut [Lanes],
+    pub w: &'a [Lanes],
+    /// Each column's group, as an index into `scale` and `offset`.
+    pub groups: &'a [u32],
+    pub scale: &'a [Lanes],
+    pub offset: &'a [Lanes],
     pub levels: Levels,
+    pub errors: &'a mut [Lanes],
+    pub codes: &'a mut [[i8; LANES]],
+    /// Out: how errors changed.
+    pub by: &'a mut [Lanes],
 }
 
-/// `out = H x`, H symmetric, `[n, n]`, n the length of `x`.
+/// Gives each code in turn its best value given all others: changing error j by d changes the loss by d^2 H_jj + 2 d g_j, least
+/// at d = -g_j / H_jj. Says how many codes changed.
+///
+/// `h`: H from the first column's row and column on, `stride` columns a row.
 #[inline(always)]
-fn times_of(h: &[f32], x: &[f32], out: &mut [f32]) {
-    out.fill(0.0);
-    for (h, x) in h.chunks_exact(x.len()).zip(x) {
-        add_scaled_of(out, *x, h);
+fn descend_of(state: &mut Descent, h: &[f32], stride: usize) -> u64 {
+    let columns = state.slopes.len();
+    let mut changed = 0;
+    for c in 0..columns {
+        let row = &h[c * stride..][..columns];
+        let (diagonal, slopes) = (row[c], state.slopes[c]);
+        state.by[c] = [0.0; LANES];
+        if diagonal <= 0.0 {
+            continue;
+        }
+        let (group, w, old, old_codes) = (state.groups[c] as usize, &state.w[c], state.errors[c], state.codes[c]);
+        let mut target = [0.0; LANES];
+        for l in 0..LANES {
+            target[l] = w[l] - old[l] + slopes[l] / diagonal;
+        }
+        let (codes, errors) = round(&target, w, &state.scale[group], &state.offset[group], state.levels);
+        if codes == old_codes {
+            continue;
+        }
+        let mut any = 0;
+        for l in 0..LANES {
+            let by = errors[l] - old[l];
+            // Where two values are equally good the old one stays: no running in circles.
+            if codes[l] != old_codes[l] && by * (by * diagonal + 2.0 * slopes[l]) < 0.0 {
+                state.by[c][l] = by;
+                state.errors[c][l] = errors[l];
+                state.codes[c][l] = codes[l];
+                any += 1;
+            }
+        }
+        if any > 0 {
+            changed += any;
+            let by = state.by[c];
+            for (slopes, h) in state.slopes[c + 1..].iter_mut().zip(&row[c + 1..]) {
+                for l in 0..LANES {
+                    slopes[l] += h * by[l];
+                }
+            }
+        }
     }
+    changed
 }
 
-dispatch!(pub(super) fn round_again(column: Column, slopes: &Lanes, h: f32) -> ([i8; LANES], Lanes) = round_again_of);
-dispatch!(pub(super) fn times(h: &[f32], x: &[f32], out: &mut [f32]) = times_of);
-dispatch!(pub(super) fn add_rows(out: &mut [f32], a: &[f32], matrix: &[f32], rows: &[u32]) = add_rows_of);
+dispatch!(pub(super) fn descend(state: &mut Descent, h: &[f32], stride: usize) -> u64 = descend_of);
+dispatch!(pub(super) fn add_rows(out: &mut [Lanes], h: &[f32], stride: usize, rows: &[u32], by: &[Lanes]) = add_rows_of);
 dispatch!(pub(super) fn add_products(out: &mut [Lanes], m: &[f32], stride: usize, depth: Range<usize>, e: &[Lanes]) = add_products_of);
 dispatch!(pub(super) fn round_panel(panel: &mut Panel, m: &[f32], stride: usize) = round_panel_of);
 dispatch!(pub(super) fn take_up(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[f32], stride: usize) = take_up_of);
-dispatch!(pub(super) fn add_scaled(out: &mut [f32], a: f32, x: &[f32]) = add_scaled_of);

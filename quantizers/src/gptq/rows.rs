@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::kernels::{self, Column, LANES, Lanes, Panel};
+use super::kernels::{self, LANES, Lanes, Panel};
 use super::{Hessian, Options, Order, RowLoss, Solved};
 use crate::grid::Levels;
 use crate::simd::Isa;
@@ -12,40 +12,40 @@ use crate::{BlockFormat, Grid, Scales};
 pub(super) const CHUNK: usize = 4 * LANES;
 
 /// Columns that are rounded before their errors go into the columns after them all at once.
-const PANEL: usize = 32;
+pub(super) const PANEL: usize = 32;
 
 /// Sums of products run over this many columns at a time: a panel's rows of the factor (32 * 1024 * 4 bytes) stay in the second
 /// cache while the tiles of the chunk meet them.
 const DEPTH: usize = 1024;
 
 /// Sixteen rows, column by column in the order of the Hessian.
-struct Tile {
+pub(super) struct Tile {
     /// Rows that are there; lanes past them are zero.
-    rows: usize,
-    w: Vec<Lanes>,
+    pub rows: usize,
+    pub w: Vec<Lanes>,
     /// Weight less value.
-    errors: Vec<Lanes>,
+    pub errors: Vec<Lanes>,
     /// What is to be rounded; later H times the errors.
-    work: Vec<Lanes>,
-    codes: Vec<[i8; LANES]>,
+    pub work: Vec<Lanes>,
+    pub codes: Vec<[i8; LANES]>,
     /// Per group of each row, groups in their natural order.
-    scale: Vec<Lanes>,
-    offset: Vec<Lanes>,
+    pub scale: Vec<Lanes>,
+    pub offset: Vec<Lanes>,
     /// `[rows, blocks]`
-    grids: Vec<Option<Grid>>,
+    pub grids: Vec<Option<Grid>>,
 }
 
 /// What all tiles of a chunk share.
-struct Chunk<'a> {
-    format: &'a dyn BlockFormat,
-    hessian: &'a Hessian,
-    isa: Isa,
-    cols: usize,
-    blocks: usize,
-    group_len: usize,
-    levels: Levels,
+pub(super) struct Chunk<'a> {
+    pub format: &'a dyn BlockFormat,
+    pub hessian: &'a Hessian,
+    pub isa: Isa,
+    pub cols: usize,
+    pub blocks: usize,
+    pub group_len: usize,
+    pub levels: Levels,
     /// Each column's group, in the order of the Hessian.
-    groups: Vec<u32>,
+    pub groups: Vec<u32>,
 }
 
 /// See [`super::solve`]; `w` and `out` are the chunk's.
@@ -130,7 +130,7 @@ impl Chunk<'_> {
         tile
     }
 
-    fn set_grid(&self, tile: &mut Tile, row: usize, block: usize, grid: Grid) {
+    pub(super) fn set_grid(&self, tile: &mut Tile, row: usize, block: usize, grid: Grid) {
         let groups = self.format.spec().block / self.group_len;
         for g in 0..groups {
             tile.scale[block * groups + g][row] = grid.scale[g];
@@ -140,7 +140,7 @@ impl Chunk<'_> {
     }
 
     /// `work[c] += sum of m[c, k] * errors[k]` for columns `c`, `k` in `depth`, in all tiles. `m`: `[cols, cols]`.
-    fn add_products(&self, tiles: &mut [Tile], m: &[f32], c: Range<usize>, depth: Range<usize>) {
+    pub(super) fn add_products(&self, tiles: &mut [Tile], m: &[f32], c: Range<usize>, depth: Range<usize>) {
         let mut from = depth.start;
         while from < depth.end {
             let to = (from + DEPTH).min(depth.end);
@@ -258,151 +258,6 @@ impl Chunk<'_> {
         }
     }
 
-    /// Improves each row given its codes and scales, `sweeps` times: every code given all else, then every group's scale and
-    /// offset given all else, codes again at last. Ends early when nothing changes. Says how many codes changed.
-    fn descend(&self, tiles: &mut [Tile], sweeps: usize) -> u64 {
-        if sweeps == 0 {
-            return 0;
-        }
-        for tile in tiles.iter_mut() {
-            tile.work.fill([0.0; LANES]);
-        }
-        for first in (0..self.cols).step_by(PANEL) {
-            let end = (first + PANEL).min(self.cols);
-            self.add_products(tiles, self.hessian.matrix(), first..end, 0..self.cols);
-        }
-        // Row after row from here on: a change touches its own row only. A row's slopes are g = e H.
-        let mut slopes: Vec<Vec<f32>> = Vec::new();
-        for tile in tiles.iter() {
-            slopes.extend((0..tile.rows).map(|l| tile.work.iter().map(|g| g[l]).collect()));
-        }
-        let mut places = vec![0; self.cols];
-        for (place, column) in self.hessian.order().iter().enumerate() {
-            places[*column as usize] = place as u32;
-        }
-        let mut total = 0;
-        for sweep in 0..sweeps {
-            let codes = self.descend_codes(tiles, &mut slopes);
-            total += codes;
-            if sweep + 1 == sweeps || self.descend_scales(tiles, &mut slopes, &places) + codes == 0 {
-                break;
-            }
-        }
-        total
-    }
-
-    /// Gives each code in turn its best value given all others: moving value j by d changes the loss by
-    /// d^2 H_jj - 2 d g_j, least at d = g_j / H_jj. Says how many changed.
-    fn descend_codes(&self, tiles: &mut [Tile], slopes: &mut [Vec<f32>]) -> u64 {
-        let mut changed = 0;
-        for j in 0..self.cols {
-            let h = self.hessian.row(j);
-            if h[j] <= 0.0 {
-                continue;
-            }
-            let group = self.groups[j] as usize;
-            for (tile, slopes) in tiles.iter_mut().zip(slopes.chunks_mut(LANES)) {
-                let column = Column {
-                    w: &tile.w[j],
-                    errors: &tile.errors[j],
-                    scale: &tile.scale[group],
-                    offset: &tile.offset[group],
-                    levels: self.levels,
-                };
-                let mut slope = [0.0; LANES];
-                for (slope, slopes) in slope.iter_mut().zip(&*slopes) {
-                    *slope = slopes[j];
-                }
-                let (codes, errors) = kernels::round_again(self.isa, column, &slope, h[j]);
-                if codes == tile.codes[j] {
-                    continue;
-                }
-                for (l, slopes) in slopes.iter_mut().enumerate() {
-                    let step = tile.errors[j][l] - errors[l];
-                    // Where two values are equally good the old one stays: no running in circles.
-                    if codes[l] != tile.codes[j][l] && step * (step * h[j] - 2.0 * slopes[j]) < 0.0 {
-                        kernels::add_scaled(self.isa, slopes, -step, h);
-                        tile.codes[j][l] = codes[l];
-                        tile.errors[j][l] = errors[l];
-                        changed += 1;
-                    }
-                }
-            }
-        }
-        changed
-    }
-
-    /// Gives each group's scale and offset their best storable values given all codes. Says how many groups changed.
-    ///
-    /// `places`: of every column in the order of the Hessian.
-    fn descend_scales(&self, tiles: &mut [Tile], slopes: &mut [Vec<f32>], places: &[u32]) -> u64 {
-        let (len, in_block) = (self.group_len, self.format.spec().block / self.group_len);
-        let mut changed = 0;
-        let mut h = vec![0.0; len * len];
-        let (ones, mut levels, mut back) = (vec![1.0; len], vec![0.0; len], vec![0.0; len]);
-        let (mut by_ones, mut by_levels) = (vec![0.0; len], vec![0.0; len]);
-        for (group, places) in places.chunks_exact(len).enumerate() {
-            let (block, g) = (group / in_block, group % in_block);
-            for (h, i) in h.chunks_exact_mut(len).zip(places) {
-                let row = self.hessian.row(*i as usize);
-                h.iter_mut().zip(places).for_each(|(h, j)| *h = row[*j as usize]);
-            }
-            kernels::times(self.isa, &h, &ones, &mut by_ones);
-            for (row, slopes) in slopes.iter_mut().enumerate() {
-                let (tile, l) = (&mut tiles[row / LANES], row % LANES);
-                let Some(grid) = &tile.grids[l * self.blocks + block] else { continue };
-                levels.iter_mut().zip(places).for_each(|(v, k)| *v = grid.level(tile.codes[*k as usize][l]));
-                kernels::times(self.isa, &h, &levels, &mut by_levels);
-                let mut loss = Quadratic { oo: sum(&by_ones), ao: sum(&by_levels), ..Quadratic::default() };
-                for ((level, by_level), k) in levels.iter().zip(&by_levels).zip(places) {
-                    let slope = f64::from(slopes[*k as usize]);
-                    loss.aa += f64::from(*level) * f64::from(*by_level);
-                    loss.a += f64::from(*level) * slope;
-                    loss.o += slope;
-                }
-                let better = self.better_group(grid, g, &loss);
-                let step = better.scale[g] - grid.scale[g];
-                let change = loss.at(step, better.offset[g] - grid.offset[g]);
-                // Where something overflowed the grid stays.
-                if change >= 0.0 || change.is_nan() {
-                    continue;
-                }
-                for ((back, level), k) in back.iter_mut().zip(&levels).zip(places) {
-                    let k = *k as usize;
-                    let error = tile.w[k][l] - (better.scale[g] * level + better.offset[g]);
-                    *back = error - tile.errors[k][l];
-                    tile.errors[k][l] = error;
-                }
-                kernels::add_rows(self.isa, slopes, &back, self.hessian.matrix(), places);
-                self.set_grid(tile, l, block, better);
-                changed += 1;
-            }
-        }
-        changed
-    }
-
-    /// The grid with the scale and offset of group `g` where the loss is least. The scale is rounded first, the offset solved for
-    /// what the scale then is.
-    fn better_group(&self, grid: &Grid, g: usize, loss: &Quadratic) -> Grid {
-        let Quadratic { aa, ao, oo, a, o } = *loss;
-        let offsets = grid.parts.map_or(grid.offset[g] != 0.0, |parts| parts.offset_step != 0.0);
-        let free = aa * oo - ao * ao;
-        // All levels (nearly) equal: scale and offset cannot be told apart.
-        let step = if offsets && free > 1e-6 * aa * oo {
-            (a * oo - o * ao) / free
-        } else if aa > 0.0 {
-            a / aa
-        } else {
-            0.0
-        };
-        let scaled = self.format.with_group(grid, g, grid.scale[g] + step as f32, grid.offset[g]);
-        if !offsets || oo <= 0.0 {
-            return scaled;
-        }
-        let step = f64::from(scaled.scale[g] - grid.scale[g]);
-        self.format.with_group(&scaled, g, scaled.scale[g], grid.offset[g] + ((o - step * ao) / oo) as f32)
-    }
-
     /// Packs one row of a tile.
     fn store(&self, tile: &Tile, row: usize, out: &mut [u8]) {
         let spec = self.format.spec();
@@ -417,31 +272,4 @@ impl Chunk<'_> {
             }
         }
     }
-}
-
-/// How the loss changes as a group's values move by s * levels + o, given its part of H and of the slopes g:
-/// s^2 aa + 2 s o ao + o^2 oo - 2 (s a + o o').
-#[derive(Clone, Copy, Default)]
-struct Quadratic {
-    /// levels H levels
-    aa: f64,
-    /// levels H 1
-    ao: f64,
-    /// 1 H 1
-    oo: f64,
-    /// levels g
-    a: f64,
-    /// 1 g
-    o: f64,
-}
-
-impl Quadratic {
-    fn at(&self, scale: f32, offset: f32) -> f64 {
-        let (s, o) = (f64::from(scale), f64::from(offset));
-        s * (s * self.aa + 2.0 * (o * self.ao - self.a)) + o * (o * self.oo - 2.0 * self.o)
-    }
-}
-
-fn sum(x: &[f32]) -> f64 {
-    x.iter().map(|x| f64::from(*x)).sum()
 }

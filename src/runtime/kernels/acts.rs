@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+use super::floats::DEPTH;
 use super::isa::{Isa, Task};
 use super::simd::Simd;
 
@@ -29,6 +30,7 @@ pub struct Acts<'a> {
     x: &'a [f32],
     tokens: usize,
     cols: usize,
+    strips: OnceLock<Vec<f32>>,
     singles: OnceLock<Rounded<Single>>,
     supers: OnceLock<Rounded<Super>>,
 }
@@ -80,7 +82,7 @@ impl<'a> Acts<'a> {
     /// If the length is not `tokens * cols`.
     pub fn new(x: &'a [f32], tokens: usize, cols: usize) -> Acts<'a> {
         assert_eq!(Some(x.len()), tokens.checked_mul(cols), "{tokens} tokens of {cols} values");
-        Acts { x, tokens, cols, singles: OnceLock::new(), supers: OnceLock::new() }
+        Acts { x, tokens, cols, strips: OnceLock::new(), singles: OnceLock::new(), supers: OnceLock::new() }
     }
 
     /// Number of tokens.
@@ -96,6 +98,31 @@ impl<'a> Acts<'a> {
     /// The values of token `t`.
     pub(super) fn row(&self, t: usize) -> &'a [f32] {
         &self.x[t * self.cols..(t + 1) * self.cols]
+    }
+
+    /// The columns from `from` on, [`DEPTH`] of them or as many as there are, of all tokens, side by side: rows that lie a power
+    /// of two apart would push each other out of the caches. `from`: a multiple of [`DEPTH`].
+    pub(super) fn strip(&self, from: usize) -> &[f32] {
+        if self.cols <= DEPTH {
+            return self.x;
+        }
+        if self.strips.get().is_none() {
+            // See `rounded`.
+            let _ = self.strips.set(self.lay_strips());
+        }
+        let all = self.strips.get().expect("set above");
+        &all[from * self.tokens..self.cols.min(from + DEPTH) * self.tokens]
+    }
+
+    fn lay_strips(&self) -> Vec<f32> {
+        let mut all = vec![0.0; self.x.len()];
+        all.par_chunks_mut((DEPTH * self.tokens).max(1)).enumerate().for_each(|(i, strip)| {
+            let n = strip.len() / self.tokens;
+            for (to, row) in strip.chunks_exact_mut(n).zip(self.x.chunks_exact(self.cols)) {
+                to.copy_from_slice(&row[i * DEPTH..][..n]);
+            }
+        });
+        all
     }
 
     /// The 8-bit form. `cols` must be a multiple of the values under one scale.

@@ -16,12 +16,12 @@ use super::{Acts, Matrix};
 const ROWS: usize = 16;
 /// Rows decoded at a time for a batch, and columns of each: 64 KiB, which stay in the second-level cache.
 pub(super) const PANEL: usize = 64;
-const DEPTH: usize = 256;
+pub(super) const DEPTH: usize = 256;
 /// Tokens whose `DEPTH` columns stay in the second-level cache beside the panel.
 const TOKENS: usize = 96;
 /// From this many tokens on decoding for the tile pays: its cost is shared. Timed on Zen 3, batch against row by row: at
 /// 12 tokens 1.08 (BF16), 0.83 (F16), at 16 tokens 1.06, 0.95, at 24 tokens 1.28, 1.13.
-const BATCH: usize = 16;
+pub(super) const BATCH: usize = 16;
 
 /// How a dot product reads a type without decoding it first.
 pub(super) trait Stored<const N: usize>: Send + Sync + 'static {
@@ -230,6 +230,7 @@ impl<R: Source> Task for Batch<'_, R> {
             let end = span.end.min(first + PANEL);
             for from in (0..cols).step_by(DEPTH) {
                 let columns = from..cols.min(from + DEPTH);
+                let acts = self.x.strip(from);
                 for (tile, first) in panel.chunks_exact_mut(DEPTH).zip((first..end).step_by(ROWS)) {
                     unpack::<S, R>(s, self.w, first..end.min(first + ROWS), columns.clone(), &mut rows, tile);
                 }
@@ -238,7 +239,7 @@ impl<R: Source> Task for Batch<'_, R> {
                     for (tile, first) in panel.chunks_exact(DEPTH).zip((first..end).step_by(ROWS)) {
                         let n = ROWS.min(end - first);
                         let tile = &tile[..columns.len()];
-                        let mut part = Part { x: self.x, out: &mut self.out, tile, from, first, n };
+                        let mut part = Part { x: acts, out: &mut self.out, tile, add: from > 0, first, n };
                         let mut t = some;
                         if S::TOKENS > 6 {
                             t = part.all::<S, 12>(s, t, last);
@@ -288,10 +289,12 @@ fn unpack<S: Simd, R: Source>(
 
 /// One decoded tile, what it is multiplied with, and where the sums go.
 struct Part<'a, 'o> {
-    x: &'a Acts<'a>,
+    /// Of every token the columns that the tile is of.
+    x: &'a [f32],
     out: &'a mut Out<'o>,
     tile: &'a [[f32; ROWS]],
-    from: usize,
+    /// Whether there are sums already.
+    add: bool,
     first: usize,
     n: usize,
 }
@@ -313,8 +316,8 @@ impl Part<'_, '_> {
         let mut x: [&[f32]; T] = [&[]; T];
         let mut acc = [s.wide_load(&[0.0; ROWS]); T];
         for i in 0..T {
-            x[i] = &self.x.row(t + i)[self.from..self.from + depth];
-            if self.from > 0 {
+            x[i] = &self.x[(t + i) * depth..][..depth];
+            if self.add {
                 acc[i] = s.wide_load(&self.out.get(t + i, self.first, self.n));
             }
         }

@@ -75,6 +75,10 @@ static INTEGERS: &[(&str, Integer)] = &[
 /// Weights that one thread takes at a time with few tokens: long enough to make handing them out cheap.
 const CHUNK_WEIGHTS: usize = 64 * 1024;
 
+/// Products that one thread makes at a time with many tokens: a third of a millisecond. So small matrices have work for
+/// several threads.
+const CHUNK_PRODUCTS: usize = 1 << 24;
+
 /// With fewer tokens than this a thread takes fewer rows: the work is short and bound by memory.
 const FEW: usize = 5;
 
@@ -187,10 +191,17 @@ pub fn matmul(w: &Matrix, x: &Acts, exact: bool, out: &mut [f32]) {
 pub fn matmul_with(isa: Isa, w: &Matrix, x: &Acts, exact: bool, out: &mut [f32]) {
     assert_eq!(x.cols(), w.cols, "columns of activations and of weights");
     let (tokens, rows) = (x.tokens(), w.rows);
-    let chunk = (CHUNK_WEIGHTS / w.cols.max(1)).max(1);
+    let weights = CHUNK_WEIGHTS.min(CHUNK_PRODUCTS / tokens.max(1));
+    let chunk = (weights / w.cols.max(1)).max(1);
     let chunk = chunk.next_multiple_of(if tokens < FEW { 8 } else { floats::PANEL });
     match w.integer.filter(|_| !exact) {
         Some(product) => product(isa, w, x, chunk, out),
-        None => out::by_rows(out, tokens, rows, chunk, |out| (w.float)(isa, w, x, out)),
+        None => {
+            if tokens >= floats::BATCH {
+                // Once, before several threads want it.
+                x.strip(0);
+            }
+            out::by_rows(out, tokens, rows, chunk, |out| (w.float)(isa, w, x, out));
+        }
     }
 }

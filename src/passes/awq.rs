@@ -1,0 +1,290 @@
+//! AWQ (Lin et al. 2023): input channels get factors that their producers absorb, chosen by what rounding then does to the
+//! output of the attention or the MLP. The formulas are [`aurora_quantizers::awq`]'s.
+//!
+//! A site's candidates are tried in the frame of the checkpoint: weights are scaled, rounded as the plan says (their
+//! scales searched with the scaled importances), decoded and divided by the factors again. So nothing else in the block
+//! has to change for a trial, sites do not depend on each other, and the factors move only when all are found.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use aurora_quantizers::awq::{self, WeightMagnitude};
+use aurora_quantizers::spec::Kind;
+use aurora_quantizers::{Scales, SiteStats, par};
+use rayon::prelude::*;
+
+use super::{BlockState, Duo, Log, Pass, Settings, SiteState, StatsKind, Trial};
+use crate::Result;
+use crate::model::{Producer, Reader, Site};
+use crate::record::ScaleRecord;
+
+/// The first round of the search takes this many steps over the exponents; later rounds look between the best.
+const COARSE: usize = 5;
+
+/// The pass.
+pub struct Awq {
+    grid: usize,
+    duo: Duo,
+}
+
+/// One way to make factors: exponent in steps of the grid, and whether weights have a say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    duo: bool,
+    step: usize,
+}
+
+/// A site under search.
+struct Channels<'s> {
+    index: usize,
+    state: &'s SiteState,
+    producer: &'s Producer,
+    activations: Vec<f32>,
+    weights: Vec<f32>,
+}
+
+/// Factors of some sites, and what rounding costs with them.
+struct Scaled {
+    factors: Vec<Vec<f32>>,
+    loss: f64,
+}
+
+impl Awq {
+    /// With the user's settings.
+    pub fn new(settings: &Settings) -> Self {
+        Awq { grid: settings.grid, duo: settings.duo }
+    }
+}
+
+impl Pass for Awq {
+    fn needs(&self) -> StatsKind {
+        StatsKind::Diagonal
+    }
+
+    fn probes(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()> {
+        let mut found = Vec::new();
+        for unit in units(block) {
+            let started = Instant::now();
+            let site = &block.sites()[unit[0]].site;
+            let mut record = begin(block, &unit);
+            let refused = match (block.probe(), unit.iter().find_map(|&i| block.sites()[i].site.producer.as_ref().err())) {
+                (None, _) => Some("left as it is: scales are sought within blocks"),
+                (_, Some(why)) => Some(why.as_str()),
+                _ => None,
+            };
+            if let Some(why) = refused {
+                record.note = Some(why.to_owned());
+                log.scaled(record);
+                continue;
+            }
+            let probe = block.probe().expect("looked at above");
+            let trial = probe.stop_at(site)?;
+            let chosen = self.search(block, &unit, &*trial, &mut record, log)?;
+            record.seconds = started.elapsed().as_secs_f64();
+            log.scaled(record);
+            found.extend(chosen);
+        }
+        found.iter().try_for_each(|(index, factors)| block.scale_site(*index, factors))
+    }
+}
+
+/// Sites that are searched together: each by itself, but of those that are the experts of one linear all, which then share
+/// an exponent. Sites without a matrix on a grid are left out: they have nothing to gain.
+fn units(block: &BlockState<'_>) -> Vec<Vec<usize>> {
+    let mut units: Vec<Vec<usize>> = Vec::new();
+    for (i, state) in block.sites().iter().enumerate() {
+        if !state.site.readers.iter().any(|r| on_grid(block, *r)) {
+            continue;
+        }
+        match units.last_mut().filter(|unit| block.sites()[unit[0]].site.reach == state.site.reach) {
+            Some(unit) => unit.push(i),
+            None => units.push(vec![i]),
+        }
+    }
+    units
+}
+
+fn on_grid(block: &BlockState<'_>, reader: Reader) -> bool {
+    block.format(reader.weight).spec().kind == Kind::Block
+}
+
+fn begin(block: &BlockState<'_>, unit: &[usize]) -> ScaleRecord {
+    let name = |id| block.graph().param(id).name.clone();
+    let site: &Site = &block.sites()[unit[0]].site;
+    let mut readers: Vec<String> = site.readers.iter().map(|r| name(r.weight)).collect();
+    readers.dedup();
+    let into = site.producer.as_ref().ok().map(|producer| match producer {
+        Producer::Norm { weight, .. } | Producer::Rows { weight, .. } => name(*weight),
+    });
+    ScaleRecord::new(site.block, readers, into)
+}
+
+/// What all readers of a site saw together.
+fn magnitudes(state: &SiteState) -> Vec<f32> {
+    let all = state.stats.iter().find(|(expert, _)| expert.is_none());
+    match all {
+        Some((_, stats)) => stats.mean_abs(),
+        None => {
+            let tokens: u64 = state.stats.iter().map(|(_, s)| s.tokens()).sum();
+            let sum = |c: usize| state.stats.iter().map(|(_, s)| s.sum_abs()[c]).sum::<f64>();
+            (0..state.site.width).map(|c| (sum(c) / tokens.max(1) as f64) as f32).collect()
+        }
+    }
+}
+
+impl Awq {
+    /// The best factors of a unit's sites, if any are better than none.
+    fn search(
+        &self,
+        block: &BlockState<'_>,
+        unit: &[usize],
+        trial: &dyn Trial,
+        record: &mut ScaleRecord,
+        log: &mut dyn Log,
+    ) -> Result<Vec<(usize, Vec<f32>)>> {
+        let channels = |&index: &usize| {
+            let state = &block.sites()[index];
+            let producer = state.site.producer.as_ref().expect("looked at before");
+            let seen = state.stats.iter().any(|(_, s)| s.tokens() > 0);
+            seen.then(|| Channels {
+                index,
+                state,
+                producer,
+                activations: magnitudes(state),
+                weights: weight_magnitudes(block, state),
+            })
+        };
+        let sites: Vec<Channels<'_>> = unit.iter().filter_map(channels).collect();
+        if sites.is_empty() {
+            record.note = Some("saw no token".to_owned());
+            return Ok(Vec::new());
+        }
+        let name = record.readers[0].clone();
+        let mut run = |factors: Vec<Vec<f32>>| -> Result<Scaled> {
+            log.begin(&name)?;
+            let mut weights = Vec::new();
+            for (site, factors) in sites.iter().zip(&factors) {
+                for reader in site.state.site.readers.iter().filter(|r| on_grid(block, **r)) {
+                    let stats = site.state.seen_by(reader.expert);
+                    if stats.tokens() > 0 {
+                        weights.push((*reader, rounded(block, *reader, factors, stats)));
+                    }
+                }
+            }
+            Ok(Scaled { loss: trial.change(&weights)?, factors })
+        };
+        let plain = run(sites.iter().map(|s| vec![1.0; s.state.site.width]).collect())?;
+        let (chosen, mut best) = self.best(&mut |candidate| run(self.factors(&sites, candidate)))?;
+        record.loss_before = Some(plain.loss);
+        record.loss = Some(plain.loss.min(best.loss));
+        // Only what is better, and not just other.
+        if best.loss >= plain.loss {
+            return Ok(Vec::new());
+        }
+        let exact = run(best.factors.iter().map(|s| awq::powers_of_two(s)).collect())?;
+        if exact.loss <= best.loss {
+            best = exact;
+            record.loss = Some(best.loss);
+            record.powers_of_two = true;
+        }
+        record.ratio = Some(chosen.step as f64 / self.grid as f64);
+        record.duo = chosen.duo;
+        record.range = best.factors.iter().flatten().fold(None, |range, &s| {
+            let (low, high) = range.unwrap_or((s, s));
+            Some((s.min(low), s.max(high)))
+        });
+        Ok(sites.iter().map(|s| s.index).zip(best.factors).collect())
+    }
+
+    /// The candidate with the smallest loss: some steps over all exponents for each form, then those between the best.
+    fn best(&self, run: &mut dyn FnMut(Candidate) -> Result<Scaled>) -> Result<(Candidate, Scaled)> {
+        let mut tried = BTreeMap::new();
+        let mut best: Option<(Candidate, Scaled)> = None;
+        let mut look = |candidate: Candidate, best: &mut Option<(Candidate, Scaled)>| -> Result<()> {
+            // An exponent of zero without weights is no scale at all.
+            if candidate.step > self.grid || (!candidate.duo && candidate.step == 0) || tried.contains_key(&candidate) {
+                return Ok(());
+            }
+            let scaled = run(candidate)?;
+            tried.insert(candidate, scaled.loss);
+            if best.as_ref().is_none_or(|(_, best)| scaled.loss < best.loss) {
+                *best = Some((candidate, scaled));
+            }
+            Ok(())
+        };
+        let mut stride = (self.grid / COARSE).max(1);
+        let forms: &[bool] = match self.duo {
+            Duo::On => &[true],
+            Duo::Off => &[false],
+            Duo::Both => &[false, true],
+        };
+        for &duo in forms {
+            for step in (0..=self.grid).step_by(stride) {
+                look(Candidate { duo, step }, &mut best)?;
+            }
+        }
+        while stride > 1 {
+            stride = stride.div_ceil(2);
+            let Candidate { duo, step } = best.as_ref().expect("at least one was tried").0;
+            look(Candidate { duo, step: step.saturating_sub(stride) }, &mut best)?;
+            look(Candidate { duo, step: step + stride }, &mut best)?;
+        }
+        Ok(best.expect("at least one was tried"))
+    }
+
+    /// A candidate's factors for each site, equal for channels that hang together.
+    fn factors(&self, sites: &[Channels<'_>], candidate: Candidate) -> Vec<Vec<f32>> {
+        let ratio = candidate.step as f32 / self.grid as f32;
+        let of_site = |site: &Channels<'_>| {
+            let mut s = awq::factors(&site.activations, candidate.duo.then_some(&site.weights[..]), ratio);
+            let groups = site.producer.groups(s.len());
+            if groups.iter().any(|group| group.len() > 1) {
+                let mut producer = vec![0; s.len()];
+                groups.iter().enumerate().for_each(|(p, group)| group.iter().for_each(|&c| producer[c] = p));
+                let tied = awq::tie(&s, &producer, groups.len());
+                s = producer.into_iter().map(|p| tied[p]).collect();
+            }
+            s
+        };
+        sites.iter().map(of_site).collect()
+    }
+}
+
+fn weight_magnitudes(block: &BlockState<'_>, state: &SiteState) -> Vec<f32> {
+    let mut magnitude = WeightMagnitude::new(state.site.width);
+    for reader in state.site.readers.iter().filter(|r| on_grid(block, **r)) {
+        let group = block.format(reader.weight).as_blocks().map_or(1, |blocks| {
+            let zeros = vec![0.0; blocks.spec().block];
+            blocks.fit(&zeros, &zeros).group_len
+        });
+        magnitude.add(&block.weights(*reader), group);
+    }
+    magnitude.mean()
+}
+
+/// The matrix times `factors`, rounded to nearest as the plan says, and divided by them again.
+fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &SiteStats) -> Vec<f32> {
+    let (rows, cols) = block.shape(reader);
+    let format = block.format(reader.weight);
+    let row_bytes = format.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
+    let importance: Vec<f32> = stats.mean_sq().iter().zip(factors).map(|(e, s)| e / (s * s)).collect();
+    let step = par::rows_for(par::CHUNK_WEIGHTS / 4, cols);
+    let mut out = vec![0.0; rows * cols];
+    out.par_chunks_mut(step * cols).enumerate().for_each_init(Vec::new, |bytes, (i, values)| {
+        let some = i * step..i * step + values.len() / cols;
+        bytes.resize(some.len() * row_bytes, 0);
+        block.rows(reader, some, values);
+        let scale = |values: &mut [f32], by: &dyn Fn(f32, f32) -> f32| {
+            values.chunks_exact_mut(cols).for_each(|row| row.iter_mut().zip(factors).for_each(|(w, s)| *w = by(*w, *s)));
+        };
+        scale(values, &|w, s| w * s);
+        format.encode(values, Scales::Search(Some(&importance)), bytes);
+        format.decode(bytes, values);
+        scale(values, &|w, s| w / s);
+    });
+    out
+}

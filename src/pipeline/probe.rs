@@ -1,0 +1,46 @@
+//! Which part of the calibration text weights are tried on, and the trials themselves, run by the executor.
+
+use crate::Result;
+use crate::model::{Reader, Site};
+use crate::passes;
+use crate::runtime::{self, BlockRunner, Overrides, Stopped};
+
+/// Samples that weights are tried on, drawn evenly from all.
+const SAMPLES: usize = 8;
+/// Tokens of each: enough for a loss that tells candidates apart, few enough for dozens of them.
+const TOKENS: usize = 128;
+
+/// A block on which passes try weights.
+pub(super) struct Probe<'p, 'a>(runtime::Probe<'p, 'a>);
+
+impl<'p, 'a> Probe<'p, 'a> {
+    /// `residuals`: the residual stream before the block, of all samples.
+    pub fn new(runner: &'p BlockRunner<'a>, block: usize, residuals: &[Vec<f32>]) -> Self {
+        let used = residuals.len().min(SAMPLES);
+        let width = runner.width();
+        let some = (0..used).map(|i| &residuals[i * residuals.len() / used]);
+        let starts = some.map(|residual| &residual[..residual.len().min(TOKENS * width)]);
+        Probe(runtime::Probe::new(runner, block, starts))
+    }
+}
+
+impl passes::Probe for Probe<'_, '_> {
+    fn stop_at<'p>(&'p self, site: &Site) -> Result<Box<dyn passes::Trial + 'p>> {
+        Ok(Box::new(Trial(self.0.stop_at(site.reach.clone())?)))
+    }
+}
+
+struct Trial<'p, 'a>(Stopped<'p, 'a>);
+
+impl passes::Trial for Trial<'_, '_> {
+    fn change(&self, weights: &[(Reader, Vec<f32>)]) -> Result<f64> {
+        let mut overrides = Overrides::new();
+        for (reader, values) in weights {
+            match reader.expert {
+                None => overrides.floats(reader.weight, values),
+                Some(expert) => overrides.expert(reader.weight, expert, values),
+            }
+        }
+        self.0.change(&overrides)
+    }
+}
