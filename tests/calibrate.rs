@@ -82,7 +82,8 @@ fn samples_that_go_together_are_as_if_each_went_alone() {
         let runner = BlockRunner::new(&opened.model, &weights, EXACT).unwrap();
         let tokens = tokens(name);
         let n = tokens.len();
-        let samples = [&tokens[..n / 2], &tokens[n - n / 2..], &tokens[1..n / 2 + 1], &tokens[..n / 3], &tokens[..n / 3]];
+        let samples =
+            [&tokens[..n / 2], &tokens[n - n / 2..], &tokens[1..n / 2 + 1], &tokens[..n / 3], &tokens[..n / 3]];
         let mut alone: Vec<Vec<f32>> = samples.iter().map(|tokens| runner.embed(tokens).unwrap()).collect();
         let mut together = alone.clone();
         let (mut seen_alone, mut seen_together, none) = (Seen::default(), Seen::default(), Overrides::new());

@@ -64,7 +64,8 @@ fn the_readme_compares_the_methods() {
     let bytes = fs::metadata(model.join("model.safetensors")).unwrap().len();
     let found = score(&model);
     let perplexity = number(&found["perplexity"]["value"]);
-    writeln!(table, "| BF16 | checkpoint | {bytes} | 16.00 | {perplexity:.2} | | | | | {:.0} |", speed(&model)).unwrap();
+    writeln!(table, "| BF16 | checkpoint | {bytes} | 16.00 | {perplexity:.2} | | | | | {:.0} |", speed(&model))
+        .unwrap();
     for (name, file_type) in TYPES {
         for (method, options) in METHODS {
             let fixed = ["convert", "--force", "--pure", "--embedding-type", "q8_0", "--output-type", "q8_0"];

@@ -114,7 +114,14 @@ const STEPS: usize = 20;
 ///
 /// # Panics
 /// If lengths do not belong together.
-pub fn clip(format: &dyn Format, rows: &[f32], importance: &[f32], grams: &[f32], group: usize, out: &mut [u8]) -> (f64, f64) {
+pub fn clip(
+    format: &dyn Format,
+    rows: &[f32],
+    importance: &[f32],
+    grams: &[f32],
+    group: usize,
+    out: &mut [u8],
+) -> (f64, f64) {
     let (cols, spec) = (importance.len(), format.spec());
     let blocks = cols / spec.block;
     assert_eq!((rows.len() % cols, grams.len()), (0, blocks * spec.block * spec.block), "rows and products of columns");

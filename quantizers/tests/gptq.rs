@@ -199,11 +199,13 @@ fn codes_are_those_of_the_paper() {
             let followed = follow(format, &w, &h, n, order, &out);
             // A row that was left rounded to nearest has other codes.
             let left: Vec<bool> = solved.rows.iter().map(|row| row.solved == row.nearest).collect();
-            let solved: Vec<&Followed> = followed.iter().zip(&left).filter(|(_, left)| !**left).map(|(f, _)| f).collect();
+            let solved: Vec<&Followed> =
+                followed.iter().zip(&left).filter(|(_, left)| !**left).map(|(f, _)| f).collect();
             for (row, Followed { off, .. }) in solved.iter().enumerate() {
                 assert!(*off <= EDGE, "{name} {order:?} row {row}, seed {seed}: a code off by {off} steps");
             }
-            let (found, blocks) = (solved.iter().map(|f| f.refound).sum::<usize>(), solved.len() * n / format.spec().block);
+            let (found, blocks) =
+                (solved.iter().map(|f| f.refound).sum::<usize>(), solved.len() * n / format.spec().block);
             assert!(solved.len() + 2 >= rows, "{name} {order:?}: {left:?}");
             // A search decides too: between two nearly equal grids rounding may fall either way.
             let enough = if order == Order::Static { blocks } else { blocks * 9 / 10 };

@@ -53,6 +53,9 @@ mod tests {
         let all = [record(0, "blk.0.attn_q.weight", Some(1.0)), record(1, "blk.1.attn_q.weight", Some(2.0)), refused];
         let lines = lines(&all);
         assert!(lines[0].contains("1 of 3"), "{lines:?}");
-        assert_eq!(lines[1..], ["  block 0: attn_q 0.50x", "  block 1: attn_q 1.00x", "  not scaled: blk.1.ffn_down.weight (a norm)"]);
+        assert_eq!(
+            lines[1..],
+            ["  block 0: attn_q 0.50x", "  block 1: attn_q 1.00x", "  not scaled: blk.1.ffn_down.weight (a norm)"]
+        );
     }
 }

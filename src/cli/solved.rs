@@ -111,7 +111,8 @@ mod tests {
     fn every_matrix_is_counted_and_what_is_left_is_named_with_the_reason() {
         assert!(lines(&record(Vec::new()), &["token_embd.weight"]).is_empty());
         let good = LinearRecord { loss: Some(0.25), loss_rtn: Some(1.0), ..LinearRecord::new("a", None, 9) };
-        let idle = |expert| LinearRecord { note: Some("no token".to_owned()), ..LinearRecord::new("e", Some(expert), 0) };
+        let idle =
+            |expert| LinearRecord { note: Some("no token".to_owned()), ..LinearRecord::new("e", Some(expert), 0) };
         let linears = [good].into_iter().chain((0..8).map(idle)).collect();
         let found = lines(&record(linears), &["a", "e", "token_embd.weight"]);
         assert_eq!(

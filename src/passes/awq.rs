@@ -71,11 +71,12 @@ impl Pass for Awq {
             let started = Instant::now();
             let site = &block.sites()[unit[0]].site;
             let mut record = begin(block, &unit);
-            let refused = match (block.probe(), unit.iter().find_map(|&i| block.sites()[i].site.producer.as_ref().err())) {
-                (None, _) => Some("left as it is: scales are sought within blocks"),
-                (_, Some(why)) => Some(why.as_str()),
-                _ => None,
-            };
+            let refused =
+                match (block.probe(), unit.iter().find_map(|&i| block.sites()[i].site.producer.as_ref().err())) {
+                    (None, _) => Some("left as it is: scales are sought within blocks"),
+                    (_, Some(why)) => Some(why.as_str()),
+                    _ => None,
+                };
             if let Some(why) = refused {
                 record.note = Some(why.to_owned());
                 log.scaled(record);
@@ -279,7 +280,9 @@ fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &Site
         bytes.resize(some.len() * row_bytes, 0);
         block.rows(reader, some, values);
         let scale = |values: &mut [f32], by: &dyn Fn(f32, f32) -> f32| {
-            values.chunks_exact_mut(cols).for_each(|row| row.iter_mut().zip(factors).for_each(|(w, s)| *w = by(*w, *s)));
+            values
+                .chunks_exact_mut(cols)
+                .for_each(|row| row.iter_mut().zip(factors).for_each(|(w, s)| *w = by(*w, *s)));
         };
         scale(values, &|w, s| w * s);
         format.encode(values, Scales::Search(Some(&importance)), bytes);

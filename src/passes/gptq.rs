@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use aurora_quantizers::gptq::{self, Hessian, Options, Order};
 use aurora_quantizers::SiteStats;
+use aurora_quantizers::gptq::{self, Hessian, Options, Order};
 
 use super::{BlockState, Log, Pass, Settings, StatsKind};
 use crate::Result;

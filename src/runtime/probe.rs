@@ -48,11 +48,7 @@ impl<'p, 'a> Probe<'p, 'a> {
     ///
     /// # Panics
     /// If there is no such block, or a residual is not whole rows.
-    pub fn new<'r>(
-        runner: &'p BlockRunner<'a>,
-        block: usize,
-        residuals: impl IntoIterator<Item = &'r [f32]>,
-    ) -> Self {
+    pub fn new<'r>(runner: &'p BlockRunner<'a>, block: usize, residuals: impl IntoIterator<Item = &'r [f32]>) -> Self {
         let width = runner.width();
         assert!(block < runner.model.graph.blocks.len(), "block {block}");
         let most = BATCH.min(runner.options.context) * width;
