@@ -341,7 +341,7 @@ impl Packer<'_> {
                         false => ((-offset / scale).round_ties_even() as i32 - i32::from(min)) as u8,
                     };
                     let to = &mut codes[g * group..][..group];
-                    to.iter_mut().zip(&levels).for_each(|(to, level)| *to = (level - min) as u8);
+                    to.iter_mut().zip(&levels).for_each(|(to, level)| *to = (i16::from(*level) - i16::from(min)) as u8);
                 }
             },
         );
