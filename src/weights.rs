@@ -95,6 +95,26 @@ impl<'a> Weights<'a> {
         self.bound[id.0].runs.iter().map(|r| r.tensor)
     }
 
+    /// The runs of rows that a parameter consists of, in order: tensor, first stored row (as [`Part`] counts), rows.
+    pub fn pieces(&self, id: ParamId) -> impl Iterator<Item = (&'a TensorInfo, usize, usize)> + '_ {
+        self.bound[id.0].runs.iter().map(|r| (r.tensor, r.first_row, r.rows))
+    }
+
+    /// What is done to a parameter's numbers on the way in.
+    pub fn import(&self, id: ParamId) -> &'a Import {
+        self.bound[id.0].import
+    }
+
+    /// Which row of its tensors, counted on from run to run, a canonical row of a matrix (or element of a bias) is.
+    pub fn stored_row(&self, id: ParamId, row: usize) -> usize {
+        let param = self.graph.param(id);
+        let total = if param.shape.len() == 1 { param.len() } else { param.rows() };
+        match self.bound[id.0].import {
+            Import::RopePermute { heads } => halved(row, total / heads),
+            _ => row,
+        }
+    }
+
     /// An error about a parameter, named as its file names it.
     pub fn error(&self, id: ParamId, what: impl Into<String>) -> Error {
         let param = self.graph.param(id);

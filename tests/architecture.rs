@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("text", &["checkpoint", "gguf"]),
     ("plan", &["model", "weights"]),
     ("record", &["plan"]),
-    ("export", &["plan", "model", "checkpoint", "gguf", "record"]),
+    ("export", &["plan", "model", "checkpoint", "gguf", "record", "weights"]),
     ("passes", &["model", "record"]),
     ("pipeline", &["weights", "plan", "export", "record", "model", "passes", "calibrate", "runtime"]),
     ("calibrate", &["runtime", "model", "checkpoint", "text", "gguf", "export"]),

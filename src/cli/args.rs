@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Parser, Subcommand};
 
+use crate::export::packed;
 use crate::plan::{self, FILE_TYPES};
 
 /// Turn a Hugging Face checkpoint into a small GGUF file that llama.cpp, Ollama and LM Studio load.
@@ -71,7 +72,7 @@ pub enum Command {
 pub struct Convert {
     /// Checkpoint: directory with config.json, .safetensors file in one, or .gguf file.
     pub model: PathBuf,
-    /// Output file [default: MODEL-TYPE.gguf in the current directory].
+    /// Output file, or folder of other formats than GGUF [default: MODEL-TYPE.gguf in the current directory].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// How codes are chosen, one method or several joined by + (awq+gptq): rtn rounds each weight to the nearest; gptq
@@ -79,6 +80,9 @@ pub struct Convert {
     /// those with large inputs are rounded more finely, and leaves no trace in the file.
     #[arg(long, default_value = "rtn", value_name = "METHOD")]
     pub method: String,
+    /// Who is to load the output, and what its matrices are like.
+    #[command(flatten)]
+    pub packing: Packing,
     /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
     /// those where errors cost most [default: q8_0; of a --method that calibrates q4_k_m; keep for a checkpoint that is
     /// quantised].
@@ -136,6 +140,45 @@ pub struct Convert {
     /// Accept a GGUF file that is quantised already; what its rounding lost stays lost.
     #[arg(long)]
     pub allow_requantize: bool,
+}
+
+/// Formats other than GGUF.
+#[derive(Debug, clap::Args)]
+pub struct Packing {
+    /// What is written: a GGUF file, or a folder of safetensors in the layout of GPTQ, AWQ (GEMM) or compressed-tensors
+    /// (pack-quantized), for vLLM, Transformers and their like. Embeddings and output matrix stay floats there.
+    #[arg(long, value_name = "FORMAT", default_value = super::packing::GGUF, value_parser = formats(), help_heading = "Format")]
+    pub format: String,
+    /// Bits of a code, 4 or 8 [default: 4].
+    #[arg(long, value_name = "N", value_parser = bits, help_heading = "Format")]
+    pub bits: Option<u8>,
+    /// Weights that share a scale: 32, 64 or 128 [default: 128].
+    #[arg(long, value_name = "N", value_parser = group, help_heading = "Format")]
+    pub group_size: Option<u8>,
+    /// Zeros in the middle of the codes [default of gptq and compressed-tensors].
+    #[arg(long, conflicts_with = "asym", help_heading = "Format")]
+    pub sym: bool,
+    /// A zero for every group [default of awq].
+    #[arg(long, help_heading = "Format")]
+    pub asym: bool,
+}
+
+fn formats() -> PossibleValuesParser {
+    PossibleValuesParser::new([super::packing::GGUF].into_iter().chain(packed::LAYOUTS.iter().map(|l| l.name())))
+}
+
+fn one_of(text: &str, numbers: &[usize]) -> Result<u8, String> {
+    let found = text.parse().ok().filter(|n| numbers.contains(&usize::from(*n)));
+    let words = || numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| format!("must be one of {}", words()))
+}
+
+fn group(text: &str) -> Result<u8, String> {
+    one_of(text, &packed::GROUPS)
+}
+
+fn bits(text: &str) -> Result<u8, String> {
+    one_of(text, &[4, 8])
 }
 
 /// What can be set of the methods that look at the calibration text.

@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::args::{Common, Convert};
+use super::packing::{Folder, Packing};
 use super::{calibrate, scales, signals, solved, ui};
 use crate::calibrate::imatrix::{Imatrix, Importances};
 use crate::checkpoint::{self, Config, TensorSource, quantized};
@@ -53,7 +54,11 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let passes = passes(args)?;
     let model = model::describe(source.config(), &|name| source.find(name).is_some())?;
     let weights = Weights::bind(source, &model.graph)?;
-    let target = Target::of(args, source, &weights)?;
+    let packing = Packing::of(args)?;
+    let target = match &packing {
+        None => Target::of(args, source, &weights)?,
+        Some(packing) => Target::packed(packing, source, &weights)?,
+    };
     let plan = Plan::keeping(&model, &rules(args, &target)?, &target.kept)?;
     refuse_fallbacks(&plan, args.strict)?;
     let reference = args.scales == SCALES[1];
@@ -61,19 +66,29 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let exporter = EXPORTERS[0];
     let path = match &args.output {
         Some(path) => path.clone(),
-        None => default_output(source, target.file_type, exporter.name()),
+        None => default_output(source, &target, packing.as_ref().map_or(exporter.name(), |_| "")),
     };
     // Before a calibration, which may take an hour.
-    let file = (!args.dry_run).then(|| destination(&path, args.force)).transpose()?;
+    let free = || match &packing {
+        None => destination(&path, args.force),
+        Some(packing) => packing.destination(&path),
+    };
+    let file = (!args.dry_run).then(free).transpose()?;
     let stop = signals::stop_flag()?;
     let importance = importance(args, source, &model, &weights, common, &stop)?;
-    let (mut metadata, mut notes) = export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?;
+    let (mut metadata, mut notes) = match &packing {
+        None => export::metadata::metadata(source, &model, &plan, args.pre.as_deref())?,
+        Some(_) => (Metadata::new(), Vec::new()),
+    };
     let weighed = importance.as_ref().map(|(file, found)| weigh(args, &plan, &model.graph, file, found, &mut notes));
     if let Some(weighed) = &weighed {
         keys(weighed, &mut metadata);
     }
     notes.extend(target.warning.clone());
-    let layout = exporter.layout(&plan, &metadata)?;
+    let layout = match &packing {
+        None => exporter.layout(&plan, &metadata)?,
+        Some(packing) => packing.blocks(&plan),
+    };
     if args.output_type.is_some() && model.hyper.tied {
         notes.push(
             "--output-type has no effect: this model's output matrix is its embedding (--embedding-type)".to_owned(),
@@ -85,7 +100,10 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         record.packed = weights.packed(t.param).next().map(|(_, packed)| packed.describe(source));
     }
     if let Some(path) = file {
-        let output = Output::begin(&path, layout, args.force)?;
+        let (folder, output) = match &packing {
+            None => (None, Output::begin(&path, layout, args.force)?),
+            Some(_) => Folder::begin(&path, layout).map(|(folder, output)| (Some(folder), output))?,
+        };
         let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
         let importances = importance.as_ref().map(|(_, found)| &found.values);
         let solved = passes
@@ -98,6 +116,9 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
         watch.bar.set_message("flushing to the disk");
         output.finish(&watch)?;
+        if let (Some(folder), Some(packing)) = (folder, &packing) {
+            record.file_bytes = folder.finish(packing, source, &weights, &plan, &watch)?;
+        }
         watch.bar.finish_and_clear();
         if let Some((solved, resume)) = solved {
             (record.linears, record.scales) = (solved.linears, solved.scales);
@@ -361,7 +382,7 @@ impl Drop for Progress {
 /// What `--type` comes to.
 struct Target {
     /// As the record has it.
-    name: &'static str,
+    name: String,
     /// The format of what has no other; of what is kept, the most common one.
     file_type: &'static FileType,
     /// What keeps the checkpoint's own numbers.
@@ -373,6 +394,16 @@ struct Target {
 }
 
 impl Target {
+    fn packed(packing: &Packing, source: &dyn TensorSource, weights: &Weights) -> Result<Target> {
+        let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
+        let warning = quantised.map(|packed| {
+            format!("the checkpoint is quantised ({}); this rounds it a second time", packed.describe(source))
+        });
+        let kept = packing.kept(source, weights)?;
+        let (name, packed) = (packing.name.clone(), quantised.is_some());
+        Ok(Target { name, file_type: FileType::by_name("f16")?, kept, packed, warning })
+    }
+
     fn of(args: &Convert, source: &dyn TensorSource, weights: &Weights) -> Result<Target> {
         let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
         let usual = match quantised {
@@ -385,13 +416,14 @@ impl Target {
             let file_type = FileType::by_name(asked)?;
             let warning = quantised.map(|packed| {
                 format!(
-                    "the checkpoint is quantised ({}); {} rounds it a second time, on top of what the first cost.                      --type keep carries its integers over as they are",
+                    "the checkpoint is quantised ({}); {} rounds it a second time, on top of what the first cost. \
+                     --type keep carries its integers over as they are",
                     packed.describe(source),
                     file_type.name
                 )
             });
             let packed = quantised.is_some();
-            return Ok(Target { name: file_type.name, file_type, kept: BTreeMap::new(), packed, warning });
+            return Ok(Target { name: file_type.name.to_owned(), file_type, kept: BTreeMap::new(), packed, warning });
         }
         if quantised.is_none() {
             let what =
@@ -407,7 +439,8 @@ impl Target {
         ];
         if let Some((_, option)) = idle.iter().find(|(given, _)| *given) {
             let what = format!(
-                "the checkpoint is quantised, and --type keep chooses no codes: leave out {option}, or name a --type,                  which rounds it a second time"
+                "the checkpoint is quantised, and --type keep chooses no codes: leave out {option}, or name a --type, \
+                 which rounds it a second time"
             );
             return Err(Error::unsupported(what));
         }
@@ -419,7 +452,7 @@ impl Target {
             *sizes.entry(kept.spec.name).or_default() += weights.graph().param(*id).len();
         }
         let most = sizes.iter().max_by_key(|(_, size)| **size).map_or("f16", |(name, _)| name);
-        Ok(Target { name: KEEP, file_type: FileType::by_name(most)?, kept, packed: true, warning: None })
+        Ok(Target { name: KEEP.to_owned(), file_type: FileType::by_name(most)?, kept, packed: true, warning: None })
     }
 }
 
@@ -498,7 +531,7 @@ pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
 }
 
 /// `<model>-<type>.gguf` in the current directory.
-fn default_output(source: &dyn TensorSource, file_type: &FileType, extension: &str) -> PathBuf {
+fn default_output(source: &dyn TensorSource, target: &Target, extension: &str) -> PathBuf {
     let config = source.config().path();
     let name = match source.config() {
         Config::HuggingFace(_) => {
@@ -513,7 +546,10 @@ fn default_output(source: &dyn TensorSource, file_type: &FileType, extension: &s
             cut.map_or(stem.clone(), |(start, _)| start.to_owned())
         }
     };
-    PathBuf::from(format!("{name}-{}.{extension}", file_type.name))
+    match extension {
+        "" => PathBuf::from(format!("{name}-{}", target.name)),
+        _ => PathBuf::from(format!("{name}-{}.{extension}", target.file_type.name)),
+    }
 }
 
 fn record(
@@ -533,7 +569,7 @@ fn record(
         output: path.display().to_string(),
         dry_run: args.dry_run,
         method: args.method.clone(),
-        file_type: target.name.to_owned(),
+        file_type: target.name.clone(),
         weights: plan.weights(),
         file_bytes: size,
         bits_per_weight: plan.bits_per_weight(),

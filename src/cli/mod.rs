@@ -8,6 +8,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod open;
+mod packing;
 mod scales;
 mod signals;
 mod solved;

@@ -10,6 +10,7 @@ use crate::record::{LinearRecord, ScaleRecord};
 mod atomic;
 pub mod gguf;
 pub mod metadata;
+pub mod packed;
 
 pub use atomic::AtomicFile;
 

@@ -10,7 +10,7 @@ use super::blocks::Overrides;
 use super::kernels::{self, Matrix};
 use crate::Result;
 use crate::model::{Import, ModelGraph, Op, ParamId};
-use crate::weights::{Stored, Weights};
+use crate::weights::{Kept, Stored, Weights};
 
 /// Rows that are rearranged at a time where a matrix cannot be used as it is stored.
 const ROWS_AT_A_TIME: usize = 512;
@@ -133,13 +133,15 @@ fn matrices<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Resul
     let param = graph.param(id);
     let (rows, cols) = matrix_shape(graph, id);
     let stored = weights.storage(id);
+    // Once for all experts: it reads every scale.
+    let kept = weights.is_packed(id).then(|| weights.kept(id));
     let mut all = 0;
     let matrix = |expert: usize| {
         let range = expert * rows..(expert + 1) * rows;
         let (spec, bytes) = stored
             .as_ref()
             .and_then(|runs| in_place(runs, cols, range.clone()))
-            .unwrap_or_else(|| materialised(graph, weights, id, range));
+            .unwrap_or_else(|| materialised(graph, weights, id, range, kept.as_ref()));
         known(spec, weights, id)?;
         all += bytes.len();
         let order = weights.order(id).map(Vec::into_boxed_slice);
@@ -179,13 +181,14 @@ fn materialised(
     weights: &Weights<'_>,
     id: ParamId,
     rows: Range<usize>,
+    kept: Option<&Kept>,
 ) -> (&'static Spec, Cow<'static, [u8]>) {
     let param = graph.param(id);
     let cols = param.cols();
     let mut specs = weights.tensors(id).map(|t| t.spec);
     let first = specs.next().filter(|_| param.import == Import::Transpose);
     let own = first.filter(|first| specs.all(|s| s == *first)).and_then(|s| formats::by_ggml_id(s.ggml_id));
-    if let Some(exact) = carried(weights, id, rows.clone(), cols) {
+    if let Some(exact) = kept.and_then(|kept| carried(weights, id, rows.clone(), cols, kept)) {
         return exact;
     }
     let format = own.unwrap_or_else(|| formats::by_name("f32").expect("a row of FORMATS"));
@@ -207,11 +210,8 @@ fn carried(
     id: ParamId,
     rows: Range<usize>,
     cols: usize,
+    kept: &Kept,
 ) -> Option<(&'static Spec, Cow<'static, [u8]>)> {
-    if !weights.is_packed(id) {
-        return None;
-    }
-    let kept = weights.kept(id);
     let format = formats::by_ggml_id(kept.spec.ggml_id).filter(|_| kept.integers && kernels::supported(kept.spec))?;
     let row = kept.spec.bytes_for(cols)?;
     let mut bytes = vec![0; rows.len() * row];

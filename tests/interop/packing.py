@@ -126,6 +126,19 @@ def decode_awq(tensors, stem):
     return np.ascontiguousarray((scales[group] * (code - zero[group]).astype(np.float32)).T, np.float32)
 
 
+def decode_compressed(tensors, stem, bits):
+    """[out, in] float32; what compressed-tensors calls pack-quantized."""
+    scales = floats(*tensors[stem + ".weight_scale"])
+    outs, ins = tensors[stem + ".weight_shape"][1]
+    half = 2 ** (bits - 1)
+    code = fields(tensors[stem + ".weight_packed"][1], bits, ins) - half
+    zero, name = np.zeros(scales.shape, np.int64), stem + ".weight_zero_point"
+    if name in tensors:
+        zero = fields(tensors[name][1].T, bits, outs).T - half
+    group = np.arange(ins) // (ins // scales.shape[1])
+    return (scales[:, group] * (code - zero[:, group]).astype(np.float32)).astype(np.float32)
+
+
 def real(name, folder):
     """A checkpoint that GPTQModel wrote, cut to two layers, with the embeddings that it shares with bookworm-8m. Returns its
     folder and its tensors."""

@@ -321,6 +321,38 @@ def test_a_zero_of_zero_in_the_first_format(binary, tmp_path):
     check(binary, tmp_path, source, plain, {"Q4_1"})
 
 
+@pytest.mark.parametrize("sort", ["--sym", "--asym"])
+@pytest.mark.parametrize(("format", "bits", "group"), [
+    ("gptq", 4, 32), ("gptq", 4, 128), ("gptq", 8, 64), ("awq", 4, 64), ("compressed-tensors", 4, 128),
+    ("compressed-tensors", 8, 32)])
+def test_exports_unpack_to_what_we_read(binary, tmp_path, format, bits, group, sort):
+    """The NumPy decoders find in an export what our own reader finds, and that is near what was exported."""
+    out, source = tmp_path / "out", packing.MODELS / "tiny-llama3"
+    run(binary, "convert", source, "--format", format, "--bits", bits, "--group-size", group, sort, "-o", out, "-q")
+    tensors = packing.load(out / "model.safetensors")
+    original = packing.load(source / "model.safetensors")
+    decoded = {}
+    for stem in packing.linears("tiny-llama3"):
+        if format == "awq":
+            decoded[stem] = packing.decode_awq(tensors, stem)
+        elif format == "gptq":
+            decoded[stem] = packing.decode_gptq(tensors, stem, bits)
+        else:
+            decoded[stem] = packing.decode_compressed(tensors, stem, bits)
+        float_weights = floats(*original[stem + ".weight"])
+        # Four bits leave about a tenth of a normal weight's spread, eight bits under a hundredth.
+        spread = np.sqrt(np.mean((decoded[stem] - float_weights) ** 2) / np.mean(float_weights ** 2))
+        assert spread < (0.25 if bits == 4 else 0.02), (stem, spread)
+    plain = packing.plain(out, tensors, decoded, tmp_path)
+    ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+    run(binary, "convert", out, "--type", "f32", "-o", ours, "-q")
+    run(binary, "convert", plain, "--type", "f32", "-o", theirs, "-q")
+    found, want = values(ours), values(theirs)
+    assert found.keys() == want.keys()
+    for name in found:
+        assert np.array_equal(found[name][1], want[name][1]), name
+
+
 Q = "model.layers.0.self_attn.q_proj"
 
 

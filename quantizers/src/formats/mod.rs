@@ -7,6 +7,7 @@ use superblock::SuperBlock;
 
 mod block32;
 mod floats;
+mod grouped;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
@@ -50,9 +51,20 @@ pub fn by_name(name: &str) -> Option<&'static dyn Format> {
     FORMATS.iter().copied().find(|f| f.spec().name.eq_ignore_ascii_case(name))
 }
 
-/// The format with this ggml id.
+/// The format with this ggml id (or the id by which a format of [`grouped`] goes).
 pub fn by_ggml_id(id: u32) -> Option<&'static dyn Format> {
-    FORMATS.iter().copied().find(|f| f.spec().ggml_id == id)
+    let groups = grouped::ALL.iter().map(|f| f as &dyn Format);
+    FORMATS.iter().copied().chain(groups).find(|f| f.spec().ggml_id == id)
+}
+
+/// The grid of a checkpoint of 4 or 8 bits with a scale for every `group` (32, 64 or 128) weights, and a zero if it is not
+/// symmetric. GGUF's own type where there is one.
+pub fn grouped(bits: u32, group: usize, symmetric: bool) -> Option<&'static dyn Format> {
+    match (bits, group, symmetric) {
+        (4, 32, true) => by_name("q4_0"),
+        (8, 32, true) => by_name("q8_0"),
+        _ => grouped::find(bits, group, symmetric).map(|f| f as &dyn Format),
+    }
 }
 
 /// The F16 bits of a grid's number.

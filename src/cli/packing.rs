@@ -1,0 +1,206 @@
+//! `convert --format gptq` and its like: what the options mean, and the folder that comes of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aurora_quantizers::spec;
+
+use super::args::Convert;
+use crate::checkpoint::{Config, TensorSource};
+use crate::export::packed::{self, GROUPS, LAYOUTS, PackedLayout, Packer, Settings};
+use crate::export::{Layout, Output, Watch};
+use crate::model::ParamId;
+use crate::plan::Plan;
+use crate::weights::{Kept, Weights};
+use crate::{Error, Result};
+
+/// The format that is no folder.
+pub const GGUF: &str = "gguf";
+
+/// A folder of packed matrices, as it was asked for.
+pub struct Packing {
+    layout: &'static dyn PackedLayout,
+    settings: Settings,
+    /// As the record and default names have it: "gptq-4bit-g128".
+    pub name: String,
+}
+
+impl Packing {
+    /// What `--format` and the options that belong to it ask for; `None` for GGUF.
+    ///
+    /// # Errors
+    /// If options do not go together.
+    pub fn of(args: &Convert) -> Result<Option<Packing>> {
+        let p = &args.packing;
+        let Some(layout) = LAYOUTS.iter().copied().find(|l| l.name() == p.format) else {
+            let own = [
+                (p.bits.is_some(), "--bits"),
+                (p.group_size.is_some(), "--group-size"),
+                (p.sym, "--sym"),
+                (p.asym, "--asym"),
+            ];
+            return match own.iter().find(|(given, _)| *given) {
+                None => Ok(None),
+                Some((_, option)) => {
+                    let names: Vec<_> = LAYOUTS.iter().map(|l| l.name()).collect();
+                    let what = format!("{option} is for --format {}; GGUF's types have --type", names.join(", "));
+                    Err(Error::unsupported(what))
+                }
+            };
+        };
+        let other = [
+            (args.file_type.is_some(), "--type"),
+            (args.pure, "--pure"),
+            (!args.tensor_type.is_empty(), "--tensor-type"),
+            (args.output_type.is_some(), "--output-type"),
+            (args.embedding_type.is_some(), "--embedding-type"),
+            (args.pre.is_some(), "--pre"),
+        ];
+        if let Some((_, option)) = other.iter().find(|(given, _)| *given) {
+            let what =
+                format!("{option} is for GGUF; --format {} has --bits, --group-size, --sym and --asym", p.format);
+            return Err(Error::unsupported(what));
+        }
+        let symmetric = if p.sym || p.asym { p.sym } else { layout.usually_symmetric() };
+        let settings = Settings {
+            bits: p.bits.unwrap_or(4).into(),
+            group: p.group_size.map_or(GROUPS[2], usize::from),
+            symmetric,
+        };
+        if let Some(objection) = layout.objection(settings) {
+            return Err(Error::unsupported(format!("--format {} {objection}", layout.name())));
+        }
+        let sort = if symmetric { "" } else { "-asym" };
+        let name = format!("{}-{}bit-g{}{sort}", layout.name(), settings.bits, settings.group);
+        Ok(Some(Packing { layout, settings, name }))
+    }
+
+    /// The format of every matrix.
+    ///
+    /// # Errors
+    /// If the model is no Hugging Face checkpoint, or one that cannot be packed.
+    pub fn kept(&self, source: &dyn TensorSource, weights: &Weights) -> Result<BTreeMap<ParamId, Kept>> {
+        if matches!(source.config(), Config::Gguf(_)) {
+            let what = format!("--format {} needs a Hugging Face checkpoint, this is a GGUF file", self.layout.name());
+            return Err(Error::unsupported(what));
+        }
+        packed::check(weights)?;
+        let params = weights.graph().params.iter().enumerate();
+        let matrices = params.filter(|(_, p)| p.role.quantizable() && p.shape.len() > 1).map(|(i, _)| ParamId(i));
+        Ok(matrices.map(|id| (id, self.matrix(weights, id))).collect())
+    }
+
+    fn matrix(&self, weights: &Weights, id: ParamId) -> Kept {
+        let role = weights.graph().param(id).role;
+        let floats = || {
+            let f16 = spec::by_name("f16").expect("a row of SPECS");
+            let own = weights.kept(id);
+            if weights.is_packed(id) { f16 } else { own.spec }
+        };
+        match packed::format(weights, id, self.settings) {
+            Ok(spec) => Kept { wanted: spec, spec, reason: None, integers: false },
+            Err(reason) => {
+                let spec = floats();
+                let outside = packed::stays(role);
+                let grouped = aurora_quantizers::formats::grouped(
+                    self.settings.bits,
+                    self.settings.group,
+                    self.settings.symmetric,
+                );
+                let wanted = grouped.filter(|_| !outside).map_or(spec, |f| f.spec());
+                Kept { wanted, spec, reason: (!outside).then_some(reason), integers: false }
+            }
+        }
+    }
+
+    /// Whether the folder can be written; its path.
+    ///
+    /// # Errors
+    /// If something has its name, or its parent does not exist.
+    pub fn destination(&self, path: &Path) -> Result<PathBuf> {
+        let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
+        let parent = parent(path);
+        if !parent.is_dir() {
+            return refuse(format!("directory {} does not exist; create it first", parent.display()));
+        }
+        match path.symlink_metadata() {
+            Err(_) => Ok(path.to_owned()),
+            Ok(_) => refuse("exists; folders are not replaced: remove it, or name another with -o".to_owned()),
+        }
+    }
+
+    /// Where the pipeline puts blocks.
+    pub fn blocks(&self, plan: &Plan) -> Layout {
+        packed::layout(plan)
+    }
+}
+
+/// A folder that is being written; it goes if it is not finished.
+pub struct Folder {
+    temp: tempfile::TempDir,
+    path: PathBuf,
+}
+
+/// The pipeline's output within the folder.
+const BLOCKS: &str = "blocks";
+
+impl Folder {
+    /// Makes a temporary folder beside `path`, and the file in it that the pipeline writes.
+    ///
+    /// # Errors
+    /// If the directory cannot be written or the disk is too small.
+    pub fn begin(path: &Path, layout: Layout) -> Result<(Folder, Output)> {
+        let parent = parent(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let temp = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".aurora-tmp").tempdir_in(parent);
+        let temp = temp.map_err(|e| Error::io(parent, "create a folder in this directory", e.kind().into()))?;
+        let output = Output::begin(&temp.path().join(BLOCKS), layout, false)?;
+        Ok((Folder { temp, path: path.to_owned() }, output))
+    }
+
+    /// Packs what the pipeline wrote, and gives the folder its name. Returns the bytes of all shards.
+    ///
+    /// # Errors
+    /// If the disk fails, the watch says to stop, or the name cannot be taken; then nothing is left behind.
+    pub fn finish(
+        self,
+        packing: &Packing,
+        source: &dyn TensorSource,
+        weights: &Weights,
+        plan: &Plan,
+        watch: &dyn Watch,
+    ) -> Result<u64> {
+        let Config::HuggingFace(config) = source.config() else { unreachable!("looked at before the work") };
+        let blocks = self.temp.path().join(BLOCKS);
+        let (settings, layout) = (packing.settings, packing.layout);
+        let packer = Packer { weights, plan, settings, layout, config };
+        let bytes = packer.write(&blocks, self.temp.path(), watch)?;
+        fs::remove_file(&blocks).map_err(|e| Error::io(&blocks, "remove", e))?;
+        open_to_all(self.temp.path()).map_err(|e| Error::io(&self.path, "set the permissions of", e))?;
+        if watch.interrupted() {
+            return Err(Error::Interrupted);
+        }
+        fs::rename(self.temp.path(), &self.path)
+            .map_err(|e| Error::io(&self.path, "give the finished folder this name", e))?;
+        // It is no temporary folder any more.
+        let _ = self.temp.keep();
+        Ok(bytes)
+    }
+}
+
+/// Temporary folders are private; this one is to be like any other new folder.
+#[cfg(unix)]
+fn open_to_all(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(not(unix))]
+fn open_to_all(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

@@ -1,0 +1,65 @@
+//! AWQ's GEMM layout: codes and zeros packed along the outputs, eight to a word in the order of its kernels, scales
+//! `[groups, out]`.
+
+use serde_json::{Value as Json, json};
+
+use super::bits::{bytes, turned};
+use super::{Matrix, PackedLayout, Part, Settings};
+
+/// The layout.
+pub struct Awq;
+
+/// Which of eight neighbours each nibble of a word holds, from the lowest.
+const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+
+/// `[rows, cols]` -> words `[cols, rows / 8]`.
+fn interleaved(values: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+    let places = (0..cols).flat_map(|col| (0..rows / 8).map(move |word| (col, word)));
+    bytes(places.map(|(col, word)| {
+        let nibble = |i: usize| u32::from(values[(word * 8 + ORDER[i]) * cols + col]) << (4 * i);
+        (0..8).fold(0, |sum, i| sum | nibble(i))
+    }))
+}
+
+impl PackedLayout for Awq {
+    fn name(&self) -> &'static str {
+        "awq"
+    }
+
+    fn usually_symmetric(&self) -> bool {
+        false
+    }
+
+    fn objection(&self, s: Settings) -> Option<&'static str> {
+        (s.bits != 4).then_some("has 4 bits only")
+    }
+
+    fn parts(&self, rows: usize, cols: usize, s: Settings) -> Vec<Part> {
+        let groups = cols / s.group;
+        vec![
+            (".qweight", "I32", vec![cols, rows / 8]),
+            (".qzeros", "I32", vec![groups, rows / 8]),
+            (".scales", "F16", vec![groups, rows]),
+        ]
+    }
+
+    fn pack(&self, m: &Matrix, s: Settings) -> Vec<Vec<u8>> {
+        let groups = m.cols / s.group;
+        vec![
+            interleaved(&m.codes, m.rows, m.cols),
+            interleaved(&m.zeros, m.rows, groups),
+            turned(&m.scales, m.rows, groups).flat_map(u16::to_le_bytes).collect(),
+        ]
+    }
+
+    fn config(&self, s: Settings, skipped: &[String]) -> Json {
+        json!({
+            "quant_method": "awq",
+            "bits": s.bits,
+            "group_size": s.group,
+            "zero_point": !s.symmetric,
+            "version": "gemm",
+            "modules_to_not_convert": skipped,
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! compressed-tensors' pack-quantized: codes packed along the inputs, scales `[out, groups]`, zeros (if any) packed along the
+//! outputs; integers are signed and stored plus half their range, which is how they come here.
+
+use serde_json::{Value as Json, json};
+
+use super::bits::{bytes, words};
+use super::{Matrix, PackedLayout, Part, Settings};
+
+/// The layout.
+pub struct CompressedTensors;
+
+impl PackedLayout for CompressedTensors {
+    fn name(&self) -> &'static str {
+        "compressed-tensors"
+    }
+
+    fn usually_symmetric(&self) -> bool {
+        true
+    }
+
+    fn objection(&self, _: Settings) -> Option<&'static str> {
+        None
+    }
+
+    fn parts(&self, rows: usize, cols: usize, s: Settings) -> Vec<Part> {
+        let (per, groups) = (32 / s.bits as usize, cols / s.group);
+        let mut parts = vec![
+            (".weight_packed", "I32", vec![rows, cols / per]),
+            (".weight_scale", "F16", vec![rows, groups]),
+            (".weight_shape", "I64", vec![2]),
+        ];
+        if !s.symmetric {
+            parts.push((".weight_zero_point", "I32", vec![rows / per, groups]));
+        }
+        parts
+    }
+
+    fn pack(&self, m: &Matrix, s: Settings) -> Vec<Vec<u8>> {
+        let (per, groups) = (32 / s.bits as usize, m.cols / s.group);
+        let mut parts = vec![
+            bytes(words(m.rows * m.cols, s.bits, |i| m.codes[i])),
+            m.scales.iter().copied().flat_map(u16::to_le_bytes).collect(),
+            [m.rows, m.cols].iter().flat_map(|n| (*n as i64).to_le_bytes()).collect(),
+        ];
+        if !s.symmetric {
+            let places = (0..m.rows / per).flat_map(|line| (0..groups).map(move |g| (line, g)));
+            let zero = |(line, g): (usize, usize)| {
+                words(per, s.bits, |i| m.zeros[(line * per + i) * groups + g]).next().expect("one word")
+            };
+            parts.push(bytes(places.map(zero)));
+        }
+        parts
+    }
+
+    fn config(&self, s: Settings, skipped: &[String]) -> Json {
+        let weights = json!({
+            "num_bits": s.bits,
+            "type": "int",
+            "symmetric": s.symmetric,
+            "strategy": "group",
+            "group_size": s.group,
+            "actorder": null,
+            "block_structure": null,
+            "dynamic": false,
+            "observer": "minmax",
+            "observer_kwargs": {},
+        });
+        json!({
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": weights,
+                    "input_activations": null,
+                    "output_activations": null,
+                },
+            },
+            "ignore": skipped,
+            "kv_cache_scheme": null,
+            "global_compression_ratio": null,
+        })
+    }
+}

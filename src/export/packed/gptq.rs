@@ -1,0 +1,77 @@
+//! GPTQ's first format, which everything that loads GPTQ checkpoints reads: codes packed along the inputs, zeros less one along
+//! the outputs, scales `[groups, out]`, and the group of every input.
+
+use serde_json::{Value as Json, json};
+
+use super::bits::{bytes, turned, words};
+use super::{Matrix, PackedLayout, Part, Settings};
+
+/// The layout.
+pub struct Gptq;
+
+impl PackedLayout for Gptq {
+    fn name(&self) -> &'static str {
+        "gptq"
+    }
+
+    fn usually_symmetric(&self) -> bool {
+        true
+    }
+
+    fn objection(&self, _: Settings) -> Option<&'static str> {
+        None
+    }
+
+    fn parts(&self, rows: usize, cols: usize, s: Settings) -> Vec<Part> {
+        let (per, groups) = (32 / s.bits as usize, cols / s.group);
+        vec![
+            (".qweight", "I32", vec![cols / per, rows]),
+            (".qzeros", "I32", vec![groups, rows / per]),
+            (".scales", "F16", vec![groups, rows]),
+            (".g_idx", "I32", vec![cols]),
+        ]
+    }
+
+    fn pack(&self, m: &Matrix, s: Settings) -> Vec<Vec<u8>> {
+        let (per, groups) = (32 / s.bits as usize, m.cols / s.group);
+        let lines = (0..m.cols / per).flat_map(|line| (0..m.rows).map(move |row| (line, row)));
+        let codes = lines.map(|(line, row)| {
+            let from = row * m.cols + line * per;
+            words(per, s.bits, |i| m.codes[from + i]).next().expect("one word")
+        });
+        let zeros = (0..groups).flat_map(|g| words(m.rows, s.bits, move |row| m.zeros[row * groups + g] - 1));
+        vec![
+            bytes(codes),
+            bytes(zeros),
+            turned(&m.scales, m.rows, groups).flat_map(u16::to_le_bytes).collect(),
+            bytes((0..m.cols).map(|col| (col / s.group) as u32)),
+        ]
+    }
+
+    fn config(&self, s: Settings, skipped: &[String]) -> Json {
+        let mut config = json!({
+            "quant_method": "gptq",
+            "bits": s.bits,
+            "group_size": s.group,
+            "sym": s.symmetric,
+            "desc_act": false,
+            "lm_head": false,
+            "true_sequential": true,
+            "checkpoint_format": "gptq",
+            "format": "gptq",
+            "pack_dtype": "int32",
+            "meta": {"quantizer": [concat!("aurora-quant:", env!("CARGO_PKG_VERSION"))]},
+        });
+        // The output matrix is left out by lm_head.
+        let skipped: Vec<_> = skipped.iter().filter(|name| *name != "lm_head").collect();
+        if !skipped.is_empty() {
+            let rules = skipped.iter().map(|name| (format!("-:^{}$", regex::escape(name)), json!({})));
+            config["dynamic"] = Json::Object(rules.collect());
+        }
+        config
+    }
+
+    fn file(&self) -> Option<&'static str> {
+        Some("quantize_config.json")
+    }
+}
