@@ -1,6 +1,5 @@
 //! `aurora-quant convert`: what the options mean, the run, and its summary.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,21 +11,29 @@ use regex::Regex;
 
 use super::args::{Common, Convert};
 use super::packing::{Folder, Packing};
-use super::{calibrate, scales, signals, solved, ui};
+use super::{calibrate, signals, ui};
 use crate::calibrate::imatrix::{Imatrix, Importances};
 use crate::checkpoint::{self, Config, TensorSource, quantized};
 use crate::eval::speed;
 use crate::export::{self, EXPORTERS, Output, Watch};
 use crate::gguf::{Metadata, Value, string};
-use crate::model::{self, Model, ModelGraph, ParamId};
+use crate::model::{self, Model, ModelGraph};
 use crate::passes::{self, Duo, Pass, Settings};
 use crate::pipeline::blocks::{Job, Propagate, Solved};
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, Rounding};
 use crate::plan::{self, FileType, Plan, Rules};
 use crate::record::{self, ImportanceRecord, LinearRecord, RunRecord, ScaleRecord};
-use crate::weights::{Kept, Weights};
+use crate::weights::Weights;
 use crate::{Error, Result};
+
+mod scales;
+mod solved;
+mod summary;
+mod target;
+
+use summary::fallback_line;
+use target::Target;
 
 /// Samples that a method is calibrated on, unless asked otherwise.
 const SAMPLES: usize = 128;
@@ -131,9 +138,9 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         return ui::print_json(&record);
     }
     if args.dry_run {
-        ui::print(&plan_text(&plan, &record))?;
+        ui::print(&summary::plan_text(&plan, &record))?;
     }
-    summary(&record, &plan, common);
+    summary::print(&record, &plan, common);
     Ok(())
 }
 
@@ -379,83 +386,6 @@ impl Drop for Progress {
     }
 }
 
-/// What `--type` comes to.
-struct Target {
-    /// As the record has it.
-    name: String,
-    /// The format of what has no other; of what is kept, the most common one.
-    file_type: &'static FileType,
-    /// What keeps the checkpoint's own numbers.
-    kept: BTreeMap<ParamId, Kept>,
-    /// Whether the checkpoint is quantised.
-    packed: bool,
-    /// What the user should know.
-    warning: Option<String>,
-}
-
-impl Target {
-    fn packed(packing: &Packing, source: &dyn TensorSource, weights: &Weights) -> Result<Target> {
-        let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
-        let warning = quantised.map(|packed| {
-            format!("the checkpoint is quantised ({}); this rounds it a second time", packed.describe(source))
-        });
-        let kept = packing.kept(source, weights)?;
-        let (name, packed) = (packing.name.clone(), quantised.is_some());
-        Ok(Target { name, file_type: FileType::by_name("f16")?, kept, packed, warning })
-    }
-
-    fn of(args: &Convert, source: &dyn TensorSource, weights: &Weights) -> Result<Target> {
-        let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
-        let usual = match quantised {
-            Some(_) => KEEP,
-            None if solves(args) => "q4_k_m",
-            None => "q8_0",
-        };
-        let asked = args.file_type.as_deref().unwrap_or(usual);
-        if !asked.eq_ignore_ascii_case(KEEP) {
-            let file_type = FileType::by_name(asked)?;
-            let warning = quantised.map(|packed| {
-                format!(
-                    "the checkpoint is quantised ({}); {} rounds it a second time, on top of what the first cost. \
-                     --type keep carries its integers over as they are",
-                    packed.describe(source),
-                    file_type.name
-                )
-            });
-            let packed = quantised.is_some();
-            return Ok(Target { name: file_type.name.to_owned(), file_type, kept: BTreeMap::new(), packed, warning });
-        }
-        if quantised.is_none() {
-            let what =
-                "--type keep carries the integers of a quantised checkpoint over; this one has floats: name a type";
-            return Err(Error::unsupported(what));
-        }
-        let idle = [
-            (solves(args), "--method"),
-            (args.imatrix.is_some(), "--imatrix"),
-            (args.calibrate, "--calibrate"),
-            (args.scales == SCALES[1], "--scales reference"),
-            (args.pure, "--pure"),
-        ];
-        if let Some((_, option)) = idle.iter().find(|(given, _)| *given) {
-            let what = format!(
-                "the checkpoint is quantised, and --type keep chooses no codes: leave out {option}, or name a --type, \
-                 which rounds it a second time"
-            );
-            return Err(Error::unsupported(what));
-        }
-        let params = weights.graph().params.iter().enumerate();
-        let matrices = params.filter(|(_, p)| p.role.quantizable() && p.shape.len() > 1);
-        let kept: BTreeMap<_, _> = matrices.map(|(i, _)| (ParamId(i), weights.kept(ParamId(i)))).collect();
-        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
-        for (id, kept) in &kept {
-            *sizes.entry(kept.spec.name).or_default() += weights.graph().param(*id).len();
-        }
-        let most = sizes.iter().max_by_key(|(_, size)| **size).map_or("f16", |(name, _)| name);
-        Ok(Target { name: KEEP.to_owned(), file_type: FileType::by_name(most)?, kept, packed: true, warning: None })
-    }
-}
-
 fn rules(args: &Convert, target: &Target) -> Result<Rules> {
     let spec = |name: &Option<String>| name.as_deref().map(plan::tensor_type).transpose();
     let overrides = args.tensor_type.iter().map(|(pattern, name)| {
@@ -582,84 +512,5 @@ fn record(
         tensors: record::tensors(plan),
         linears: Vec::new(),
         scales: Vec::new(),
-    }
-}
-
-fn fallback_line(t: &plan::TensorPlan) -> String {
-    let reason = t.reason.as_deref().unwrap_or_default();
-    format!("{}: {} instead of {} ({reason})", t.name, t.actual.name, t.requested.name)
-}
-
-fn plan_text(plan: &Plan, record: &RunRecord) -> String {
-    let head = ["tensor", "shape", "asked", "type", "bytes", "why"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(plan.tensors.iter().map(|t| {
-        let reason = t.reason.clone().unwrap_or_default();
-        let names = [t.requested.name, t.actual.name].map(str::to_owned);
-        let [requested, actual] = names;
-        vec![t.name.clone(), ui::shape(&t.shape), requested, actual, t.bytes.to_string(), reason]
-    }));
-    format!("{}\nfile size: {} bytes\n", ui::table(&rows, &[0, 2, 3, 5]), record.file_bytes)
-}
-
-/// What became of a quantised checkpoint's numbers.
-fn errors_line(record: &RunRecord) -> Option<String> {
-    let packed: Vec<_> = record.tensors.iter().filter(|t| t.packed.is_some()).collect();
-    let (first, carried) = (packed.first()?, packed.iter().filter(|t| t.carried).count());
-    let how = first.packed.as_deref().unwrap_or_default();
-    let head = format!("checkpoint: {how}; integers of {carried} of {} matrices carried over", packed.len());
-    let measured = packed.iter().filter_map(|t| Some((t.largest_error?, &t.name)));
-    let worst = measured.reduce(|a, b| if b.0 > a.0 { b } else { a });
-    Some(match worst {
-        None => head,
-        Some((0.0, _)) => format!("{head}; no weight changed"),
-        Some((error, name)) => format!("{head}; largest error of a weight {error:.2e} ({name})"),
-    })
-}
-
-fn summary(record: &RunRecord, plan: &Plan, common: &Common) {
-    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
-    for t in &plan.tensors {
-        *types.entry(t.actual.name).or_default() += 1;
-    }
-    let types: Vec<String> = types.iter().map(|(name, n)| format!("{n} {name}")).collect();
-    let took = ui::duration(std::time::Duration::from_secs_f64(record.seconds));
-    ui::message(
-        common,
-        &format!(
-            "{} {}: {}, {} weights at {:.2} bits, {took}\ntensors: {}",
-            if record.dry_run { "would write" } else { "wrote" },
-            record.output,
-            ui::size(record.file_bytes),
-            ui::count(record.weights),
-            record.bits_per_weight,
-            types.join(", ")
-        ),
-    );
-    let scales = scales::lines(&record.scales);
-    if !scales.is_empty() {
-        ui::message(common, &scales.join("\n"));
-    }
-    if record.fallbacks > 0 {
-        let lines: Vec<String> = plan.fallbacks().map(fallback_line).collect();
-        let head = format!("fallbacks: {} of {} tensors", lines.len(), plan.tensors.len());
-        ui::message(common, &format!("{head}\n  {}", lines.join("\n  ")));
-    }
-    if let Some(line) = errors_line(record) {
-        ui::message(common, &line);
-    }
-    let grids = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
-    let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
-    solved::lines(record, &grids).iter().for_each(|line| ui::message(common, line));
-    for note in &record.notes {
-        ui::message(common, &format!("note: {note}"));
-    }
-    if common.verbose && !record.dry_run {
-        for t in &record.tensors {
-            let error = t.largest_error.map_or(String::new(), |e| format!(", largest error {e:e}"));
-            let packed = t.packed.as_ref().map_or(String::new(), |packed| format!(" from {packed}"));
-            let shape = ui::shape(&t.shape);
-            ui::message(common, &format!("  {}: {} [{shape}]{packed}, {} bytes{error}", t.name, t.actual, t.bytes));
-        }
     }
 }

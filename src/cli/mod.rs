@@ -9,9 +9,7 @@ mod generate;
 mod inspect;
 mod open;
 mod packing;
-mod scales;
 mod signals;
-mod solved;
 mod ui;
 
 use std::process::ExitCode;

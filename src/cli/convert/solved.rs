@@ -70,7 +70,7 @@ fn name(linear: &LinearRecord) -> String {
     }
 }
 
-fn list(names: &[String]) -> String {
+pub(super) fn list(names: &[String]) -> String {
     let some = names[..names.len().min(NAMES)].join(", ");
     match names.len() - names.len().min(NAMES) {
         0 => some,

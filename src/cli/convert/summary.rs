@@ -1,0 +1,108 @@
+//! What a conversion prints for people.
+
+use std::collections::BTreeMap;
+
+use aurora_quantizers::spec::Kind;
+
+use super::{scales, solved};
+use crate::cli::args::Common;
+use crate::cli::ui;
+use crate::plan::{Plan, TensorPlan};
+use crate::record::RunRecord;
+
+/// One tensor that did not get the type that was asked for.
+pub(super) fn fallback_line(t: &TensorPlan) -> String {
+    let reason = t.reason.as_deref().unwrap_or_default();
+    format!("{}: {} instead of {} ({reason})", t.name, t.actual.name, t.requested.name)
+}
+
+/// The plan as a table.
+pub(super) fn plan_text(plan: &Plan, record: &RunRecord) -> String {
+    let head = ["tensor", "shape", "asked", "type", "bytes", "why"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(plan.tensors.iter().map(|t| {
+        let reason = t.reason.clone().unwrap_or_default();
+        let names = [t.requested.name, t.actual.name].map(str::to_owned);
+        let [requested, actual] = names;
+        vec![t.name.clone(), ui::shape(&t.shape), requested, actual, t.bytes.to_string(), reason]
+    }));
+    format!("{}\nfile size: {} bytes\n", ui::table(&rows, &[0, 2, 3, 5]), record.file_bytes)
+}
+
+/// Those that have the same reason, on one line.
+fn fallbacks(plan: &Plan) -> Vec<String> {
+    let mut groups: Vec<((&str, &str, &str), Vec<String>)> = Vec::new();
+    for t in plan.fallbacks() {
+        let why = (t.actual.name, t.requested.name, t.reason.as_deref().unwrap_or_default());
+        match groups.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, names)) => names.push(t.name.clone()),
+            None => groups.push((why, vec![t.name.clone()])),
+        }
+    }
+    let line = |((actual, requested, why), names): ((&str, &str, &str), Vec<String>)| {
+        format!("{actual} instead of {requested} ({why}): {}", solved::list(&names))
+    };
+    groups.into_iter().map(line).collect()
+}
+
+/// What became of a quantised checkpoint's numbers.
+fn errors_line(record: &RunRecord) -> Option<String> {
+    let packed: Vec<_> = record.tensors.iter().filter(|t| t.packed.is_some()).collect();
+    let (first, carried) = (packed.first()?, packed.iter().filter(|t| t.carried).count());
+    let how = first.packed.as_deref().unwrap_or_default();
+    let head = format!("checkpoint: {how}; integers of {carried} of {} matrices carried over", packed.len());
+    let measured = packed.iter().filter_map(|t| Some((t.largest_error?, &t.name)));
+    let worst = measured.reduce(|a, b| if b.0 > a.0 { b } else { a });
+    Some(match worst {
+        None => head,
+        Some((0.0, _)) => format!("{head}; no weight changed"),
+        Some((error, name)) => format!("{head}; largest error of a weight {error:.2e} ({name})"),
+    })
+}
+
+/// Prints what was done.
+pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
+    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
+    for t in &plan.tensors {
+        *types.entry(t.actual.name).or_default() += 1;
+    }
+    let types: Vec<String> = types.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    let took = ui::duration(std::time::Duration::from_secs_f64(record.seconds));
+    ui::message(
+        common,
+        &format!(
+            "{} {}: {}, {} weights at {:.2} bits, {took}\ntensors: {}",
+            if record.dry_run { "would write" } else { "wrote" },
+            record.output,
+            ui::size(record.file_bytes),
+            ui::count(record.weights),
+            record.bits_per_weight,
+            types.join(", ")
+        ),
+    );
+    let scales = scales::lines(&record.scales);
+    if !scales.is_empty() {
+        ui::message(common, &scales.join("\n"));
+    }
+    if record.fallbacks > 0 {
+        let head = format!("fallbacks: {} of {} tensors", record.fallbacks, plan.tensors.len());
+        ui::message(common, &format!("{head}\n  {}", fallbacks(plan).join("\n  ")));
+    }
+    if let Some(line) = errors_line(record) {
+        ui::message(common, &line);
+    }
+    let grids = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
+    let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
+    solved::lines(record, &grids).iter().for_each(|line| ui::message(common, line));
+    for note in &record.notes {
+        ui::message(common, &format!("note: {note}"));
+    }
+    if common.verbose && !record.dry_run {
+        for t in &record.tensors {
+            let error = t.largest_error.map_or(String::new(), |e| format!(", largest error {e:e}"));
+            let packed = t.packed.as_ref().map_or(String::new(), |packed| format!(" from {packed}"));
+            let shape = ui::shape(&t.shape);
+            ui::message(common, &format!("  {}: {} [{shape}]{packed}, {} bytes{error}", t.name, t.actual, t.bytes));
+        }
+    }
+}
