@@ -71,9 +71,11 @@ fn every_architecture_goes_through_and_no_site_gets_worse() {
                 let (before, after) = (number(&site["loss_before"]), number(&site["loss"]));
                 assert!(after <= before, "{name} {method}: {site}");
                 assert_eq!(site["exponents"].is_null(), after == before, "{name}: {site}");
+                assert!(method == "awq" || site["exponents"].is_null() || after < 0.75 * before, "{name}: {site}");
                 scaled += usize::from(after < before);
             }
-            assert!(scaled > 0, "{name} {method}: no site gained anything");
+            // Before GPTQ only scales that gain much are taken.
+            assert!(scaled > 0 || method != "awq", "{name}: no site gained anything");
             let eval = Command::new(env!("CARGO_BIN_EXE_aurora-quant"))
                 .args(["eval", "--json", "-q", "--context", "32", "--chunks", "2", "--text"])
                 .args([&text(), &out])

@@ -439,7 +439,8 @@ fn importances_reach_the_encoder_and_the_record() {
         let importance = |i: usize| [1.0, 50.0, 0.0, 3.0, 0.5][i % 5] + (i / 7) as f32 * 0.01;
         let file = made_up(&dir, name, importance);
         let out = dir.path(&format!("{name}.gguf"));
-        let args = ["convert", &model(name), "--type", "q4_0", "--imatrix", &file, "-o", &out, "--json"];
+        let args =
+            ["convert", &model(name), "--type", "q4_0", "--codes", "nearest", "--imatrix", &file, "-o", &out, "--json"];
         let record: Json = serde_json::from_slice(&good(&args).stdout).unwrap();
         let used: Vec<&str> =
             record["importance"]["used"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
