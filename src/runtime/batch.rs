@@ -251,7 +251,7 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
         let last = (self.attended + 1) * self.sequences == caches.len();
         let caches = &mut caches[self.attended * self.sequences..][..self.sequences];
         let (k_rows, v_rows) = (&self.slots[k.0], &self.slots[v.0]);
-        let each = k_rows.len() / self.sequences;
+        let each = (k_rows.len() / self.sequences).max(1);
         for ((cache, k), v) in caches.iter_mut().zip(k_rows.chunks_exact(each)).zip(v_rows.chunks_exact(each)) {
             cache.store(self.first, k, v);
         }
@@ -271,7 +271,8 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
             window: *window,
         };
         let mut y = self.fresh_like(*out, *q);
-        let each = y.len() / self.sequences;
+        // Nothing may be left to attend: chunks of nothing have to have a length all the same.
+        let each = (y.len() / self.sequences).max(1);
         for ((cache, q), y) in caches.iter().zip(self.slots[q.0].chunks_exact(each)).zip(y.chunks_exact_mut(each)) {
             match self.engine.options.attention {
                 Attention::Naive => naive::attend(&heads, q, self.first, cache, y),
