@@ -264,13 +264,16 @@ fn convert(
     Ok(seen)
 }
 
+/// Finds what is guessed of the inputs of an expert's matrix, whose columns have these importances.
+type Guesser<'g> = &'g dyn Fn(usize, Option<&[f32]>) -> Option<Arc<Guess>>;
+
 /// Rounds rows from `first` on. `guess`: what is guessed of one of a tensor's `matrices`, where codes are chosen together.
 fn encode(
     format: &dyn Format,
     t: &TensorPlan,
     first: usize,
     values: &[f32],
-    (rounding, matrices, guess): (Rounding, Option<usize>, &dyn Fn(usize, Option<&[f32]>) -> Option<Arc<Guess>>),
+    (rounding, matrices, guess): (Rounding, Option<usize>, Guesser<'_>),
     bytes: &mut [u8],
 ) {
     let cols = t.cols();

@@ -462,7 +462,7 @@ mod tests {
     #[test]
     fn shards_hold_what_fits_and_never_nothing() {
         assert_eq!(split(&[3, 3, 3, 9, 1], 6), [0..2, 2..3, 3..4, 4..5]);
-        assert_eq!(split(&[9], 6), [0..1]);
-        assert_eq!(split(&[1, 2, 3], 6), [0..3]);
+        assert_eq!(split(&[9], 6), vec![0..1; 1]);
+        assert_eq!(split(&[1, 2, 3], 6), vec![0..3; 1]);
     }
 }

@@ -29,9 +29,12 @@ pub(super) fn plan_text(plan: &Plan, record: &RunRecord) -> String {
     format!("{}\nfile size: {} bytes\n", ui::table(&rows, &[0, 2, 3, 5]), record.file_bytes)
 }
 
+/// Types written and asked for, and the reason.
+type Why<'p> = (&'p str, &'p str, &'p str);
+
 /// Those that have the same reason, on one line.
 fn fallbacks(plan: &Plan) -> Vec<String> {
-    let mut groups: Vec<((&str, &str, &str), Vec<String>)> = Vec::new();
+    let mut groups: Vec<(Why, Vec<String>)> = Vec::new();
     for t in plan.fallbacks() {
         let why = (t.actual.name, t.requested.name, t.reason.as_deref().unwrap_or_default());
         match groups.iter_mut().find(|(known, _)| *known == why) {
@@ -39,7 +42,7 @@ fn fallbacks(plan: &Plan) -> Vec<String> {
             None => groups.push((why, vec![t.name.clone()])),
         }
     }
-    let line = |((actual, requested, why), names): ((&str, &str, &str), Vec<String>)| {
+    let line = |((actual, requested, why), names): (Why, Vec<String>)| {
         format!("{actual} instead of {requested} ({why}): {}", solved::list(&names))
     };
     groups.into_iter().map(line).collect()
