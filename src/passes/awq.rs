@@ -20,7 +20,7 @@ use crate::record::ScaleRecord;
 
 /// Where the search begins: exponents of activations and of weights. It goes on from the best of them.
 const BEGIN: [[f32; 2]; 3] = [[0.5, 0.0], [0.0, 0.5], [0.5, 0.5]];
-/// Its first step from there; then halves of it, down to one step of the grid.
+/// Its first step from there, in four directions; then halves of it, down to one step of the grid.
 const STEP: f32 = 0.25;
 
 /// Before codes that make up for each other's errors, scales must lower the loss of plain rounding to this share of it. Where they
@@ -214,8 +214,7 @@ impl Awq {
     fn best(&self, run: &mut dyn FnMut(Candidate) -> Result<Scaled>) -> Result<(Candidate, Scaled)> {
         let mut tried = BTreeSet::new();
         let mut best: Option<(Candidate, Scaled)> = None;
-        // Tells whether it is the best so far.
-        let mut look = |candidate: Candidate, best: &mut Option<(Candidate, Scaled)>| -> Result<bool> {
+        let mut look = |candidate: Candidate, best: &mut Option<(Candidate, Scaled)>| -> Result<()> {
             let scales = candidate.activations > 0 || candidate.weights > 0;
             let allowed = candidate.activations <= self.grid
                 && match self.duo {
@@ -224,14 +223,13 @@ impl Awq {
                     Duo::Both => candidate.weights <= self.grid,
                 };
             if !scales || !allowed || !tried.insert(candidate) {
-                return Ok(false);
+                return Ok(());
             }
             let scaled = run(candidate)?;
-            let better = best.as_ref().is_none_or(|(_, best)| scaled.loss < best.loss);
-            if better {
+            if best.as_ref().is_none_or(|(_, best)| scaled.loss < best.loss) {
                 *best = Some((candidate, scaled));
             }
-            Ok(better)
+            Ok(())
         };
         let steps = |share: f32| (share * self.grid as f32).round() as usize;
         for [activations, weights] in BEGIN.map(|exponents| exponents.map(steps)) {
@@ -253,18 +251,15 @@ impl Awq {
                     (Some(a), Some(w + step)),
                 ],
             };
-            let mut moved = false;
             for (activations, weights) in around {
                 if let (Some(activations), Some(weights)) = (activations, weights) {
-                    moved |= look(Candidate { activations, weights }, &mut best)?;
+                    look(Candidate { activations, weights }, &mut best)?;
                 }
             }
-            if !moved && step == 1 {
+            if step == 1 {
                 return Ok(best.expect("at least one was tried"));
             }
-            if !moved {
-                step = (step / 2).max(1);
-            }
+            step = (step / 2).max(1);
         }
     }
 

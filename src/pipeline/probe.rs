@@ -8,7 +8,7 @@ use crate::runtime::{self, BlockRunner, Overrides, Stopped};
 /// Samples that weights are tried on, drawn evenly from all.
 const SAMPLES: usize = 8;
 /// Tokens of each: enough for a loss that tells candidates apart, few enough for dozens of them.
-const TOKENS: usize = 128;
+const TOKENS: usize = 96;
 
 /// A block on which passes try weights.
 pub(super) struct Probe<'p, 'a>(runtime::Probe<'p, 'a>);
