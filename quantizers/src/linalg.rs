@@ -27,9 +27,9 @@ const SPAN: usize = 4 * DEPTH;
 /// Some tokens' numbers in one strip of `TILE` columns: for each group of columns, that many numbers of one token after the
 /// other. What is past the width is zero.
 struct Strip {
-    /// `[TILE / ROWS][tokens]`.
+    /// See [`panels`].
     rows: Vec<[f32; ROWS]>,
-    /// `[TILE / COLS][tokens]`.
+    /// The same in wider panels.
     cols: Vec<[f32; COLS]>,
 }
 
@@ -40,18 +40,24 @@ impl Strip {
     }
 }
 
-/// `[columns / N][tokens]`
+/// For each `DEPTH` tokens, the last ones fewer: `[columns / N][tokens]`.
 fn panels<const N: usize>(x: &[f32], width: usize, columns: Range<usize>) -> Vec<[f32; N]> {
     let mut all = Vec::with_capacity(columns.len().div_ceil(N) * (x.len() / width));
-    for from in columns.clone().step_by(N) {
-        let some = from..columns.end.min(from + N);
-        all.extend(x.chunks_exact(width).map(|x| {
-            x[some.clone()].first_chunk().copied().unwrap_or_else(|| {
-                let mut padded = [0.0; N];
-                padded[..some.len()].copy_from_slice(&x[some.clone()]);
-                padded
-            })
-        }));
+    // So many tokens of a strip stay in the second cache until they are in all panels.
+    for x in x.chunks(DEPTH * width) {
+        for from in columns.clone().step_by(N) {
+            let some = from..columns.end.min(from + N);
+            let rows = x.chunks_exact(width).map(|x| &x[some.clone()]);
+            if some.len() == N {
+                all.extend(rows.map(|x| *x.first_chunk().expect("N columns")));
+            } else {
+                all.extend(rows.map(|x| {
+                    let mut padded = [0.0; N];
+                    padded[..x.len()].copy_from_slice(x);
+                    padded
+                }));
+            }
+        }
     }
     all
 }
@@ -89,15 +95,15 @@ dispatch_fused!(fn tile_with(a: &[[f32; ROWS]], b: &[[f32; COLS]], tokens: usize
 /// Adds the product of two strips to a tile. On the diagonal, blocks above it are left out.
 #[inline(always)]
 fn tile<const FUSED: bool>(a: &[[f32; ROWS]], b: &[[f32; COLS]], tokens: usize, diagonal: bool, out: &mut [f64]) {
-    for from in (0..tokens).step_by(DEPTH) {
-        let depth = from..tokens.min(from + DEPTH);
-        for (j, b) in b.chunks_exact(tokens).enumerate() {
-            for (i, a) in a.chunks_exact(tokens).enumerate() {
+    let (rows, cols) = (a.len() / tokens, b.len() / tokens);
+    for (a, b) in a.chunks(DEPTH * rows).zip(b.chunks(DEPTH * cols)) {
+        let depth = a.len() / rows;
+        for (j, b) in b.chunks_exact(depth).enumerate() {
+            for (i, a) in a.chunks_exact(depth).enumerate() {
                 if diagonal && j * COLS >= (i + 1) * ROWS {
                     continue;
                 }
-                let sums = block::<FUSED>(&a[depth.clone()], &b[depth.clone()]);
-                for (r, sums) in sums.iter().enumerate() {
+                for (r, sums) in block::<FUSED>(a, b).iter().enumerate() {
                     let out = &mut out[(i * ROWS + r) * TILE + j * COLS..][..COLS];
                     out.iter_mut().zip(sums).for_each(|(o, s)| *o += f64::from(*s));
                 }

@@ -13,6 +13,8 @@ use crate::simd::{Isa, dispatch};
 
 /// Channels that one thread sums at a time: their sums stay in the nearest cache.
 const CHANNELS: usize = 64;
+/// Channels whose sums stay in registers: 8 of AVX2's 16.
+const LANES: usize = 16;
 
 /// Statistics of one site's inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,8 +143,22 @@ impl SiteStats {
 /// Adds squares and magnitudes of some channels. `x`: rows `width` apart, the first of which begins with these channels.
 #[inline(always)]
 fn add_sums_of(x: &[f32], width: usize, sq: &mut [f64], abs: &mut [f64]) {
+    let whole = sq.len() / LANES * LANES;
+    for from in (0..whole).step_by(LANES) {
+        let (mut squares, mut magnitudes) = ([0.0; LANES], [0.0; LANES]);
+        for row in x.chunks(width) {
+            let row: &[f32; LANES] = row[from..].first_chunk().expect("channels within the row");
+            for ((sq, abs), x) in squares.iter_mut().zip(&mut magnitudes).zip(row) {
+                let x = f64::from(*x);
+                *sq += x * x;
+                *abs += x.abs();
+            }
+        }
+        sq[from..].iter_mut().zip(squares).for_each(|(to, sum)| *to += sum);
+        abs[from..].iter_mut().zip(magnitudes).for_each(|(to, sum)| *to += sum);
+    }
     for row in x.chunks(width) {
-        for ((sq, abs), x) in sq.iter_mut().zip(abs.iter_mut()).zip(row) {
+        for ((sq, abs), x) in sq.iter_mut().zip(abs.iter_mut()).zip(row).skip(whole) {
             let x = f64::from(*x);
             *sq += x * x;
             *abs += x.abs();
