@@ -186,11 +186,14 @@ pub struct LinearRecord {
     /// Added to the Hessian's diagonal, as a share of its mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damping: Option<f64>,
+    /// Share of the correlations between its inputs that was taken for chance, given the number of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shrinkage: Option<f64>,
     /// How often damping had to be raised.
     pub retries: usize,
     /// Input channels that were always zero.
     pub dead_channels: usize,
-    /// Dimensions that the calibration inputs did not fill.
+    /// Input channels that others predict to within about the damping.
     pub rank_missing: usize,
     /// Rows left rounded to nearest, because the method's codes were worse.
     pub rows_rtn: usize,
@@ -212,6 +215,7 @@ impl LinearRecord {
             loss: None,
             loss_rtn: None,
             damping: None,
+            shrinkage: None,
             retries: 0,
             dead_channels: 0,
             rank_missing: 0,

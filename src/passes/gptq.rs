@@ -72,13 +72,18 @@ fn leave(block: &BlockState<'_>, reader: Reader, tokens: u64, why: &str, log: &m
 }
 
 impl Gptq {
-    /// The Hessian of what some readers saw, or why there is none.
-    fn hessian(&self, stats: &SiteStats) -> std::result::Result<Hessian, String> {
+    /// The Hessian of what some readers saw and its shrinkage, or why there is none.
+    fn hessian(&self, stats: &SiteStats) -> std::result::Result<(Hessian, f64), String> {
         let Some(gram) = stats.gram().filter(|_| stats.tokens() > 0) else {
             return Err("no calibration token came to it".to_owned());
         };
-        let h = gram.to_square(1.0 / stats.tokens() as f64);
-        Hessian::prepare(&h, stats.width(), self.damp, self.options.order).map_err(|e| e.to_string())
+        let mut h = gram.to_square(1.0 / stats.tokens() as f64);
+        let shrinkage = gptq::shrink(&mut h, stats.width(), stats.tokens());
+        if shrinkage == 1.0 {
+            return Err(format!("{} tokens are too few for {} input channels", stats.tokens(), stats.width()));
+        }
+        let hessian = Hessian::prepare(&h, stats.width(), self.damp, self.options.order).map_err(|e| e.to_string())?;
+        Ok((hessian, shrinkage))
     }
 
     fn linear(
@@ -86,7 +91,7 @@ impl Gptq {
         block: &mut BlockState<'_>,
         reader: Reader,
         tokens: u64,
-        hessian: &Hessian,
+        (hessian, shrinkage): &(Hessian, f64),
         log: &mut dyn Log,
     ) -> Result<()> {
         let started = Instant::now();
@@ -105,6 +110,7 @@ impl Gptq {
         record.loss = Some(total.solved);
         record.loss_rtn = Some(total.nearest);
         record.damping = Some(prepared.damping);
+        record.shrinkage = Some(*shrinkage);
         record.retries = prepared.retries;
         record.dead_channels = prepared.dead;
         record.rank_missing = prepared.explained;

@@ -14,11 +14,13 @@ mod guess;
 mod hessian;
 mod kernels;
 mod rows;
+mod shrink;
 
 use rayon::prelude::*;
 
 pub use guess::{Guess, sample};
 pub use hessian::{Hessian, Prepared};
+pub use shrink::shrink;
 
 use crate::{BlockFormat, NumError, scan};
 
