@@ -105,14 +105,15 @@ fn no_number_of_threads_changes_a_byte() {
 #[test]
 fn a_killed_run_goes_on_and_ends_with_the_same_bytes() {
     let dir = TempDir::new().unwrap();
-    for propagate in ["float", "quantized"] {
+    let runs = [("gptq", "float"), ("gptq", "quantized"), ("awq", "float"), ("awq+gptq", "quantized")];
+    for (method, propagate) in runs {
         let whole = dir.path().join("whole.gguf");
         let options = ["--propagate", propagate, "--refine", "8", "--force"];
-        convert("stories260k", "gptq", "q4_0", &whole, &options);
+        convert("stories260k", method, "q4_0", &whole, &options);
         let out = dir.path().join("resumed.gguf");
         let kept = dir.path().join("resumed.gguf.resume");
         let options = [&options[..], &["--resume"]].concat();
-        let mut run = command("stories260k", "gptq", "q4_0", &out, &options);
+        let mut run = command("stories260k", method, "q4_0", &out, &options);
         let mut child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         while !kept.join("block-1").exists() && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1));
@@ -124,14 +125,14 @@ fn a_killed_run_goes_on_and_ends_with_the_same_bytes() {
             assert!(kept.join("block-1").exists());
             // Another run may not go on from it.
             let other = [&options[..], &["--damp", "0.02"]].concat();
-            let refused = command("stories260k", "gptq", "q4_0", &out, &other).output().unwrap();
+            let refused = command("stories260k", method, "q4_0", &out, &other).output().unwrap();
             let error = String::from_utf8_lossy(&refused.stderr);
             assert_eq!(refused.status.code(), Some(1), "{error}");
             assert!(error.contains("resumed.gguf.resume") && error.contains("0.02"), "{error}");
-            convert("stories260k", "gptq", "q4_0", &out, &options);
+            convert("stories260k", method, "q4_0", &out, &options);
         }
         assert!(!kept.exists(), "what was kept is removed");
-        assert!(fs::read(&out).unwrap() == fs::read(&whole).unwrap(), "{propagate}");
+        assert!(fs::read(&out).unwrap() == fs::read(&whole).unwrap(), "{method} {propagate}");
         fs::remove_file(out).unwrap();
     }
 }

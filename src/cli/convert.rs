@@ -1,6 +1,6 @@
 //! `aurora-quant convert`: what the options mean, the run, and its summary.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -11,32 +11,33 @@ use regex::Regex;
 
 use super::args::{Common, Convert};
 use super::packing::{Folder, Packing};
-use super::{calibrate, signals, ui};
-use crate::calibrate::imatrix::{Imatrix, Importances};
+use super::{signals, ui};
 use crate::checkpoint::{self, Config, TensorSource, quantized};
 use crate::eval::speed;
 use crate::export::{self, EXPORTERS, Output, Watch};
-use crate::gguf::{Metadata, Value, string};
-use crate::model::{self, Model, ModelGraph};
-use crate::passes::{self, Duo, Pass, Settings};
-use crate::pipeline::blocks::{Job, Propagate, Solved};
+use crate::gguf::Metadata;
+use crate::model::{self, Model};
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, Rounding};
-use crate::plan::{self, FileType, Plan, Rules};
-use crate::record::{self, ImportanceRecord, LinearRecord, RunRecord, ScaleRecord};
+use crate::plan::{self, Plan, Rules};
+use crate::record::{self, LinearRecord, RunRecord, ScaleRecord};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
+mod destination;
+mod importance;
+mod method;
 mod scales;
 mod solved;
 mod summary;
 mod target;
 
+use destination::default_output;
+pub use destination::destination;
+use importance::{importance, keys, weigh};
+use method::{passes, solve, solves};
 use summary::fallback_line;
 use target::Target;
-
-/// Samples that a method is calibrated on, unless asked otherwise.
-const SAMPLES: usize = 128;
 
 /// Ways to find scales that can be asked for.
 pub const SCALES: [&str; 2] = ["search", "reference"];
@@ -156,194 +157,6 @@ fn refuse_idle_options(args: &Convert) -> Result<()> {
     }
 }
 
-/// The statistics that were asked for, and what they say of this model. A dry run makes none.
-fn importance(
-    args: &Convert,
-    source: &dyn TensorSource,
-    model: &Model,
-    weights: &Weights,
-    common: &Common,
-    stop: &Arc<AtomicBool>,
-) -> Result<Option<(Imatrix, Importances)>> {
-    let file = match &args.imatrix {
-        Some(path) => Imatrix::open(path)?,
-        None if args.calibrate && !args.dry_run => {
-            calibrate::on_the_fly(&args.sampling, source, model, weights, common, Arc::clone(stop))?
-        }
-        None => return Ok(None),
-    };
-    let found = file.importances(&model.graph)?;
-    Ok(Some((file, found)))
-}
-
-/// Which tensors of the plan are rounded with importances.
-fn weigh(
-    args: &Convert,
-    plan: &Plan,
-    graph: &ModelGraph,
-    file: &Imatrix,
-    found: &Importances,
-    notes: &mut Vec<String>,
-) -> ImportanceRecord {
-    let blocks = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
-    let (used, uniform): (Vec<_>, Vec<_>) = blocks.partition(|t| found.values.contains_key(&t.param));
-    let names = |tensors: Vec<&plan::TensorPlan>| tensors.into_iter().map(|t| t.name.clone()).collect::<Vec<_>>();
-    let (used, uniform) = (names(used), names(uniform));
-    if !uniform.is_empty() {
-        notes.push(format!("no importances for {}: all columns count alike", uniform.join(", ")));
-    }
-    for (id, expert) in &found.idle {
-        let name = &graph.param(*id).name;
-        notes.push(format!("{name}: expert {expert} saw no token; its columns count alike"));
-    }
-    ImportanceRecord {
-        file: args.imatrix.as_ref().map(|p| p.display().to_string()),
-        datasets: file.origin.datasets.clone(),
-        entries: file.entries.len(),
-        chunks: file.origin.chunks,
-        used,
-        uniform,
-    }
-}
-
-/// What llama-quantize writes into the header about importances. Its texts end after 127 bytes; so do these.
-fn keys(weighed: &ImportanceRecord, metadata: &mut Metadata) {
-    const LONGEST: usize = 127;
-    let text = |s: &str| {
-        let end = (0..=s.len().min(LONGEST)).rev().find(|&end| s.is_char_boundary(end)).unwrap_or(0);
-        string(&s[..end])
-    };
-    let number = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
-    if let Some(file) = &weighed.file {
-        metadata.set("quantize.imatrix.file", text(file));
-    }
-    if let Some(dataset) = weighed.datasets.first() {
-        metadata.set("quantize.imatrix.dataset", text(dataset));
-    }
-    metadata.set("quantize.imatrix.entries_count", number(weighed.entries));
-    if weighed.chunks > 0 {
-        metadata.set("quantize.imatrix.chunks_count", Value::U32(weighed.chunks));
-    }
-}
-
-/// Whether a method other than rounding to nearest is asked for.
-fn solves(args: &Convert) -> bool {
-    !args.method.eq_ignore_ascii_case("rtn")
-}
-
-/// The chain of methods, with what --clip adds.
-fn method(args: &Convert) -> Result<String> {
-    if !args.solving.clip {
-        return Ok(args.method.clone());
-    }
-    match args.method.eq_ignore_ascii_case("awq") {
-        true => Ok(format!("{}+clip", args.method)),
-        false => Err(Error::unsupported(format!(
-            "--clip belongs to --method awq alone; {} finds its own ranges",
-            args.method
-        ))),
-    }
-}
-
-/// The passes of the method, if it is more than rounding to nearest.
-fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
-    let solving = &args.solving;
-    let settings = Settings {
-        nearest: args.codes == CODES[1],
-        damp: solving.damp,
-        act_order: solving.act_order == "static",
-        refine: solving.refine,
-        grid: usize::from(solving.grid),
-        duo: match solving.duo.as_str() {
-            "on" => Duo::On,
-            "off" => Duo::Off,
-            _ => Duo::Both,
-        },
-    };
-    let chain = passes::chain(&method(args)?, &settings)?;
-    if !solves(args) {
-        return Ok(None);
-    }
-    let other = [
-        (args.imatrix.is_some(), "--imatrix"),
-        (args.calibrate, "--calibrate"),
-        (args.scales == SCALES[1], "--scales reference"),
-    ];
-    if let Some((_, option)) = other.iter().find(|(given, _)| *given) {
-        let what = format!("--method {} makes its own statistics and scales; leave out {option}", args.method);
-        return Err(Error::unsupported(what));
-    }
-    Ok(Some(chain))
-}
-
-/// Runs the passes block by block, and says what is left.
-#[allow(clippy::too_many_arguments)] // Everything that a conversion has, once.
-fn solve(
-    args: &Convert,
-    passes: &[Box<dyn Pass>],
-    source: &dyn TensorSource,
-    model: &Model,
-    weights: &Weights,
-    plan: &Plan,
-    path: &Path,
-    output: &Output,
-    watch: &Progress,
-) -> Result<(Solved, Option<Resume>)> {
-    let data = calibrate::dataset(&args.sampling, Some(SAMPLES), source, model)?;
-    let propagate = if args.solving.propagate == "float" { Propagate::Float } else { Propagate::Quantized };
-    let resume = match args.solving.resume {
-        true => Some(Resume::open(Resume::directory(path), &job(args, source, plan, &data.samples))?),
-        false => None,
-    };
-    let job = Job { samples: &data.samples, passes, propagate };
-    let solved = pipeline::blocks::run(model, weights, plan, &job, resume.as_ref(), output, watch)?;
-    Ok((solved, resume))
-}
-
-/// All that the bytes of a run depend on, a line each.
-fn job(args: &Convert, source: &dyn TensorSource, plan: &Plan, samples: &[Vec<u32>]) -> String {
-    let mut sum = Fnv::new();
-    samples.iter().flatten().for_each(|token| sum.add(&token.to_le_bytes()));
-    let tokens: usize = samples.iter().map(Vec::len).sum();
-    let mut types = Fnv::new();
-    plan.tensors.iter().for_each(|t| types.add(format!("{} {}\n", t.name, t.actual.name).as_bytes()));
-    let mut tensors = Fnv::new();
-    source.tensors().iter().for_each(|t| {
-        tensors.add(format!("{} {:?} {}\n", t.name, t.shape, t.spec.name).as_bytes());
-        // Some of every tensor's bytes tell one checkpoint from another of its shape without reading it all.
-        let head = t.range.len().min(256);
-        tensors.add(source.bytes(t, 0..head));
-    });
-    format!(
-        "aurora-quant {}\nmodel {} {:016x}\nmethod {} {} {:?}\ntypes {} {:016x}\ntext {tokens} tokens in {} samples, {:016x}\n",
-        env!("CARGO_PKG_VERSION"),
-        args.model.display(),
-        tensors.0,
-        args.method,
-        args.codes,
-        args.solving,
-        plan.file_type,
-        types.0,
-        samples.len(),
-        sum.0
-    )
-}
-
-/// FNV-1a: tells inputs apart that differ by mistake.
-struct Fnv(u64);
-
-impl Fnv {
-    fn new() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-}
-
 struct Progress {
     bar: ProgressBar,
     stop: Arc<AtomicBool>,
@@ -429,57 +242,6 @@ fn refuse_fallbacks(plan: &Plan, strict: bool) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// Where the output goes: `path` itself, or what it links to.
-///
-/// Everything that is known to go wrong is found here, before the work: it may take hours.
-pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
-    let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !dir.is_dir() {
-        return refuse(format!("directory {} does not exist; create it first", dir.display()));
-    }
-    let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
-    if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
-        return refuse("names a directory; -o needs a file name".to_owned());
-    }
-    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
-    if !force {
-        return refuse("exists; use --force to replace it, or another name with -o".to_owned());
-    }
-    // A link stays a link: what it leads to is replaced.
-    let real = if found.is_symlink() {
-        path.canonicalize().map_err(|e| Error::io(path, "follow the link", e))?
-    } else {
-        path.to_owned()
-    };
-    if !real.is_file() {
-        return refuse("is no regular file; it is not replaced".to_owned());
-    }
-    Ok(real)
-}
-
-/// `<model>-<type>.gguf` in the current directory.
-fn default_output(source: &dyn TensorSource, target: &Target, extension: &str) -> PathBuf {
-    let config = source.config().path();
-    let name = match source.config() {
-        Config::HuggingFace(_) => {
-            let dir = config.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let id = checkpoint::card::directory_id(dir).unwrap_or_else(|| "model".to_owned());
-            id.rsplit('/').next().unwrap_or_default().to_owned()
-        }
-        Config::Gguf(_) => {
-            let stem = config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            // model-bf16.gguf becomes model-q4_0.gguf, not model-bf16-q4_0.gguf.
-            let cut = stem.rsplit_once('-').filter(|(_, end)| FileType::by_name(end).is_ok());
-            cut.map_or(stem.clone(), |(start, _)| start.to_owned())
-        }
-    };
-    match extension {
-        "" => PathBuf::from(format!("{name}-{}", target.name)),
-        _ => PathBuf::from(format!("{name}-{}.{extension}", target.file_type.name)),
-    }
 }
 
 fn record(

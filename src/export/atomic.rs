@@ -130,8 +130,9 @@ fn prefix(path: &Path) -> String {
         return format!(".{name}.");
     }
     let start: String = name.chars().take(LONGEST / 4).collect();
-    let sum = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    format!(".{start}-{sum:016x}.")
+    let mut sum = flate2::Crc::new();
+    sum.update(name.as_bytes());
+    format!(".{start}-{:08x}.", sum.sum())
 }
 
 /// Removes what killed runs left for this name. Whatever goes wrong here must not stop the run.

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use flate2::{Crc, CrcWriter};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::Done;
@@ -189,64 +190,13 @@ fn counts(bytes: &[u8]) -> Option<(Vec<usize>, &[u8])> {
     Some((lengths.collect::<Option<_>>()?, rest))
 }
 
-/// FNV-1a over words of eight bytes: finds a file that is cut short or has pages of zeros.
-#[derive(Clone, Copy)]
-struct Sum(u64);
-
-impl Sum {
-    fn new() -> Sum {
-        Sum(0xcbf2_9ce4_8422_2325)
-    }
-
-    /// All but the last call must bring whole words.
-    fn add(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = (self.0 ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
-        }
-    }
-}
-
-/// Sums what passes through, in whole words.
-struct Summing<W> {
-    inner: W,
-    sum: Sum,
-    word: Vec<u8>,
-}
-
-impl<W: Write> Write for Summing<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.inner.write_all(bytes)?;
-        let mut rest = bytes;
-        if !self.word.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(8 - self.word.len()));
-            self.word.extend_from_slice(now);
-            rest = later;
-            if self.word.len() < 8 {
-                return Ok(bytes.len());
-            }
-            self.sum.add(&std::mem::take(&mut self.word));
-        }
-        let (words, tail) = rest.split_at(rest.len() / 8 * 8);
-        self.sum.add(words);
-        self.word.extend_from_slice(tail);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     whole(path, |file| {
-        let mut out = Summing { inner: BufWriter::new(file), sum: Sum::new(), word: Vec::new() };
+        let mut out = CrcWriter::new(BufWriter::new(file));
         fill(&mut out)?;
-        let Summing { mut inner, mut sum, word } = out;
-        sum.add(&word);
-        inner.write_all(&sum.0.to_le_bytes())?;
-        inner.flush()
+        let sum = out.crc().sum();
+        out.write_all(&sum.to_le_bytes())?;
+        out.flush()
     })
 }
 
@@ -254,10 +204,10 @@ fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) 
 fn checked(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).and_then(|mut f| f.read_to_end(&mut bytes)).map_err(|e| Error::io(path, "read", e))?;
-    let mut sum = Sum::new();
-    let content = bytes.len().saturating_sub(8);
-    sum.add(&bytes[..content]);
-    if bytes.get(content..) != Some(&sum.0.to_le_bytes()[..]) {
+    let mut sum = Crc::new();
+    let content = bytes.len().saturating_sub(4);
+    sum.update(&bytes[..content]);
+    if bytes.get(content..) != Some(&sum.sum().to_le_bytes()[..]) {
         return Err(Error::malformed(path, "damaged: its checksum is wrong; delete the directory to begin anew"));
     }
     bytes.truncate(content);

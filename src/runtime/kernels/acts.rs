@@ -30,7 +30,7 @@ pub struct Acts<'a> {
     x: &'a [f32],
     tokens: usize,
     cols: usize,
-    strips: OnceLock<Vec<f32>>,
+    strips: OnceLock<Vec<Vec<f32>>>,
     singles: OnceLock<Rounded<Single>>,
     supers: OnceLock<Rounded<Super>>,
 }
@@ -110,19 +110,18 @@ impl<'a> Acts<'a> {
             // See `rounded`.
             let _ = self.strips.set(self.lay_strips());
         }
-        let all = self.strips.get().expect("set above");
-        &all[from * self.tokens..self.cols.min(from + DEPTH) * self.tokens]
+        &self.strips.get().expect("set above")[from / DEPTH]
     }
 
-    fn lay_strips(&self) -> Vec<f32> {
-        let mut all = vec![0.0; self.x.len()];
-        all.par_chunks_mut((DEPTH * self.tokens).max(1)).enumerate().for_each(|(i, strip)| {
-            let n = strip.len() / self.tokens;
-            for (to, row) in strip.chunks_exact_mut(n).zip(self.x.chunks_exact(self.cols)) {
-                to.copy_from_slice(&row[i * DEPTH..][..n]);
-            }
-        });
-        all
+    /// A buffer for every strip: small enough that memory comes from the last strips, not page by page from the system.
+    fn lay_strips(&self) -> Vec<Vec<f32>> {
+        let strip = |from: usize| {
+            let columns = from..self.cols.min(from + DEPTH);
+            let mut strip = Vec::with_capacity(columns.len() * self.tokens);
+            self.x.chunks_exact(self.cols).for_each(|row| strip.extend_from_slice(&row[columns.clone()]));
+            strip
+        };
+        (0..self.cols).into_par_iter().step_by(DEPTH).map(strip).collect()
     }
 
     /// The 8-bit form. `cols` must be a multiple of the values under one scale.
