@@ -4,11 +4,12 @@
 //! of the machine's level inside a function compiled for that level. Built with `--cfg aurora_scalar`, only
 //! `Plain` exists.
 //!
-//! Never run by us: `Level::Avx512`, for want of a machine. It is the AVX2 source compiled for AVX-512 with three
-//! operations of its own (see `x86`). On aarch64, `Plain` is compiled for NEON, which the target promises; the
-//! dotprod instructions are left to the compiler.
+//! On aarch64, `Plain` is compiled for NEON, which the target promises; only the dotprod instructions have a level of
+//! their own.
 #![allow(unsafe_code)]
 
+#[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
+use super::neon::DotProd;
 use super::simd::{Plain, Simd};
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
 use super::x86::{Avx2, Avx512};
@@ -27,6 +28,9 @@ enum Level {
     /// AVX-512 F, BW, VL and VNNI: since Ice Lake and Zen 4.
     #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
     Avx512,
+    /// NEON with dotprod: since Cortex-A76, Neoverse N1 and Apple's M1.
+    #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
+    DotProd,
 }
 
 impl Isa {
@@ -44,6 +48,10 @@ impl Isa {
                 return Isa(Level::Avx2);
             }
         }
+        #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
+        if has_dotprod() {
+            return Isa(Level::DotProd);
+        }
         Isa::BASELINE
     }
 
@@ -60,6 +68,10 @@ impl Isa {
                 all.push(Isa(Level::Avx512));
             }
         }
+        #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
+        if has_dotprod() {
+            all.push(Isa(Level::DotProd));
+        }
         all
     }
 
@@ -74,6 +86,9 @@ impl Isa {
             #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
             // SAFETY: an `Isa` of this level exists only where `has_avx512` was true.
             Level::Avx512 => unsafe { avx512(task) },
+            #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
+            // SAFETY: an `Isa` of this level exists only where `has_dotprod` was true.
+            Level::DotProd => unsafe { dotprod(task) },
         }
     }
 }
@@ -110,4 +125,16 @@ fn avx2<T: Task>(task: T) -> T::Out {
 fn avx512<T: Task>(task: T) -> T::Out {
     // SAFETY: this function's own features are those that the token stands for.
     task.run(unsafe { Avx512::new() })
+}
+
+#[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
+fn has_dotprod() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
+#[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
+#[target_feature(enable = "neon,dotprod")]
+fn dotprod<T: Task>(task: T) -> T::Out {
+    // SAFETY: this function's own features are those that the token stands for.
+    task.run(unsafe { DotProd::new() })
 }

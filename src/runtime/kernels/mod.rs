@@ -5,6 +5,7 @@
 //! | [`isa`] | which instructions this machine has; the one dispatch |
 //! | `simd` | the vector operations that kernels are written in, and their plain twin |
 //! | `x86` | the same with AVX2, and with AVX-512 |
+//! | `neon` | the same with the dotprod instructions of aarch64 |
 //! | `codes`, `supers` | where the block types keep codes, scales, offsets: blocks of 32 weights, and super-blocks |
 //! | `acts` | [`Acts`]: activations, and their 8-bit form |
 //! | `kinds` | integer sums within one block |
@@ -26,6 +27,8 @@ mod codes;
 mod floats;
 pub mod isa;
 mod kinds;
+#[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
+mod neon;
 mod out;
 mod simd;
 mod supers;

@@ -1,9 +1,9 @@
 //! The vector operations that kernels are written in, and their plain twin.
 //!
 //! A kernel is one generic, `#[inline(always)]` source over [`Simd`]. What a vector is decides the token it is given:
-//! [`Plain`] works on arrays, everywhere, and is what every other implementation is tested against; `x86` has the
-//! others. Lanes are the same everywhere (8 floats, 8 sums of 4 products), so integer kernels give the same bits on
-//! every machine; float kernels differ where `mul_add` rounds once instead of twice.
+//! [`Plain`] works on arrays, everywhere, and is what every other implementation is tested against; `x86` and `neon`
+//! have the others. Lanes are the same everywhere (8 floats, 8 sums of 4 products), so integer kernels give the same
+//! bits on every machine; float kernels differ where `mul_add` rounds once instead of twice.
 
 /// Eight lanes of each kind. A value of the type is the proof that the machine has the instructions.
 ///
