@@ -137,6 +137,9 @@ pub struct TensorRecord {
     pub reason: Option<String>,
     /// Size in the output in bytes, without padding.
     pub bytes: u64,
+    /// How rows or columns changed places for the sake of act order, and with those of what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permuted: Option<String>,
     /// How a quantised checkpoint stores it: "gptq, 4 bits, groups of 32, symmetric".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packed: Option<String>,
@@ -157,6 +160,7 @@ impl From<&TensorPlan> for TensorRecord {
             actual: t.actual.name,
             reason: t.reason.clone(),
             bytes: t.bytes,
+            permuted: None,
             packed: None,
             carried: t.carried,
             largest_error: None,

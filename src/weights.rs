@@ -15,8 +15,10 @@ use crate::model::{Import, ModelGraph, Param, ParamId, Part, Role};
 use crate::{Error, Result};
 
 mod keep;
+mod reorder;
 
 pub use keep::Kept;
+use reorder::Moves;
 
 /// Most problems that one error lists in full.
 const MOST_PROBLEMS: usize = 200;
@@ -26,6 +28,8 @@ pub struct Weights<'a> {
     source: &'a dyn TensorSource,
     graph: &'a ModelGraph,
     bound: Vec<Bound<'a>>,
+    /// How each parameter was rearranged, beyond its import.
+    moves: Vec<Moves>,
 }
 
 /// Where one parameter's numbers are.
@@ -82,7 +86,8 @@ impl<'a> Weights<'a> {
             }
             return Err(Error::Checkpoint { path: source.path().to_owned(), problems });
         }
-        Ok(Weights { source, graph, bound: bound.into_iter().flatten().collect() })
+        let moves = vec![Moves::default(); graph.params.len()];
+        Ok(Weights { source, graph, bound: bound.into_iter().flatten().collect(), moves })
     }
 
     /// The model that the source was bound to.
@@ -107,8 +112,11 @@ impl<'a> Weights<'a> {
 
     /// Which row of its tensors, counted on from run to run, a canonical row of a matrix (or element of a bias) is.
     pub fn stored_row(&self, id: ParamId, row: usize) -> usize {
-        let param = self.graph.param(id);
-        let total = if param.shape.len() == 1 { param.len() } else { param.rows() };
+        let (param, moves) = (self.graph.param(id), &self.moves[id.0]);
+        let vector = param.shape.len() == 1;
+        let total = if vector { param.len() } else { param.rows() };
+        let from = if vector { moves.cols_of(0) } else { Some(moves.rows.as_slice()) };
+        let row = from.and_then(|from| from.get(row)).map_or(row, |&from| from as usize);
         match self.bound[id.0].import {
             Import::RopePermute { heads } => halved(row, total / heads),
             _ => row,
@@ -135,6 +143,28 @@ impl<'a> Weights<'a> {
         let cols = param.cols();
         assert!(rows.end <= param.rows(), "{}: rows {rows:?} of {}", param.name, param.rows());
         assert_eq!(out.len(), rows.len() * cols, "{}: length of the output", param.name);
+        let from = &self.moves[id.0].rows;
+        if from.is_empty() {
+            self.imported(id, rows.clone(), out);
+        } else if self.bound[id.0].runs.iter().all(|run| matches!(run.numbers, Numbers::Packed(_))) {
+            let mut rest = &mut *out;
+            for piece in self.gather(id, rows.clone()) {
+                let (now, later) = std::mem::take(&mut rest).split_at_mut(piece.rows.len() * cols);
+                piece.packed.decode(self.source, &piece.rows, now);
+                rest = later;
+            }
+        } else {
+            for (&row, out) in from[rows.clone()].iter().zip(out.chunks_exact_mut(cols)) {
+                self.imported(id, row as usize..row as usize + 1, out);
+            }
+        }
+        self.move_columns(id, rows.start, out);
+    }
+
+    /// The same, as bound: before anything was [reordered](Weights::sort_groups).
+    fn imported(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]) {
+        let param = self.graph.param(id);
+        let cols = param.cols();
         let bound = &self.bound[id.0];
         match bound.import {
             Import::Computed(values) => {
@@ -155,7 +185,7 @@ impl<'a> Weights<'a> {
     /// or rearranged on the way in, or come from several tensors; then only [`rows`](Weights::rows) has them.
     pub fn storage(&self, id: ParamId) -> Option<Vec<Stored<'a>>> {
         let bound = &self.bound[id.0];
-        if !matches!(bound.import, Import::AsIs | Import::RopePermute { .. }) {
+        if !matches!(bound.import, Import::AsIs | Import::RopePermute { .. }) || !self.moves[id.0].is_empty() {
             return None;
         }
         let cols = self.graph.param(id).cols();
@@ -171,7 +201,7 @@ impl<'a> Weights<'a> {
 
     /// Which row of its [`storage`](Weights::storage) each canonical row of a matrix is; `None` if they are in order.
     pub fn order(&self, id: ParamId) -> Option<Vec<u32>> {
-        if self.is_packed(id) {
+        if self.is_packed(id) || !self.moves[id.0].is_empty() {
             return None;
         }
         let Import::RopePermute { heads } = self.bound[id.0].import else { return None };
@@ -191,7 +221,10 @@ impl<'a> Weights<'a> {
 
     /// Whether canonical rows are read in the order in which they are stored.
     pub fn in_order(&self, id: ParamId) -> bool {
-        !matches!(self.bound[id.0].import, Import::RopePermute { .. } | Import::Transpose) && !self.is_packed(id)
+        let moved = !self.moves[id.0].rows.is_empty();
+        !matches!(self.bound[id.0].import, Import::RopePermute { .. } | Import::Transpose)
+            && !self.is_packed(id)
+            && !moved
     }
 
     /// Tells the system that rows `rows` will not be read again soon. Of a parameter that is not

@@ -189,6 +189,141 @@ fn models_run_from_codes() {
     assert!(seen["divergence"]["kl"]["value"].as_f64().unwrap().abs() < 1e-9, "{seen}");
 }
 
+/// Order of the columns of an act-order twin: neighbours come from anywhere.
+fn shuffled(n: usize) -> Vec<usize> {
+    // 768 = 3 * 256, and 365 has no factor in common with it.
+    (0..n).map(|i| (i * 365 + 11) % n).collect()
+}
+
+/// The same model with act order: the inputs of every down matrix in another place, and with them what makes them.
+fn with_act_order(mut checkpoint: Checkpoint) -> Checkpoint {
+    let (outs, ins) = (256, 768);
+    let from = shuffled(ins);
+    let columns = |bytes: &[u8], width: usize| -> Vec<u8> {
+        let row = |row: &[u8]| from.iter().flat_map(|&c| row[c * width..(c + 1) * width].to_vec()).collect::<Vec<_>>();
+        bytes.chunks_exact(ins * width).flat_map(row).collect()
+    };
+    for layer in 0..2 {
+        let name = |part: &str| format!("model.layers.{layer}.mlp.{part}");
+        for stem in ["gate_proj", "up_proj"] {
+            for (suffix, width) in [("qweight", 4), ("scales", 2)] {
+                let (_, shape, bytes) = checkpoint.tensors.get_mut(&name(&format!("{stem}.{suffix}"))).unwrap();
+                assert_eq!(shape[1], ins);
+                *bytes = columns(bytes, width);
+            }
+            let zeros = &checkpoint.tensors[&name(&format!("{stem}.qzeros"))].2;
+            assert!(zeros.iter().all(|&byte| byte == 0x77), "symmetric: every zero is the same");
+        }
+        let codes = &mut checkpoint.tensors.get_mut(&name("down_proj.qweight")).unwrap().2;
+        let before = codes.clone();
+        let code = |col: usize, row: usize| before[(col / 8 * outs + row) * 4 + col % 8 / 2] >> (col % 2 * 4) & 15;
+        codes.fill(0);
+        for (col, &from) in from.iter().enumerate() {
+            for row in 0..outs {
+                codes[(col / 8 * outs + row) * 4 + col % 8 / 2] |= code(from, row) << (col % 2 * 4);
+            }
+        }
+        let groups = from.iter().flat_map(|&from| (from as i32 / 32).to_le_bytes()).collect();
+        checkpoint.tensors.get_mut(&name("down_proj.g_idx")).unwrap().2 = groups;
+    }
+    checkpoint.config["quantization_config"]["desc_act"] = json!(true);
+    checkpoint
+}
+
+/// Columns go back to their groups, and rows of gate and up go with them: nothing is rounded, the model is the same.
+#[test]
+fn act_order_is_undone_where_the_rows_that_make_the_input_can_follow() {
+    let original = Checkpoint::quantized("gptq-sym-g32");
+    let (dir, folder) = written(&original);
+    let plain = dir.path().join("plain.gguf");
+    good(&["convert", text(&folder), "-o", text(&plain), "-q"]);
+    let (twin, twin_folder) = written(&with_act_order(original));
+    let out = twin.path().join("out.gguf");
+    let record = record(&["convert", text(&twin_folder), "-o", text(&out), "--strict", "--json"]);
+    let tensors = record["tensors"].as_array().unwrap();
+    let find = |name: &str| tensors.iter().find(|t| t["name"] == name).unwrap();
+    for t in tensors.iter().filter(|t| t.get("packed").is_some()) {
+        assert_eq!((t["type"].as_str(), t["carried"].as_bool()), (Some("q4_0"), Some(true)), "{t}");
+        assert_eq!(t["largest_error"], 0.0, "{t}");
+    }
+    for i in 0..2 {
+        let [down, gate, up] = ["down", "gate", "up"].map(|part| format!("blk.{i}.ffn_{part}.weight"));
+        let columns = format!("act order: columns permuted with the rows of {gate} and {up}");
+        assert_eq!(find(&down)["permuted"], json!(columns));
+        assert!(find(&down)["packed"].as_str().unwrap().contains("act order"));
+        for maker in [gate, up] {
+            assert_eq!(find(&maker)["permuted"], json!(format!("rows permuted with the columns of {down}")));
+        }
+    }
+    assert!(tensors.iter().filter(|t| t.get("permuted").is_some()).count() == 6, "{record}");
+    // The twin is put together column by column (g_idx) where it is run as it is.
+    for reference in [&twin_folder, &plain] {
+        let options = ["--exact", "--chunks", "2", "--context", "64", "--json"];
+        let seen = self::record(&[&["eval", text(&out), "--reference", text(reference)], &options[..]].concat());
+        assert!(seen["divergence"]["kl"]["value"].as_f64().unwrap().abs() < 1e-9, "{seen}");
+    }
+    let done = run(&["convert", text(&twin_folder), "-o", text(&out), "--force"]);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success() && said.contains("columns put in the order of their groups"), "{said}");
+}
+
+/// What makes the inputs need not be quantised itself, nor stored like the rest.
+#[test]
+fn rows_of_floats_follow_act_order_too() {
+    let mut checkpoint = with_act_order(Checkpoint::quantized("gptq-sym-g32"));
+    let stem = "model.layers.0.mlp.up_proj";
+    checkpoint.tensors.retain(|name, _| !name.starts_with(stem));
+    let weight = |i: usize| f16::from_f32(((i * 7919 % 1009) as f32 - 504.0) / 8192.0).to_le_bytes();
+    let bytes = (0..768 * 256).flat_map(weight).collect();
+    checkpoint.tensors.insert(format!("{stem}.weight"), (Dtype::F16, vec![768, 256], bytes));
+    let (dir, folder) = written(&checkpoint);
+    let out = dir.path().join("out.gguf");
+    let record = record(&["convert", text(&folder), "-o", text(&out), "--json"]);
+    let tensors = record["tensors"].as_array().unwrap();
+    let up = tensors.iter().find(|t| t["name"] == "blk.0.ffn_up.weight").unwrap();
+    assert_eq!((up["type"].as_str(), up["largest_error"].as_f64()), (Some("f16"), Some(0.0)));
+    assert_eq!(up["permuted"], "rows permuted with the columns of blk.0.ffn_down.weight");
+    let options = ["--exact", "--chunks", "2", "--context", "64", "--json"];
+    let seen = self::record(&[&["eval", text(&out), "--reference", text(&folder)], &options[..]].concat());
+    assert!(seen["divergence"]["kl"]["value"].as_f64().unwrap().abs() < 1e-9, "{seen}");
+}
+
+/// The inputs of queries come from the residual stream, whose channels nothing can move for one matrix alone.
+#[test]
+fn act_order_that_cannot_be_undone_says_why() {
+    let mut checkpoint = Checkpoint::quantized("gptq-sym-g32");
+    let groups = |n: usize| (0..n).flat_map(|i| (i as i32 % (n as i32 / 32)).to_le_bytes()).collect::<Vec<u8>>();
+    for stem in ["self_attn.q_proj", "self_attn.o_proj"] {
+        checkpoint.tensors.get_mut(&format!("model.layers.0.{stem}.g_idx")).unwrap().2 = groups(256);
+    }
+    // Its first group has 33 columns, its second 31.
+    let mut uneven: Vec<i32> = (0..768).map(|i| i / 32).collect();
+    uneven[32] = 0;
+    let name = "model.layers.0.mlp.down_proj.g_idx";
+    checkpoint.tensors.get_mut(name).unwrap().2 = uneven.iter().flat_map(|g| g.to_le_bytes()).collect();
+    let (dir, folder) = written(&checkpoint);
+    let out = dir.path().join("out.gguf");
+    let record = record(&["convert", text(&folder), "-o", text(&out), "--json"]);
+    let tensors = record["tensors"].as_array().unwrap();
+    for (name, why) in [
+        ("attn_q", "residual stream"),
+        ("attn_output", "within heads of"),
+        ("ffn_down", "numbers of columns that are no multiples of 32"),
+    ] {
+        let t = tensors.iter().find(|t| t["name"] == format!("blk.0.{name}.weight")).unwrap();
+        assert_eq!((t["requested"].as_str(), t["type"].as_str()), (Some("q4_0"), Some("f16")), "{t}");
+        let reason = t["reason"].as_str().unwrap();
+        assert!(reason.starts_with("act order") && reason.contains(why), "{reason}");
+        assert!(t.get("permuted").is_none(), "{t}");
+    }
+    let options = ["--exact", "--chunks", "2", "--context", "64", "--json"];
+    let seen = self::record(&[&["eval", text(&out), "--reference", text(&folder)], &options[..]].concat());
+    // Half precision holds eleven bits of these products.
+    assert!(seen["divergence"]["kl"]["value"].as_f64().unwrap().abs() < 1e-6, "{seen}");
+    let done = run(&["convert", text(&folder), "-o", text(&out), "--force", "--strict"]);
+    assert!(!done.status.success());
+}
+
 const STEM: &str = "model.layers.1.mlp.up_proj";
 
 /// What is said of a checkpoint after a change.
@@ -240,6 +375,33 @@ fn broken_ones_name_the_tensor() {
             &["up_proj.g_idx", "input 1", "group 8 of 8"],
         ),
         (
+            Box::new(|c| {
+                let (_, _, bytes) = c.tensors.get_mut(&format!("{STEM}.g_idx")).unwrap();
+                bytes[8..12].copy_from_slice(&(-3_i32).to_le_bytes());
+            }),
+            &["up_proj.g_idx", "input 2", "group -3 of 8"],
+        ),
+        (
+            Box::new(|c| {
+                let (_, shape, bytes) = c.tensors.get_mut(&format!("{STEM}.g_idx")).unwrap();
+                shape[0] -= 1;
+                bytes.truncate(shape[0] * 4);
+            }),
+            &["up_proj.g_idx", "[255]", "[256]"],
+        ),
+        (
+            Box::new(|c| c.tensors.get_mut(&format!("{STEM}.g_idx")).unwrap().0 = Dtype::F32),
+            &["up_proj.g_idx", "f32", "i32"],
+        ),
+        (
+            Box::new(|c| c.tensors.get_mut(&format!("{STEM}.scales")).unwrap().0 = Dtype::I16),
+            &["up_proj.scales", "i16", "f16, bf16 or f32"],
+        ),
+        (
+            Box::new(|c| c.tensors.get_mut(&format!("{STEM}.qweight")).unwrap().1 = vec![24576]),
+            &["up_proj.qweight", "[24576]", "matrix"],
+        ),
+        (
             Box::new(|c| c.tensors.get_mut(&format!("{STEM}.qweight")).unwrap().0 = Dtype::F32),
             &["up_proj.qweight", "f32", "i32"],
         ),
@@ -270,6 +432,24 @@ fn broken_ones_name_the_tensor() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Half of the tensors are in a file that is not there: its name is said, not those of all its tensors.
+#[test]
+fn a_shard_that_is_missing_is_named() {
+    let checkpoint = Checkpoint::quantized("gptq-sym-g32");
+    let (_dir, folder) = written(&checkpoint);
+    let (first, second) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    fs::rename(folder.join("model.safetensors"), folder.join(first)).unwrap();
+    let place = |name: &String| if name.ends_with(".scales") { second } else { first };
+    let map: serde_json::Map<String, Json> =
+        checkpoint.tensors.keys().map(|name| (name.clone(), json!(place(name)))).collect();
+    let index = json!({"metadata": {}, "weight_map": map}).to_string();
+    fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+    let done = run(&["convert", text(&folder), "-o", text(&folder.join("out.gguf"))]);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains(second), "{said}");
 }
 
 #[test]

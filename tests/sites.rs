@@ -3,7 +3,7 @@
 
 mod common;
 
-use aurora_quant::model::{Hyper, Model, ModelGraph, ParamId, Producer, Site, describe};
+use aurora_quant::model::{Hyper, Lanes, Model, ModelGraph, ParamId, Producer, Site, describe};
 use common::canonical::{self, canonical};
 use common::{MODELS, fixtures, hf_config, interpreter};
 
@@ -219,6 +219,64 @@ fn factors_moved_along_the_sites_leave_the_logits() {
         let after = interpreter::logits(&f.model.graph, &f.weights, &tokens);
         for (a, b) in before.iter().flatten().zip(after.iter().flatten()) {
             // Powers of two change no digit of any product; the interpreter's f64 sums are of the same terms.
+            assert!((a - b).abs() <= 1e-9 * (1.0 + a.abs()), "{name}: {a} {b}");
+        }
+    }
+}
+
+/// Lets the channels of every site change places: rows of what makes them, columns of what reads them.
+fn permute(graph: &ModelGraph, weights: &mut [Vec<f32>]) -> usize {
+    let mut moved = 0;
+    for site in graph.sites() {
+        let Ok(Lanes { makers, channels, run }) = &site.lanes else { continue };
+        moved += 1;
+        // Within a run (a head of values) only, and in every run otherwise.
+        let order: Vec<usize> =
+            (0..channels.len()).map(|i| i / run * run + (i % run * 3 + 1 + i / run) % run).collect();
+        assert!(order.iter().enumerate().any(|(to, from)| to != *from));
+        for maker in makers {
+            let param = graph.param(maker.weight);
+            let (cols, all) = (param.cols(), param.shape[param.shape.len() - 2]);
+            let first = maker.expert.unwrap_or(0) * all + maker.rows.start;
+            assert_eq!(maker.rows.len(), order.len());
+            let mut sides = vec![(maker.weight, cols)];
+            sides.extend(maker.bias.map(|bias| (bias, 1)));
+            for (id, width) in sides {
+                let values = &mut weights[id.0][first * width..][..order.len() * width];
+                let before = values.to_vec();
+                for (to, &from) in order.iter().enumerate() {
+                    values[to * width..][..width].copy_from_slice(&before[from * width..][..width]);
+                }
+            }
+        }
+        for reader in &site.readers {
+            let param = graph.param(reader.weight);
+            let (cols, rows) = (param.cols(), param.shape[param.shape.len() - 2]);
+            let matrix = &mut weights[reader.weight.0][reader.expert.unwrap_or(0) * rows * cols..][..rows * cols];
+            for row in matrix.chunks_exact_mut(cols) {
+                let before = row.to_vec();
+                for (to, &from) in channels.iter().zip(&order) {
+                    to.iter().zip(&channels[from]).for_each(|(&to, &from)| row[to] = before[from]);
+                }
+            }
+        }
+    }
+    moved
+}
+
+#[test]
+fn channels_that_change_places_leave_the_logits() {
+    for name in MODELS {
+        let mut f = open(name);
+        let h = &f.model.hyper;
+        let tokens: Vec<usize> = (0..12).map(|i| (i * 37 + 5) % h.vocab).collect();
+        let before = interpreter::logits(&f.model.graph, &f.weights, &tokens);
+        let moved = permute(&f.model.graph, &mut f.weights);
+        // What attention makes, and what the MLP (of every expert) makes; through its activation too.
+        let mlps = h.experts.as_ref().map_or(1, |e| e.count);
+        assert_eq!(moved, (1 + mlps) * f.model.graph.blocks.len(), "{name}");
+        let after = interpreter::logits(&f.model.graph, &f.weights, &tokens);
+        for (a, b) in before.iter().flatten().zip(after.iter().flatten()) {
             assert!((a - b).abs() <= 1e-9 * (1.0 + a.abs()), "{name}: {a} {b}");
         }
     }

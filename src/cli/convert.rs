@@ -61,10 +61,10 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     refuse_quantized(source, args.allow_requantize)?;
     let passes = passes(args)?;
     let model = model::describe(source.config(), &|name| source.find(name).is_some())?;
-    let weights = Weights::bind(source, &model.graph)?;
+    let mut weights = Weights::bind(source, &model.graph)?;
     let packing = Packing::of(args)?;
     let target = match &packing {
-        None => Target::of(args, source, &weights)?,
+        None => Target::of(args, source, &mut weights)?,
         Some(packing) => Target::packed(packing, source, &weights)?,
     };
     let plan = Plan::keeping(&model, &rules(args, &target)?, &target.kept)?;
@@ -105,6 +105,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let mut record = record(args, &target, &model, &plan, &path, layout.size, notes);
     record.importance = weighed;
     for (t, record) in plan.tensors.iter().zip(&mut record.tensors) {
+        record.permuted = weights.reordered(t.param).map(str::to_owned);
         record.packed = weights.packed(t.param).next().map(|(_, packed)| packed.describe(source));
     }
     if let Some(path) = file {

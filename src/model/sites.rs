@@ -5,6 +5,9 @@
 //! factor, a row of a matrix), and where nobody else reads the value. Both follow from the ops, never from names, so
 //! they cannot disagree with what runs. AWQ's scales (Lin et al. 2023, section 3.2) move along these edges; GPTQ's and
 //! the importance matrix's statistics are those of a site's input.
+//!
+//! The channels of such a value can also change places, if the rows that make them do. That goes through whatever works on
+//! each channel for itself, activations too.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -31,6 +34,8 @@ pub struct Site {
     pub readers: Vec<Reader>,
     /// Who can take a factor on every channel, or why nobody can.
     pub producer: Result<Producer, String>,
+    /// Whose rows have to change places for its channels to change theirs, or why they cannot.
+    pub lanes: Result<Lanes, String>,
     /// The ops of the block from the first reader to the one with which all that comes of the value is in the residual
     /// stream (or in the logits): the attention or the MLP that the linears belong to, from here on.
     pub reach: Range<usize>,
@@ -60,6 +65,30 @@ pub enum Producer {
         /// in each of them, which then have one factor together.
         channels: Vec<Vec<usize>>,
     },
+}
+
+/// Rows of a matrix (and as many elements of its bias) that make the channels of a value, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Maker {
+    /// The matrix.
+    pub weight: ParamId,
+    /// Its bias, of the matrix's length.
+    pub bias: Option<ParamId>,
+    /// Which expert's matrix.
+    pub expert: Option<usize>,
+    /// The rows that count, within the matrix (of that expert).
+    pub rows: Range<usize>,
+}
+
+/// How the channels of a site can change places: row i of all makers together, and with it the channels `channels[i]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lanes {
+    /// All matrices that make a channel: of a gated MLP two.
+    pub makers: Vec<Maker>,
+    /// What row i of each makes: one channel; of values that serve several query heads, one in each of them.
+    pub channels: Vec<Vec<usize>>,
+    /// So many rows after each other can change places among themselves, and no others: a head of values.
+    pub run: usize,
 }
 
 impl Producer {
@@ -181,8 +210,9 @@ impl<'g> Values<'g> {
             };
             for only in each {
                 let producer = self.producer(value, only, graph, uses);
+                let lanes = self.lanes(value, only, graph, uses);
                 let readers = expand(&linears, only, graph);
-                sites.push(Site { block, width, readers, producer, reach: self.reach(value, at, graph) });
+                sites.push(Site { block, width, readers, producer, lanes, reach: self.reach(value, at, graph) });
             }
         }
         sites
@@ -221,6 +251,25 @@ impl<'g> Values<'g> {
         }
     }
 
+    /// The op that makes a value which only linears of their own read.
+    fn made_for_linears(&self, value: usize, graph: &ModelGraph, uses: &[usize]) -> Result<usize, String> {
+        for op in self.readers(value) {
+            let Op::Linear { weight, .. } = op else { unreachable!("readers are linears") };
+            if uses[weight.0] > 1 {
+                return Err(format!("{} is used elsewhere too (a tied embedding)", graph.param(*weight).name));
+            }
+        }
+        let others =
+            self.all[value].read_by.iter().map(|&at| &self.ops[at]).find(|op| !matches!(op, Op::Linear { .. }));
+        if let Some(op) = others {
+            return Err(format!("its input is also read by {}", called(op)));
+        }
+        match self.all[value].by {
+            Some(at) if !self.all[value].leaves => Ok(at),
+            _ => Err("its input is the residual stream".to_owned()),
+        }
+    }
+
     fn producer(
         &self,
         value: usize,
@@ -229,21 +278,7 @@ impl<'g> Values<'g> {
         uses: &[usize],
     ) -> Result<Producer, String> {
         let name = |id: ParamId| graph.param(id).name.clone();
-        for op in self.readers(value) {
-            let Op::Linear { weight, .. } = op else { unreachable!("readers are linears") };
-            if uses[weight.0] > 1 {
-                return Err(format!("{} is used elsewhere too (a tied embedding)", name(*weight)));
-            }
-        }
-        let others =
-            self.all[value].read_by.iter().map(|&at| &self.ops[at]).find(|op| !matches!(op, Op::Linear { .. }));
-        if let Some(op) = others {
-            return Err(format!("its input is also read by {}", called(op)));
-        }
-        if self.all[value].leaves {
-            return Err("its input is the residual stream".to_owned());
-        }
-        let Some(at) = self.all[value].by else { return Err("its input is the residual stream".to_owned()) };
+        let at = self.made_for_linears(value, graph, uses)?;
         let width = graph.slots[self.all[value].slot.0];
         let found = match &self.ops[at] {
             Op::Norm { weight, bias, .. } if graph.param(*weight).len() == width => {
@@ -254,12 +289,7 @@ impl<'g> Values<'g> {
             }
             Op::Attend { out: _, heads, kv_heads, head_dim, .. } => {
                 let (weight, bias, rows) = self.rows(self.inputs[at][2], graph)?;
-                let group = heads / kv_heads;
-                let channel = |c: usize| {
-                    let (kv, i) = (c / head_dim, c % head_dim);
-                    (kv * group..(kv + 1) * group).map(|head| head * head_dim + i).collect()
-                };
-                let channels = (0..rows.len()).map(channel).collect();
+                let channels = served(*heads, *kv_heads, *head_dim);
                 Producer::Rows { weight, bias, expert, rows, channels }
             }
             Op::Gate { .. } => {
@@ -284,12 +314,57 @@ impl<'g> Values<'g> {
         }
     }
 
+    fn lanes(&self, value: usize, expert: Option<usize>, graph: &ModelGraph, uses: &[usize]) -> Result<Lanes, String> {
+        let at = self.made_for_linears(value, graph, uses)?;
+        let width = graph.slots[self.all[value].slot.0];
+        let (rows, channels, run) = match &self.ops[at] {
+            Op::Attend { heads, kv_heads, head_dim, .. } => {
+                let rows = vec![self.rows(self.inputs[at][2], graph)?];
+                (rows, served(*heads, *kv_heads, *head_dim), *head_dim)
+            }
+            Op::Norm { .. } => return Err("the channels of its input are those of the residual stream".to_owned()),
+            _ => (self.channelwise(value, graph)?, (0..width).map(|c| vec![c]).collect(), width),
+        };
+        let maker = |(weight, bias, rows)| Maker { weight, bias, expert, rows };
+        let makers: Vec<Maker> = rows.into_iter().map(maker).collect();
+        // The halves of a fused matrix are two makers of one use.
+        match makers.iter().flat_map(|m| std::iter::once(m.weight).chain(m.bias)).find(|id| uses[id.0] > 1) {
+            Some(id) => Err(format!("{}, which makes its input, is used elsewhere too", graph.param(id).name)),
+            None => Ok(Lanes { makers, channels, run }),
+        }
+    }
+
+    /// The rows that make `value` through ops that work on every channel for itself.
+    fn channelwise(
+        &self,
+        value: usize,
+        graph: &ModelGraph,
+    ) -> Result<Vec<(ParamId, Option<ParamId>, Range<usize>)>, String> {
+        let Some(at) = self.all[value].by else { return self.rows_of(value, graph).map(|rows| vec![rows]) };
+        let inputs = match &self.ops[at] {
+            Op::Gate { .. } | Op::Act { .. } => &self.inputs[at],
+            _ => return self.rows_of(value, graph).map(|rows| vec![rows]),
+        };
+        let mut all = Vec::new();
+        for &input in inputs {
+            self.read_once(input)?;
+            all.extend(self.channelwise(input, graph)?);
+        }
+        Ok(all)
+    }
+
     /// The rows that make `value`, of which one other op is the only reader.
     fn rows(&self, value: usize, graph: &ModelGraph) -> Result<(ParamId, Option<ParamId>, Range<usize>), String> {
-        if let [_, second, ..] = self.all[value].read_by[..] {
-            return Err(format!("what makes its input is also read by {}", called(&self.ops[second])));
-        }
+        self.read_once(value)?;
         self.rows_of(value, graph)
+    }
+
+    /// Whether one op is the only reader of a value.
+    fn read_once(&self, value: usize) -> Result<(), String> {
+        match self.all[value].read_by[..] {
+            [_, second, ..] => Err(format!("what makes its input is also read by {}", called(&self.ops[second]))),
+            _ => Ok(()),
+        }
     }
 
     fn rows_of(&self, value: usize, graph: &ModelGraph) -> Result<(ParamId, Option<ParamId>, Range<usize>), String> {
@@ -308,6 +383,16 @@ impl<'g> Values<'g> {
             op => Err(format!("{} lies between it and the matrix that makes its input", called(op))),
         }
     }
+}
+
+/// Which channels of attention's output come from each row of values: one in every query head that its head serves.
+fn served(heads: usize, kv_heads: usize, head_dim: usize) -> Vec<Vec<usize>> {
+    let group = heads / kv_heads;
+    let channel = |c: usize| {
+        let (kv, i) = (c / head_dim, c % head_dim);
+        (kv * group..(kv + 1) * group).map(|head| head * head_dim + i).collect()
+    };
+    (0..kv_heads * head_dim).map(channel).collect()
 }
 
 /// How many experts a linear chooses from.

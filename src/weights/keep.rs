@@ -10,13 +10,26 @@ use aurora_quantizers::grid::Levels;
 use aurora_quantizers::spec::{self, Kind};
 use aurora_quantizers::{BlockFormat, Format, Spec, formats};
 
-use super::{Numbers, Weights, halved};
+use super::reorder::Piece;
+use super::{Numbers, Weights};
 use crate::checkpoint::quantized::{Grid, Survey};
 use crate::checkpoint::{Packed, TensorInfo, TensorSource};
-use crate::model::{Import, ParamId};
+use crate::model::ParamId;
 
 /// Types whose blocks can take over integers, from the fewest bits to the most.
 const BLOCKS: [&str; 5] = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"];
+
+/// Weights to a block of each of them.
+pub(super) const BLOCK: usize = 32;
+
+/// One packed tensor of a matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) packed: &'a Packed,
+    pub(super) survey: Survey,
+    /// Whether its columns have been put in the order of their groups.
+    pub(super) sorted: bool,
+}
 
 /// The type in which a parameter keeps what the checkpoint has.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,17 +44,16 @@ pub struct Kept {
     pub integers: bool,
 }
 
-impl Weights<'_> {
+impl<'a> Weights<'a> {
     /// In which type a matrix keeps its numbers: the integers of a packed one, else the floats as they are stored.
     ///
     /// Reads the scales and zeros of a packed matrix.
     pub fn kept(&self, id: ParamId) -> Kept {
-        let runs = &self.bound[id.0].runs;
-        let packed: Vec<(&Packed, Survey)> = self.packed(id).map(|(_, p)| (p, p.survey(self.source))).collect();
-        if !packed.is_empty() && packed.len() == runs.len() {
-            return choose(&packed);
+        let (parts, whole) = self.parts(id);
+        if whole {
+            return choose(&parts, self.moves[id.0].stuck.as_deref());
         }
-        let mut specs = runs.iter().map(|run| match run.numbers {
+        let mut specs = self.bound[id.0].runs.iter().map(|run| match run.numbers {
             Numbers::Stored(format) if format.spec().kind == Kind::Float => format.spec(),
             _ => named("f16"),
         });
@@ -53,6 +65,21 @@ impl Weights<'_> {
             false => named("f16"),
         };
         Kept { wanted: spec, spec, reason: None, integers: false }
+    }
+
+    /// The packed tensors behind a parameter, and whether they are all of it. Reads their scales and zeros.
+    pub(super) fn parts(&self, id: ParamId) -> (Vec<Part<'a>>, bool) {
+        let (runs, each) = (&self.bound[id.0].runs, self.rows_of_each(id));
+        let (mut parts, mut row) = (Vec::new(), 0);
+        for run in runs {
+            if let Numbers::Packed(packed) = run.numbers {
+                let sorted = self.moves[id.0].cols_of(row / each).is_some();
+                parts.push(Part { packed, survey: packed.survey(self.source), sorted });
+            }
+            row += run.rows;
+        }
+        let whole = !parts.is_empty() && parts.len() == runs.len();
+        (parts, whole)
     }
 
     /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found. `values`: receives
@@ -67,24 +94,11 @@ impl Weights<'_> {
         self.rows(id, rows.clone(), values);
         let format = formats::by_ggml_id(spec.ggml_id).and_then(Format::as_blocks).expect("a type of BLOCKS");
         let row_bytes = spec.bytes_for(cols).expect("rows of whole blocks");
-        let bound = &self.bound[id.0];
-        // Rows of each run together: neighbours share memory.
         let mut place = 0;
-        let mut pieces: Vec<(&Packed, Vec<usize>)> = Vec::new();
-        let packed = |numbers| match numbers {
-            Numbers::Packed(packed) => packed,
-            Numbers::Stored(_) => unreachable!("{}: integers were found", param.name),
-        };
-        if let Import::RopePermute { heads } = bound.import {
-            let (run, dim) = (&bound.runs[0], param.rows() / heads);
-            pieces.push((packed(run.numbers), rows.map(|row| run.first_row + halved(row, dim)).collect()));
-        } else {
-            bound.for_each(rows, |run, first, n| pieces.push((packed(run.numbers), (first..first + n).collect())));
-        }
-        for (packed, rows) in pieces {
-            let bytes = &mut out[place * row_bytes..(place + rows.len()) * row_bytes];
-            blocks(self.source, packed, &rows, format, bytes);
-            place += rows.len();
+        for piece in self.gather(id, rows) {
+            let bytes = &mut out[place * row_bytes..(place + piece.rows.len()) * row_bytes];
+            blocks(self.source, &piece, self.moves[id.0].cols_of(piece.expert), format, bytes);
+            place += piece.rows.len();
         }
         assert_eq!(place * row_bytes, out.len(), "{}: bytes of rows", param.name);
     }
@@ -112,11 +126,11 @@ fn grid(name: &str) -> (&'static Spec, bool, (i32, i32)) {
     (spec, grid.offset[0].is_sign_positive(), (i32::from(min), i32::from(max)))
 }
 
-/// The smallest type that holds the integers of all parts of a matrix.
-fn choose(parts: &[(&Packed, Survey)]) -> Kept {
+/// The smallest type that holds the integers of all parts of a matrix. `stuck`: why columns cannot be put in order.
+pub(super) fn choose(parts: &[Part<'_>], stuck: Option<&str>) -> Kept {
     let holds = |name: &&'static str| {
         let (_, offset, codes) = grid(name);
-        parts.iter().all(|(packed, survey)| {
+        parts.iter().all(|Part { packed, survey, .. }| {
             let (low, high) = (i32::from(survey.lowest), i32::from(survey.highest));
             let (from, to) = survey.span();
             packed.linear()
@@ -127,13 +141,14 @@ fn choose(parts: &[(&Packed, Survey)]) -> Kept {
         })
     };
     let wanted = BLOCKS.iter().copied().find(holds).map(named);
-    let obstacle = |(packed, survey): &(&Packed, Survey)| {
+    let obstacle = |Part { packed, survey, sorted }: &Part<'_>| {
         let (from, to) = survey.span();
         let Some(wanted) = wanted else {
             return packed.linear().then(|| format!("no type holds integers from {from} to {to}"));
         };
-        if packed.order.is_some() {
-            return Some(format!("act order: the groups are no runs of columns, as {} needs", wanted.name));
+        if packed.order.is_some() && !sorted {
+            let why = stuck.map_or(String::new(), |why| format!("; they cannot be made so: {why}"));
+            return Some(format!("act order: the groups are no runs of columns, as {} needs{why}", wanted.name));
         }
         let needs = |what: String| format!("{what}, {} needs a multiple of {}", wanted.name, wanted.block);
         if !packed.cols.is_multiple_of(wanted.block) {
@@ -148,7 +163,7 @@ fn choose(parts: &[(&Packed, Survey)]) -> Kept {
         (Some(spec), None) => Kept { wanted: spec, spec, reason: None, integers: true },
         (wanted, reason) => {
             let f16 = named("f16");
-            let fit = parts.iter().all(|(packed, survey)| packed.largest(survey) <= f16.max_abs);
+            let fit = parts.iter().all(|part| part.packed.largest(&part.survey) <= f16.max_abs);
             let spec = if fit { f16 } else { named("bf16") };
             // Floats are all that can be wanted of what has no integers.
             let wanted = if reason.is_some() { wanted.unwrap_or(named("q8_0")) } else { spec };
@@ -157,8 +172,15 @@ fn choose(parts: &[(&Packed, Survey)]) -> Kept {
     }
 }
 
-/// Rows of a packed matrix as blocks.
-fn blocks(source: &dyn TensorSource, packed: &Packed, rows: &[usize], format: &dyn BlockFormat, out: &mut [u8]) {
+/// Rows of a packed matrix as blocks. `from`: which column each is, if they changed places.
+fn blocks(
+    source: &dyn TensorSource,
+    piece: &Piece<'_, '_>,
+    from: Option<&[u32]>,
+    format: &dyn BlockFormat,
+    out: &mut [u8],
+) {
+    let Piece { packed, rows, .. } = piece;
     let spec = format.spec();
     let (n, cols) = (spec.block, packed.cols);
     let (_, offset, (low, _)) = grid(spec.name);
@@ -171,13 +193,14 @@ fn blocks(source: &dyn TensorSource, packed: &Packed, rows: &[usize], format: &d
         rows.iter().zip(levels.chunks_exact(cols)).zip(out.chunks_exact_mut(cols / n * spec.bytes))
     {
         packed.grid(source, row, &mut lines);
-        for (i, (levels, out)) in levels.chunks_exact(n).zip(out.chunks_exact_mut(spec.bytes)).enumerate() {
-            let g = packed.group_of(i * n);
+        for (i, out) in out.chunks_exact_mut(spec.bytes).enumerate() {
+            let column = |i: usize| from.map_or(i, |from| from[i] as usize);
+            let g = packed.group_of(column(i * n));
             let (scale, zero) = (lines.scales[g], i32::from(lines.zeros[g]));
             // Codes of a type with offsets begin at its lowest.
             let shift = if offset { low - lowest } else { -zero };
-            for (code, level) in codes.iter_mut().zip(levels) {
-                *code = (i32::from(*level) + shift) as i8;
+            for (j, code) in codes.iter_mut().enumerate() {
+                *code = (i32::from(levels[column(i * n + j)]) + shift) as i8;
             }
             let mut fitted = format.with_group(&empty, 0, scale, 0.0);
             if offset {

@@ -30,24 +30,27 @@ def check(binary, folder, source, plain, kinds):
     """Keeps the integers of `source`, and holds what is written against `plain`, the same model as floats.
 
     `kinds`: the types that its matrices may come to. Returns the largest error, which the record has to state too."""
+    stated = compare(binary, folder, source, plain)
+    packed = [t for t in stated.values() if "packed" in t]
+    assert packed and all(t["type"].upper() in kinds for t in packed)
+    return max(t["largest_error"] for t in packed)
+
+
+def compare(binary, folder, source, plain):
+    """Holds every tensor of `source` as it is kept against that of `plain`. Returns the record, by name."""
     kept, floats = folder / "kept.gguf", folder / "floats.gguf"
     record = json.loads(run(binary, "convert", source, "-o", kept, "--force", "--json"))
     run(binary, "convert", plain, "--type", "f32", "-o", floats, "--force", "--quiet")
     found, want = values(kept), values(floats)
     assert found.keys() == want.keys()
     stated = {t["name"]: t for t in record["tensors"]}
-    worst, packed = 0.0, 0
     for name, (kind, numbers) in found.items():
         error = float(np.abs(numbers - want[name][1]).max())
         assert stated[name]["largest_error"] == np.float32(error), name
-        if "packed" in stated[name]:
-            packed += 1
-            assert kind in kinds, (name, kind)
-            worst = max(worst, error)
-        else:
+        assert stated[name]["type"].upper() == kind, name
+        if "packed" not in stated[name]:
             assert error == 0.0, name
-    assert packed > 0
-    return worst
+    return stated
 
 
 class TestReal:
@@ -96,7 +99,8 @@ class TestReal:
 
 
 def gptq(bits, group, symmetric, v2=False, order=None):
-    """A packer; `order`: None without g_idx, "trivial" or "act"."""
+    """A packer; `order`: None without g_idx, "trivial", "act", or "heads": by importance within heads of 64, those of a pair
+    alike."""
     def pack(rng, outs, ins):
         size = ins if group == -1 else group
         groups = ins // size
@@ -107,6 +111,10 @@ def gptq(bits, group, symmetric, v2=False, order=None):
         index = np.arange(ins) // size
         if order == "act":
             index = rng.permutation(index)
+        elif order == "heads":
+            pairs = index.reshape(-1, 2, 64)
+            for pair in pairs:
+                pair[:] = pair[:, rng.permutation(64)]
         parts = {
             ".qweight": ("I32", words(code.T, bits).T),
             ".qzeros": ("I32", words(zero if v2 else zero - 1, bits)),
@@ -116,7 +124,7 @@ def gptq(bits, group, symmetric, v2=False, order=None):
             parts[".g_idx"] = ("I32", index)
         weights = scales.astype(np.float32)[index] * (code - zero[index]).astype(np.float32)
         return parts, np.ascontiguousarray(weights.T)
-    config = {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": symmetric, "desc_act": order == "act",
+    config = {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": symmetric, "desc_act": order in ("act", "heads"),
               "checkpoint_format": "gptq_v2" if v2 else "gptq"}
     return pack, config
 
@@ -258,7 +266,6 @@ CASES = {
     "gptq-3-asym-v2": ("tiny-llama3", gptq(3, 32, False, v2=True), {"Q4_0"}, True),
     "gptq-8-sym": ("tiny-llama3", gptq(8, 32, True), {"Q8_0"}, True),
     "gptq-8-asym": ("tiny-llama3", gptq(8, 64, False), {"F16"}, False),
-    "gptq-4-act-order": ("tiny-llama3", gptq(4, 32, True, order="act"), {"F16"}, False),
     "gptq-4-short-groups": ("tiny-llama3", gptq(4, 16, True), {"F16"}, False),
     "gptq-4-experts": ("tiny-mixtral", gptq(4, 32, True), {"Q4_0"}, True),
     "gptq-4-turned": ("tiny-gpt2", gptq(4, 32, True), {"Q4_0"}, True),
@@ -269,7 +276,6 @@ CASES = {
     "ct-4-sym": ("tiny-llama3", ct_packed(4, 32, True), {"Q4_0"}, True),
     "ct-4-sym-row": ("tiny-qwen3", ct_packed(4, None, True), {"Q4_0"}, True),
     "ct-4-asym": ("tiny-llama3", ct_packed(4, 64, False), {"Q4_1"}, False),
-    "ct-4-act-order": ("tiny-llama3", ct_packed(4, 64, True, act_order=True), {"F16"}, True),
     "ct-8-row": ("tiny-llama3", ct_packed(8, None, True), {"Q8_0"}, True),
     "ct-3-old": ("tiny-llama3", ct_packed(3, 32, True), {"Q4_0"}, True),
     "ct-3-new": ("tiny-llama3", ct_packed(3, 32, False, dense=True), {"Q4_0"}, True),
@@ -301,6 +307,98 @@ def test_made_up(binary, tmp_path, label):
     else:
         # What half precision rounds by: weights (or minima) of up to 255 scales of 0.004.
         assert 0.0 < error <= float(np.spacing(np.float16(255 * 0.004))) / 2
+
+
+# Label: model, packer and configuration, type and exactness of matrices whose columns go back to their groups.
+ACT_ORDER = {
+    "gptq-4-act-order": ("tiny-llama3", gptq(4, 32, True, order="act"), "q4_0", True),
+    "gptq-4-asym-act-order": ("tiny-qwen2", gptq(4, 64, False, order="act"), "q4_1", False),
+    "gptq-8-act-order-experts": ("tiny-mixtral", gptq(8, 32, True, order="act"), "q8_0", True),
+    "gptq-3-act-order-fused": ("tiny-phi3", gptq(3, 32, True, order="act"), "q4_0", True),
+    "gptq-4-act-order-bias": ("tiny-gpt2", gptq(4, 32, True, order="act"), "q4_0", True),
+    "gptq-4-act-order-heads": ("tiny-llama3", gptq(4, 32, True, order="heads"), "q4_0", True),
+    "ct-4-act-order": ("tiny-llama3", ct_packed(4, 64, True, act_order=True), "q4_0", True),
+}
+
+
+def makers(stem, tensors):
+    """The matrices whose rows make the inputs of this one, channel by channel."""
+    for reader, *names in [
+            ("mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj", "mlp.gate_up_proj"),
+            (".w2", ".w1", ".w3"), ("mlp.c_proj", "mlp.c_fc"), ("o_proj", "v_proj")]:
+        found = [stem.removesuffix(reader) + name for name in names]
+        if stem.endswith(reader) and found[0] + ".weight" in tensors:
+            return found
+    return []
+
+
+def in_order(source, plain, name):
+    """Permutes `plain` as act order in `source` asks for, where that is possible. Returns the stems of the matrices whose
+    columns moved, and of those whose rows did."""
+    packed, tensors = packing.load(source / "model.safetensors"), dict(packing.load(plain / "model.safetensors"))
+    turned, columns, rows = name == "tiny-gpt2", [], []
+
+    def take(stem, suffix, order, axis):
+        dtype, array = tensors[stem + suffix]
+        tensors[stem + suffix] = (dtype, np.take(array, order, axis))
+
+    for stem in packing.linears(name):
+        group = next(packed[stem + end][1] for end in (".g_idx", ".weight_g_idx") if stem + end in packed)
+        made_by = makers(stem, tensors)
+        if not made_by:
+            continue
+        order = of_rows = np.argsort(group, kind="stable")
+        if stem.endswith("o_proj"):
+            # Two query heads of 64 to a head of values: both must ask for the same.
+            heads = np.argsort(group.reshape(-1, 2, 64), axis=-1, kind="stable")
+            if (heads[:, 0] != heads[:, 1]).any():
+                continue
+            order = (heads + 64 * np.arange(4).reshape(2, 2, 1)).reshape(-1)
+            of_rows = (heads[:, 0] + 64 * np.arange(2)[:, None]).reshape(-1)
+        columns.append(stem)
+        take(stem, ".weight", order, 0 if turned else 1)
+        for maker in made_by:
+            rows.append(maker)
+            fused = maker.endswith("gate_up_proj")
+            moved = np.concatenate([of_rows, of_rows + len(of_rows)]) if fused else of_rows
+            take(maker, ".weight", moved, 1 if turned else 0)
+            if maker + ".bias" in tensors:
+                take(maker, ".bias", moved, 0)
+    packing.save(plain / "model.safetensors", tensors)
+    return columns, rows
+
+
+@pytest.mark.parametrize("label", ACT_ORDER)
+def test_act_order(binary, tmp_path, label):
+    """Columns and rows lie where NumPy puts them; llama.cpp and our runtime compute what the checkpoint does."""
+    from llama import logits
+    model, (pack, config), kind, exact = ACT_ORDER[label]
+    source, plain = made_up(model, tmp_path, pack, config, label)
+    before = tmp_path / "before.gguf"
+    run(binary, "convert", plain, "--type", "f32", "-o", before, "-q")
+    columns, rows = in_order(source, plain, model)
+    stated = compare(binary, tmp_path, source, plain)
+    packed = [t for t in stated.values() if "packed" in t]
+    moved = [t for t in packed if t.get("permuted", "").startswith("act order: columns permuted")]
+    # A parameter has the matrices of all experts.
+    experts = 4 if model == "tiny-mixtral" else 1
+    assert len(moved) * experts == len(columns) and len(moved) >= 2
+    assert {t["type"] for t in moved} == {kind} and all(t["carried"] for t in moved)
+    assert max(t["largest_error"] for t in moved) == 0.0 or not exact
+    followed = [t for t in stated.values() if t.get("permuted", "").startswith("rows permuted")]
+    biases = [t for t in followed if t["name"].endswith(".bias")]
+    assert (len(followed) - len(biases)) * experts == len(rows)
+    assert len(biases) == (len(rows) if model == "tiny-gpt2" else 0)
+    for t in packed:
+        if t not in moved:
+            assert t["type"] == "f16" and t["reason"].startswith("act order"), t
+            assert "residual stream" in t["reason"] or "within heads" in t["reason"], t
+    kept, ids = tmp_path / "kept.gguf", list(range(5, 45))
+    ours, theirs = logits(kept, ids), logits(before, ids)
+    assert np.abs(ours - theirs).max() < 0.25 * theirs.std()
+    found = json.loads(run(binary, "eval", kept, "--reference", source, "--exact", "--chunks", "2", "--json"))
+    # F16 beside the exact ones (and a minimum in half precision).
+    assert abs(found["divergence"]["kl"]["value"]) < 1e-4
 
 
 def test_a_zero_of_zero_in_the_first_format(binary, tmp_path):
@@ -396,7 +494,7 @@ BROKEN = {
 @pytest.mark.parametrize("label", BROKEN)
 def test_broken(binary, tmp_path, label):
     case, change, mentions = BROKEN[label]
-    model, (pack, config), *_ = CASES[case]
+    model, (pack, config), *_ = (CASES | ACT_ORDER)[case]
     source, _ = made_up(model, tmp_path, pack, json.loads(json.dumps(config)), case)
     stated = json.loads((source / "config.json").read_text())
     tensors = dict(packing.load(source / "model.safetensors"))

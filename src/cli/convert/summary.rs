@@ -8,7 +8,7 @@ use super::{scales, solved};
 use crate::cli::args::Common;
 use crate::cli::ui;
 use crate::plan::{Plan, TensorPlan};
-use crate::record::RunRecord;
+use crate::record::{RunRecord, TensorRecord};
 
 /// One tensor that did not get the type that was asked for.
 pub(super) fn fallback_line(t: &TensorPlan) -> String {
@@ -63,6 +63,14 @@ fn errors_line(record: &RunRecord) -> Option<String> {
     })
 }
 
+/// Matrices whose columns changed places.
+fn permuted_line(record: &RunRecord) -> Option<String> {
+    let columns = |t: &&TensorRecord| t.permuted.as_ref().is_some_and(|how| how.starts_with("act order"));
+    let names: Vec<String> = record.tensors.iter().filter(columns).map(|t| t.name.clone()).collect();
+    let what = "act order: columns put in the order of their groups, with the rows that make their inputs";
+    (!names.is_empty()).then(|| format!("{what}: {}", solved::list(&names)))
+}
+
 /// Prints what was done.
 pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
     let mut types: BTreeMap<&str, usize> = BTreeMap::new();
@@ -91,7 +99,7 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
         let head = format!("fallbacks: {} of {} tensors", record.fallbacks, plan.tensors.len());
         ui::message(common, &format!("{head}\n  {}", fallbacks(plan).join("\n  ")));
     }
-    if let Some(line) = errors_line(record) {
+    for line in [errors_line(record), permuted_line(record)].into_iter().flatten() {
         ui::message(common, &line);
     }
     let grids = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
@@ -105,7 +113,9 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
             let error = t.largest_error.map_or(String::new(), |e| format!(", largest error {e:e}"));
             let packed = t.packed.as_ref().map_or(String::new(), |packed| format!(" from {packed}"));
             let shape = ui::shape(&t.shape);
-            ui::message(common, &format!("  {}: {} [{shape}]{packed}, {} bytes{error}", t.name, t.actual, t.bytes));
+            let permuted = t.permuted.as_ref().map_or(String::new(), |how| format!(", {how}"));
+            let line = format!("  {}: {} [{shape}]{packed}, {} bytes{permuted}{error}", t.name, t.actual, t.bytes);
+            ui::message(common, &line);
         }
     }
 }

@@ -37,8 +37,8 @@ impl Target {
         Ok(Target { name, file_type: FileType::by_name("f16")?, kept, packed, warning })
     }
 
-    /// Of a GGUF file.
-    pub fn of(args: &Convert, source: &dyn TensorSource, weights: &Weights) -> Result<Target> {
+    /// Of a GGUF file. Where integers are kept, columns are put in the order of their groups.
+    pub fn of(args: &Convert, source: &dyn TensorSource, weights: &mut Weights) -> Result<Target> {
         let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
         let usual = match quantised {
             Some(_) => KEEP,
@@ -78,6 +78,7 @@ impl Target {
             );
             return Err(Error::unsupported(what));
         }
+        weights.sort_groups();
         let params = weights.graph().params.iter().enumerate();
         let matrices = params.filter(|(_, p)| p.role.quantizable() && p.shape.len() > 1);
         let kept: BTreeMap<_, _> = matrices.map(|(i, _)| (ParamId(i), weights.kept(ParamId(i)))).collect();

@@ -1,6 +1,7 @@
-"""Transformers, with the compressed-tensors package, loads what we export and computes what our runtime computes.
+"""Programs that no one here wrote load what we export, and compute what our runtime computes.
 
-Torch is too heavy for the ordinary test run, so this has a command of its own (docs/quantized.md):
+compressed-tensors by Transformers with the package of that name; GPTQ and AWQ by GPTQModel. All on the CPU. Torch is too heavy for
+the ordinary test run, so this has a command of its own (docs/quantized.md):
 
     pip install -r tests/interop/loaders/requirements.txt
     AURORA_QUANT=target/release/aurora-quant python -m pytest tests/interop/loaders
@@ -23,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fixtures import MODELS  # noqa: E402
 
 CONTEXT, CHUNKS = 128, 4
+# Another text to measure on than the embedded one, if there is one.
+TEXT = os.environ.get("AURORA_QUANT_HELDOUT")
 
 
 def run(*options):
@@ -35,7 +38,8 @@ def ours(folder, work):
     """(tokens [chunks, context], log-probabilities of the scored positions, perplexity) as our runtime has them. Scored are
     the positions from the middle of a chunk to the last but one."""
     path = work / "logits.dat"
-    said = json.loads(run("eval", folder, "--exact", "--context", CONTEXT, "--chunks", CHUNKS, "--save-logits", path, "--json"))
+    text = ("--text", TEXT) if TEXT else ()
+    said = json.loads(run("eval", folder, "--exact", "--context", CONTEXT, "--chunks", CHUNKS, "--save-logits", path, "--json", *text))
     data = path.read_bytes()
     assert data[:8] == b"_logits_"
     context, vocab, chunks = struct.unpack("<3I", data[8:20])
@@ -47,18 +51,9 @@ def ours(folder, work):
     return tokens, logs.reshape(chunks, -1, vocab), said["perplexity"]["value"]
 
 
-@pytest.mark.parametrize("options", [
-    ("--group-size", "128", "--bits", "4", "--sym"),
-    ("--group-size", "64", "--bits", "4", "--asym"),
-    ("--group-size", "32", "--bits", "8", "--sym"),
-    ("--group-size", "128", "--bits", "4", "--sym", "--method", "gptq", "--samples", "8", "--context", "128"),
-])
-def test_transformers_computes_what_we_compute(tmp_path, options):
-    folder = tmp_path / "export"
-    run("convert", MODELS / "bookworm-8m", "--format", "compressed-tensors", *options, "-o", folder, "--quiet")
-    tokens, logs, perplexity = ours(folder, tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, quantization_config=CompressedTensorsConfig(run_compressed=False))
+def computes_what_we_compute(model, folder, work):
+    """Holds a loaded model's log-probabilities and perplexity against our runtime's."""
+    tokens, logs, perplexity = ours(folder, work)
     first = tokens.shape[1] - 1 - logs.shape[1]
     ids = torch.tensor(tokens.astype(np.int64))
     # Each chunk begins with the token that every text begins with, where there is one.
@@ -70,6 +65,42 @@ def test_transformers_computes_what_we_compute(tmp_path, options):
     theirs = torch.log_softmax(logits, -1).numpy()
     # The file keeps 16 bits for a range of 16 below the largest logit.
     near = theirs > theirs.max(-1, keepdims=True) - 15
-    assert np.abs(theirs - logs)[near].max() < 1e-2
     target = np.take_along_axis(theirs, tokens[:, first + 1:, None].astype(np.int64), -1)
-    assert abs(np.exp(-target.mean()) / perplexity - 1) < 0.005
+    found = float(np.exp(-target.mean()))
+    print(f"log-probabilities differ by {np.abs(theirs - logs)[near].max():.2e}, perplexity {found:.5f}, ours {perplexity:.5f}")
+    assert np.abs(theirs - logs)[near].max() < 1e-2
+    assert abs(found / perplexity - 1) < 0.005
+
+
+CALIBRATED = ("--samples", "8", "--context", "128")
+
+
+@pytest.mark.parametrize("options", [
+    ("--group-size", "128", "--bits", "4", "--sym"),
+    ("--group-size", "64", "--bits", "4", "--asym"),
+    ("--group-size", "32", "--bits", "8", "--sym"),
+    ("--group-size", "128", "--bits", "4", "--sym", "--method", "gptq", *CALIBRATED),
+])
+def test_transformers_loads_compressed_tensors(tmp_path, options):
+    folder = tmp_path / "export"
+    run("convert", MODELS / "bookworm-8m", "--format", "compressed-tensors", *options, "-o", folder, "--quiet")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, quantization_config=CompressedTensorsConfig(run_compressed=False))
+    computes_what_we_compute(model, folder, tmp_path)
+
+
+@pytest.mark.parametrize("options", [
+    ("gptq", "--group-size", "128", "--bits", "4", "--sym"),
+    ("gptq", "--group-size", "64", "--bits", "4", "--asym"),
+    ("gptq", "--group-size", "32", "--bits", "8", "--sym"),
+    ("gptq", "--group-size", "128", "--bits", "4", "--sym", "--method", "gptq", *CALIBRATED),
+    ("awq", "--group-size", "128", "--asym"),
+    ("awq", "--group-size", "32", "--sym"),
+    ("awq", "--group-size", "64", "--asym", "--method", "awq", *CALIBRATED),
+])
+def test_gptqmodel_loads_gptq_and_awq(tmp_path, options):
+    from gptqmodel import BACKEND, GPTQModel
+    folder = tmp_path / "export"
+    run("convert", MODELS / "bookworm-8m", "--format", *options, "-o", folder, "--quiet")
+    loaded = GPTQModel.load(str(folder), backend=BACKEND.TORCH, device="cpu")
+    computes_what_we_compute(in_single_precision(loaded.model), folder, tmp_path)
