@@ -230,10 +230,11 @@ fn permute(graph: &ModelGraph, weights: &mut [Vec<f32>]) -> usize {
     for site in graph.sites() {
         let Ok(Lanes { makers, channels, run }) = &site.lanes else { continue };
         moved += 1;
-        // Within a run (a head of values) only, and in every run otherwise.
-        let order: Vec<usize> =
-            (0..channels.len()).map(|i| i / run * run + (i % run * 3 + 1 + i / run) % run).collect();
-        assert!(order.iter().enumerate().any(|(to, from)| to != *from));
+        // Backwards within a run (a head of values), from another place in every run.
+        let order: Vec<usize> = (0..channels.len()).map(|i| i / run * run + run - 1 - (i + i / run) % run).collect();
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert!(sorted.into_iter().eq(0..channels.len()), "all go somewhere");
         for maker in makers {
             let param = graph.param(maker.weight);
             let (cols, all) = (param.cols(), param.shape[param.shape.len() - 2]);

@@ -138,6 +138,7 @@ impl<'a> Weights<'a> {
 
     /// In which order the rows that make a site's channels are to be, for every block of columns to be of one group.
     fn sorted<'s>(&self, site: &'s Site) -> Result<(&'s Lanes, Vec<usize>), String> {
+        let lanes = site.lanes.as_ref().map_err(Clone::clone)?;
         let order = self.group_order(site.readers[0])?;
         for reader in &site.readers {
             if self.group_order(*reader)? != order {
@@ -153,7 +154,6 @@ impl<'a> Weights<'a> {
             }
         }
         let groups = order.ok_or("its groups are in order")?;
-        let lanes = site.lanes.as_ref().map_err(Clone::clone)?;
         let mut rows: Vec<usize> = (0..lanes.channels.len()).collect();
         for run in rows.chunks_mut(lanes.run) {
             // Stable: within a group columns keep their order.
