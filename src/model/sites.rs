@@ -152,6 +152,9 @@ struct Value {
     leaves: bool,
 }
 
+/// A matrix, its bias, and those of its rows that make a value.
+type Rows = (ParamId, Option<ParamId>, Range<usize>);
+
 /// One stretch of ops, every slot's successive contents told apart.
 struct Values<'g> {
     ops: &'g [Op],
@@ -335,11 +338,7 @@ impl<'g> Values<'g> {
     }
 
     /// The rows that make `value` through ops that work on every channel for itself.
-    fn channelwise(
-        &self,
-        value: usize,
-        graph: &ModelGraph,
-    ) -> Result<Vec<(ParamId, Option<ParamId>, Range<usize>)>, String> {
+    fn channelwise(&self, value: usize, graph: &ModelGraph) -> Result<Vec<Rows>, String> {
         let Some(at) = self.all[value].by else { return self.rows_of(value, graph).map(|rows| vec![rows]) };
         let inputs = match &self.ops[at] {
             Op::Gate { .. } | Op::Act { .. } => &self.inputs[at],
@@ -354,7 +353,7 @@ impl<'g> Values<'g> {
     }
 
     /// The rows that make `value`, of which one other op is the only reader.
-    fn rows(&self, value: usize, graph: &ModelGraph) -> Result<(ParamId, Option<ParamId>, Range<usize>), String> {
+    fn rows(&self, value: usize, graph: &ModelGraph) -> Result<Rows, String> {
         self.read_once(value)?;
         self.rows_of(value, graph)
     }
@@ -367,7 +366,7 @@ impl<'g> Values<'g> {
         }
     }
 
-    fn rows_of(&self, value: usize, graph: &ModelGraph) -> Result<(ParamId, Option<ParamId>, Range<usize>), String> {
+    fn rows_of(&self, value: usize, graph: &ModelGraph) -> Result<Rows, String> {
         let (slot, by) = (self.all[value].slot, self.all[value].by);
         let Some(at) = by else { return Err("its input comes from the residual stream".to_owned()) };
         match &self.ops[at] {
