@@ -155,9 +155,9 @@ fn channels_of_values_follow_the_heads() {
     for c in 0..site.width {
         let (head, i) = (c / h.head_dim, c % h.head_dim);
         let row = head / (h.heads / h.kv_heads) * h.head_dim + i;
-        assert!(channels[row].contains(&c), "channel {c}");
+        assert!(channels.of(row).any(|of| of == c), "channel {c}");
     }
-    assert_eq!(channels.iter().map(Vec::len).sum::<usize>(), site.width);
+    assert_eq!(channels.groups().iter().map(Vec::len).sum::<usize>(), site.width);
 }
 
 /// A power of two for every group of channels: products with it are exact.
@@ -193,7 +193,7 @@ fn scale(graph: &ModelGraph, weights: &mut [Vec<f32>]) -> usize {
             Producer::Rows { weight, bias, expert, rows, channels } => {
                 let param = graph.param(*weight);
                 let all = param.shape[param.shape.len() - 2];
-                for (row, channels) in rows.clone().zip(channels) {
+                for (row, channels) in rows.clone().zip(channels.groups()) {
                     let at = expert.unwrap_or(0) * all + row;
                     let by = s[channels[0]];
                     weights[weight.0][at * param.cols()..][..param.cols()].iter_mut().for_each(|w| *w /= by);
@@ -228,9 +228,10 @@ fn factors_moved_along_the_sites_leave_the_logits() {
 fn permute(graph: &ModelGraph, weights: &mut [Vec<f32>]) -> usize {
     let mut moved = 0;
     for site in graph.sites() {
-        let Ok(Lanes { makers, channels, run }) = &site.lanes else { continue };
+        let Ok(Lanes { makers, channels }) = &site.lanes else { continue };
         moved += 1;
         // Backwards within a run (a head of values), from another place in every run.
+        let (run, channels) = (channels.run(), channels.groups());
         let order: Vec<usize> = (0..channels.len()).map(|i| i / run * run + run - 1 - (i + i / run) % run).collect();
         let mut sorted = order.clone();
         sorted.sort_unstable();

@@ -35,7 +35,7 @@ pub mod sites;
 pub use graph::{
     Activation, Import, LongFactors, ModelGraph, NormKind, Op, Param, ParamId, Part, Role, RopeStyle, Slot,
 };
-pub use sites::{Lanes, Maker, Producer, Reader, Site};
+pub use sites::{Channels, Lanes, Maker, Producer, Reader, Site};
 
 /// The numbers that fix a model's shape and function, whichever file they came from.
 #[derive(Debug, Clone, PartialEq)]

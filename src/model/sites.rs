@@ -63,8 +63,57 @@ pub enum Producer {
         rows: Range<usize>,
         /// What each of these rows makes. Usually one channel; of a head of values that serves several query heads, one
         /// in each of them, which then have one factor together.
-        channels: Vec<Vec<usize>>,
+        channels: Channels,
     },
+}
+
+/// Which channels of a value each of some rows makes. Every row one; or, of heads of values that serve several query heads
+/// each, one in each of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Channels {
+    rows: usize,
+    /// Rows of a head.
+    run: usize,
+    /// Query heads that a head serves.
+    served: usize,
+}
+
+impl Channels {
+    /// Of `rows` rows, one each.
+    pub fn each(rows: usize) -> Channels {
+        Channels { rows, run: rows, served: 1 }
+    }
+
+    /// Of attention's values: `kv_heads` heads of `head_dim` rows, read by `heads` query heads.
+    fn of_heads(heads: usize, kv_heads: usize, head_dim: usize) -> Channels {
+        Channels { rows: kv_heads * head_dim, run: head_dim, served: heads / kv_heads }
+    }
+
+    /// Number of rows.
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// Rows of a head, or all.
+    pub fn run(self) -> usize {
+        self.run
+    }
+
+    /// Number of channels.
+    pub fn width(self) -> usize {
+        self.rows * self.served
+    }
+
+    /// What row `row` makes.
+    pub fn of(self, row: usize) -> impl ExactSizeIterator<Item = usize> + Clone {
+        let (head, i) = (row / self.run, row % self.run);
+        (0..self.served).map(move |query| (head * self.served + query) * self.run + i)
+    }
+
+    /// What each row makes.
+    pub fn groups(self) -> Vec<Vec<usize>> {
+        (0..self.rows).map(|row| self.of(row).collect()).collect()
+    }
 }
 
 /// Rows of a matrix (and as many elements of its bias) that make the channels of a value, one after the other.
@@ -85,18 +134,16 @@ pub struct Maker {
 pub struct Lanes {
     /// All matrices that make a channel: of a gated MLP two.
     pub makers: Vec<Maker>,
-    /// What row i of each makes: one channel; of values that serve several query heads, one in each of them.
-    pub channels: Vec<Vec<usize>>,
-    /// So many rows after each other can change places among themselves, and no others: a head of values.
-    pub run: usize,
+    /// What row i of each makes. Rows of one head can change places among themselves, and no others.
+    pub channels: Channels,
 }
 
 impl Producer {
     /// Groups of channels that must have one factor: one group for every element or row.
     pub fn groups(&self, width: usize) -> Vec<Vec<usize>> {
         match self {
-            Producer::Norm { .. } => (0..width).map(|c| vec![c]).collect(),
-            Producer::Rows { channels, .. } => channels.clone(),
+            Producer::Norm { .. } => Channels::each(width).groups(),
+            Producer::Rows { channels, .. } => channels.groups(),
         }
     }
 }
@@ -292,18 +339,18 @@ impl<'g> Values<'g> {
             }
             Op::Attend { out: _, heads, kv_heads, head_dim, .. } => {
                 let (weight, bias, rows) = self.rows(self.inputs[at][2], graph)?;
-                let channels = served(*heads, *kv_heads, *head_dim);
+                let channels = Channels::of_heads(*heads, *kv_heads, *head_dim);
                 Producer::Rows { weight, bias, expert, rows, channels }
             }
             Op::Gate { .. } => {
                 // Not the gate: its activation is not linear.
                 let (weight, bias, rows) = self.rows(self.inputs[at][1], graph)?;
-                let channels = (0..rows.len()).map(|c| vec![c]).collect();
+                let channels = Channels::each(rows.len());
                 Producer::Rows { weight, bias, expert, rows, channels }
             }
             Op::Linear { .. } | Op::Split { .. } | Op::Scale { .. } => {
                 let (weight, bias, rows) = self.rows_of(value, graph)?;
-                let channels = (0..rows.len()).map(|c| vec![c]).collect();
+                let channels = Channels::each(rows.len());
                 Producer::Rows { weight, bias, expert, rows, channels }
             }
             op => return Err(format!("{} lies between it and the parameters that make its input", called(op))),
@@ -320,20 +367,20 @@ impl<'g> Values<'g> {
     fn lanes(&self, value: usize, expert: Option<usize>, graph: &ModelGraph, uses: &[usize]) -> Result<Lanes, String> {
         let at = self.made_for_linears(value, graph, uses)?;
         let width = graph.slots[self.all[value].slot.0];
-        let (rows, channels, run) = match &self.ops[at] {
+        let (rows, channels) = match &self.ops[at] {
             Op::Attend { heads, kv_heads, head_dim, .. } => {
                 let rows = vec![self.rows(self.inputs[at][2], graph)?];
-                (rows, served(*heads, *kv_heads, *head_dim), *head_dim)
+                (rows, Channels::of_heads(*heads, *kv_heads, *head_dim))
             }
             Op::Norm { .. } => return Err("the channels of its input are those of the residual stream".to_owned()),
-            _ => (self.channelwise(value, graph)?, (0..width).map(|c| vec![c]).collect(), width),
+            _ => (self.channelwise(value, graph)?, Channels::each(width)),
         };
         let maker = |(weight, bias, rows)| Maker { weight, bias, expert, rows };
         let makers: Vec<Maker> = rows.into_iter().map(maker).collect();
         // The halves of a fused matrix are two makers of one use.
         match makers.iter().flat_map(|m| std::iter::once(m.weight).chain(m.bias)).find(|id| uses[id.0] > 1) {
             Some(id) => Err(format!("{}, which makes its input, is used elsewhere too", graph.param(id).name)),
-            None => Ok(Lanes { makers, channels, run }),
+            None => Ok(Lanes { makers, channels }),
         }
     }
 
@@ -382,16 +429,6 @@ impl<'g> Values<'g> {
             op => Err(format!("{} lies between it and the matrix that makes its input", called(op))),
         }
     }
-}
-
-/// Which channels of attention's output come from each row of values: one in every query head that its head serves.
-fn served(heads: usize, kv_heads: usize, head_dim: usize) -> Vec<Vec<usize>> {
-    let group = heads / kv_heads;
-    let channel = |c: usize| {
-        let (kv, i) = (c / head_dim, c % head_dim);
-        (kv * group..(kv + 1) * group).map(|head| head * head_dim + i).collect()
-    };
-    (0..kv_heads * head_dim).map(channel).collect()
 }
 
 /// How many experts a linear chooses from.

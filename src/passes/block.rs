@@ -218,8 +218,9 @@ impl<'a> BlockState<'a> {
             Producer::Rows { weight, bias, expert, rows, channels } => {
                 let matrix = Reader { weight: *weight, expert: *expert };
                 let height = self.shape(matrix).0;
-                for (i, channels) in channels.iter().enumerate() {
-                    let Some(&c) = channels.first() else { continue };
+                for i in 0..channels.rows() {
+                    // All that a row makes have one factor.
+                    let Some(c) = channels.of(i).next() else { continue };
                     let (row, by) = (rows.start + i, factors[c].recip());
                     let edit = self.factors.entry(matrix).or_default();
                     Factors::multiply(&mut edit.rows, height, row, by);

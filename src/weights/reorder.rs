@@ -154,18 +154,21 @@ impl<'a> Weights<'a> {
             }
         }
         let groups = order.ok_or("its groups are in order")?;
-        let mut rows: Vec<usize> = (0..lanes.channels.len()).collect();
-        for run in rows.chunks_mut(lanes.run) {
+        let mut rows: Vec<usize> = (0..lanes.channels.rows()).collect();
+        for run in rows.chunks_mut(lanes.channels.run()) {
             // Stable: within a group columns keep their order.
-            run.sort_by_cached_key(|&row| lanes.channels[row].iter().map(|&c| groups[c]).collect::<Vec<_>>());
+            run.sort_by_cached_key(|&row| lanes.channels.of(row).map(|c| groups[c]).collect::<Vec<_>>());
         }
         let cols = columns(lanes, &rows);
         if cols.chunks(BLOCK).all(|block| block.iter().all(|&c| groups[c] == groups[block[0]])) {
             return Ok((lanes, rows));
         }
-        Err(match lanes.run < site.width {
+        Err(match lanes.channels.run() < site.width {
             true => {
-                format!("within heads of {}, where alone channels can change places, groups fill no blocks", lanes.run)
+                format!(
+                    "within heads of {}, where alone channels can change places, groups fill no blocks",
+                    lanes.channels.run()
+                )
             }
             false => format!("groups have numbers of columns that are no multiples of {BLOCK}"),
         })
@@ -221,10 +224,10 @@ impl<'a> Weights<'a> {
 
 /// Which channel each of a site's channels was, if its rows are in this order.
 fn columns(lanes: &Lanes, order: &[usize]) -> Vec<usize> {
-    let width = lanes.channels.iter().map(Vec::len).sum();
-    let mut cols = vec![0; width];
-    for (to, &from) in lanes.channels.iter().zip(order) {
-        to.iter().zip(&lanes.channels[from]).for_each(|(&to, &from)| cols[to] = from);
+    let channels = lanes.channels;
+    let mut cols = vec![0; channels.width()];
+    for (to, &from) in order.iter().enumerate() {
+        channels.of(to).zip(channels.of(from)).for_each(|(to, from)| cols[to] = from);
     }
     cols
 }
