@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aurora_quantizers::grid::Levels;
@@ -208,7 +209,7 @@ impl Packer<'_> {
                 n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
             };
             let entries = &entries[range.clone()];
-            self.shard(&folder.join(&name), entries, map.bytes(), watch)?;
+            self.shard(&folder.join(&name), entries, &map, watch)?;
             for entry in entries {
                 index.extend(self.parts(entry).into_iter().map(|(part, _)| (part, json!(name))));
             }
@@ -260,7 +261,8 @@ impl Packer<'_> {
         }
     }
 
-    fn shard(&self, path: &Path, entries: &[Entry], blocks: &[u8], watch: &dyn Watch) -> Result<()> {
+    fn shard(&self, path: &Path, entries: &[Entry], map: &Map, watch: &dyn Watch) -> Result<()> {
+        let blocks = map.bytes();
         let mut header = JsonMap::new();
         header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
         let mut at = 0;
@@ -288,6 +290,9 @@ impl Packer<'_> {
                 assert_eq!(bytes.len() as u64, size, "{name}: bytes of its shape");
                 file.write_all(bytes).map_err(fail)?;
             }
+            for piece in &entry.pieces {
+                map.release(self.rows(piece.tensor, piece.from..piece.from + piece.rows));
+            }
         }
         let file = file.into_inner().map_err(|e| fail(e.into_error()))?;
         file.sync_all().map_err(|e| Error::io(path, "flush to the disk", e))
@@ -295,10 +300,15 @@ impl Packer<'_> {
 
     /// Bytes of a row of a planned tensor.
     fn row<'b>(&self, blocks: &'b [u8], tensor: usize, row: usize) -> &'b [u8] {
+        &blocks[self.rows(tensor, row..row + 1)]
+    }
+
+    /// Where the bytes of some rows of a planned tensor are.
+    fn rows(&self, tensor: usize, rows: Range<usize>) -> Range<usize> {
         let t = &self.plan.tensors[tensor];
         let width = (t.bytes / t.rows() as u64) as usize;
         let start: u64 = self.plan.tensors[..tensor].iter().map(|t| t.bytes).sum();
-        &blocks[start as usize + row * width..][..width]
+        start as usize + rows.start * width..start as usize + rows.end * width
     }
 
     /// Which row of the checkpoint's tensor a canonical row is.
@@ -441,7 +451,7 @@ fn write_json(path: &Path, json: &Json) -> Result<()> {
 }
 
 /// Consecutive runs whose sizes add up to `limit` at most, or are a single one.
-fn split(sizes: &[u64], limit: u64) -> Vec<std::ops::Range<usize>> {
+fn split(sizes: &[u64], limit: u64) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let (mut start, mut sum) = (0, 0);
     for (i, size) in sizes.iter().enumerate() {

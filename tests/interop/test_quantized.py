@@ -437,7 +437,7 @@ def test_exports_unpack_to_what_we_read(binary, tmp_path, format, bits, group, s
         if format == "awq":
             decoded[stem] = packing.decode_awq(tensors, stem)
         elif format == "gptq":
-            decoded[stem] = packing.decode_gptq(tensors, stem, bits)
+            decoded[stem] = packing.decode_gptq(tensors, stem, bits, v2=sort == "--asym")
         else:
             decoded[stem] = packing.decode_compressed(tensors, stem, bits)
         float_weights = floats(*original[stem + ".weight"])

@@ -1,5 +1,8 @@
-//! GPTQ's first format, which everything that loads GPTQ checkpoints reads: codes packed along the inputs, zeros less one along
-//! the outputs, scales `[groups, out]`, and the group of every input.
+//! GPTQ: codes packed along the inputs, zeros along the outputs, scales `[groups, out]`, and the group of every input.
+//!
+//! Symmetric ones in the first format, which everything that loads GPTQ checkpoints reads and in which zeros are stored less one;
+//! others in the second, which stores them as they are: programs once differed in what such zeros are in the first, and GPTQModel
+//! refuses those that it did not write itself.
 
 use serde_json::{Value as Json, json};
 
@@ -8,6 +11,11 @@ use super::{Matrix, PackedLayout, Part, Settings};
 
 /// The layout.
 pub struct Gptq;
+
+/// The format's name, and what is taken off every zero.
+fn format(s: Settings) -> (&'static str, u8) {
+    if s.symmetric { ("gptq", 1) } else { ("gptq_v2", 0) }
+}
 
 impl PackedLayout for Gptq {
     fn name(&self) -> &'static str {
@@ -39,7 +47,8 @@ impl PackedLayout for Gptq {
             let from = row * m.cols + line * per;
             words(per, s.bits, |i| m.codes[from + i]).next().expect("one word")
         });
-        let zeros = (0..groups).flat_map(|g| words(m.rows, s.bits, move |row| m.zeros[row * groups + g] - 1));
+        let (_, less) = format(s);
+        let zeros = (0..groups).flat_map(|g| words(m.rows, s.bits, move |row| m.zeros[row * groups + g] - less));
         vec![
             bytes(codes),
             bytes(zeros),
@@ -49,6 +58,7 @@ impl PackedLayout for Gptq {
     }
 
     fn config(&self, s: Settings, skipped: &[String]) -> Json {
+        let (format, _) = format(s);
         let mut config = json!({
             "quant_method": "gptq",
             "bits": s.bits,
@@ -57,8 +67,8 @@ impl PackedLayout for Gptq {
             "desc_act": false,
             "lm_head": false,
             "true_sequential": true,
-            "checkpoint_format": "gptq",
-            "format": "gptq",
+            "checkpoint_format": format,
+            "format": format,
             "pack_dtype": "int32",
             "meta": {"quantizer": [concat!("aurora-quant:", env!("CARGO_PKG_VERSION"))]},
         });
