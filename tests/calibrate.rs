@@ -4,7 +4,6 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use aurora_quant::calibrate::imatrix::{Imatrix, Origin};
 use aurora_quant::calibrate::{self, Wanted};
@@ -12,6 +11,7 @@ use aurora_quant::checkpoint::{self, TensorSource};
 use aurora_quant::model::{Model, ParamId, describe};
 use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, Options, Overrides, Tap};
 use aurora_quant::weights::Weights;
+use common::binary::{good, refused};
 use common::{MODELS, canonical, fixtures};
 use serde_json::Value as Json;
 
@@ -208,23 +208,6 @@ fn experts_without_a_token_count_alike_and_are_named() {
         let cols = graph.param(*id).cols();
         assert!(found.values[id][expert * cols..(expert + 1) * cols].iter().all(|x| *x == 1.0));
     }
-}
-
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_aurora-quant")).args(args).output().unwrap()
-}
-
-fn good(args: &[&str]) -> Output {
-    let out = run(args);
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    out
-}
-
-/// The message of a run that must fail.
-fn refused(args: &[&str]) -> String {
-    let out = run(args);
-    assert_eq!(out.status.code(), Some(1), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stderr).unwrap()
 }
 
 struct Folder(tempfile::TempDir);

@@ -4,27 +4,11 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use aurora_quant::checkpoint::{self, TensorSource};
+use common::binary::{good, printed, refused};
 use serde_json::Value as Json;
 use tempfile::TempDir;
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_aurora-quant")).args(arguments).output().expect("the binary starts")
-}
-
-fn good(arguments: &[&str]) -> String {
-    let out = run(arguments);
-    assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
-}
-
-fn refused(arguments: &[&str]) -> String {
-    let out = run(arguments);
-    assert_eq!(out.status.code(), Some(1), "{arguments:?}");
-    String::from_utf8(out.stderr).unwrap()
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -133,7 +117,7 @@ fn a_folder_has_all_that_a_loader_needs() {
     let dir = TempDir::new().unwrap();
     let (folder, source) = (dir.path().join("out"), model("bookworm-8m"));
     let asked = ["--format", "gptq", "--json", "-o", text(&folder)];
-    let record: Json = serde_json::from_str(&good(&[&["convert", text(&source)], &asked[..]].concat())).unwrap();
+    let record: Json = serde_json::from_str(&printed(&[&["convert", text(&source)], &asked[..]].concat())).unwrap();
     assert_eq!(record["type"], "gptq-4bit-g128");
     for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
         assert_eq!(fs::read(folder.join(name)).unwrap(), fs::read(source.join(name)).unwrap(), "{name}");
@@ -148,7 +132,7 @@ fn a_folder_has_all_that_a_loader_needs() {
     assert!(data > 7_000_000 && header > 8 && header < 40_000, "{data} bytes, a header of {header}");
     // It runs, and is near the float model.
     let seen =
-        good(&["eval", text(&folder), "--reference", text(&source), "--chunks", "2", "--context", "128", "--json"]);
+        printed(&["eval", text(&folder), "--reference", text(&source), "--chunks", "2", "--context", "128", "--json"]);
     let seen: Json = serde_json::from_str(&seen).unwrap();
     let kl = seen["divergence"]["kl"]["value"].as_f64().unwrap();
     assert!(kl > 0.0 && kl < 0.05, "{kl}");

@@ -5,9 +5,9 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use aurora_quantizers::formats;
+use common::binary::{good, printed, run};
 use common::checkpoint::Checkpoint;
 use half::f16;
 use safetensors::Dtype;
@@ -15,16 +15,6 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 const REAL: [(&str, &str); 3] = [("gptq-sym-g32", "q4_0"), ("awq-sym-g32", "q4_0"), ("awq-asym-g128", "q4_1")];
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_aurora-quant")).args(arguments).output().expect("the binary starts")
-}
-
-fn good(arguments: &[&str]) -> String {
-    let out = run(arguments);
-    assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
-}
 
 fn written(checkpoint: &Checkpoint) -> (TempDir, PathBuf) {
     let dir = TempDir::new().unwrap();
@@ -38,7 +28,7 @@ fn text(path: &Path) -> &str {
 }
 
 fn record(arguments: &[&str]) -> Json {
-    serde_json::from_str(&good(arguments)).unwrap()
+    serde_json::from_str(&printed(arguments)).unwrap()
 }
 
 #[test]
@@ -157,7 +147,7 @@ fn keeping_needs_a_quantised_checkpoint() {
 #[test]
 fn inspection_shows_how_matrices_are_packed() {
     let (_dir, folder) = written(&Checkpoint::quantized("awq-asym-g128"));
-    let shown = good(&["inspect", text(&folder)]);
+    let shown = printed(&["inspect", text(&folder)]);
     for words in ["symmetric", "act order", "awq", "128"] {
         assert!(shown.contains(words), "{shown}");
     }

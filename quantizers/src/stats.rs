@@ -143,26 +143,26 @@ impl SiteStats {
 /// Adds squares and magnitudes of some channels. `x`: rows `width` apart, the first of which begins with these channels.
 #[inline(always)]
 fn add_sums_of(x: &[f32], width: usize, sq: &mut [f64], abs: &mut [f64]) {
-    let whole = sq.len() / LANES * LANES;
-    for from in (0..whole).step_by(LANES) {
+    let mut from = 0;
+    while let (Some(sq), Some(abs)) = (sq[from..].first_chunk_mut::<LANES>(), abs[from..].first_chunk_mut::<LANES>()) {
         let (mut squares, mut magnitudes) = ([0.0; LANES], [0.0; LANES]);
-        for row in x.chunks(width) {
-            let row: &[f32; LANES] = row[from..].first_chunk().expect("channels within the row");
-            for ((sq, abs), x) in squares.iter_mut().zip(&mut magnitudes).zip(row) {
-                let x = f64::from(*x);
-                *sq += x * x;
-                *abs += x.abs();
-            }
-        }
-        sq[from..].iter_mut().zip(squares).for_each(|(to, sum)| *to += sum);
-        abs[from..].iter_mut().zip(magnitudes).for_each(|(to, sum)| *to += sum);
+        x.chunks(width).for_each(|row| add_row(&row[from..from + LANES], &mut squares, &mut magnitudes));
+        sq.iter_mut().zip(squares).for_each(|(to, sum)| *to += sum);
+        abs.iter_mut().zip(magnitudes).for_each(|(to, sum)| *to += sum);
+        from += LANES;
     }
-    for row in x.chunks(width) {
-        for ((sq, abs), x) in sq.iter_mut().zip(abs.iter_mut()).zip(row).skip(whole) {
-            let x = f64::from(*x);
-            *sq += x * x;
-            *abs += x.abs();
-        }
+    if from < sq.len() {
+        x.chunks(width).for_each(|row| add_row(&row[from..], &mut sq[from..], &mut abs[from..]));
+    }
+}
+
+/// Adds squares and magnitudes of one token's channels, as many as there are sums.
+#[inline(always)]
+fn add_row(x: &[f32], sq: &mut [f64], abs: &mut [f64]) {
+    for ((sq, abs), x) in sq.iter_mut().zip(abs).zip(x) {
+        let x = f64::from(*x);
+        *sq += x * x;
+        *abs += x.abs();
     }
 }
 

@@ -54,10 +54,7 @@ fn open_directory(dir: &Path) -> Result<Box<dyn TensorSource>> {
 }
 
 fn open_file(path: &Path) -> Result<Box<dyn TensorSource>> {
-    let config = HfConfig::beside(match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    })?;
+    let config = HfConfig::beside(super::directory_of(path))?;
     Ok(Box::new(quantized::adopt(map_files(path, config, vec![path.to_owned()])?)?))
 }
 

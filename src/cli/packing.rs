@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use aurora_quantizers::spec;
 
 use super::args::Convert;
-use crate::checkpoint::{Config, TensorSource};
+use crate::checkpoint::{self, Config, TensorSource};
 use crate::export::packed::{self, GROUPS, LAYOUTS, PackedLayout, Packer, Settings};
 use crate::export::{Layout, Output, Watch};
 use crate::model::ParamId;
@@ -120,7 +120,7 @@ impl Packing {
     /// If something has its name, or its parent does not exist.
     pub fn destination(&self, path: &Path) -> Result<PathBuf> {
         let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
-        let parent = parent(path);
+        let parent = checkpoint::directory_of(path);
         if !parent.is_dir() {
             return refuse(format!("directory {} does not exist; create it first", parent.display()));
         }
@@ -151,7 +151,7 @@ impl Folder {
     /// # Errors
     /// If the directory cannot be written or the disk is too small.
     pub fn begin(path: &Path, layout: Layout) -> Result<(Folder, Output)> {
-        let parent = parent(path);
+        let parent = checkpoint::directory_of(path);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let temp = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".aurora-tmp").tempdir_in(parent);
         let temp = temp.map_err(|e| Error::io(parent, "create a folder in this directory", e.kind().into()))?;
@@ -199,8 +199,4 @@ fn open_to_all(folder: &Path) -> std::io::Result<()> {
 #[cfg(not(unix))]
 fn open_to_all(_: &Path) -> std::io::Result<()> {
     Ok(())
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

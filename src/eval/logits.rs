@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use tempfile::NamedTempFile;
 
 use super::perplexity::Chunks;
+use crate::checkpoint::directory_of;
 use crate::{Error, Result};
 
 /// Logits this far below the largest are not told apart.
@@ -33,7 +34,7 @@ impl LogitsFile {
     /// # Errors
     /// If the file cannot be created beside `path`.
     pub fn begin(path: &Path, chunks: &Chunks, vocab: usize) -> Result<LogitsFile> {
-        let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = directory_of(path);
         let mut builder = tempfile::Builder::new();
         builder.prefix(".aurora-logits-");
         #[cfg(unix)]

@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use tempfile::NamedTempFile;
 
+use crate::checkpoint::directory_of;
 use crate::{Error, Result};
 
 const SUFFIX: &str = ".aurora-tmp";
@@ -61,15 +62,15 @@ impl AtomicFile {
     }
 
     fn flushing(path: &Path, size: u64, replace: bool, flush_every: u64) -> Result<Self> {
-        let (dir, prefix) = (directory(path), prefix(path));
-        remove_stale(&dir, &prefix);
+        let (dir, prefix) = (directory_of(path), prefix(path));
+        remove_stale(dir, &prefix);
         let temp = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(SUFFIX)
             .permissions(permissions())
-            .tempfile_in(&dir)
+            .tempfile_in(dir)
             // The system's reason without the temporary name that tempfile adds: nobody asked for that file.
-            .map_err(|e| Error::io(&dir, "create a file in this directory", e.kind().into()))?;
+            .map_err(|e| Error::io(dir, "create a file in this directory", e.kind().into()))?;
         let fail = |e| Error::io(path, format!("reserve {size} bytes for it"), e);
         // Only to protect it from being taken for stale; file systems without locks do without.
         let _ = temp.as_file().try_lock();
@@ -107,17 +108,10 @@ impl AtomicFile {
         let named = if self.replace { self.temp.persist(&path) } else { self.temp.persist_noclobber(&path) };
         named.map_err(|e| Error::io(&path, "give the finished file this name", e.error))?;
         // The name itself is durable once the directory is; a system that cannot flush directories does it by itself.
-        if let Ok(dir) = File::open(directory(&path)) {
+        if let Ok(dir) = File::open(directory_of(&path)) {
             let _ = dir.sync_all();
         }
         Ok(())
-    }
-}
-
-fn directory(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-        _ => PathBuf::from("."),
     }
 }
 

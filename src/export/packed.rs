@@ -19,6 +19,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::{Layout, Watch};
 use crate::checkpoint::config::HfConfig;
+use crate::checkpoint::directory_of;
 use crate::checkpoint::mmap::Map;
 use crate::model::{Import, ParamId, Role};
 use crate::plan::{Plan, TensorPlan};
@@ -64,11 +65,15 @@ pub trait PackedLayout: Send + Sync {
     /// Name as `--format` takes it, and `quant_method`.
     fn name(&self) -> &'static str;
 
-    /// Whether groups have zeros of their own unless it is asked otherwise.
-    fn usually_symmetric(&self) -> bool;
+    /// Whether zeros are in the middle of the codes unless it is asked otherwise.
+    fn usually_symmetric(&self) -> bool {
+        true
+    }
 
     /// What is wrong with these settings, if anything.
-    fn objection(&self, settings: Settings) -> Option<&'static str>;
+    fn objection(&self, _: Settings) -> Option<&'static str> {
+        None
+    }
 
     /// The tensors of a matrix of this shape.
     fn parts(&self, rows: usize, cols: usize, settings: Settings) -> Vec<Part>;
@@ -178,6 +183,12 @@ struct Entry {
     pieces: Vec<Piece>,
 }
 
+/// What the pipeline wrote, and where each planned tensor begins in it.
+struct Blocks {
+    map: Map,
+    offsets: Vec<u64>,
+}
+
 /// A written folder's worth.
 pub struct Packer<'a> {
     /// What is packed.
@@ -199,7 +210,7 @@ impl Packer<'_> {
     /// If a file cannot be read or written, or the watch says to stop.
     pub fn write(&self, blocks: &Path, folder: &Path, watch: &dyn Watch) -> Result<u64> {
         let entries = self.entries();
-        let map = Map::open(blocks)?;
+        let blocks = Blocks { map: Map::open(blocks)?, offsets: layout(self.plan).offsets };
         let sizes: Vec<u64> = entries.iter().map(|e| self.parts(e).iter().map(|p| p.1.3).sum()).collect();
         let shards = split(&sizes, SHARD);
         let mut index = JsonMap::new();
@@ -209,7 +220,7 @@ impl Packer<'_> {
                 n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
             };
             let entries = &entries[range.clone()];
-            self.shard(&folder.join(&name), entries, &map, watch)?;
+            self.shard(&folder.join(&name), entries, &blocks, watch)?;
             for entry in entries {
                 index.extend(self.parts(entry).into_iter().map(|(part, _)| (part, json!(name))));
             }
@@ -261,8 +272,7 @@ impl Packer<'_> {
         }
     }
 
-    fn shard(&self, path: &Path, entries: &[Entry], map: &Map, watch: &dyn Watch) -> Result<()> {
-        let blocks = map.bytes();
+    fn shard(&self, path: &Path, entries: &[Entry], blocks: &Blocks, watch: &dyn Watch) -> Result<()> {
         let mut header = JsonMap::new();
         header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
         let mut at = 0;
@@ -291,7 +301,7 @@ impl Packer<'_> {
                 file.write_all(bytes).map_err(fail)?;
             }
             for piece in &entry.pieces {
-                map.release(self.rows(piece.tensor, piece.from..piece.from + piece.rows));
+                blocks.map.release(self.rows(blocks, piece.tensor, piece.from..piece.from + piece.rows));
             }
         }
         let file = file.into_inner().map_err(|e| fail(e.into_error()))?;
@@ -299,16 +309,16 @@ impl Packer<'_> {
     }
 
     /// Bytes of a row of a planned tensor.
-    fn row<'b>(&self, blocks: &'b [u8], tensor: usize, row: usize) -> &'b [u8] {
-        &blocks[self.rows(tensor, row..row + 1)]
+    fn row<'b>(&self, blocks: &'b Blocks, tensor: usize, row: usize) -> &'b [u8] {
+        &blocks.map.bytes()[self.rows(blocks, tensor, row..row + 1)]
     }
 
     /// Where the bytes of some rows of a planned tensor are.
-    fn rows(&self, tensor: usize, rows: Range<usize>) -> Range<usize> {
+    fn rows(&self, blocks: &Blocks, tensor: usize, rows: Range<usize>) -> Range<usize> {
         let t = &self.plan.tensors[tensor];
         let width = (t.bytes / t.rows() as u64) as usize;
-        let start: u64 = self.plan.tensors[..tensor].iter().map(|t| t.bytes).sum();
-        start as usize + rows.start * width..start as usize + rows.end * width
+        let start = blocks.offsets[tensor] as usize;
+        start + rows.start * width..start + rows.end * width
     }
 
     /// Which row of the checkpoint's tensor a canonical row is.
@@ -317,7 +327,7 @@ impl Packer<'_> {
     }
 
     /// The integers of a matrix, back in the checkpoint's order of rows.
-    fn matrix(&self, entry: &Entry, blocks: &[u8]) -> Matrix {
+    fn matrix(&self, entry: &Entry, blocks: &Blocks) -> Matrix {
         let (rows, cols, group) = (entry.shape[0], entry.shape[1], self.settings.group);
         let mut origin = vec![(0, 0); rows];
         for piece in &entry.pieces {
@@ -359,7 +369,7 @@ impl Packer<'_> {
     }
 
     /// The numbers of a tensor, back in the checkpoint's order, type and convention.
-    fn floats(&self, entry: &Entry, spec: &'static Spec, blocks: &[u8]) -> Vec<u8> {
+    fn floats(&self, entry: &Entry, spec: &'static Spec, blocks: &Blocks) -> Vec<u8> {
         let cols = entry.shape.last().copied().unwrap_or(1);
         let mut values = vec![0.0; entry.shape.iter().product()];
         for piece in &entry.pieces {
@@ -408,10 +418,7 @@ impl Packer<'_> {
     }
 
     fn copy_others(&self, folder: &Path) -> Result<()> {
-        let from = match self.config.path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
+        let from = directory_of(&self.config.path);
         let entries = fs::read_dir(from).map_err(|e| Error::io(from, "list", e))?;
         let mut names: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
         names.sort();

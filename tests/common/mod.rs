@@ -10,6 +10,7 @@ use aurora_quant::checkpoint::config::HfConfig;
 use serde_json::Value as Json;
 
 pub mod bad;
+pub mod binary;
 pub mod canonical;
 pub mod checkpoint;
 pub mod interpreter;

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// Everything that is known to go wrong is found here, before the work: it may take hours.
 pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
     let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = checkpoint::directory_of(path);
     if !dir.is_dir() {
         return refuse(format!("directory {} does not exist; create it first", dir.display()));
     }
@@ -41,7 +41,7 @@ pub(super) fn default_output(source: &dyn TensorSource, target: &Target, extensi
     let config = source.config().path();
     let name = match source.config() {
         Config::HuggingFace(_) => {
-            let dir = config.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let dir = checkpoint::directory_of(config);
             let id = checkpoint::card::directory_id(dir).unwrap_or_else(|| "model".to_owned());
             id.rsplit('/').next().unwrap_or_default().to_owned()
         }

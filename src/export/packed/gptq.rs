@@ -22,14 +22,6 @@ impl PackedLayout for Gptq {
         "gptq"
     }
 
-    fn usually_symmetric(&self) -> bool {
-        true
-    }
-
-    fn objection(&self, _: Settings) -> Option<&'static str> {
-        None
-    }
-
     fn parts(&self, rows: usize, cols: usize, s: Settings) -> Vec<Part> {
         let (per, groups) = (32 / s.bits as usize, cols / s.group);
         vec![
