@@ -7,6 +7,8 @@ mod convert;
 mod eval;
 mod generate;
 mod inspect;
+mod lines;
+mod memory;
 mod open;
 mod packing;
 mod signals;
@@ -49,6 +51,7 @@ pub fn definition() -> clap::Command {
 }
 
 fn start(args: &Args) -> Result<()> {
+    memory::keep();
     signals::explain_lost_files(args.common.json)?;
     if let Some(n) = args.common.threads {
         rayon::ThreadPoolBuilder::new()

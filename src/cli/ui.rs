@@ -1,12 +1,13 @@
 //! Printing: results to stdout, everything else to stderr.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Common;
+use super::lines::Lines;
 use crate::{Error, Result};
 
 /// Writes text to stdout as it is.
@@ -70,13 +71,16 @@ pub fn count(n: u64) -> String {
     }
 }
 
-/// A progress bar over weights on stderr, if someone is looking.
+/// A progress bar over weights on stderr; where that is no terminal, a line now and then.
 pub fn progress(common: &Common, weights: u64) -> ProgressBar {
     let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new(weights) };
-    if !common.quiet {
+    let mut style = "{bar:30} {percent:>3}%  {eta:>4} left  {msg}";
+    if !common.quiet && io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+    } else if !common.quiet {
+        bar.set_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(Lines::new()), 1));
+        style = "{percent:>3}%  {elapsed} gone, {eta} left  {msg}";
     }
-    let style = "{bar:30} {percent:>3}%  {eta:>4} left  {msg}";
     bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
     bar
 }

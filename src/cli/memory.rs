@@ -1,0 +1,19 @@
+//! How the allocator treats what is given back to it. The one place outside the kernels that talks to it.
+#![allow(unsafe_code)]
+
+/// Keeps memory that was freed for what comes next, where the allocator is glibc's.
+///
+/// A model is run through block by block with the same large buffers again and again. By default their pages go back to
+/// the kernel each time and come back zeroed, page by page: 16 % of the time that statistics of a model of 1.1 billion
+/// weights take. What stays is what the largest block needed.
+pub fn keep() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: these calls only set numbers, and happen before any thread is started. Where one of them is
+        // refused, everything stays as it was.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, libc::c_int::MAX);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        }
+    }
+}
