@@ -24,7 +24,7 @@ pub(crate) trait Single: Levels {
 /// Eight blocks' own units, and the type that stores their scales.
 struct Stored<T>([Unit; LANES], PhantomData<T>);
 
-impl<T: Single> Snap for Stored<T> {
+impl<T: Single> Snap<LANES> for Stored<T> {
     #[inline(always)]
     fn snap(&self, scale: Lanes, offset: Lanes) -> (Lanes, Lanes) {
         let units = &self.0;
@@ -55,8 +55,8 @@ pub(crate) fn fit<'a, T: Single>(
             ws[i][l] = w[i];
         }
     }
-    let fit = search::<T>(&xs, &ws, &totals(&ws), &Stored::<T>(units, PhantomData));
+    let fit = search::<T, LANES>(&xs, &ws, &totals(&ws), &Stored::<T>(units, PhantomData));
     let squares = squares(&xs, &ws);
-    let by = each(|l| stretch(squares[l], fit.moments.loss[l]) * units[l].down);
+    let by: Lanes = each(|l| stretch(squares[l], fit.moments.loss[l]) * units[l].down);
     (each(|l| T::storable(fit.scale[l] * by[l])), each(|l| finite_f16(fit.offset[l] * by[l])))
 }

@@ -1,29 +1,36 @@
-//! The search for the scale and offset of single groups.
+//! The search for the scale and offset of single groups, eight or sixteen (`L`) side by side.
+//!
+//! A pass waits for what the one before found; with sixteen groups two chains of them run at once.
 
-use super::lanes::{LANES, Lanes, each, inverse, max, min, ratio};
+use super::lanes::{Lanes, each, inverse, max, min, ratio};
 use super::{Levels, Offset};
 
-/// What one pass over eight groups' weights finds for given scales and offsets, with the nearest codes.
+/// What one pass over groups' weights finds for given scales and offsets, with the nearest codes.
 #[derive(Clone, Copy)]
-pub(crate) struct Moments {
+pub(crate) struct Moments<const L: usize> {
     /// Sum of `w * e^2` where `e = x - offset - scale * level`.
-    pub loss: Lanes,
+    pub loss: Lanes<L>,
     /// Sums of `w * e` and `w * e * level`: which way the offset and the scale want to go.
-    pub e: Lanes,
-    pub eq: Lanes,
+    pub e: Lanes<L>,
+    pub eq: Lanes<L>,
     /// Sums of `w * level` and `w * level^2`.
-    pub q: Lanes,
-    pub qq: Lanes,
+    pub q: Lanes<L>,
+    pub qq: Lanes<L>,
 }
 
-/// One pass over eight groups. `x`, `w`: weights and what their squared errors count.
+/// One pass over groups. `x`, `w`: weights and what their squared errors count.
 #[inline(always)]
-pub(crate) fn pass<T: Levels>(x: &[Lanes], w: &[Lanes], scale: &Lanes, offset: &Lanes) -> Moments {
-    let zero = [0.0; LANES];
+pub(crate) fn pass<T: Levels, const L: usize>(
+    x: &[Lanes<L>],
+    w: &[Lanes<L>],
+    scale: &Lanes<L>,
+    offset: &Lanes<L>,
+) -> Moments<L> {
+    let zero = [0.0; L];
     let mut m = Moments { loss: zero, e: zero, eq: zero, q: zero, qq: zero };
-    let by = each(|l| inverse(scale[l]));
+    let by: Lanes<L> = each(|l| inverse(scale[l]));
     for (x, w) in x.iter().zip(w) {
-        for l in 0..LANES {
+        for l in 0..L {
             let x = if T::OFFSET == Offset::None { x[l] } else { x[l] - offset[l] };
             let level = T::nearest(x * by[l]);
             let error = x - scale[l] * level;
@@ -41,60 +48,62 @@ pub(crate) fn pass<T: Levels>(x: &[Lanes], w: &[Lanes], scale: &Lanes, offset: &
 }
 
 #[inline(always)]
-fn take(a: &mut Lanes, b: &Lanes, which: &[bool; LANES]) {
-    for l in 0..LANES {
+fn take<const L: usize>(a: &mut Lanes<L>, b: &Lanes<L>, which: &[bool; L]) {
+    for l in 0..L {
         a[l] = if which[l] { b[l] } else { a[l] };
     }
 }
 
-/// Scales and offsets of eight groups, and what a pass found with them.
+/// Scales and offsets of groups, and what a pass found with them.
 #[derive(Clone, Copy)]
-pub(crate) struct Fit {
-    pub scale: Lanes,
-    pub offset: Lanes,
-    pub moments: Moments,
+pub(crate) struct Fit<const L: usize> {
+    pub scale: Lanes<L>,
+    pub offset: Lanes<L>,
+    pub moments: Moments<L>,
 }
 
-impl Fit {
+impl<const L: usize> Fit<L> {
     /// A pass with these scales and offsets.
     #[inline(always)]
-    pub fn at<T: Levels>(x: &[Lanes], w: &[Lanes], scale: Lanes, offset: Lanes) -> Fit {
-        Fit { scale, offset, moments: pass::<T>(x, w, &scale, &offset) }
+    pub fn at<T: Levels>(x: &[Lanes<L>], w: &[Lanes<L>], scale: Lanes<L>, offset: Lanes<L>) -> Fit<L> {
+        Fit { scale, offset, moments: pass::<T, L>(x, w, &scale, &offset) }
     }
 
     /// Takes the lanes in which `other` has the smaller loss; says which.
     #[inline(always)]
-    pub fn take_better(&mut self, other: &Fit) -> [bool; LANES] {
-        let mut better = [false; LANES];
+    pub fn take_better<T: Levels>(&mut self, other: &Fit<L>) -> [bool; L] {
+        let mut better = [false; L];
         for (l, better) in better.iter_mut().enumerate() {
             *better = other.moments.loss[l] < self.moments.loss[l];
         }
-        self.take(other, &better);
+        self.take::<T>(other, &better);
         better
     }
 
     /// Takes the lanes of `other` that are named.
     #[inline(always)]
-    pub fn take(&mut self, other: &Fit, which: &[bool; LANES]) {
+    pub fn take<T: Levels>(&mut self, other: &Fit<L>, which: &[bool; L]) {
         take(&mut self.scale, &other.scale, which);
-        take(&mut self.offset, &other.offset, which);
         take(&mut self.moments.loss, &other.moments.loss, which);
-        take(&mut self.moments.e, &other.moments.e, which);
         take(&mut self.moments.eq, &other.moments.eq, which);
-        take(&mut self.moments.q, &other.moments.q, which);
         take(&mut self.moments.qq, &other.moments.qq, which);
+        if T::OFFSET != Offset::None {
+            take(&mut self.offset, &other.offset, which);
+            take(&mut self.moments.e, &other.moments.e, which);
+            take(&mut self.moments.q, &other.moments.q, which);
+        }
     }
 
     /// The scales and offsets that are best for this pass's codes: weighted least squares, solved for the change, so
     /// that nothing cancels. `total`: sum of the weights.
     #[inline(always)]
-    pub fn solve<T: Levels>(&self, total: &Lanes) -> (Lanes, Lanes) {
+    pub fn solve<T: Levels>(&self, total: &Lanes<L>) -> (Lanes<L>, Lanes<L>) {
         let m = &self.moments;
         if T::OFFSET == Offset::None {
             return (each(|l| self.scale[l] + ratio(m.eq[l], m.qq[l])), self.offset);
         }
         let (mut scale, mut offset) = (self.scale, self.offset);
-        for l in 0..LANES {
+        for l in 0..L {
             // Variance of the levels about their weighted mean, times the total.
             let spread = m.qq[l] - m.q[l] * (m.q[l] / total[l]);
             // All codes equal, up to rounding: only the offset can be solved for.
@@ -113,10 +122,10 @@ impl Fit {
 
 /// Smallest and largest of every lane.
 #[inline(always)]
-fn range(x: &[Lanes]) -> (Lanes, Lanes) {
+fn range<const L: usize>(x: &[Lanes<L>]) -> (Lanes<L>, Lanes<L>) {
     let (mut low, mut high) = (x[0], x[0]);
     for x in &x[1..] {
-        for l in 0..LANES {
+        for l in 0..L {
             low[l] = min(x[l], low[l]);
             high[l] = max(x[l], high[l]);
         }
@@ -126,10 +135,10 @@ fn range(x: &[Lanes]) -> (Lanes, Lanes) {
 
 /// The sum of every lane.
 #[inline(always)]
-pub(crate) fn totals(w: &[Lanes]) -> Lanes {
-    let mut sums = [0.0; LANES];
+pub(crate) fn totals<const L: usize>(w: &[Lanes<L>]) -> Lanes<L> {
+    let mut sums = [0.0; L];
     for w in w {
-        for l in 0..LANES {
+        for l in 0..L {
             sums[l] += w[l];
         }
     }
@@ -138,44 +147,49 @@ pub(crate) fn totals(w: &[Lanes]) -> Lanes {
 
 /// The weighted sum of squares of every lane.
 #[inline(always)]
-pub(crate) fn squares(x: &[Lanes], w: &[Lanes]) -> Lanes {
-    let mut sums = [0.0; LANES];
+pub(crate) fn squares<const L: usize>(x: &[Lanes<L>], w: &[Lanes<L>]) -> Lanes<L> {
+    let mut sums = [0.0; L];
     for (x, w) in x.iter().zip(w) {
-        for l in 0..LANES {
+        for l in 0..L {
             sums[l] += w[l] * x[l] * x[l];
         }
     }
     sums
 }
 
-/// How a format rounds the scales and offsets of eight groups that it stores themselves.
-pub(crate) trait Snap {
+/// How a format rounds the scales and offsets of groups that it stores themselves.
+pub(crate) trait Snap<const L: usize> {
     /// What would be stored for these.
-    fn snap(&self, scale: Lanes, offset: Lanes) -> (Lanes, Lanes);
+    fn snap(&self, scale: Lanes<L>, offset: Lanes<L>) -> (Lanes<L>, Lanes<L>);
 }
 
-/// The best scale and offset found for each of eight groups.
+/// The best scale and offset found for each of the groups.
 ///
 /// Every step is in one place only: a closure or function called from two would not be inlined, and thus not compiled
 /// for the caller's instruction set.
 #[inline(always)]
-pub(crate) fn search<T: Levels>(x: &[Lanes], w: &[Lanes], total: &Lanes, snap: &impl Snap) -> Fit {
+pub(crate) fn search<T: Levels, const L: usize>(
+    x: &[Lanes<L>],
+    w: &[Lanes<L>],
+    total: &Lanes<L>,
+    snap: &impl Snap<L>,
+) -> Fit<L> {
     let (low, high) = range(x);
-    let zero = [0.0; LANES];
+    let zero = [0.0; L];
     let mut best = Fit::at::<T>(x, w, zero, zero);
     let starts = 2 * T::STARTS.len();
     for k in 0..starts + T::KICKS.len() {
         let (scale, offset) = if k < starts {
-            start::<T>(&low, &high, T::STARTS[k / 2], k % 2 == 0)
+            start::<T, L>(&low, &high, T::STARTS[k / 2], k % 2 == 0)
         } else {
-            kick::<T>(&best, T::KICKS[k - starts])
+            kick::<T, L>(&best, T::KICKS[k - starts])
         };
         let (mut scale, mut offset) = snap.snap(scale, offset);
         for _ in 0..T::ROUNDS {
             let fit = Fit::at::<T>(x, w, scale, offset);
-            best.take_better(&fit);
+            best.take_better::<T>(&fit);
             (scale, offset) = fit.solve::<T>(total);
-            for l in 0..LANES {
+            for l in 0..L {
                 scale[l] += EAGER * (scale[l] - fit.scale[l]);
                 offset[l] += EAGER * (offset[l] - fit.offset[l]);
                 offset[l] = min(offset[l], highest_offset::<T>());
@@ -200,24 +214,24 @@ fn highest_offset<T: Levels>() -> f32 {
 ///
 /// Without an offset the weight of largest magnitude lies at either end of the levels, moved outwards by `start`.
 #[inline(always)]
-fn start<T: Levels>(low: &Lanes, high: &Lanes, start: f32, first: bool) -> (Lanes, Lanes) {
+fn start<T: Levels, const L: usize>(low: &Lanes<L>, high: &Lanes<L>, start: f32, first: bool) -> (Lanes<L>, Lanes<L>) {
     let start = start * T::SPACING;
     if T::OFFSET == Offset::None {
         let by = 1.0 / if first { T::LOW - start } else { T::HIGH + start };
-        return (each(|l| by * if high[l] > -low[l] { high[l] } else { low[l] }), [0.0; LANES]);
+        return (each(|l| by * if high[l] > -low[l] { high[l] } else { low[l] }), [0.0; L]);
     }
     let by = 1.0 / (T::HIGH - T::LOW + start);
-    let low = each(|l| min(low[l], highest_offset::<T>()));
-    let scale = each(|l| max(high[l] - low[l], 0.0) * by);
-    let offset = each(|l| if first { low[l] - scale[l] * T::LOW } else { high[l] - scale[l] * T::HIGH });
+    let low: Lanes<L> = each(|l| min(low[l], highest_offset::<T>()));
+    let scale: Lanes<L> = each(|l| max(high[l] - low[l], 0.0) * by);
+    let offset: Lanes<L> = each(|l| if first { low[l] - scale[l] * T::LOW } else { high[l] - scale[l] * T::HIGH });
     (scale, each(|l| min(offset[l], highest_offset::<T>())))
 }
 
 /// The best so far with another scale: `kick` times as large, with the value of the lowest level (or of the highest) kept.
 #[inline(always)]
-fn kick<T: Levels>(best: &Fit, kick: (f32, bool)) -> (Lanes, Lanes) {
+fn kick<T: Levels, const L: usize>(best: &Fit<L>, kick: (f32, bool)) -> (Lanes<L>, Lanes<L>) {
     let (by, low) = kick;
-    let scale = each(|l| best.scale[l] * by);
+    let scale: Lanes<L> = each(|l| best.scale[l] * by);
     if T::OFFSET == Offset::None {
         return (scale, best.offset);
     }

@@ -1,15 +1,15 @@
-//! Arithmetic on eight groups side by side. Plain loops over fixed-size arrays, which the compiler makes vectors of.
+//! Arithmetic on groups side by side. Plain loops over fixed-size arrays, which the compiler makes vectors of.
 
-/// Groups that are worked on at a time: an AVX2 register of F32.
+/// Groups that are worked on at a time, if no more belong together: an AVX2 register of F32.
 pub(crate) const LANES: usize = 8;
 
-/// One number for each of eight groups.
-pub(crate) type Lanes = [f32; LANES];
+/// One number for each group: eight, or sixteen.
+pub(crate) type Lanes<const L: usize = LANES> = [f32; L];
 
 /// `f(lane)` for every lane.
 #[inline(always)]
-pub(crate) fn each(f: impl Fn(usize) -> f32) -> Lanes {
-    let mut out = [0.0; LANES];
+pub(crate) fn each<const L: usize>(f: impl Fn(usize) -> f32) -> Lanes<L> {
+    let mut out = [0.0; L];
     for (l, o) in out.iter_mut().enumerate() {
         *o = f(l);
     }
@@ -18,7 +18,8 @@ pub(crate) fn each(f: impl Fn(usize) -> f32) -> Lanes {
 
 /// The sum over the lanes, in one fixed order.
 #[inline(always)]
-pub(crate) fn sum(v: &Lanes) -> f32 {
+pub(crate) fn sum<const L: usize>(v: &Lanes<L>) -> f32 {
+    let v: Lanes = each(|l| (l + LANES..L).step_by(LANES).fold(v[l], |sum, l| sum + v[l]));
     ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
 }
 

@@ -7,8 +7,8 @@
 //! as small integers times a common step: [`superblock`] chooses step and integers by the same sum, not by the
 //! distance of the scales, and takes the nearest codes anew for every trial.
 //!
-//! Eight groups are worked on side by side, one in each lane of a vector, so that no sum is ever taken across lanes
-//! and the source compiles to the same bytes for every instruction set ([`lanes`]).
+//! Eight or sixteen groups are worked on side by side, one in each lane of a vector, so that no sum is ever taken across
+//! lanes and the source compiles to the same bytes for every instruction set ([`lanes`]).
 //!
 //! Everything is computed on weights scaled by a power of two so that the largest is between one and two: squares
 //! neither vanish nor overflow, and scaling by powers of two loses nothing.
