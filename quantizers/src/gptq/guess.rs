@@ -16,11 +16,11 @@
 
 use std::ops::Range;
 
-use super::kernels::{self, LANES};
-use super::{Hessian, Order, rows};
+use super::kernels::{self, LANES, Lanes, PANEL, Panel};
+use super::{Hessian, Order};
 use crate::simd::Isa;
 use crate::spec::Kind;
-use crate::{BlockFormat, Scales, Spec, scan};
+use crate::{BlockFormat, Grid, Scales, Spec, scan};
 
 /// Columns that are looked at together: the longest block of any format.
 const STRIP: usize = 256;
@@ -107,20 +107,128 @@ impl Guess {
         assert!(x.len().is_multiple_of(self.cols), "{} weights in rows of {}", x.len(), self.cols);
         format.encode(x, Scales::Search(importance), out);
         let spec = format.spec();
+        let span = STRIP.max(spec.block);
         let row_bytes = self.cols / spec.block * spec.bytes;
-        let (mut some, mut bytes) = (Vec::new(), Vec::new());
-        for (strip, hessian) in self.strips.iter().enumerate() {
-            let Some(hessian) = hessian else { continue };
-            let columns = strip * STRIP..(strip * STRIP + STRIP).min(self.cols);
-            assert!(columns.len().is_multiple_of(spec.block), "{}: blocks in a strip of {columns:?}", spec.name);
-            let place = columns.start / spec.block * spec.bytes..columns.end / spec.block * spec.bytes;
-            some.clear();
-            bytes.clear();
-            x.chunks_exact(self.cols).for_each(|row| some.extend_from_slice(&row[columns.clone()]));
-            out.chunks_exact(row_bytes).for_each(|row| bytes.extend_from_slice(&row[place.clone()]));
-            rows::round_again(format, &some, hessian, &mut bytes);
-            for (row, bytes) in out.chunks_exact_mut(row_bytes).zip(bytes.chunks_exact(place.len())) {
-                row[place.clone()].copy_from_slice(bytes);
+        let mut rounding = Rounding::new(format, span);
+        for (x, out) in x.chunks(LANES * self.cols).zip(out.chunks_mut(LANES * row_bytes)) {
+            for (at, strips) in self.strips.chunks(span / STRIP).enumerate() {
+                if strips.iter().any(Option::is_some) {
+                    let columns = at * span..(at * span + span).min(self.cols);
+                    assert!(columns.len().is_multiple_of(spec.block), "{}: blocks in columns {columns:?}", spec.name);
+                    rounding.round(strips, x, self.cols, columns, out);
+                }
+            }
+        }
+    }
+}
+
+/// Sixteen rows of some whole blocks, on their grids.
+struct Rounding<'a> {
+    format: &'a dyn BlockFormat,
+    /// `[rows, columns]`
+    codes: Vec<i8>,
+    /// `[rows, blocks]`
+    grids: Vec<Grid>,
+    /// Per group of each row.
+    scale: Vec<Lanes>,
+    offset: Vec<Lanes>,
+    /// One strip's columns, in the order of its Hessian.
+    w: Vec<Lanes>,
+    targets: Vec<Lanes>,
+    errors: Vec<Lanes>,
+    chosen: Vec<[i8; LANES]>,
+    groups: Vec<u32>,
+}
+
+impl<'a> Rounding<'a> {
+    /// Room for `span` columns.
+    fn new(format: &'a dyn BlockFormat, span: usize) -> Self {
+        let none = [0.0; LANES];
+        Rounding {
+            format,
+            codes: vec![0; LANES * span],
+            grids: Vec::new(),
+            scale: vec![none; span],
+            offset: vec![none; span],
+            w: vec![none; STRIP],
+            targets: vec![none; STRIP],
+            errors: vec![none; STRIP],
+            chosen: vec![[0; LANES]; STRIP],
+            groups: vec![0; STRIP],
+        }
+    }
+
+    /// Gives blocks that were rounded to nearest in `out` other codes on the same grids.
+    ///
+    /// `strips`: of these columns; `x`: at most sixteen rows of `cols` weights, `out` their bytes.
+    fn round(&mut self, strips: &[Option<Hessian>], x: &[f32], cols: usize, columns: Range<usize>, out: &mut [u8]) {
+        let (spec, span) = (self.format.spec(), columns.len());
+        let row_bytes = cols / spec.block * spec.bytes;
+        let bytes = columns.start / spec.block * spec.bytes..columns.end / spec.block * spec.bytes;
+        self.unpack(out.chunks_exact(row_bytes).map(|row| &row[bytes.clone()]), span);
+        for (strip, hessian) in strips.iter().enumerate() {
+            if let Some(hessian) = hessian {
+                let rows = x.chunks_exact(cols).map(|row| &row[columns.start + strip * STRIP..]);
+                self.round_strip(hessian, rows, strip * STRIP, span);
+            }
+        }
+        let mut grids = self.grids.iter();
+        for (row, codes) in out.chunks_exact_mut(row_bytes).zip(self.codes.chunks_exact(span)) {
+            let blocks = row[bytes.clone()].chunks_exact_mut(spec.bytes).zip(codes.chunks_exact(spec.block));
+            blocks.zip(&mut grids).for_each(|((block, codes), grid)| self.format.pack(grid, codes, block));
+        }
+    }
+
+    /// Takes codes and grids of some rows.
+    fn unpack<'b>(&mut self, rows: impl Iterator<Item = &'b [u8]>, span: usize) {
+        let spec = self.format.spec();
+        self.grids.clear();
+        for (r, (row, codes)) in rows.zip(self.codes.chunks_exact_mut(span)).enumerate() {
+            let mut at = 0;
+            for (block, codes) in row.chunks_exact(spec.bytes).zip(codes.chunks_exact_mut(spec.block)) {
+                let grid = self.format.unpack(block, codes);
+                for g in 0..spec.block / grid.group_len {
+                    self.scale[at][r] = grid.scale[g];
+                    self.offset[at][r] = grid.offset[g];
+                    at += 1;
+                }
+                self.grids.push(grid);
+            }
+        }
+    }
+
+    /// One pass over the columns of a strip, which begins at column `first`. `rows`: from there on.
+    fn round_strip<'b>(&mut self, hessian: &Hessian, rows: impl Iterator<Item = &'b [f32]>, first: usize, span: usize) {
+        let (n, isa) = (hessian.channels(), Isa::best());
+        let (group_len, levels) = (self.grids[0].group_len, self.grids[0].levels);
+        for (r, row) in rows.enumerate() {
+            for (w, c) in self.w.iter_mut().zip(hessian.order()) {
+                w[r] = row[*c as usize];
+            }
+        }
+        for (group, c) in self.groups.iter_mut().zip(hessian.order()) {
+            *group = (first + *c as usize) as u32 >> group_len.trailing_zeros();
+        }
+        self.targets[..n].copy_from_slice(&self.w[..n]);
+        for from in (0..n).step_by(PANEL) {
+            let c = from..(from + PANEL).min(n);
+            let targets = &mut self.targets[c.clone()];
+            kernels::add_products(isa, targets, &hessian.factor()[from * n..], n, 0..from, &self.errors);
+            let mut panel = Panel {
+                targets,
+                w: &self.w[c.clone()],
+                groups: &self.groups[c.clone()],
+                scale: &self.scale,
+                offset: &self.offset,
+                levels,
+                errors: &mut self.errors[c.clone()],
+                codes: &mut self.chosen[c.clone()],
+            };
+            kernels::round_panel(isa, &mut panel, &hessian.factor()[from * n + from..], n);
+        }
+        for (r, codes) in self.codes.chunks_exact_mut(span).enumerate().take(LANES) {
+            for (chosen, c) in self.chosen.iter().zip(hessian.order()) {
+                codes[first + *c as usize] = chosen[r];
             }
         }
     }

@@ -50,39 +50,53 @@ fn add_products_of(out: &mut [Lanes], m: &[f32], stride: usize, depth: Range<usi
     }
 }
 
-/// Codes and errors of a column: what is nearest to `target` on each lane's own scale and offset, and how far it lies from
-/// `w`. The arithmetic of [`Grid::nearest`](crate::Grid::nearest) and [`Grid::value`](crate::Grid::value).
+/// Codes (as whole numbers) and errors of a column: what is nearest to `target` on each lane's own scale and offset, and how
+/// far it lies from `w`. The arithmetic of [`Grid::nearest`](crate::Grid::nearest) and [`Grid::value`](crate::Grid::value).
 #[inline(always)]
-fn round(target: &Lanes, w: &Lanes, scale: &Lanes, offset: &Lanes, levels: Levels) -> ([i8; LANES], Lanes) {
-    let (mut codes, mut errors) = ([0; LANES], [0.0; LANES]);
+fn round(target: &Lanes, w: &Lanes, scale: &Lanes, offset: &Lanes, levels: Levels) -> (Lanes, Lanes) {
+    let (mut steps, mut codes, mut level) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    for l in 0..LANES {
+        // Divided first: a branch around it would be taken lane by lane.
+        let quotient = (target[l] - offset[l]) / scale[l];
+        steps[l] = if scale[l] == 0.0 { 0.0 } else { quotient };
+    }
     match levels {
         Levels::Linear { min, max } => {
             let (min, max) = (f32::from(min), f32::from(max));
             for l in 0..LANES {
-                let steps = if scale[l] == 0.0 { 0.0 } else { (target[l] - offset[l]) / scale[l] };
-                let level = (steps - 0.5).ceil();
-                let level = if level > min { level } else { min };
-                let level = if level < max { level } else { max };
-                codes[l] = level as i8;
-                errors[l] = w[l] - (scale[l] * level + offset[l]);
+                let nearest = (steps[l] - 0.5).ceil();
+                let nearest = if nearest > min { nearest } else { min };
+                level[l] = if nearest < max { nearest } else { max };
             }
+            codes = level;
         }
         Levels::Table(table) => {
-            for l in 0..LANES {
-                let steps = if scale[l] == 0.0 { 0.0 } else { (target[l] - offset[l]) / scale[l] };
-                codes[l] = nearest_in(table, steps);
-                errors[l] = w[l] - (scale[l] * f32::from(table[codes[l] as usize]) + offset[l]);
+            level = [f32::from(table[0]); LANES];
+            for pair in table.windows(2) {
+                let (low, high) = (f32::from(pair[0]), f32::from(pair[1]));
+                let middle = (low + high) * 0.5;
+                for l in 0..LANES {
+                    level[l] = if steps[l] > middle { high } else { level[l] };
+                    codes[l] += if steps[l] > middle { 1.0 } else { 0.0 };
+                }
             }
         }
+    }
+    let mut errors = [0.0; LANES];
+    for l in 0..LANES {
+        errors[l] = w[l] - (scale[l] * level[l] + offset[l]);
     }
     (codes, errors)
 }
 
-/// The index of the entry nearest to `x`, of two equally near the lower.
-fn nearest_in(table: &[i8], x: f32) -> i8 {
-    let middle = |pair: &[i8]| (f32::from(pair[0]) + f32::from(pair[1])) * 0.5;
-    table.windows(2).filter(|pair| x > middle(pair)).count() as i8
+/// A whole number from -128 to 127. The sum with 1.5 * 2^23 ends in its two's complement; `as` would saturate, lane by lane.
+#[inline(always)]
+fn low_byte(whole: f32) -> i8 {
+    (whole + 12_582_912.0).to_bits() as i8
 }
+
+/// Columns of a panel, at most.
+pub(super) const PANEL: usize = 32;
 
 /// Sixteen rows' state in one panel of columns.
 pub(super) struct Panel<'a> {
@@ -107,7 +121,9 @@ pub(super) struct Panel<'a> {
 /// `m`: the factor from the panel's first row and first column on, `stride` columns a row.
 #[inline(always)]
 fn round_panel_of(panel: &mut Panel, m: &[f32], stride: usize) {
-    for c in 0..panel.targets.len() {
+    // Narrowed all together at the end, which takes few instructions.
+    let mut chosen = [[0.0; LANES]; PANEL];
+    for (c, chosen) in chosen.iter_mut().enumerate().take(panel.targets.len()) {
         let mut target = panel.targets[c];
         for (m, e) in m[c * stride..][..c].iter().zip(&panel.errors[..c]) {
             for l in 0..LANES {
@@ -115,12 +131,17 @@ fn round_panel_of(panel: &mut Panel, m: &[f32], stride: usize) {
             }
         }
         let group = panel.groups[c] as usize;
-        let (codes, errors) = round(&target, &panel.w[c], &panel.scale[group], &panel.offset[group], panel.levels);
-        panel.codes[c] = codes;
+        let w = panel.w[c];
+        let (codes, errors) = round(&target, &w, &panel.scale[group], &panel.offset[group], panel.levels);
+        *chosen = codes;
         panel.errors[c] = errors;
         for l in 0..LANES {
-            panel.targets[c][l] = target[l] - panel.w[c][l] + errors[l];
+            target[l] = target[l] - w[l] + errors[l];
         }
+        panel.targets[c] = target;
+    }
+    for (to, from) in panel.codes.as_flattened_mut().iter_mut().zip(chosen.as_flattened()) {
+        *to = low_byte(*from);
     }
 }
 
@@ -208,17 +229,22 @@ fn descend_of(state: &mut Descent, h: &[f32], stride: usize) -> u64 {
             target[l] = w[l] - old[l] + slopes[l] / diagonal;
         }
         let (codes, errors) = round(&target, w, &state.scale[group], &state.offset[group], state.levels);
-        if codes == old_codes {
+        let (mut before, mut same) = ([0.0; LANES], true);
+        for l in 0..LANES {
+            before[l] = f32::from(old_codes[l]);
+            same &= codes[l] == before[l];
+        }
+        if same {
             continue;
         }
         let mut any = 0;
         for l in 0..LANES {
             let by = errors[l] - old[l];
             // Where two values are equally good the old one stays: no running in circles.
-            if codes[l] != old_codes[l] && by * (by * diagonal + 2.0 * slopes[l]) < 0.0 {
+            if codes[l] != before[l] && by * (by * diagonal + 2.0 * slopes[l]) < 0.0 {
                 state.by[c][l] = by;
                 state.errors[c][l] = errors[l];
-                state.codes[c][l] = codes[l];
+                state.codes[c][l] = low_byte(codes[l]);
                 any += 1;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::kernels::{self, LANES, Lanes, Panel};
+use super::kernels::{self, LANES, Lanes, PANEL, Panel};
 use super::{Hessian, Options, Order, RowLoss, Solved};
 use crate::grid::Levels;
 use crate::simd::Isa;
@@ -10,9 +10,6 @@ use crate::{BlockFormat, Grid, Scales};
 
 /// Rows of a chunk: four tiles share what is read of the factor.
 pub(super) const CHUNK: usize = 4 * LANES;
-
-/// Columns that are rounded before their errors go into the columns after them all at once.
-pub(super) const PANEL: usize = 32;
 
 /// Sums of products run over this many columns at a time: a panel's rows of the factor (32 * 1024 * 4 bytes) stay in the second
 /// cache while the tiles of the chunk meet them.
@@ -87,19 +84,6 @@ pub(super) fn solve(
     result
 }
 
-/// Gives rows that are rounded to nearest in `out` other codes on the same grids: one pass over the columns.
-pub(super) fn round_again(format: &dyn BlockFormat, w: &[f32], hessian: &Hessian, out: &mut [u8]) {
-    let chunk = Chunk::new(format, hessian, out);
-    let row_bytes = out.len() / (w.len() / chunk.cols);
-    for (w, out) in w.chunks(LANES * chunk.cols).zip(out.chunks_mut(LANES * row_bytes)) {
-        let mut tiles = [chunk.tile(w, out)];
-        chunk.round_static(&mut tiles);
-        for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
-            chunk.store(&tiles[0], row, out);
-        }
-    }
-}
-
 impl<'a> Chunk<'a> {
     /// `bytes`: begins with a block; any tells how a format's groups and levels are.
     fn new(format: &'a dyn BlockFormat, hessian: &'a Hessian, bytes: &[u8]) -> Self {
@@ -121,23 +105,16 @@ impl<'a> Chunk<'a> {
 impl Chunk<'_> {
     /// A tile of `w` on the grids of the bytes, with the errors that they have.
     fn load(&self, w: &[f32], bytes: &[u8]) -> Tile {
-        let mut tile = self.tile(w, bytes);
-        let mut errors = vec![0.0; w.len()];
-        self.format.decode(bytes, &mut errors);
-        errors.iter_mut().zip(w).for_each(|(v, w)| *v = w - *v);
-        tile.errors = self.lanes(&errors);
-        tile
-    }
-
-    /// A tile of `w` on the grids of the bytes, without errors.
-    fn tile(&self, w: &[f32], bytes: &[u8]) -> Tile {
         let (cols, spec) = (self.cols, self.format.spec());
         let rows = w.len() / cols;
         let groups = cols / self.group_len;
+        let mut errors = vec![0.0; w.len()];
+        self.format.decode(bytes, &mut errors);
+        errors.iter_mut().zip(w).for_each(|(v, w)| *v = w - *v);
         let mut tile = Tile {
             rows,
             w: self.lanes(w),
-            errors: vec![[0.0; LANES]; cols],
+            errors: self.lanes(&errors),
             work: vec![[0.0; LANES]; cols],
             codes: vec![[0; LANES]; cols],
             scale: vec![[0.0; LANES]; groups],
