@@ -13,6 +13,7 @@ pub mod bad;
 pub mod binary;
 pub mod canonical;
 pub mod checkpoint;
+pub mod conversion;
 pub mod interpreter;
 pub mod mixtures;
 pub mod packed;
