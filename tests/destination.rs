@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::conversion::{aurora, convert, hashes, leftovers, model, reshaped, run};
+use common::binary::aurora;
+use common::conversion::{convert, hashes, leftovers, model, reshaped, run};
 use tempfile::TempDir;
 
 #[test]

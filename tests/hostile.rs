@@ -5,7 +5,8 @@ mod common;
 use std::fs;
 use std::process::Command;
 
-use common::conversion::{aurora, leftovers, model, run};
+use common::binary::aurora;
+use common::conversion::{leftovers, model, run};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 

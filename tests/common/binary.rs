@@ -2,9 +2,14 @@
 
 use std::process::{Command, Output};
 
+/// The binary, without arguments yet.
+pub fn aurora() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_aurora-quant"))
+}
+
 /// What it does with these arguments.
 pub fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_aurora-quant")).args(arguments).output().expect("the binary starts")
+    aurora().args(arguments).output().expect("the binary starts")
 }
 
 /// A run that must go well.

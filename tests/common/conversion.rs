@@ -9,6 +9,8 @@ use aurora_quant::checkpoint;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
+use super::binary::aurora;
+
 /// A file or folder of the fixtures.
 pub fn fixture(path: &str) -> PathBuf {
     super::fixtures().join(path)
@@ -17,11 +19,6 @@ pub fn fixture(path: &str) -> PathBuf {
 /// A fixture model's folder.
 pub fn model(name: &str) -> PathBuf {
     fixture("models").join(name)
-}
-
-/// The binary, without arguments yet.
-pub fn aurora() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_aurora-quant"))
 }
 
 /// Runs it to its end.

@@ -82,7 +82,7 @@ impl<const L: usize> Fit<L> {
 
     /// Takes the lanes of `other` that are named.
     #[inline(always)]
-    pub fn take<T: Levels>(&mut self, other: &Fit<L>, which: &[bool; L]) {
+    fn take<T: Levels>(&mut self, other: &Fit<L>, which: &[bool; L]) {
         take(&mut self.scale, &other.scale, which);
         take(&mut self.moments.loss, &other.moments.loss, which);
         take(&mut self.moments.eq, &other.moments.eq, which);
