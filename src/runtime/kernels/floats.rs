@@ -226,6 +226,7 @@ impl<R: Source> Task for Batch<'_, R> {
         let (tokens, span) = (self.out.tokens(), self.out.rows());
         let mut panel = vec![[0.0; ROWS]; PANEL / ROWS * DEPTH];
         let mut rows = vec![0.0; ROWS * DEPTH];
+        let mut sums = vec![[0.0; ROWS]; if cols > DEPTH { PANEL / ROWS * tokens } else { 0 }];
         for first in span.clone().step_by(PANEL) {
             let end = span.end.min(first + PANEL);
             for from in (0..cols).step_by(DEPTH) {
@@ -236,10 +237,14 @@ impl<R: Source> Task for Batch<'_, R> {
                 }
                 for some in (0..tokens).step_by(TOKENS) {
                     let last = tokens.min(some + TOKENS);
+                    let mut sums = sums.get_mut(PANEL / ROWS * some..).unwrap_or_default();
                     for (tile, first) in panel.chunks_exact(DEPTH).zip((first..end).step_by(ROWS)) {
-                        let n = ROWS.min(end - first);
                         let tile = &tile[..columns.len()];
-                        let mut part = Part { x: acts, out: &mut self.out, tile, add: from > 0, first, n };
+                        let stage = Stage { first: from == 0, last: columns.end == cols };
+                        let here = sums.split_off_mut(..sums.len().min(last - some)).expect("not longer");
+                        let n = ROWS.min(end - first);
+                        let mut part =
+                            Part { x: acts, out: &mut self.out, tile, sums: here, from: some, stage, first, n };
                         let mut t = some;
                         if S::TOKENS > 6 {
                             t = part.all::<S, 12>(s, t, last);
@@ -293,10 +298,20 @@ struct Part<'a, 'o> {
     x: &'a [f32],
     out: &'a mut Out<'o>,
     tile: &'a [[f32; ROWS]],
-    /// Whether there are sums already.
-    add: bool,
+    /// Of every token from `from` on what the columns before came to. Side by side: in the result they lie a row apart, often
+    /// a power of two, and push each other out of the caches.
+    sums: &'a mut [[f32; ROWS]],
+    from: usize,
+    stage: Stage,
     first: usize,
     n: usize,
+}
+
+/// Whether columns are the first of their row, and whether they are the last.
+#[derive(Clone, Copy)]
+struct Stage {
+    first: bool,
+    last: bool,
 }
 
 impl Part<'_, '_> {
@@ -314,9 +329,10 @@ impl Part<'_, '_> {
     fn tokens<S: Simd, const T: usize>(&mut self, s: S, t: usize) {
         let depth = self.tile.len();
         let mut acc = [s.wide_load(&[0.0; ROWS]); T];
-        if self.add {
-            for (i, acc) in acc.iter_mut().enumerate() {
-                *acc = s.wide_load(&self.out.get(t + i, self.first, self.n));
+        if !self.stage.first {
+            let sums: &[_; T] = self.sums[t - self.from..].first_chunk().expect("sums of every token");
+            for i in 0..T {
+                acc[i] = s.wide_load(&sums[i]);
             }
         }
         let x = &self.x[t * depth..(t + T) * depth];
@@ -339,10 +355,17 @@ impl Part<'_, '_> {
                 }
             }
         }
-        for (i, acc) in acc.iter().enumerate() {
-            let mut sums = [0.0; ROWS];
-            s.wide_store(*acc, &mut sums);
-            self.out.put(t + i, self.first, &sums, self.n);
+        if self.stage.last {
+            for (i, acc) in acc.iter().enumerate() {
+                let mut sums = [0.0; ROWS];
+                s.wide_store(*acc, &mut sums);
+                self.out.put(t + i, self.first, &sums, self.n);
+            }
+        } else {
+            let sums: &mut [_; T] = self.sums[t - self.from..].first_chunk_mut().expect("sums of every token");
+            for i in 0..T {
+                s.wide_store(acc[i], &mut sums[i]);
+            }
         }
     }
 }
