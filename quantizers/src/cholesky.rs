@@ -9,6 +9,7 @@
 
 use rayon::prelude::*;
 
+use crate::par;
 use crate::simd::{Isa, dispatch};
 
 /// Columns in a panel: what is read of a row meets that many others.
@@ -54,6 +55,7 @@ pub fn factor(a: &mut [f64], n: usize) -> Result<(), NotPositive> {
     let isa = Isa::best();
     let diagonal: Vec<f64> = (0..n).map(|i| a[i * n + i]).collect();
     let mut known = Vec::new();
+    let least = par::rows_for(par::CHUNK_WEIGHTS, n);
     for first in (0..n).step_by(PANEL) {
         let width = PANEL.min(n - first);
         let (above, below) = a.split_at_mut((first + width) * n);
@@ -61,9 +63,13 @@ pub fn factor(a: &mut [f64], n: usize) -> Result<(), NotPositive> {
         known.clear();
         panel.chunks_exact(n).for_each(|row| known.extend_from_slice(&row[..first]));
         let square = vec![0.0; width * width];
-        panel.par_chunks_mut(LANES * n).for_each(|rows| update(isa, rows, n, first, &known, &square));
+        panel
+            .par_chunks_mut(LANES * n)
+            .with_min_len(least.div_ceil(LANES))
+            .for_each(|rows| update(isa, rows, n, first, &known, &square));
         let square = factor_square(panel, n, first, &diagonal)?;
-        below.par_chunks_mut(TILES * LANES * n).for_each(|rows| update(isa, rows, n, first, &known, &square));
+        let rest = below.par_chunks_mut(TILES * LANES * n).with_min_len(least.div_ceil(TILES * LANES));
+        rest.for_each(|rows| update(isa, rows, n, first, &known, &square));
     }
     Ok(())
 }

@@ -3,20 +3,84 @@
 //! What decides is the slope g = e H of the loss e H e^T. A change of one column's error changes all slopes; some columns' changes
 //! are gathered, acted on among themselves, and then go into all slopes at once, sixteen rows side by side.
 
-use super::kernels::{self, Descent, LANES, Lanes};
+use super::kernels::{self, Descent, LANES, Lanes, STRIP};
 use super::rows::{Chunk, Tile};
 use crate::Grid;
 
-/// Columns whose changes are gathered: 64 rows of H for [`ACROSS`] slopes are 64 KiB and stay in the second cache.
-const GATHERED: usize = 64;
-/// Slopes that changes go into before the next tile's.
+/// Columns whose changes are gathered: those of a square of H, which stays in the nearest cache while all rows of weights meet it.
+const GATHERED: usize = STRIP;
+/// Columns of the factor that products go into before the next tile's: 64 rows of it for so many are 64 KiB and stay in the
+/// second cache.
 const ACROSS: usize = 256;
 
-/// Columns of one tile whose errors changed, and by how much.
-#[derive(Default)]
+/// What goes into the slopes of one row of weights: changes of its errors, few as a rule.
+#[derive(Default, Clone)]
 struct Changes {
+    /// Which of the gathered columns.
     columns: Vec<u32>,
-    by: Vec<Lanes>,
+    by: Vec<f32>,
+}
+
+impl Changes {
+    /// Of sixteen rows, from how the errors of the gathered columns change: no change, no entry.
+    fn take(all: &mut [Changes], by: &[Lanes]) {
+        for (l, changes) in all.iter_mut().enumerate() {
+            changes.columns.clear();
+            changes.by.clear();
+            for (column, by) in by.iter().enumerate().filter(|(_, by)| by[l] != 0.0) {
+                changes.columns.push(column as u32);
+                changes.by.push(by[l]);
+            }
+        }
+    }
+}
+
+/// The slopes of a chunk's rows, `[rows, cols]`, and what is about to go into them.
+struct Slopes {
+    all: Vec<f32>,
+    changes: Vec<Changes>,
+}
+
+impl Slopes {
+    /// From `work`.
+    fn of(tiles: &[Tile], cols: usize) -> Self {
+        let rows = tiles.len() * LANES;
+        let mut slopes = Slopes { all: vec![0.0; rows * cols], changes: vec![Changes::default(); rows] };
+        for (tile, rows) in tiles.iter().zip(slopes.all.chunks_exact_mut(LANES * cols)) {
+            for (l, row) in rows.chunks_exact_mut(cols).enumerate() {
+                row.iter_mut().zip(&tile.work).for_each(|(slope, work)| *slope = work[l]);
+            }
+        }
+        slopes
+    }
+
+    /// Back to `work`.
+    fn store(&self, tiles: &mut [Tile], cols: usize) {
+        for (tile, rows) in tiles.iter_mut().zip(self.all.chunks_exact(LANES * cols)) {
+            for (l, row) in rows.chunks_exact(cols).enumerate() {
+                tile.work.iter_mut().zip(row).for_each(|(work, slope)| work[l] = *slope);
+            }
+        }
+    }
+
+    /// Sixteen rows at a time: the rows themselves, and what is about to go into them.
+    fn tiles(&mut self, cols: usize) -> impl Iterator<Item = (&[f32], &mut [Changes])> {
+        self.all.chunks_exact(LANES * cols).zip(self.changes.chunks_exact_mut(LANES))
+    }
+
+    /// Lets the changes go into all slopes. `gathered`: the columns that changes speak of.
+    fn spread(&mut self, chunk: &Chunk, gathered: &[u32]) {
+        let h = chunk.hessian.products();
+        for (s, from) in (0..chunk.cols).step_by(STRIP).enumerate() {
+            let c = from..(from + STRIP).min(chunk.cols);
+            let strips: Vec<&[f32; STRIP]> = gathered.iter().map(|k| h.strip(*k as usize, s)).collect();
+            for (slopes, changes) in self.all.chunks_exact_mut(chunk.cols).zip(&self.changes) {
+                if !changes.columns.is_empty() {
+                    kernels::add_strips(chunk.isa, &mut slopes[c.clone()], &strips, &changes.columns, &changes.by);
+                }
+            }
+        }
+    }
 }
 
 impl Chunk<'_> {
@@ -26,18 +90,20 @@ impl Chunk<'_> {
     /// `work`: e M; afterwards e H.
     pub(super) fn descend(&self, tiles: &mut [Tile], sweeps: usize) -> u64 {
         self.slopes(tiles);
+        let mut slopes = Slopes::of(tiles, self.cols);
         let mut places = vec![0; self.cols];
         for (place, column) in self.hessian.order().iter().enumerate() {
             places[*column as usize] = place as u32;
         }
         let mut total = 0;
         for sweep in 0..sweeps {
-            let codes = self.descend_codes(tiles);
+            let codes = self.descend_codes(tiles, &mut slopes);
             total += codes;
-            if sweep + 1 == sweeps || self.descend_scales(tiles, &places) + codes == 0 {
+            if sweep + 1 == sweeps || self.descend_scales(tiles, &mut slopes, &places) + codes == 0 {
                 break;
             }
         }
+        slopes.store(tiles, self.cols);
         total
     }
 
@@ -78,17 +144,18 @@ impl Chunk<'_> {
     }
 
     /// Gives each code in turn its best value given all others. Says how many changed.
-    fn descend_codes(&self, tiles: &mut [Tile]) -> u64 {
+    fn descend_codes(&self, tiles: &mut [Tile], slopes: &mut Slopes) -> u64 {
         let mut changed = 0;
-        let mut changes: Vec<Changes> = tiles.iter().map(|_| Changes::default()).collect();
-        let (mut slopes, mut by) = ([[0.0; LANES]; GATHERED], [[0.0; LANES]; GATHERED]);
-        for first in (0..self.cols).step_by(GATHERED) {
+        let (mut some, mut by) = ([[0.0; LANES]; GATHERED], [[0.0; LANES]; GATHERED]);
+        for (square, first) in (0..self.cols).step_by(GATHERED).enumerate() {
             let c = first..(first + GATHERED).min(self.cols);
-            let (slopes, by) = (&mut slopes[..c.len()], &mut by[..c.len()]);
-            for (tile, changes) in tiles.iter_mut().zip(&mut changes) {
-                slopes.copy_from_slice(&tile.work[c.clone()]);
+            let (some, by) = (&mut some[..c.len()], &mut by[..c.len()]);
+            for (tile, (rows, changes)) in tiles.iter_mut().zip(slopes.tiles(self.cols)) {
+                for (l, row) in rows.chunks_exact(self.cols).enumerate() {
+                    some.iter_mut().zip(&row[c.clone()]).for_each(|(to, slope)| to[l] = *slope);
+                }
                 let mut descent = Descent {
-                    slopes,
+                    slopes: some,
                     w: &tile.w[c.clone()],
                     groups: &self.groups[c.clone()],
                     scale: &tile.scale,
@@ -98,58 +165,51 @@ impl Chunk<'_> {
                     codes: &mut tile.codes[c.clone()],
                     by,
                 };
-                let h = &self.hessian.matrix()[first * self.cols + first..];
-                changed += kernels::descend(self.isa, &mut descent, h, self.cols);
-                let moved = c.clone().zip(&*by).filter(|(_, by)| **by != [0.0; LANES]);
-                (changes.columns, changes.by) = moved.map(|(column, by)| (column as u32, *by)).unzip();
+                let h = self.hessian.products().square(square, square);
+                changed += kernels::descend(self.isa, &mut descent, h);
+                Changes::take(changes, by);
             }
-            self.spread(tiles, &changes);
+            let gathered: Vec<u32> = c.map(|column| column as u32).collect();
+            slopes.spread(self, &gathered);
         }
         changed
-    }
-
-    /// Lets changes go into all slopes.
-    fn spread(&self, tiles: &mut [Tile], changes: &[Changes]) {
-        for first in (0..self.cols).step_by(ACROSS) {
-            let c = first..(first + ACROSS).min(self.cols);
-            for (tile, Changes { columns, by }) in tiles.iter_mut().zip(changes) {
-                let slopes = &mut tile.work[c.clone()];
-                kernels::add_rows(self.isa, slopes, &self.hessian.matrix()[first..], self.cols, columns, by);
-            }
-        }
     }
 
     /// Gives each group's scale and offset their best storable values given all codes. Says how many groups changed.
     ///
     /// `places`: of every column in the order of the Hessian.
-    fn descend_scales(&self, tiles: &mut [Tile], places: &[u32]) -> u64 {
+    fn descend_scales(&self, tiles: &mut [Tile], slopes: &mut Slopes, places: &[u32]) -> u64 {
         let len = self.group_len;
         let mut changed = 0;
-        let mut changes: Vec<Changes> = tiles.iter().map(|_| Changes::default()).collect();
-        let mut h = vec![0.0; len * len];
+        let (mut h, mut some, mut by) = (vec![0.0; len * len], vec![[0.0; LANES]; len], vec![[0.0; LANES]; len]);
         for (group, places) in places.chunks_exact(len).enumerate() {
             for (h, i) in h.chunks_exact_mut(len).zip(places) {
-                let row = self.hessian.row(*i as usize);
-                h.iter_mut().zip(places).for_each(|(h, j)| *h = row[*j as usize]);
+                h.iter_mut().zip(places).for_each(|(h, j)| *h = self.hessian.products().at(*i as usize, *j as usize));
             }
-            for (tile, changes) in tiles.iter_mut().zip(&mut changes) {
-                changes.by.clear();
-                changes.by.resize(len, [0.0; LANES]);
-                let moved = self.descend_group(tile, group, places, &h, &mut changes.by);
-                changes.columns.clear();
-                if moved > 0 {
-                    changes.columns.extend(places);
+            for (tile, (rows, changes)) in tiles.iter_mut().zip(slopes.tiles(self.cols)) {
+                for (l, row) in rows.chunks_exact(self.cols).enumerate() {
+                    some.iter_mut().zip(places).for_each(|(to, k)| to[l] = row[*k as usize]);
                 }
-                changed += moved;
+                by.fill([0.0; LANES]);
+                changed += self.descend_group(tile, group, places, &h, &some, &mut by);
+                Changes::take(changes, &by);
             }
-            self.spread(tiles, &changes);
+            slopes.spread(self, places);
         }
         changed
     }
 
-    /// The same for one group of sixteen rows. `h`: the group's part of H; `by`: how the errors change, zeros before. Says in how
-    /// many rows they do.
-    fn descend_group(&self, tile: &mut Tile, group: usize, places: &[u32], h: &[f32], by: &mut [Lanes]) -> u64 {
+    /// The same for one group of sixteen rows. `h`, `slopes`: the group's part of them; `by`: how the errors change, zeros before.
+    /// Says in how many rows they do.
+    fn descend_group(
+        &self,
+        tile: &mut Tile,
+        group: usize,
+        places: &[u32],
+        h: &[f32],
+        slopes: &[Lanes],
+        by: &mut [Lanes],
+    ) -> u64 {
         let len = places.len();
         let in_block = self.format.spec().block / len;
         let (block, g) = (group / in_block, group % in_block);
@@ -162,9 +222,8 @@ impl Chunk<'_> {
         let mut by_levels = vec![[0.0; LANES]; len];
         kernels::add_products(self.isa, &mut by_levels, h, len, 0..len, &levels);
         let (mut aa, mut ao, mut a, mut o, mut oo) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES], 0.0);
-        for ((levels, by_levels), (h, k)) in levels.iter().zip(&by_levels).zip(h.chunks_exact(len).zip(places)) {
+        for ((levels, by_levels), (h, slopes)) in levels.iter().zip(&by_levels).zip(h.chunks_exact(len).zip(slopes)) {
             oo += h.iter().map(|h| f64::from(*h)).sum::<f64>();
-            let slopes = &tile.work[*k as usize];
             for l in 0..LANES {
                 aa[l] += f64::from(levels[l]) * f64::from(by_levels[l]);
                 ao[l] += f64::from(by_levels[l]);

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::Order;
-use crate::{NumError, cholesky};
+use super::kernels::STRIP;
+use crate::{NumError, cholesky, par};
 
 /// Largest damping tried, in mean diagonal elements: the matrix is then more damping than Hessian.
 const MOST_DAMPING: f64 = 1.0;
@@ -33,8 +34,8 @@ pub struct Hessian {
     n: usize,
     /// The column at each place of the order.
     order: Vec<u32>,
-    /// H in that order, times `unit`, `[n, n]`.
-    h: Vec<f32>,
+    /// H in that order, times `unit`.
+    h: Squares,
     /// M^T, `[n, n]`: ones on the diagonal, zeros above.
     factor: Vec<f32>,
     /// D, times `unit`.
@@ -49,7 +50,8 @@ pub struct Hessian {
 }
 
 impl Hessian {
-    /// Checks, permutes, damps and factors H. Costs n^3 / 3 operations in double precision; the result takes 8 n^2 bytes,
+    /// Checks, permutes, damps and factors H; in parallel on the current rayon pool, but for a matrix of at most
+    /// [`CHUNK_WEIGHTS`](crate::par::CHUNK_WEIGHTS) elements by the caller alone, who may then hold what other jobs wait for. Costs n^3 / 3 operations in double precision; the result takes 8 n^2 bytes,
     /// making it another 8 n^2.
     ///
     /// `h`: E\[x x^T\] over the calibration tokens, `[n, n]`. `damp`: added to the diagonal, as a share of its mean over
@@ -75,9 +77,8 @@ impl Hessian {
         let unit = 2f64.powi(-(mean.log2().round() as i32));
         let mean = mean * unit;
         let order = order.of(&importance);
-        let mut permuted = vec![0.0; n * n];
-        permuted.par_chunks_mut(n.max(1)).zip(&order).for_each(|(row, &i)| {
-            let from = &h[i as usize * n..][..n];
+        let permuted = Squares::new(n, |k, row| {
+            let from = &h[order[k] as usize * n..][..n];
             for (out, &j) in row.iter_mut().zip(&order) {
                 *out = (f64::from(from[j as usize]) * unit) as f32;
             }
@@ -85,7 +86,7 @@ impl Hessian {
         let (mut share, mut retries) = (damp, 0);
         let mut lower = vec![0.0; n * n];
         loop {
-            load_backwards(&permuted, n, share * mean, &mut lower);
+            load_backwards(&permuted, share * mean, &mut lower);
             let failed = match cholesky::factor(&mut lower, n) {
                 Ok(()) => None,
                 Err(at) => Some((at.row, at.pivot)),
@@ -110,7 +111,7 @@ impl Hessian {
 
     /// Without H itself, which only coordinate descent needs: half the memory.
     pub(super) fn without_products(mut self) -> Hessian {
-        self.h = Vec::new();
+        self.h = Squares::default();
         self
     }
 
@@ -133,11 +134,8 @@ impl Hessian {
         &self.order
     }
 
-    pub(super) fn row(&self, k: usize) -> &[f32] {
-        &self.h[k * self.n..][..self.n]
-    }
-
-    pub(super) fn matrix(&self) -> &[f32] {
+    /// H itself.
+    pub(super) fn products(&self) -> &Squares {
         &self.h
     }
 
@@ -184,7 +182,8 @@ fn check(h: &[f32], n: usize) -> Result<(), NumError> {
             return Err(NumError::NotSemidefinite { channel: i, found: diagonal(i), damping: 0.0 });
         }
     }
-    let fault = (0..n).into_par_iter().find_map_first(|i| {
+    let rows = (0..n).into_par_iter().with_min_len(par::rows_for(par::CHUNK_WEIGHTS, n));
+    let fault = rows.find_map_first(|i| {
         (0..i).find_map(|j| {
             let (a, b) = (h[i * n + j], h[j * n + i]);
             let size = (diagonal(i) * diagonal(j)).sqrt();
@@ -203,14 +202,70 @@ fn check(h: &[f32], n: usize) -> Result<(), NumError> {
 }
 
 /// Lower triangle of J (H + damping) J, J the reversal of rows.
-fn load_backwards(h: &[f32], n: usize, damping: f64, lower: &mut [f64]) {
-    lower.par_chunks_mut(n.max(1)).enumerate().for_each(|(i, row)| {
-        let from = &h[(n - 1 - i) * n..][..n];
-        for (out, h) in row[..=i].iter_mut().zip(from.iter().rev()) {
-            *out = f64::from(*h);
+fn load_backwards(h: &Squares, damping: f64, lower: &mut [f64]) {
+    let n = h.n;
+    let rows = lower.par_chunks_mut(n.max(1)).with_min_len(par::rows_for(par::CHUNK_WEIGHTS, n));
+    rows.enumerate().for_each_init(
+        || vec![0.0; n],
+        |from, (i, row)| {
+            h.copy_row(n - 1 - i, from);
+            for (out, h) in row[..=i].iter_mut().zip(from.iter().rev()) {
+                *out = f64::from(*h);
+            }
+            row[i] += damping;
+        },
+    );
+}
+
+/// A square matrix in squares of [`STRIP`] rows and columns, 16 KiB each: what descent reads at a time lies in one piece and
+/// stays in the nearest cache, where rows of a large matrix would lie a power of two apart and push each other out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Squares {
+    n: usize,
+    /// `[rows / STRIP][columns / STRIP][STRIP]`, zeros past the edges.
+    strips: Vec<[f32; STRIP]>,
+}
+
+impl Squares {
+    /// `fill` is handed every row once, by any thread.
+    fn new(n: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let across = n.div_ceil(STRIP);
+        let mut strips = vec![[0.0; STRIP]; across * across * STRIP];
+        let blocks = strips.par_chunks_mut((across * STRIP).max(1));
+        let least = par::rows_for(par::CHUNK_WEIGHTS, n).div_ceil(STRIP);
+        blocks.with_min_len(least).enumerate().for_each_init(
+            || vec![0.0; n],
+            |row, (block, strips)| {
+                for k in block * STRIP..n.min((block + 1) * STRIP) {
+                    fill(k, row);
+                    for (square, part) in strips.chunks_exact_mut(STRIP).zip(row.chunks(STRIP)) {
+                        square[k % STRIP][..part.len()].copy_from_slice(part);
+                    }
+                }
+            },
+        );
+        Squares { n, strips }
+    }
+
+    /// Columns `STRIP * s..` of row `k`; zeros past the last.
+    pub(super) fn strip(&self, k: usize, s: usize) -> &[f32; STRIP] {
+        &self.square(k / STRIP, s)[k % STRIP]
+    }
+
+    /// Rows from `STRIP * i` and columns from `STRIP * j` on.
+    pub(super) fn square(&self, i: usize, j: usize) -> &[[f32; STRIP]] {
+        &self.strips[(i * self.n.div_ceil(STRIP) + j) * STRIP..][..STRIP]
+    }
+
+    pub(super) fn at(&self, i: usize, j: usize) -> f32 {
+        self.strip(i, j / STRIP)[j % STRIP]
+    }
+
+    fn copy_row(&self, k: usize, out: &mut [f32]) {
+        for (s, out) in out.chunks_mut(STRIP).enumerate() {
+            out.copy_from_slice(&self.strip(k, s)[..out.len()]);
         }
-        row[i] += damping;
-    });
+    }
 }
 
 /// With J H J = L L^T, R = J L J is upper triangular and H = R R^T: M = R / diag(R), column by column. Row k of M^T is column
@@ -218,7 +273,9 @@ fn load_backwards(h: &[f32], n: usize, damping: f64, lower: &mut [f64]) {
 fn store_factor(lower: &[f64], n: usize, factor: &mut [f32]) {
     // Squares, so that the reads down a column meet lines that are still in cache.
     const SQUARE: usize = 16;
-    factor.par_chunks_mut(SQUARE * n.max(1)).enumerate().for_each(|(block, rows)| {
+    let blocks = factor.par_chunks_mut(SQUARE * n.max(1));
+    let least = par::rows_for(par::CHUNK_WEIGHTS, n).div_ceil(SQUARE);
+    blocks.with_min_len(least).enumerate().for_each(|(block, rows)| {
         let first = block * SQUARE;
         let count = rows.len() / n;
         for from in (0..first + count).step_by(SQUARE) {

@@ -192,6 +192,31 @@ fn add_rows_of(out: &mut [Lanes], h: &[f32], stride: usize, rows: &[u32], by: &[
     }
 }
 
+/// `out[c] += sum over i of h[columns[i]][c] * by[i]`, in one row of weights.
+///
+/// `out`: columns of one strip, at most as many as that has.
+#[inline(always)]
+fn add_strips_of(out: &mut [f32], h: &[&[f32; STRIP]], columns: &[u32], by: &[f32]) {
+    let mut sums = [0.0; STRIP];
+    match out.first_chunk() {
+        Some(all) => sums = *all,
+        None => sums[..out.len()].copy_from_slice(out),
+    }
+    for (column, by) in columns.iter().zip(by) {
+        let h = h[*column as usize];
+        for c in 0..STRIP {
+            sums[c] += h[c] * by;
+        }
+    }
+    match out.first_chunk_mut() {
+        Some(all) => *all = sums,
+        None => out.copy_from_slice(&sums[..out.len()]),
+    }
+}
+
+/// Columns of a strip of H. Their sums stay in registers: eight of AVX2's.
+pub(super) const STRIP: usize = 64;
+
 /// Sixteen rows' state in some columns, of which each code is to have its best value given all others.
 pub(super) struct Descent<'a> {
     /// e H of these columns; becomes that after the changes among columns before, in each column.
@@ -211,13 +236,13 @@ pub(super) struct Descent<'a> {
 /// Gives each code in turn its best value given all others: changing error j by d changes the loss by d^2 H_jj + 2 d g_j, least
 /// at d = -g_j / H_jj. Says how many codes changed.
 ///
-/// `h`: H from the first column's row and column on, `stride` columns a row.
+/// `h`: H from the first column's row and column on.
 #[inline(always)]
-fn descend_of(state: &mut Descent, h: &[f32], stride: usize) -> u64 {
+fn descend_of(state: &mut Descent, h: &[[f32; STRIP]]) -> u64 {
     let columns = state.slopes.len();
     let mut changed = 0;
     for c in 0..columns {
-        let row = &h[c * stride..][..columns];
+        let row = &h[c][..columns];
         let (diagonal, slopes) = (row[c], state.slopes[c]);
         state.by[c] = [0.0; LANES];
         if diagonal <= 0.0 {
@@ -261,8 +286,9 @@ fn descend_of(state: &mut Descent, h: &[f32], stride: usize) -> u64 {
     changed
 }
 
-dispatch!(pub(super) fn descend(state: &mut Descent, h: &[f32], stride: usize) -> u64 = descend_of);
+dispatch!(pub(super) fn descend(state: &mut Descent, h: &[[f32; STRIP]]) -> u64 = descend_of);
 dispatch!(pub(super) fn add_rows(out: &mut [Lanes], h: &[f32], stride: usize, rows: &[u32], by: &[Lanes]) = add_rows_of);
+dispatch!(pub(super) fn add_strips(out: &mut [f32], h: &[&[f32; STRIP]], columns: &[u32], by: &[f32]) = add_strips_of);
 dispatch!(pub(super) fn add_products(out: &mut [Lanes], m: &[f32], stride: usize, depth: Range<usize>, e: &[Lanes]) = add_products_of);
 dispatch!(pub(super) fn round_panel(panel: &mut Panel, m: &[f32], stride: usize) = round_panel_of);
 dispatch!(pub(super) fn take_up(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[f32], stride: usize) = take_up_of);
