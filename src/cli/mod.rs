@@ -7,6 +7,7 @@ mod convert;
 mod eval;
 mod generate;
 mod inspect;
+mod left;
 mod lines;
 mod memory;
 mod open;

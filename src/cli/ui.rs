@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Common;
+use super::left::Left;
 use super::lines::Lines;
 use crate::{Error, Result};
 
@@ -74,14 +75,15 @@ pub fn count(n: u64) -> String {
 /// A progress bar over weights on stderr; where that is no terminal, a line now and then.
 pub fn progress(common: &Common, weights: u64) -> ProgressBar {
     let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new(weights) };
-    let mut style = "{bar:30} {percent:>3}%  {eta:>4} left  {msg}";
+    let mut style = "{bar:30} {percent:>3}%  {left:>4} left  {msg}";
     if !common.quiet && io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     } else if !common.quiet {
         bar.set_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(Lines::new()), 1));
-        style = "{percent:>3}%  {elapsed} gone, {eta} left  {msg}";
+        style = "{percent:>3}%  {elapsed} gone, {left} left  {msg}";
     }
-    bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
+    let style = ProgressStyle::with_template(style).expect("a valid template");
+    bar.set_style(style.with_key("left", Left::default()));
     bar
 }
 
