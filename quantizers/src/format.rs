@@ -75,6 +75,12 @@ pub trait BlockFormat: Format {
     /// that of block `i % n`, if there are `n` (whole rows of their columns, or one strip of columns of many rows).
     fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]);
 
+    /// As [`BlockFormat::fit_many`], for grids whose codes will not be the nearest ones: a format that loses nothing by it
+    /// searches less.
+    fn draft_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+        self.fit_many(x, importance, grids);
+    }
+
     /// `grid` with the scale and offset of group `g` replaced by the nearest that the block can store beside all others: a
     /// super-block's steps stay. What the format does not have (an offset, a sign of the scale) is left out.
     fn with_group(&self, grid: &Grid, g: usize, scale: f32, offset: f32) -> Grid;

@@ -65,7 +65,7 @@ pub(super) fn encode(
             sample.resize(at + some.len() * cols, 0.0);
             block.rows(linear, some, &mut sample[at..]);
         }
-        guess = Guess::of(&sample, cols, importance);
+        guess = Guess::of(sample, cols, importance);
     }
     let step = par::rows_for(par::CHUNK_WEIGHTS, cols);
     let mut bytes = vec![0; rows * row_bytes];

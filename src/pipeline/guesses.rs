@@ -1,18 +1,39 @@
 //! What is guessed of the inputs of matrices that are being converted, each kept from its first chunk of rows to its last.
+//!
+//! The threads whose chunks come first share the work: each takes the next part that nobody has, and only then waits for the
+//! others. No part runs jobs of the thread pool, so nobody can be kept waiting by a chunk that waits itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
-use aurora_quantizers::gptq::{self, Guess};
+use aurora_quantizers::gptq::{self, Guess, Part, Sample};
 
 use super::{Rounding, blocks};
 use crate::model::{ModelGraph, ParamId, Role};
 use crate::plan::{Plan, TensorPlan};
 use crate::weights::Weights;
 
-/// One matrix: not looked at yet, or what was found.
-type Slot = Mutex<Option<Option<Arc<Guess>>>>;
+/// One matrix.
+#[derive(Default)]
+struct Slot {
+    state: Mutex<State>,
+    found: Condvar,
+}
+
+/// How far a matrix is looked at.
+#[derive(Default)]
+enum State {
+    #[default]
+    Untouched,
+    /// Some parts are taken, some of those done.
+    Parts {
+        sample: Arc<Sample>,
+        taken: usize,
+        parts: Vec<(usize, Part)>,
+    },
+    Found(Option<Arc<Guess>>),
+}
 
 /// The guesses of a conversion.
 pub(super) struct Guesses {
@@ -41,7 +62,7 @@ impl Guesses {
         Some(self.slots[tensor].len()).filter(|n| *n > 0)
     }
 
-    /// What is guessed of matrix `expert` of a tensor; looked at by who comes first. `importance`: of its columns.
+    /// What is guessed of matrix `expert` of a tensor; looked at by all who come before it is found. `importance`: of its columns.
     pub(super) fn of(
         &self,
         weights: &Weights,
@@ -51,31 +72,74 @@ impl Guesses {
         importance: Option<&[f32]>,
     ) -> Option<Arc<Guess>> {
         let slots = &self.slots[tensor];
-        let mut slot = slots.get(expert)?.lock().expect("no panics under the lock");
-        let found = slot.get_or_insert_with(|| {
-            let (cols, height) = (t.cols(), t.rows() / slots.len());
-            let mut sample = Vec::new();
-            for rows in gptq::sample(height) {
-                let (rows, at) = (expert * height + rows.start..expert * height + rows.end, sample.len());
-                sample.resize(at + rows.len() * cols, 0.0);
-                weights.rows(t.param, rows.clone(), &mut sample[at..]);
-                if let Some(solved) = rounding.solved {
-                    blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, &mut sample[at..]);
-                }
-            }
-            Guess::of(&sample, cols, importance).map(Arc::new)
-        });
-        found.clone()
+        let read = || sample(weights, t, (expert, slots.len()), rounding, importance);
+        slots.get(expert)?.look(t.cols(), read)
     }
 
     /// A chunk of a tensor is done; after its last nothing is kept of it.
     pub(super) fn done(&self, tensor: usize) {
         if self.left[tensor].fetch_sub(1, Ordering::AcqRel) == 1 {
             for slot in &self.slots[tensor] {
-                slot.lock().expect("no panics under the lock").take();
+                *slot.state.lock().expect("no panics under the lock") = State::Untouched;
             }
         }
     }
+}
+
+impl Slot {
+    /// Helps until the guess is found. `read`: reads the sample, once.
+    fn look(&self, cols: usize, read: impl FnOnce() -> Option<Sample>) -> Option<Arc<Guess>> {
+        let mut state = self.state.lock().expect("no panics under the lock");
+        if matches!(*state, State::Untouched) {
+            *state = match read() {
+                Some(sample) => State::Parts { sample: Arc::new(sample), taken: 0, parts: Vec::new() },
+                None => State::Found(None),
+            };
+        }
+        loop {
+            match &mut *state {
+                State::Untouched => unreachable!("a chunk that is not done keeps its matrix"),
+                State::Found(guess) => return guess.clone(),
+                State::Parts { sample, taken, .. } if *taken < sample.parts() => {
+                    let (i, sample) = (*taken, Arc::clone(sample));
+                    *taken += 1;
+                    drop(state);
+                    let part = sample.part(i);
+                    state = self.state.lock().expect("no panics under the lock");
+                    let State::Parts { parts, .. } = &mut *state else { unreachable!("part {i} was missing") };
+                    parts.push((i, part));
+                    if parts.len() == sample.parts() {
+                        parts.sort_by_key(|(i, _)| *i);
+                        let parts = std::mem::take(parts).into_iter().map(|(_, part)| part).collect();
+                        *state = State::Found(Guess::from_parts(cols, parts).map(Arc::new));
+                        self.found.notify_all();
+                    }
+                }
+                State::Parts { .. } => state = self.found.wait(state).expect("no panics under the lock"),
+            }
+        }
+    }
+}
+
+/// The rows that are looked at of matrix `expert` of `experts`.
+fn sample(
+    weights: &Weights,
+    t: &TensorPlan,
+    (expert, experts): (usize, usize),
+    rounding: Rounding,
+    importance: Option<&[f32]>,
+) -> Option<Sample> {
+    let (cols, height) = (t.cols(), t.rows() / experts);
+    let mut sample = Vec::new();
+    for rows in gptq::sample(height) {
+        let (rows, at) = (expert * height + rows.start..expert * height + rows.end, sample.len());
+        sample.resize(at + rows.len() * cols, 0.0);
+        weights.rows(t.param, rows.clone(), &mut sample[at..]);
+        if let Some(solved) = rounding.solved {
+            blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, &mut sample[at..]);
+        }
+    }
+    Sample::new(sample, cols, importance)
 }
 
 /// How many matrices each weight of a linear is. Tables that are looked up as well are left out: a row is then a result itself.

@@ -15,7 +15,7 @@ use super::superblock::Layout;
 use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, Parts};
 use crate::search::superblock::{N, Super};
-use crate::search::{Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
+use crate::search::{Effort, Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
 
 /// Three bits, symmetric, in super-blocks.
 pub struct Q3K;
@@ -30,6 +30,7 @@ impl Levels for Q3K {
     const STARTS: &'static [f32] = SYMMETRIC_STARTS;
     const KICKS: &'static [(f32, bool)] = SYMMETRIC_KICKS;
     const ROUNDS: usize = 3;
+    const DRAFT: Effort = Effort { starts: 1, kicks: 0, rounds: 2, refinements: 1 };
 }
 
 impl Super for Q3K {

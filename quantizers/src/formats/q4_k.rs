@@ -14,7 +14,7 @@ use super::superblock::Layout;
 use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, Parts};
 use crate::search::superblock::{N, Super};
-use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Levels, Offset};
+use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Effort, Levels, Offset};
 
 /// Four bits with an offset, in super-blocks.
 pub struct Q4K;
@@ -26,6 +26,7 @@ impl Levels for Q4K {
     const STARTS: &'static [f32] = AFFINE_STARTS;
     const KICKS: &'static [(f32, bool)] = AFFINE_KICKS;
     const ROUNDS: usize = 3;
+    const DRAFT: Effort = Effort { starts: 1, kicks: 2, rounds: 3, refinements: 1 };
 }
 
 impl Super for Q4K {

@@ -14,7 +14,7 @@ use super::superblock::Layout;
 use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, Parts};
 use crate::search::superblock::{N, Super};
-use crate::search::{Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
+use crate::search::{Effort, Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
 
 /// Six bits, symmetric, in super-blocks.
 pub struct Q6K;
@@ -28,6 +28,7 @@ impl Levels for Q6K {
     const STARTS: &'static [f32] = SYMMETRIC_STARTS;
     const KICKS: &'static [(f32, bool)] = SYMMETRIC_KICKS;
     const ROUNDS: usize = 3;
+    const DRAFT: Effort = Effort { starts: 1, kicks: 0, rounds: 3, refinements: 1 };
 }
 
 impl Super for Q6K {

@@ -7,8 +7,8 @@ use super::stored;
 use crate::bits::f16_from_f32;
 use crate::format::{check_lengths, columns_of};
 use crate::grid::{self, MAX_GROUPS, Parts};
-use crate::search::Offset;
 use crate::search::superblock::{self as search, N, Super};
+use crate::search::{Effort, Offset};
 use crate::simd::{Isa, dispatch};
 use crate::{BlockFormat, Format, Grid, Scales, Spec, spec};
 
@@ -37,7 +37,7 @@ fn encode_blocks<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) {
     let columns = importance.as_chunks::<N>().0;
     let blocks = x.as_chunks::<N>().0.iter().zip(out.chunks_exact_mut(L::BYTES));
     for ((x, out), importance) in blocks.zip(columns.iter().cycle()) {
-        let parts = search::fit::<L>(x, importance);
+        let parts = search::fit::<L>(x, importance, Effort::FULL);
         let grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
         let mut codes = [0; N];
         grid.nearest_all(x, &mut codes);
@@ -62,17 +62,17 @@ fn decode_blocks<L: Layout>(bytes: &[u8], out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn fit_blocks<L: Layout>(x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+fn fit_blocks<L: Layout>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) {
     let columns = importance.as_chunks::<N>().0;
     let blocks = x.as_chunks::<N>().0.iter().zip(grids);
     for ((x, grid), importance) in blocks.zip(columns.iter().cycle()) {
-        *grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, search::fit::<L>(x, importance), L::LEVELS);
+        *grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, search::fit::<L>(x, importance, effort), L::LEVELS);
     }
 }
 
 dispatch!(pub(super) fn search_with<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_blocks::<L>);
 dispatch!(pub(super) fn decode_with<L: Layout>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
-dispatch!(fn fit_with<L: Layout>(x: &[f32], importance: &[f32], grids: &mut [Grid]) = fit_blocks::<L>);
+dispatch!(pub(super) fn fit_with<L: Layout>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) = fit_blocks::<L>);
 
 impl<L: Layout> Format for SuperBlock<L> {
     fn spec(&self) -> &'static Spec {
@@ -103,7 +103,13 @@ impl<L: Layout> BlockFormat for SuperBlock<L> {
     fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
         let columns = columns_of(self.spec(), x.len(), Some(importance));
         assert_eq!(x.len(), grids.len() * N, "{}: weights against {} grids", L::NAME, grids.len());
-        fit_with::<L>(Isa::best(), x, columns, grids);
+        fit_with::<L>(Isa::best(), x, columns, Effort::FULL, grids);
+    }
+
+    fn draft_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+        let columns = columns_of(self.spec(), x.len(), Some(importance));
+        assert_eq!(x.len(), grids.len() * N, "{}: weights against {} grids", L::NAME, grids.len());
+        fit_with::<L>(Isa::best(), x, columns, L::DRAFT, grids);
     }
 
     fn with_group(&self, grid: &Grid, g: usize, scale: f32, offset: f32) -> Grid {

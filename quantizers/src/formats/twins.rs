@@ -3,8 +3,8 @@
 use super::{FORMATS, block32, floats, superblock};
 use super::{iq4_nl::Iq4Nl, iq4_xs::Iq4Xs, mxfp4::Mxfp4, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K, q5_k::Q5K, q6_k::Q6K};
 use super::{q4_0::Q4_0, q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q8_0::Q8_0};
-use crate::Format;
 use crate::simd::Isa;
+use crate::{Format, Grid};
 
 type Encode = fn(Isa, &[f32], &mut [u8]);
 type Decode = fn(Isa, &[u8], &mut [f32]);
@@ -17,19 +17,33 @@ fn search_superblock<L: superblock::Layout>(isa: Isa, x: &[f32], out: &mut [u8])
     superblock::search_with::<L>(isa, x, &[1.0, 0.5].repeat(128), out);
 }
 
+fn draft_superblock<L: superblock::Layout>(isa: Isa, x: &[f32], out: &mut [u8]) {
+    let format = super::by_name(L::NAME).and_then(|f| f.as_blocks()).expect("a row");
+    let none = Grid::single(256, 0.0, 0.0, L::LEVELS);
+    let mut grids = vec![none; x.len() / 256];
+    superblock::fit_with::<L>(isa, x, &[1.0, 0.5].repeat(128), L::DRAFT, &mut grids);
+    let mut codes = [0; 256];
+    for ((x, grid), out) in x.chunks_exact(256).zip(&grids).zip(out.chunks_exact_mut(L::BYTES)) {
+        grid.nearest_all(x, &mut codes);
+        format.pack(grid, &codes, out);
+    }
+}
+
 /// How many inputs are tried: a search takes a hundred times as long as a formula.
 const ROUNDED: u64 = 800;
 const SEARCHED: u64 = 80;
 
-/// Where a type has two encoders it has two rows.
+/// Where a type has two encoders or searches it has two rows.
 static TWINS: &[(&str, u64, Encode, Decode)] = &[
     ("f16", ROUNDED, floats::encode_f16, floats::decode_f16),
     ("bf16", ROUNDED, floats::encode_bf16, floats::decode_bf16),
     ("q8_0", ROUNDED, block32::encode_with::<Q8_0>, block32::decode_with::<Q8_0>),
     ("q6_k", SEARCHED, search_superblock::<Q6K>, superblock::decode_with::<Q6K>),
+    ("q6_k", SEARCHED, draft_superblock::<Q6K>, superblock::decode_with::<Q6K>),
     ("q5_k", SEARCHED, search_superblock::<Q5K>, superblock::decode_with::<Q5K>),
     ("q4_k", SEARCHED, search_superblock::<Q4K>, superblock::decode_with::<Q4K>),
     ("q3_k", SEARCHED, search_superblock::<Q3K>, superblock::decode_with::<Q3K>),
+    ("q3_k", SEARCHED, draft_superblock::<Q3K>, superblock::decode_with::<Q3K>),
     ("q2_k", SEARCHED, search_superblock::<Q2K>, superblock::decode_with::<Q2K>),
     ("q5_1", ROUNDED, block32::encode_with::<Q5_1>, block32::decode_with::<Q5_1>),
     ("q5_1", SEARCHED, search_block32::<Q5_1>, block32::decode_with::<Q5_1>),

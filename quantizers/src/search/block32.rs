@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::groups::{Snap, search, squares, totals};
 use super::lanes::{LANES, Lanes, each};
-use super::{F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
+use super::{Effort, F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
 
 /// Weights of a block.
 pub(crate) const N: usize = 32;
@@ -55,7 +55,7 @@ pub(crate) fn fit<'a, T: Single>(
             ws[i][l] = w[i];
         }
     }
-    let fit = search::<T, LANES>(&xs, &ws, &totals(&ws), &Stored::<T>(units, PhantomData));
+    let fit = search::<T, LANES>(&xs, &ws, &totals(&ws), &Stored::<T>(units, PhantomData), Effort::FULL);
     let squares = squares(&xs, &ws);
     let by: Lanes = each(|l| stretch(squares[l], fit.moments.loss[l]) * units[l].down);
     (each(|l| T::storable(fit.scale[l] * by[l])), each(|l| finite_f16(fit.offset[l] * by[l])))

@@ -3,7 +3,7 @@
 //! A pass waits for what the one before found; with sixteen groups two chains of them run at once.
 
 use super::lanes::{Lanes, each, inverse, max, min, ratio};
-use super::{Levels, Offset};
+use super::{Effort, Levels, Offset};
 
 /// What one pass over groups' weights finds for given scales and offsets, with the nearest codes.
 #[derive(Clone, Copy)]
@@ -45,6 +45,27 @@ pub(crate) fn pass<T: Levels, const L: usize>(
         }
     }
     m
+}
+
+/// [`pass`] with scales and offsets of zero, where every level is the one nearest to zero. `total`: sum of the weights.
+#[inline(always)]
+fn at_zero<T: Levels, const L: usize>(x: &[Lanes<L>], w: &[Lanes<L>], total: &Lanes<L>) -> Moments<L> {
+    let level = T::nearest(0.0);
+    let (mut loss, mut e) = ([0.0; L], [0.0; L]);
+    for (x, w) in x.iter().zip(w) {
+        for l in 0..L {
+            let we = w[l] * x[l];
+            loss[l] += we * x[l];
+            e[l] += we;
+        }
+    }
+    Moments {
+        loss,
+        e,
+        eq: each(|l| e[l] * level),
+        q: each(|l| total[l] * level),
+        qq: each(|l| total[l] * (level * level)),
+    }
 }
 
 #[inline(always)]
@@ -173,19 +194,20 @@ pub(crate) fn search<T: Levels, const L: usize>(
     w: &[Lanes<L>],
     total: &Lanes<L>,
     snap: &impl Snap<L>,
+    effort: Effort,
 ) -> Fit<L> {
     let (low, high) = range(x);
     let zero = [0.0; L];
-    let mut best = Fit::at::<T>(x, w, zero, zero);
-    let starts = 2 * T::STARTS.len();
-    for k in 0..starts + T::KICKS.len() {
+    let mut best = Fit { scale: zero, offset: zero, moments: at_zero::<T, L>(x, w, total) };
+    let starts = 2 * T::STARTS.len().min(effort.starts);
+    for k in 0..starts + T::KICKS.len().min(effort.kicks) {
         let (scale, offset) = if k < starts {
             start::<T, L>(&low, &high, T::STARTS[k / 2], k % 2 == 0)
         } else {
             kick::<T, L>(&best, T::KICKS[k - starts])
         };
         let (mut scale, mut offset) = snap.snap(scale, offset);
-        for _ in 0..T::ROUNDS {
+        for _ in 0..T::ROUNDS.min(effort.rounds) {
             let fit = Fit::at::<T>(x, w, scale, offset);
             best.take_better::<T>(&fit);
             (scale, offset) = fit.solve::<T>(total);

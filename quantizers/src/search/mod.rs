@@ -37,6 +37,8 @@ pub(crate) trait Levels: Send + Sync + 'static {
     const KICKS: &'static [(f32, bool)] = &[];
     /// How often codes and scale are improved in turn from each start.
     const ROUNDS: usize;
+    /// How hard to look for grids whose codes will not stay the nearest ones.
+    const DRAFT: Effort = Effort::FULL;
 
     /// The level nearest to `target`; ties may go either way.
     #[inline(always)]
@@ -63,6 +65,22 @@ pub(crate) const MORE_AFFINE_KICKS: &[(f32, bool)] = &[
     (1.075, false),
     (0.925, false),
 ];
+
+/// How hard to look: at most so many of what a format has.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    /// Starts, counted for each end of the levels.
+    pub starts: usize,
+    pub kicks: usize,
+    pub rounds: usize,
+    /// Rounds of trying a super-block's neighbouring integers.
+    pub refinements: usize,
+}
+
+impl Effort {
+    pub const FULL: Effort =
+        Effort { starts: usize::MAX, kicks: usize::MAX, rounds: usize::MAX, refinements: usize::MAX };
+}
 
 /// What offsets a format's groups may have.
 #[derive(Clone, Copy, PartialEq)]

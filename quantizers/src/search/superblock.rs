@@ -9,7 +9,7 @@
 
 use super::groups::{Fit, Snap, search, squares, totals};
 use super::lanes::{Lanes, clamp, each, inverse, ratio, round, sum};
-use super::{F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
+use super::{Effort, F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
 use crate::grid::{MAX_GROUPS, Parts};
 
 /// Weights of a super-block.
@@ -49,17 +49,21 @@ struct Tile<const L: usize, const LEN: usize> {
 
 /// The steps and integers found for a super-block.
 #[inline(always)]
-pub(crate) fn fit<T: Super>(x: &[f32; N], importance: &[f32; N]) -> Parts {
+pub(crate) fn fit<T: Super>(x: &[f32; N], importance: &[f32; N], effort: Effort) -> Parts {
     match T::GROUPS {
-        8 => fit_groups::<T, 8, { N / 8 }>(x, importance),
-        16 => fit_groups::<T, 16, { N / 16 }>(x, importance),
+        8 => fit_groups::<T, 8, { N / 8 }>(x, importance, effort),
+        16 => fit_groups::<T, 16, { N / 16 }>(x, importance, effort),
         other => unreachable!("{other} groups"),
     }
 }
 
 /// [`fit`] for `L` groups of `LEN` weights.
 #[inline(always)]
-fn fit_groups<T: Super, const L: usize, const LEN: usize>(x: &[f32; N], importance: &[f32; N]) -> Parts {
+fn fit_groups<T: Super, const L: usize, const LEN: usize>(
+    x: &[f32; N],
+    importance: &[f32; N],
+    effort: Effort,
+) -> Parts {
     let unit = unit(max_abs(x), F16_VANISHING);
     let mut scaled = [0.0; N];
     for (s, x) in scaled.iter_mut().zip(x) {
@@ -76,9 +80,9 @@ fn fit_groups<T: Super, const L: usize, const LEN: usize>(x: &[f32; N], importan
         }
     }
     let total = totals(&ws);
-    let fit = search::<T, L>(&xs, &ws, &total, &Free);
+    let fit = search::<T, L>(&xs, &ws, &total, &Free, effort);
     let mut tile = Tile { x: xs, w: ws, total, fit, scales: zero, offsets: zero };
-    let (step, offset_step) = refine::<T, L, LEN>(&mut tile, unit);
+    let (step, offset_step) = refine::<T, L, LEN>(&mut tile, unit, effort);
 
     let by = stretch(sum(&squares(&tile.x, &tile.w)), sum(&tile.fit.moments.loss)) * unit.down;
     let (step, offset_step) = (finite_f16(step * by), finite_f16(offset_step * by));
@@ -92,7 +96,11 @@ fn fit_groups<T: Super, const L: usize, const LEN: usize>(x: &[f32; N], importan
 
 /// Chooses steps and integers for groups that were fitted alone; leaves the integers in the tile.
 #[inline(always)]
-fn refine<T: Super, const L: usize, const LEN: usize>(tile: &mut Tile<L, LEN>, unit: Unit) -> (f32, f32) {
+fn refine<T: Super, const L: usize, const LEN: usize>(
+    tile: &mut Tile<L, LEN>,
+    unit: Unit,
+    effort: Effort,
+) -> (f32, f32) {
     let m = &tile.fit.moments;
     // With the offset free to follow, the loss grows with the variance of the levels.
     let cost = if T::OFFSET == Offset::None { m.qq } else { each(|l| m.qq[l] - m.q[l] * (m.q[l] / tile.total[l])) };
@@ -105,7 +113,7 @@ fn refine<T: Super, const L: usize, const LEN: usize>(tile: &mut Tile<L, LEN>, u
         tile.offsets = integers(&wanted, offset_step, (0.0, T::OFFSETS));
     }
     tile.fit = at_integers::<T, L, LEN>(tile, &tile.scales, &tile.offsets, step, offset_step);
-    for _ in 0..T::REFINEMENTS {
+    for _ in 0..T::REFINEMENTS.min(effort.refinements) {
         try_neighbours::<T, L, LEN>(tile, step, offset_step);
         solve_steps::<T, L, LEN>(tile, &mut step, &mut offset_step, unit);
     }
@@ -152,38 +160,44 @@ fn choose_step<const L: usize>(wanted: &Lanes<L>, cost: &Lanes<L>, (low, high): 
         top = if v.abs() > top.abs() { *v } else { top };
     }
     let (mut best, mut least) = (0.0, f32::INFINITY);
-    for k in 0..STEPS {
-        for end in [high, low] {
-            if end == 0.0 {
-                continue;
-            }
-            let mut step = top / (end * (1.0 + 0.01 - 0.25 * k as f32 / STEPS as f32));
-            for _ in 0..2 {
-                step = unit.snap(step);
-                let (loss, change) = rounding_loss(wanted, cost, (low, high), step);
-                if loss < least {
-                    (best, least) = (step, loss);
-                }
-                step += change;
+    for end in [high, low] {
+        if end == 0.0 {
+            continue;
+        }
+        let mut steps: Lanes<STEPS> = each(|k| top / (end * (1.0 + 0.01 - 0.25 * k as f32 / STEPS as f32)));
+        for _ in 0..2 {
+            steps = each(|k| unit.snap(steps[k]));
+            let (losses, changes) = rounding_losses(wanted, cost, (low, high), &steps);
+            for k in 0..STEPS {
+                (best, least) = if losses[k] < least { (steps[k], losses[k]) } else { (best, least) };
+                steps[k] += changes[k];
             }
         }
     }
     best
 }
 
-/// `sum of cost * (wanted - step * integer)^2` with the nearest integers, and what to add to the step for less with those.
+/// For several steps side by side: `sum of cost * (wanted - step * integer)^2` with the nearest integers, and what to add to the
+/// step for less with those.
 #[inline(always)]
-fn rounding_loss<const L: usize>(wanted: &Lanes<L>, cost: &Lanes<L>, (low, high): (f32, f32), step: f32) -> (f32, f32) {
-    let by = inverse(step);
-    let (mut loss, mut along, mut square) = ([0.0; L], [0.0; L], [0.0; L]);
-    for l in 0..L {
-        let integer = round(clamp(wanted[l] * by, low, high));
-        let error = wanted[l] - step * integer;
-        loss[l] = cost[l] * error * error;
-        along[l] = cost[l] * error * integer;
-        square[l] = cost[l] * integer * integer;
+fn rounding_losses<const L: usize>(
+    wanted: &Lanes<L>,
+    cost: &Lanes<L>,
+    (low, high): (f32, f32),
+    steps: &Lanes<STEPS>,
+) -> (Lanes<STEPS>, Lanes<STEPS>) {
+    let by: Lanes<STEPS> = each(|k| inverse(steps[k]));
+    let (mut loss, mut along, mut square) = ([0.0; STEPS], [0.0; STEPS], [0.0; STEPS]);
+    for (wanted, cost) in wanted.iter().zip(cost) {
+        for k in 0..STEPS {
+            let integer = round(clamp(wanted * by[k], low, high));
+            let error = wanted - steps[k] * integer;
+            loss[k] += cost * error * error;
+            along[k] += cost * error * integer;
+            square[k] += cost * integer * integer;
+        }
     }
-    (sum(&loss), ratio(sum(&along), sum(&square)))
+    (loss, each(|k| ratio(along[k], square[k])))
 }
 
 /// Every group tries the integers next to its own, with the nearest codes on each of those grids.
