@@ -104,9 +104,12 @@ impl Slot {
                     let (i, sample) = (*taken, Arc::clone(sample));
                     *taken += 1;
                     drop(state);
+                    let taken = Taken(self);
                     let part = sample.part(i);
+                    drop(taken);
                     state = self.state.lock().expect("no panics under the lock");
-                    let State::Parts { parts, .. } = &mut *state else { unreachable!("part {i} was missing") };
+                    // Nothing else is found while a part is missing, unless another one's thread panicked.
+                    let State::Parts { parts, .. } = &mut *state else { return None };
                     parts.push((i, part));
                     if parts.len() == sample.parts() {
                         parts.sort_by_key(|(i, _)| *i);
@@ -117,6 +120,20 @@ impl Slot {
                 }
                 State::Parts { .. } => state = self.found.wait(state).expect("no panics under the lock"),
             }
+        }
+    }
+}
+
+/// A part that is being looked at. If its thread panics, nobody waits for it.
+struct Taken<'s>(&'s Slot);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            if let Ok(mut state) = self.0.state.lock() {
+                *state = State::Found(None);
+            }
+            self.0.found.notify_all();
         }
     }
 }
