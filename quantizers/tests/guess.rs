@@ -1,7 +1,7 @@
 //! Rounding with a guess at the inputs' correlations: against a slow twin in double precision, and for what it is meant to do.
 
 use aurora_quantizers::formats::FORMATS;
-use aurora_quantizers::gptq::{Guess, sample};
+use aurora_quantizers::gptq::{Care, Guess, sample};
 use aurora_quantizers::grid::Levels;
 use aurora_quantizers::{BlockFormat, Grid, Scales};
 
@@ -91,7 +91,7 @@ fn errors_cancel_on_inputs_that_it_never_saw() {
     let (rows, cols) = (96, 256);
     let t = Random(1).trained(rows, cols);
     for importance in [None, Some(&t.importance[..])] {
-        let guess = Guess::of(t.w.clone(), cols, importance).expect("columns that go together");
+        let guess = Guess::of(t.w.clone(), cols, importance, Care::Quick).expect("columns that go together");
         for format in formats() {
             let before = t.loss(&values(format, &nearest(format, &t.w, importance)));
             let after = t.loss(&values(format, &joint(format, &guess, &t.w, importance)));
@@ -106,11 +106,11 @@ fn weights_without_order_are_left_alone() {
     let mut random = Random(2);
     for (rows, cols) in [(64, 32), (500, 256), (128, 544)] {
         let w: Vec<f32> = random.many(rows * cols).iter().map(|v| *v as f32).collect();
-        assert!(Guess::of(w, cols, None).is_none(), "{rows} x {cols}");
+        assert!(Guess::of(w, cols, None, Care::Quick).is_none(), "{rows} x {cols}");
     }
-    assert!(Guess::of(vec![0.0; 64], 32, None).is_none(), "zeros");
-    assert!(Guess::of(vec![f32::NAN; 64], 32, None).is_none(), "not numbers");
-    assert!(Guess::of(Vec::new(), 32, None).is_none(), "no rows");
+    assert!(Guess::of(vec![0.0; 64], 32, None, Care::Quick).is_none(), "zeros");
+    assert!(Guess::of(vec![f32::NAN; 64], 32, None, Care::Quick).is_none(), "not numbers");
+    assert!(Guess::of(Vec::new(), 32, None, Care::Quick).is_none(), "no rows");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn rows_do_not_depend_on_those_beside_them() {
     // Two strips, the second of 64 columns; 19 rows are a full set of lanes and some.
     let (rows, cols) = (64, 320);
     let t = Random(3).trained(rows, cols);
-    let guess = Guess::of(t.w.clone(), cols, Some(&t.importance)).unwrap();
+    let guess = Guess::of(t.w.clone(), cols, Some(&t.importance), Care::Quick).unwrap();
     for format in formats().filter(|f| f.spec().block == 32) {
         let some = &t.w[..19 * cols];
         let all = joint(format, &guess, some, Some(&t.importance));
@@ -138,7 +138,7 @@ fn dead_columns_and_huge_weights_do_no_harm() {
     t.importance[10] = f32::MIN_POSITIVE;
     for by in [1e-30, 1.0, 1e5] {
         let w: Vec<f32> = t.w.iter().map(|w| w * by).collect();
-        let guess = Guess::of(w.clone(), cols, Some(&t.importance)).unwrap();
+        let guess = Guess::of(w.clone(), cols, Some(&t.importance), Care::Quick).unwrap();
         for format in formats().filter(|f| f.spec().block == 32) {
             let values = values(format, &joint(format, &guess, &w, Some(&t.importance)));
             assert!(values.iter().all(|v| v.is_finite()), "{} times {by}", format.spec().name);
@@ -209,7 +209,7 @@ fn codes_are_those_of_the_slow_twin() {
     for format in formats() {
         let n = if format.spec().block == 256 { 256 } else { 96 };
         let t = Random(5).trained(64, n);
-        let guess = Guess::of(t.w.clone(), n, Some(&t.importance)).unwrap();
+        let guess = Guess::of(t.w.clone(), n, Some(&t.importance), Care::Quick).unwrap();
         // Strips of 128 columns do not know of each other.
         let mut h = vec![0.0; n * n];
         for first in (0..n).step_by(128) {

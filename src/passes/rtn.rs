@@ -2,7 +2,7 @@
 //! error by what the inputs are like; or codes that make up for each other's errors, as far as the weights tell which inputs go
 //! together.
 
-use aurora_quantizers::gptq::{self, Guess};
+use aurora_quantizers::gptq::{self, Care, Guess};
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Scales, Scan, par, scan};
 use rayon::prelude::*;
@@ -65,7 +65,7 @@ pub(super) fn encode(
             sample.resize(at + some.len() * cols, 0.0);
             block.rows(linear, some, &mut sample[at..]);
         }
-        guess = Guess::of(sample, cols, importance);
+        guess = Guess::of(sample, cols, importance, Care::Full);
     }
     let step = par::rows_for(par::CHUNK_WEIGHTS, cols);
     let mut bytes = vec![0; rows * row_bytes];

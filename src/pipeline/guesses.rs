@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use aurora_quantizers::gptq::{self, Guess, Part, Sample};
+use aurora_quantizers::gptq::{self, Care, Guess, Part, Sample};
 
 use super::{Rounding, blocks};
 use crate::model::{ModelGraph, ParamId, Role};
@@ -73,7 +73,7 @@ impl Guesses {
     ) -> Option<Arc<Guess>> {
         let slots = &self.slots[tensor];
         let read = || sample(weights, t, (expert, slots.len()), rounding, importance);
-        slots.get(expert)?.look(t.cols(), read)
+        slots.get(expert)?.look(read)
     }
 
     /// A chunk of a tensor is done; after its last nothing is kept of it.
@@ -88,7 +88,7 @@ impl Guesses {
 
 impl Slot {
     /// Helps until the guess is found. `read`: reads the sample, once.
-    fn look(&self, cols: usize, read: impl FnOnce() -> Option<Sample>) -> Option<Arc<Guess>> {
+    fn look(&self, read: impl FnOnce() -> Option<Sample>) -> Option<Arc<Guess>> {
         let mut state = self.state.lock().expect("no panics under the lock");
         if matches!(*state, State::Untouched) {
             *state = match read() {
@@ -114,7 +114,7 @@ impl Slot {
                     if parts.len() == sample.parts() {
                         parts.sort_by_key(|(i, _)| *i);
                         let parts = std::mem::take(parts).into_iter().map(|(_, part)| part).collect();
-                        *state = State::Found(Guess::from_parts(cols, parts).map(Arc::new));
+                        *state = State::Found(Guess::from_parts(&sample, parts).map(Arc::new));
                         self.found.notify_all();
                     }
                 }
@@ -156,7 +156,7 @@ fn sample(
             blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, &mut sample[at..]);
         }
     }
-    Sample::new(sample, cols, importance)
+    Sample::new(sample, cols, importance, Care::Quick)
 }
 
 /// How many matrices each weight of a linear is. Tables that are looked up as well are left out: a row is then a result itself.

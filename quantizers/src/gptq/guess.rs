@@ -10,7 +10,7 @@
 //! Correlations of n rows are off by 1 / sqrt(n) where nothing goes together, so t is [`TRUST`] times the share of their mean
 //! square that is not this noise, or less where they are larger than inputs' are; weights without order are rounded to nearest.
 //!
-//! Only columns of one strip of 128 are looked at together: a fixed price for a weight, however wide the matrix, and a row's
+//! Only columns of one strip of 128 or 256 are looked at together: a fixed price for a weight, however wide the matrix, and a row's
 //! strips are independent. On an 8M-parameter model 256 wide, correlations of weights and of inputs correlate at 0.2 to 0.66;
 //! `docs/methods.md` has what the codes gain.
 
@@ -26,9 +26,25 @@ use crate::simd::Isa;
 use crate::spec::Kind;
 use crate::{BlockFormat, Grid, Spec, scan};
 
-/// Columns that are looked at together. One strip of 256 instead of two had 2 to 4 % less KL divergence (Q3_K to Q6_K), for a third
-/// more time.
-const STRIP: usize = 128;
+/// How much time a guess and its grids may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Strips of 128 columns, grids by [`BlockFormat::draft_many`].
+    Quick,
+    /// Strips of 256 columns, grids by [`BlockFormat::fit_many`]: 2 to 6 % less KL divergence (Q3_K to Q6_K) for about twice the
+    /// time.
+    Full,
+}
+
+impl Care {
+    /// Columns that are looked at together.
+    fn strip(self) -> usize {
+        match self {
+            Care::Quick => 128,
+            Care::Full => 256,
+        }
+    }
+}
 
 /// Columns that are rounded one after the other before their errors reach the rest of the strip: each waits for the one before,
 /// so few.
@@ -72,6 +88,7 @@ pub fn sample(rows: usize) -> Vec<Range<usize>> {
 #[derive(Debug, Clone)]
 pub struct Guess {
     cols: usize,
+    care: Care,
     /// One for each strip; `None` where nothing goes together.
     strips: Vec<Option<Hessian>>,
 }
@@ -82,6 +99,7 @@ pub struct Sample {
     w: Vec<f32>,
     cols: usize,
     importance: Option<Vec<f32>>,
+    care: Care,
 }
 
 /// What one part of a [`Sample`] says.
@@ -94,23 +112,24 @@ impl Sample {
     ///
     /// # Panics
     /// If the lengths do not belong together.
-    pub fn new(w: Vec<f32>, cols: usize, importance: Option<&[f32]>) -> Option<Sample> {
+    pub fn new(w: Vec<f32>, cols: usize, importance: Option<&[f32]>, care: Care) -> Option<Sample> {
         assert!(cols > 0 && w.len().is_multiple_of(cols), "{} weights in rows of {cols}", w.len());
         if let Some(importance) = importance {
             assert_eq!(importance.len(), cols, "importances of the columns");
         }
         let usable = !w.is_empty() && scan(&w).first.is_none();
-        usable.then(|| Sample { w, cols, importance: importance.map(<[f32]>::to_vec) })
+        usable.then(|| Sample { w, cols, importance: importance.map(<[f32]>::to_vec), care })
     }
 
     /// How many parts there are.
     pub fn parts(&self) -> usize {
-        self.cols.div_ceil(STRIP)
+        self.cols.div_ceil(self.care.strip())
     }
 
     /// Looks at part `i`. Starts no jobs on a thread pool.
     pub fn part(&self, i: usize) -> Part {
-        let columns = i * STRIP..((i + 1) * STRIP).min(self.cols);
+        let strip = self.care.strip();
+        let columns = i * strip..((i + 1) * strip).min(self.cols);
         let like = correlations(&self.w, self.cols, columns.clone());
         let importance = self.importance.as_ref().map(|all| &all[columns.clone()]);
         Part(prepare(like, columns.len(), self.w.len() / self.cols, importance))
@@ -128,19 +147,20 @@ impl Guess {
     ///
     /// # Panics
     /// As [`Sample::new`].
-    pub fn of(w: Vec<f32>, cols: usize, importance: Option<&[f32]>) -> Option<Guess> {
-        let sample = Sample::new(w, cols, importance)?;
-        Guess::from_parts(cols, (0..sample.parts()).into_par_iter().map(|i| sample.part(i)).collect())
+    pub fn of(w: Vec<f32>, cols: usize, importance: Option<&[f32]>, care: Care) -> Option<Guess> {
+        let sample = Sample::new(w, cols, importance, care)?;
+        Guess::from_parts(&sample, (0..sample.parts()).into_par_iter().map(|i| sample.part(i)).collect())
     }
 
     /// From all [parts](Sample::part) of a sample in their order; `None` if nothing seems to go together.
-    pub fn from_parts(cols: usize, parts: Vec<Part>) -> Option<Guess> {
-        assert_eq!(parts.len(), cols.div_ceil(STRIP), "parts of a guess for {cols} columns");
+    pub fn from_parts(sample: &Sample, parts: Vec<Part>) -> Option<Guess> {
+        let Sample { cols, care, .. } = *sample;
+        assert_eq!(parts.len(), sample.parts(), "parts of a guess for {cols} columns");
         let strips: Vec<_> = parts.into_iter().map(|part| part.0).collect();
-        strips.iter().any(Option::is_some).then_some(Guess { cols, strips })
+        strips.iter().any(Option::is_some).then_some(Guess { cols, care, strips })
     }
 
-    /// Rounds rows: the grids of [`BlockFormat::draft_many`], codes that make up for each other's errors.
+    /// Rounds rows: grids as [`Care`] says, codes that make up for each other's errors.
     ///
     /// `x`: whole rows, row-major. `importance`: as for [`Sample::new`]. `out`: exactly their bytes in the format. Rows do not
     /// depend on those beside them; sixteen at a time are quickest.
@@ -152,13 +172,17 @@ impl Guess {
         let spec = format.spec();
         check_lengths(spec, x.len(), out.len());
         let importance = columns_of(spec, x.len(), importance);
-        let span = STRIP.max(spec.block);
+        let strip = self.care.strip();
+        let span = strip.max(spec.block);
         let row_bytes = self.cols / spec.block * spec.bytes;
-        let mut rounding = Rounding::new(format, self.cols, span);
+        let mut rounding = Rounding::new(format, self.cols, strip, span);
         for (x, out) in x.chunks(LANES * self.cols).zip(out.chunks_mut(LANES * row_bytes)) {
             rounding.grids.resize(x.len() / spec.block, rounding.none.clone());
-            format.draft_many(x, importance, &mut rounding.grids);
-            for (at, strips) in self.strips.chunks(span / STRIP).enumerate() {
+            match self.care {
+                Care::Quick => format.draft_many(x, importance, &mut rounding.grids),
+                Care::Full => format.fit_many(x, importance, &mut rounding.grids),
+            }
+            for (at, strips) in self.strips.chunks(span / strip).enumerate() {
                 let columns = at * span..(at * span + span).min(self.cols);
                 assert!(columns.len().is_multiple_of(spec.block), "{}: blocks in columns {columns:?}", spec.name);
                 rounding.round(strips, x, columns, out);
@@ -171,6 +195,7 @@ impl Guess {
 struct Rounding<'a> {
     format: &'a dyn BlockFormat,
     cols: usize,
+    strip: usize,
     none: Grid,
     /// `[rows, blocks]`, of whole rows.
     grids: Vec<Grid>,
@@ -193,23 +218,24 @@ struct Rounding<'a> {
 
 impl<'a> Rounding<'a> {
     /// Room for rows of `cols` columns, `span` of them at a time.
-    fn new(format: &'a dyn BlockFormat, cols: usize, span: usize) -> Self {
+    fn new(format: &'a dyn BlockFormat, cols: usize, strip: usize, span: usize) -> Self {
         let zero = [0.0; LANES];
         Rounding {
             format,
             cols,
+            strip,
             none: Grid::single(format.spec().block, 0.0, 0.0, Levels::Linear { min: 0, max: 0 }),
             grids: Vec::new(),
             codes: vec![0; LANES * span],
             scale: vec![zero; span],
             offset: vec![zero; span],
-            columns: vec![zero; STRIP],
-            w: vec![zero; STRIP],
-            targets: vec![zero; STRIP],
-            errors: vec![zero; STRIP],
-            chosen: vec![[0; LANES]; STRIP],
-            groups: vec![0; STRIP],
-            sorted: vec![[0; LANES]; STRIP],
+            columns: vec![zero; strip],
+            w: vec![zero; strip],
+            targets: vec![zero; strip],
+            errors: vec![zero; strip],
+            chosen: vec![[0; LANES]; strip],
+            groups: vec![0; strip],
+            sorted: vec![[0; LANES]; strip],
         }
     }
 
@@ -228,8 +254,9 @@ impl<'a> Rounding<'a> {
         }
         for (strip, hessian) in strips.iter().enumerate() {
             if let Some(hessian) = hessian {
-                let rows = x.chunks_exact(cols).map(|row| &row[columns.start + strip * STRIP..]);
-                self.round_strip(hessian, rows, strip * STRIP, span);
+                let first = strip * self.strip;
+                let rows = x.chunks_exact(cols).map(|row| &row[columns.start + first..]);
+                self.round_strip(hessian, rows, first, span);
             }
         }
         let rows = out.chunks_exact_mut(row_blocks * spec.bytes).zip(self.grids.chunks_exact(row_blocks));

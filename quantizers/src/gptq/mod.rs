@@ -18,7 +18,7 @@ mod shrink;
 
 use rayon::prelude::*;
 
-pub use guess::{Guess, Part, Sample, sample};
+pub use guess::{Care, Guess, Part, Sample, sample};
 pub use hessian::{Hessian, Prepared};
 pub use shrink::shrink;
 
