@@ -86,12 +86,14 @@ fn joint(format: &dyn BlockFormat, guess: &Guess, w: &[f32], importance: Option<
     out
 }
 
+const CARES: [Care; 2] = [Care::Quick, Care::Full];
+
 #[test]
 fn errors_cancel_on_inputs_that_it_never_saw() {
     let (rows, cols) = (96, 256);
     let t = Random(1).trained(rows, cols);
-    for importance in [None, Some(&t.importance[..])] {
-        let guess = Guess::of(t.w.clone(), cols, importance, Care::Quick).expect("columns that go together");
+    for (importance, care) in [None, Some(&t.importance[..])].into_iter().flat_map(|i| CARES.map(|care| (i, care))) {
+        let guess = Guess::of(t.w.clone(), cols, importance, care).expect("columns that go together");
         for format in formats() {
             let before = t.loss(&values(format, &nearest(format, &t.w, importance)));
             let after = t.loss(&values(format, &joint(format, &guess, &t.w, importance)));
@@ -115,16 +117,17 @@ fn weights_without_order_are_left_alone() {
 
 #[test]
 fn rows_do_not_depend_on_those_beside_them() {
-    // Two strips, the second of 64 columns; 19 rows are a full set of lanes and some.
+    // The last strip has 64 columns; 19 rows are a full set of lanes and some.
     let (rows, cols) = (64, 320);
     let t = Random(3).trained(rows, cols);
-    let guess = Guess::of(t.w.clone(), cols, Some(&t.importance), Care::Quick).unwrap();
-    for format in formats().filter(|f| f.spec().block == 32) {
+    let guesses = CARES.map(|care| Guess::of(t.w.clone(), cols, Some(&t.importance), care).unwrap());
+    let simple = formats().filter(|f| f.spec().block == 32);
+    for (format, guess) in simple.flat_map(|format| guesses.iter().map(move |guess| (format, guess))) {
         let some = &t.w[..19 * cols];
-        let all = joint(format, &guess, some, Some(&t.importance));
+        let all = joint(format, guess, some, Some(&t.importance));
         assert!(all != nearest(format, some, Some(&t.importance)), "{}", format.spec().name);
         for (row, bytes) in some.chunks(cols).zip(all.chunks(all.len() / 19)) {
-            assert!(joint(format, &guess, row, Some(&t.importance)) == bytes, "{}", format.spec().name);
+            assert!(joint(format, guess, row, Some(&t.importance)) == bytes, "{}", format.spec().name);
         }
     }
 }
@@ -143,6 +146,30 @@ fn dead_columns_and_huge_weights_do_no_harm() {
             let values = values(format, &joint(format, &guess, &w, Some(&t.importance)));
             assert!(values.iter().all(|v| v.is_finite()), "{} times {by}", format.spec().name);
         }
+    }
+}
+
+#[test]
+fn a_strip_without_order_is_rounded_to_nearest_beside_one_with() {
+    let (rows, cols, strip) = (500, 256, 128);
+    let mut random = Random(6);
+    let mut w = random.trained(rows, cols).w;
+    for row in w.chunks_mut(cols) {
+        row[strip..].iter_mut().for_each(|w| *w = random.normal() as f32);
+    }
+    let guess = Guess::of(w.clone(), cols, None, Care::Quick).expect("columns that go together");
+    let some = &w[..19 * cols];
+    for format in formats().filter(|f| f.spec().block == 256) {
+        let mut grids = vec![Grid::single(256, 0.0, 0.0, Levels::Linear { min: 0, max: 0 }); 19];
+        format.draft_many(some, &[1.0; 256], &mut grids);
+        let found = values(format, &joint(format, &guess, some, None));
+        let mut others = 0;
+        for ((found, x), grid) in found.chunks(cols).zip(some.chunks(cols)).zip(&grids) {
+            let same = |i: usize| found[i] == grid.value(i, grid.nearest(i, x[i]));
+            assert!((strip..cols).all(same), "{}", format.spec().name);
+            others += (0..strip).filter(|i| !same(*i)).count();
+        }
+        assert!(others > 0, "{}: nothing chosen jointly", format.spec().name);
     }
 }
 
@@ -206,14 +233,15 @@ fn inverse(mut a: Vec<f64>, n: usize) -> Vec<f64> {
 
 #[test]
 fn codes_are_those_of_the_slow_twin() {
-    for format in formats() {
+    for (format, care) in formats().flat_map(|format| CARES.map(|care| (format, care))) {
         let n = if format.spec().block == 256 { 256 } else { 96 };
         let t = Random(5).trained(64, n);
-        let guess = Guess::of(t.w.clone(), n, Some(&t.importance), Care::Quick).unwrap();
-        // Strips of 128 columns do not know of each other.
+        let guess = Guess::of(t.w.clone(), n, Some(&t.importance), care).unwrap();
+        // Strips of columns do not know of each other.
+        let strip = if care == Care::Quick { 128 } else { 256 };
         let mut h = vec![0.0; n * n];
-        for first in (0..n).step_by(128) {
-            let columns = first..(first + 128).min(n);
+        for first in (0..n).step_by(strip) {
+            let columns = first..(first + strip).min(n);
             let w: Vec<f32> = t.w.chunks(n).flat_map(|row| &row[columns.clone()]).copied().collect();
             let part = slow_guess(&w, columns.len(), &t.importance[columns.clone()]);
             for (i, row) in part.chunks(columns.len()).enumerate() {
@@ -229,7 +257,10 @@ fn codes_are_those_of_the_slow_twin() {
         let block = format.spec().block;
         let none = Grid::single(block, 0.0, 0.0, Levels::Linear { min: 0, max: 0 });
         let mut grids = vec![none; some.len() / block];
-        format.draft_many(some, &t.importance, &mut grids);
+        match care {
+            Care::Quick => format.draft_many(some, &t.importance, &mut grids),
+            Care::Full => format.fit_many(some, &t.importance, &mut grids),
+        }
         // Rows in which something lay so near to the middle of two levels that rounding noise decided.
         let (mut undecided, mut compared) = ([false; 8], 0);
         for &k in &order {

@@ -99,17 +99,21 @@ impl<L: Layout> Format for SuperBlock<L> {
     }
 }
 
-impl<L: Layout> BlockFormat for SuperBlock<L> {
-    fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+impl<L: Layout> SuperBlock<L> {
+    fn fit_at(&self, x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) {
         let columns = columns_of(self.spec(), x.len(), Some(importance));
         assert_eq!(x.len(), grids.len() * N, "{}: weights against {} grids", L::NAME, grids.len());
-        fit_with::<L>(Isa::best(), x, columns, Effort::FULL, grids);
+        fit_with::<L>(Isa::best(), x, columns, effort, grids);
+    }
+}
+
+impl<L: Layout> BlockFormat for SuperBlock<L> {
+    fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+        self.fit_at(x, importance, Effort::FULL, grids);
     }
 
     fn draft_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
-        let columns = columns_of(self.spec(), x.len(), Some(importance));
-        assert_eq!(x.len(), grids.len() * N, "{}: weights against {} grids", L::NAME, grids.len());
-        fit_with::<L>(Isa::best(), x, columns, L::DRAFT, grids);
+        self.fit_at(x, importance, L::DRAFT, grids);
     }
 
     fn with_group(&self, grid: &Grid, g: usize, scale: f32, offset: f32) -> Grid {

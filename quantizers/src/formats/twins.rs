@@ -42,6 +42,7 @@ static TWINS: &[(&str, u64, Encode, Decode)] = &[
     ("q6_k", SEARCHED, draft_superblock::<Q6K>, superblock::decode_with::<Q6K>),
     ("q5_k", SEARCHED, search_superblock::<Q5K>, superblock::decode_with::<Q5K>),
     ("q4_k", SEARCHED, search_superblock::<Q4K>, superblock::decode_with::<Q4K>),
+    ("q4_k", SEARCHED, draft_superblock::<Q4K>, superblock::decode_with::<Q4K>),
     ("q3_k", SEARCHED, search_superblock::<Q3K>, superblock::decode_with::<Q3K>),
     ("q3_k", SEARCHED, draft_superblock::<Q3K>, superblock::decode_with::<Q3K>),
     ("q2_k", SEARCHED, search_superblock::<Q2K>, superblock::decode_with::<Q2K>),

@@ -1,7 +1,7 @@
 //! Coordinate descent after solving: every code given all others, every group's scale and offset given all codes.
 //!
 //! What decides is the slope g = e H of the loss e H e^T. A change of one column's error changes all slopes; some columns' changes
-//! are gathered, acted on among themselves, and then go into all slopes at once, sixteen rows side by side.
+//! are gathered, acted on among themselves, and then go into all slopes at once, of the rows that they are of.
 
 use super::kernels::{self, Descent, LANES, Lanes, STRIP};
 use super::rows::{Chunk, Tile};

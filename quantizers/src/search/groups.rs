@@ -260,3 +260,64 @@ fn kick<T: Levels, const L: usize>(best: &Fit<L>, kick: (f32, bool)) -> (Lanes<L
     let end = if low { T::LOW } else { T::HIGH };
     (scale, each(|l| min(best.offset[l] + (best.scale[l] - scale[l]) * end, highest_offset::<T>())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Levels around zero, none below zero, and none at zero (as IQ4_NL).
+    struct Around;
+    struct Above;
+    struct Odd;
+
+    impl Levels for Around {
+        const LOW: f32 = -4.0;
+        const HIGH: f32 = 3.0;
+        const OFFSET: Offset = Offset::None;
+        const STARTS: &'static [f32] = &[];
+        const ROUNDS: usize = 0;
+    }
+
+    impl Levels for Above {
+        const LOW: f32 = 0.0;
+        const HIGH: f32 = 15.0;
+        const OFFSET: Offset = Offset::NotPositive;
+        const STARTS: &'static [f32] = &[];
+        const ROUNDS: usize = 0;
+    }
+
+    impl Levels for Odd {
+        const LOW: f32 = -127.0;
+        const HIGH: f32 = 113.0;
+        const OFFSET: Offset = Offset::None;
+        const STARTS: &'static [f32] = &[];
+        const ROUNDS: usize = 0;
+
+        fn nearest(target: f32) -> f32 {
+            if target < -4.5 { -10.0 } else { 1.0 }
+        }
+    }
+
+    /// Sums are taken in the same order, so only products rounded otherwise can differ.
+    fn agrees<T: Levels>(name: &str) {
+        let x: Vec<Lanes> = (0..32).map(|i| each(|l| ((i * 7 + l * 13) % 23) as f32 / 11.0 - 1.0)).collect();
+        let w: Vec<Lanes> = (0..32).map(|i| each(|l| ((i * 5 + l * 3) % 17) as f32 / 16.0)).collect();
+        let (quick, slow) = (at_zero::<T, 8>(&x, &w, &totals(&w)), pass::<T, 8>(&x, &w, &[0.0; 8], &[0.0; 8]));
+        let mut pairs = vec![(quick.loss, slow.loss), (quick.eq, slow.eq), (quick.qq, slow.qq)];
+        if T::OFFSET != Offset::None {
+            pairs.extend([(quick.e, slow.e), (quick.q, slow.q)]);
+        }
+        for (quick, slow) in pairs {
+            for l in 0..8 {
+                assert!((quick[l] - slow[l]).abs() <= 1e-5 * slow[l].abs().max(1.0), "{name}: {quick:?} {slow:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn scales_of_zero_need_no_pass() {
+        agrees::<Around>("around");
+        agrees::<Above>("above");
+        agrees::<Odd>("odd");
+    }
+}
