@@ -54,75 +54,106 @@ pub fn factor(a: &mut [f64], n: usize) -> Result<(), NotPositive> {
     assert_eq!(Some(a.len()), n.checked_mul(n), "elements of a square matrix with {n} rows");
     let isa = Isa::best();
     let diagonal: Vec<f64> = (0..n).map(|i| a[i * n + i]).collect();
-    let mut known = Vec::new();
+    let mut known = Known::default();
     let least = par::rows_for(par::CHUNK_WEIGHTS, n);
     for first in (0..n).step_by(PANEL) {
         let width = PANEL.min(n - first);
         let (above, below) = a.split_at_mut((first + width) * n);
         let panel = &mut above[first * n..];
-        known.clear();
-        panel.chunks_exact(n).for_each(|row| known.extend_from_slice(&row[..first]));
+        known.load(panel, n, first);
         let square = vec![0.0; width * width];
         panel
             .par_chunks_mut(LANES * n)
             .with_min_len(least.div_ceil(LANES))
-            .for_each(|rows| update(isa, rows, n, first, &known, &square));
-        let square = factor_square(panel, n, first, &diagonal)?;
+            .for_each(|rows| update(isa, rows, n, &known, &square));
+        let square = factor_square(isa, panel, n, first, &diagonal)?;
         let rest = below.par_chunks_mut(TILES * LANES * n).with_min_len(least.div_ceil(TILES * LANES));
-        rest.for_each(|rows| update(isa, rows, n, first, &known, &square));
+        rest.for_each(|rows| update(isa, rows, n, &known, &square));
     }
     Ok(())
 }
 
 /// Factors the panel's square in place, and hands out what rows below are solved with: L with its diagonal inverted.
-fn factor_square(panel: &mut [f64], n: usize, first: usize, diagonal: &[f64]) -> Result<Vec<f64>, NotPositive> {
+///
+/// Column by column: what a column means to those behind is added to their sums at once, so that no sum waits for itself.
+#[inline(always)]
+fn factor_square_of(panel: &mut [f64], n: usize, first: usize, diagonal: &[f64]) -> Result<Vec<f64>, NotPositive> {
     let width = panel.len() / n;
-    let mut square = vec![0.0; width * width];
-    for i in 0..width {
-        let (done, row) = square.split_at_mut(i * width);
-        for j in 0..=i {
-            let sum: f64 = done.get(j * width..).unwrap_or(&[]).iter().zip(&row[..j]).map(|(a, b)| a * b).sum();
-            let left = panel[i * n + first + j] - sum;
-            if j < i {
-                row[j] = left * done[j * width + j];
-                continue;
-            }
-            let pivot = panel[i * n + first + i] - row[..i].iter().map(|v| v * v).sum::<f64>();
-            // Not `<=`: NaN must stop here too.
-            if !(pivot > LEAST_PIVOT * diagonal[first + i].abs() && pivot < f64::INFINITY) {
-                return Err(NotPositive { row: first + i, pivot });
-            }
-            row[i] = 1.0 / pivot.sqrt();
-            panel[i * n + first + i] = pivot.sqrt();
+    let (mut square, mut sums) = (vec![0.0; width * width], vec![0.0; width * width]);
+    let mut column = vec![0.0; width];
+    for k in 0..width {
+        let pivot = panel[k * n + first + k] - sums[k * width + k];
+        // Not `<=`: NaN must stop here too.
+        if !(pivot > LEAST_PIVOT * diagonal[first + k].abs() && pivot < f64::INFINITY) {
+            return Err(NotPositive { row: first + k, pivot });
         }
-        panel[i * n + first..][..i].copy_from_slice(&row[..i]);
+        let root = pivot.sqrt();
+        panel[k * n + first + k] = root;
+        square[k * width + k] = 1.0 / root;
+        for i in k + 1..width {
+            let value = (panel[i * n + first + k] - sums[i * width + k]) * (1.0 / root);
+            panel[i * n + first + k] = value;
+            square[i * width + k] = value;
+            column[i] = value;
+            let sums = &mut sums[i * width..][k + 1..=i];
+            sums.iter_mut().zip(&column[k + 1..=i]).for_each(|(sum, v)| *sum += value * v);
+        }
     }
     Ok(square)
 }
 
+/// What the rows of a panel have in the columns before it, in the order in which [`add_products`] meets it.
+#[derive(Default)]
+struct Known {
+    /// Columns before the panel.
+    first: usize,
+    /// For every [`DEPTH`] columns, the last ones fewer: `[rows / ACROSS, columns]`, zeros past the last row.
+    fours: Vec<[f64; ACROSS]>,
+}
+
+impl Known {
+    /// `panel`: whole rows of `n`.
+    fn load(&mut self, panel: &[f64], n: usize, first: usize) {
+        let fours = (panel.len() / n).div_ceil(ACROSS);
+        self.first = first;
+        self.fours.clear();
+        self.fours.resize(fours * first, [0.0; ACROSS]);
+        let depths = self.fours.par_chunks_mut((fours * DEPTH).max(1)).enumerate();
+        depths.with_min_len(par::rows_for(par::CHUNK_WEIGHTS, fours * ACROSS * DEPTH)).for_each(|(at, known)| {
+            let depth = known.len() / fours;
+            for (rows, known) in panel.chunks(ACROSS * n).zip(known.chunks_exact_mut(depth)) {
+                for (c, row) in rows.chunks_exact(n).enumerate() {
+                    known.iter_mut().zip(&row[at * DEPTH..]).for_each(|(known, v)| known[c] = *v);
+                }
+            }
+        });
+    }
+}
+
 /// rows[:, J] = (rows[:, J] - rows[:, ..first] known^T) L_JJ^-T, J the `width` columns from `first` on.
 ///
-/// `known`: `[width, first]`; `square`: L_JJ, `[width, width]`, with its diagonal inverted; zeros on the diagonal leave the
-/// last step out.
+/// `square`: L_JJ, `[width, width]`, with its diagonal inverted; zeros on the diagonal leave the last step out.
 #[inline(always)]
-fn update_rows(rows: &mut [f64], n: usize, first: usize, known: &[f64], square: &[f64]) {
-    let width = square.len().isqrt();
-    let mut sums = vec![[0.0; LANES]; rows.len().div_ceil(LANES * n) * width];
+fn update_rows(rows: &mut [f64], n: usize, known: &Known, square: &[f64]) {
+    let (first, width) = (known.first, square.len().isqrt());
+    let fours = width.div_ceil(ACROSS);
+    let mut sums = vec![[[0.0; LANES]; ACROSS]; rows.len().div_ceil(LANES * n) * fours];
     let mut columns = [[0.0; LANES]; DEPTH];
-    for from in (0..first).step_by(DEPTH) {
-        let depth = DEPTH.min(first - from);
-        for (rows, sums) in rows.chunks(LANES * n).zip(sums.chunks_exact_mut(width)) {
+    for (at, known) in known.fours.chunks((fours * DEPTH).max(1)).enumerate() {
+        let depth = known.len() / fours;
+        for (rows, sums) in rows.chunks(LANES * n).zip(sums.chunks_exact_mut(fours)) {
             // Lanes without a row keep what was there: nothing reads their sums.
             for (l, row) in rows.chunks_exact(n).enumerate() {
-                for (column, v) in columns.iter_mut().zip(&row[from..from + depth]) {
+                for (column, v) in columns.iter_mut().zip(&row[at * DEPTH..][..depth]) {
                     column[l] = *v;
                 }
             }
-            add_products(sums, &known[from..], first, &columns[..depth]);
+            add_products(sums, known, &columns[..depth]);
         }
     }
     let solve = square.first().is_some_and(|v| *v != 0.0);
-    for (rows, sums) in rows.chunks_mut(LANES * n).zip(sums.chunks_exact_mut(width)) {
+    for (rows, sums) in rows.chunks_mut(LANES * n).zip(sums.chunks_exact_mut(fours)) {
+        let sums = &mut sums.as_flattened_mut()[..width];
         for c in 0..width {
             let mut left = [0.0; LANES];
             for (l, row) in rows.chunks_exact(n).enumerate() {
@@ -148,34 +179,24 @@ fn update_rows(rows: &mut [f64], n: usize, first: usize, known: &[f64], square: 
     }
 }
 
-/// `sums[c] += sum over k of m[c, k] * columns[k]`. `m`: rows of `stride` numbers.
+/// `sums[c] += sum over k of known[c, k] * columns[k]`, four c at a time.
 #[inline(always)]
-fn add_products(sums: &mut [Lanes], m: &[f64], stride: usize, columns: &[Lanes]) {
-    let row = |c: usize| &m[c * stride..][..columns.len()];
-    let (fours, rest) = sums.as_chunks_mut::<ACROSS>();
-    for (i, out) in fours.iter_mut().enumerate() {
-        let m: [&[f64]; ACROSS] = std::array::from_fn(|c| row(i * ACROSS + c));
+fn add_products(sums: &mut [[Lanes; ACROSS]], known: &[[f64; ACROSS]], columns: &[Lanes]) {
+    for (out, known) in sums.iter_mut().zip(known.chunks_exact(columns.len())) {
         let mut sums = *out;
-        for (k, column) in columns.iter().enumerate() {
+        for (known, column) in known.iter().zip(columns) {
             for c in 0..ACROSS {
                 for l in 0..LANES {
-                    sums[c][l] += m[c][k] * column[l];
+                    sums[c][l] += known[c] * column[l];
                 }
             }
         }
         *out = sums;
     }
-    let done = fours.len() * ACROSS;
-    for (c, sums) in rest.iter_mut().enumerate() {
-        for (m, column) in row(done + c).iter().zip(columns) {
-            for l in 0..LANES {
-                sums[l] += m * column[l];
-            }
-        }
-    }
 }
 
-dispatch!(fn update(rows: &mut [f64], n: usize, first: usize, known: &[f64], square: &[f64]) = update_rows);
+dispatch!(fn factor_square(panel: &mut [f64], n: usize, first: usize, diagonal: &[f64]) -> Result<Vec<f64>, NotPositive> = factor_square_of);
+dispatch!(fn update(rows: &mut [f64], n: usize, known: &Known, square: &[f64]) = update_rows);
 
 #[cfg(test)]
 mod tests {
@@ -240,13 +261,15 @@ mod tests {
         for threads in [2, 7] {
             assert!(one.iter().zip(with(threads)).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
         }
-        let (rows, known) = (&a[..50 * n], &a[50 * n..50 * n + 20 * 150]);
+        let rows = &a[..50 * n];
+        let mut known = Known::default();
+        known.load(&a[50 * n..70 * n], n, 150);
         let square: Vec<f64> = (0..20 * 20).map(|i| if i % 21 == 0 { 0.5 } else { a[i] }).collect();
         let results: Vec<Vec<f64>> = Isa::present()
             .into_iter()
             .map(|isa| {
                 let mut rows = rows.to_vec();
-                update(isa, &mut rows, n, 150, known, &square);
+                update(isa, &mut rows, n, &known, &square);
                 rows
             })
             .collect();

@@ -34,15 +34,13 @@ pub(super) struct SuperBlock<L>(pub L);
 
 #[inline(always)]
 fn encode_blocks<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) {
-    let columns = importance.as_chunks::<N>().0;
-    let blocks = x.as_chunks::<N>().0.iter().zip(out.chunks_exact_mut(L::BYTES));
-    for ((x, out), importance) in blocks.zip(columns.iter().cycle()) {
-        let parts = search::fit::<L>(x, importance, Effort::FULL);
+    let blocks = x.as_chunks::<N>().0;
+    search::fit_all::<L>(x, importance, Effort::FULL, |at, parts| {
         let grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
         let mut codes = [0; N];
-        grid.nearest_all(x, &mut codes);
-        L::write(&parts, &codes, out);
-    }
+        grid.nearest_all(&blocks[at], &mut codes);
+        L::write(&parts, &codes, &mut out[at * L::BYTES..][..L::BYTES]);
+    });
 }
 
 #[inline(always)]
@@ -63,11 +61,9 @@ fn decode_blocks<L: Layout>(bytes: &[u8], out: &mut [f32]) {
 
 #[inline(always)]
 fn fit_blocks<L: Layout>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) {
-    let columns = importance.as_chunks::<N>().0;
-    let blocks = x.as_chunks::<N>().0.iter().zip(grids);
-    for ((x, grid), importance) in blocks.zip(columns.iter().cycle()) {
-        *grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, search::fit::<L>(x, importance, effort), L::LEVELS);
-    }
+    search::fit_all::<L>(x, importance, effort, |at, parts| {
+        grids[at] = Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
+    });
 }
 
 dispatch!(pub(super) fn search_with<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_blocks::<L>);

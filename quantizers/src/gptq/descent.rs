@@ -3,15 +3,13 @@
 //! What decides is the slope g = e H of the loss e H e^T. A change of one column's error changes all slopes; some columns' changes
 //! are gathered, acted on among themselves, and then go into all slopes at once, of the rows that they are of.
 
+use super::factor::panels;
 use super::kernels::{self, Descent, LANES, Lanes, STRIP};
 use super::rows::{Chunk, Tile};
 use crate::Grid;
 
 /// Columns whose changes are gathered: those of a square of H, which stays in the nearest cache while all rows of weights meet it.
 const GATHERED: usize = STRIP;
-/// Columns of the factor that products go into before the next tile's: 64 rows of it for so many are 64 KiB and stay in the
-/// second cache.
-const ACROSS: usize = 256;
 
 /// What goes into the slopes of one row of weights: changes of its errors, few as a rule.
 #[derive(Default, Clone)]
@@ -110,27 +108,16 @@ impl Chunk<'_> {
     /// From e M in `work` to e H = (e M) D M^T, less what the damping put in: half the products of e times H.
     fn slopes(&self, tiles: &mut [Tile]) {
         let mut all: Vec<Vec<Lanes>> = tiles.iter().map(|_| vec![[0.0; LANES]; self.cols]).collect();
-        for first in (0..self.cols).step_by(GATHERED) {
-            let end = (first + GATHERED).min(self.cols);
-            let rows: Vec<u32> = (first as u32..end as u32).collect();
+        for k in panels(0..self.cols) {
             for tile in tiles.iter_mut() {
-                for (work, pivot) in tile.work[first..end].iter_mut().zip(&self.hessian.pivots()[first..]) {
+                for (work, pivot) in tile.work[k.clone()].iter_mut().zip(&self.hessian.pivots()[k.clone()]) {
                     work.iter_mut().for_each(|work| *work *= *pivot as f32);
                 }
             }
-            // Row k of the factor is column k of M, which ends with the diagonal.
-            for from in (0..end).step_by(ACROSS) {
-                let c = from..(from + ACROSS).min(end);
+            for c in panels(0..k.end) {
+                let m = self.hessian.factor().from(k.start, c.start);
                 for (tile, slopes) in tiles.iter().zip(&mut all) {
-                    let factor = &self.hessian.factor()[from..];
-                    kernels::add_rows(
-                        self.isa,
-                        &mut slopes[c.clone()],
-                        factor,
-                        self.cols,
-                        &rows,
-                        &tile.work[first..end],
-                    );
+                    kernels::add_turned_panel(self.isa, &mut slopes[c.clone()], m, c == k, &tile.work[k.clone()]);
                 }
             }
         }
@@ -220,7 +207,7 @@ impl Chunk<'_> {
             }
         }
         let mut by_levels = vec![[0.0; LANES]; len];
-        kernels::add_products(self.isa, &mut by_levels, h, len, 0..len, &levels);
+        kernels::add_products(self.isa, &mut by_levels, h, len, &levels);
         let (mut aa, mut ao, mut a, mut o, mut oo) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES], 0.0);
         for ((levels, by_levels), (h, slopes)) in levels.iter().zip(&by_levels).zip(h.chunks_exact(len).zip(slopes)) {
             oo += h.iter().map(|h| f64::from(*h)).sum::<f64>();

@@ -18,11 +18,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::factor::panels;
 use super::kernels::{self, LANES, Lanes, Panel};
 use super::{Hessian, Order};
 use crate::format::{check_lengths, columns_of};
 use crate::grid::Levels;
-use crate::simd::Isa;
+use crate::simd::{Isa, dispatch};
 use crate::spec::Kind;
 use crate::{BlockFormat, Grid, Spec, scan};
 
@@ -45,10 +46,6 @@ impl Care {
         }
     }
 }
-
-/// Columns that are rounded one after the other before their errors reach the rest of the strip: each waits for the one before,
-/// so few.
-const PANEL: usize = 16;
 
 /// What correlations of weights count for those of inputs. Of 0.3, 0.6 and 0.9 the middle one had the smallest true loss.
 const TRUST: f64 = 0.6;
@@ -307,12 +304,13 @@ impl<'a> Rounding<'a> {
             *target = *w;
             *group = (first + *c as usize) as u32 >> group_len.trailing_zeros();
         }
-        for from in (0..n).step_by(PANEL) {
-            let c = from..(from + PANEL).min(n);
-            let targets = &mut self.targets[c.clone()];
-            kernels::add_products(isa, targets, &hessian.factor()[from * n..], n, 0..from, &self.errors);
+        for c in panels(0..n) {
+            for k in panels(0..c.start) {
+                let m = hessian.factor().from(c.start, k.start);
+                kernels::add_panel(isa, &mut self.targets[c.clone()], m, false, &self.errors[k]);
+            }
             let mut panel = Panel {
-                targets,
+                targets: &mut self.targets[c.clone()],
                 w: &self.w[c.clone()],
                 groups: &self.groups[c.clone()],
                 scale: &self.scale,
@@ -321,7 +319,7 @@ impl<'a> Rounding<'a> {
                 errors: &mut self.errors[c.clone()],
                 codes: &mut self.chosen[c.clone()],
             };
-            kernels::round_panel(isa, &mut panel, &hessian.factor()[from * n + from..], n);
+            kernels::round_panel(isa, &mut panel, hessian.factor().from(c.start, c.start));
         }
         for (chosen, c) in self.chosen.iter().zip(hessian.order()) {
             self.sorted[*c as usize] = *chosen;
@@ -359,30 +357,69 @@ fn turn(columns: &[[i8; LANES]; 8]) -> [[i8; 8]; LANES] {
     rows
 }
 
-/// Sums of products of columns, every row scaled to length one first: `[n, n]`, lower triangle; no row, no sum.
-fn correlations(w: &[f32], cols: usize, columns: Range<usize>) -> Vec<f32> {
-    let (n, rows) = (columns.len(), w.len() / cols);
-    // Columns as rows, for the one operand; in lanes of sixteen columns, for the other.
-    let mut turned = vec![0.0; n * rows];
-    let mut lanes = vec![[0.0; LANES]; n.div_ceil(LANES) * rows];
-    for (r, row) in w.chunks_exact(cols).enumerate() {
-        let row = &row[columns.clone()];
-        let top = row.iter().fold(0.0f32, |top, v| top.max(v.abs()));
-        if top == 0.0 {
-            continue;
-        }
-        let length = row.iter().map(|v| f64::from(v / top).powi(2)).sum::<f64>().sqrt() as f32;
-        for (c, v) in row.iter().enumerate() {
-            let v = v / top / length;
-            turned[c * rows + r] = v;
-            lanes[c / LANES * rows + r][c % LANES] = v;
+/// Rows scaled to length one, both as the columns that they have and as they are: one operand of a product each.
+struct Operands {
+    /// `[columns, rows]`
+    turned: Vec<f32>,
+    /// `[columns / LANES, rows]`, zeros past the last column.
+    lanes: Vec<Lanes>,
+}
+
+/// Fills in sixteen rows from `first` on; `w`: them, at most.
+#[inline(always)]
+fn lay_out_of(operands: &mut Operands, w: &[f32], cols: usize, columns: &Range<usize>, first: usize) {
+    let (n, count) = (columns.len(), w.len() / cols);
+    let rows = operands.turned.len() / n;
+    let mut tile = vec![[0.0; LANES]; n];
+    for (l, row) in w.chunks_exact(cols).enumerate() {
+        tile.iter_mut().zip(&row[columns.clone()]).for_each(|(to, w)| to[l] = *w);
+    }
+    let mut top = [0.0f32; LANES];
+    for column in &tile {
+        for l in 0..LANES {
+            top[l] = top[l].max(column[l].abs());
         }
     }
+    // A row of zeros stays one.
+    let top = top.map(|top| if top == 0.0 { 1.0 } else { top });
+    let mut squares = [0.0f64; LANES];
+    for column in &mut tile {
+        for l in 0..LANES {
+            column[l] /= top[l];
+            squares[l] += f64::from(column[l]) * f64::from(column[l]);
+        }
+    }
+    let length = squares.map(|square| if square == 0.0 { 1.0 } else { square.sqrt() as f32 });
+    for column in &mut tile {
+        for l in 0..LANES {
+            column[l] /= length[l];
+        }
+    }
+    for (to, column) in operands.turned.chunks_exact_mut(rows).zip(&tile) {
+        to[first..first + count].copy_from_slice(&column[..count]);
+    }
+    for (to, columns) in operands.lanes.chunks_exact_mut(rows).zip(tile.chunks(LANES)) {
+        for (l, to) in to[first..first + count].iter_mut().enumerate() {
+            to.iter_mut().zip(columns).for_each(|(to, column)| *to = column[l]);
+        }
+    }
+}
+
+dispatch!(fn lay_out(operands: &mut Operands, w: &[f32], cols: usize, columns: &Range<usize>, first: usize) = lay_out_of);
+
+/// Sums of products of columns, every row scaled to length one first: `[n, n]`, lower triangle; no row, no sum.
+fn correlations(w: &[f32], cols: usize, columns: Range<usize>) -> Vec<f32> {
+    let (n, rows, isa) = (columns.len(), w.len() / cols, Isa::best());
+    let mut operands = Operands { turned: vec![0.0; n * rows], lanes: vec![[0.0; LANES]; n.div_ceil(LANES) * rows] };
+    for (at, w) in w.chunks(LANES * cols).enumerate() {
+        lay_out(isa, &mut operands, w, cols, &columns, at * LANES);
+    }
+    let Operands { turned, lanes } = operands;
     let mut products = vec![0.0; n * n];
     for (at, lanes) in lanes.chunks_exact(rows).enumerate() {
         let first = at * LANES;
         let mut sums = vec![[0.0; LANES]; n - first];
-        kernels::add_products(Isa::best(), &mut sums, &turned[first * rows..], rows, 0..rows, lanes);
+        kernels::add_products(isa, &mut sums, &turned[first * rows..], rows, lanes);
         for (row, sums) in products.chunks_exact_mut(n).skip(first).zip(&sums) {
             let width = LANES.min(n - first);
             row[first..first + width].copy_from_slice(&sums[..width]);

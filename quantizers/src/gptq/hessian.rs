@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::Order;
+use super::factor::Factor;
 use super::kernels::STRIP;
 use crate::{NumError, cholesky, par};
 
@@ -36,8 +37,7 @@ pub struct Hessian {
     order: Vec<u32>,
     /// H in that order, times `unit`.
     h: Squares,
-    /// M^T, `[n, n]`: ones on the diagonal, zeros above.
-    factor: Vec<f32>,
+    factor: Factor,
     /// D, times `unit`.
     pivots: Vec<f64>,
     /// Added to the diagonal, times `unit`.
@@ -51,8 +51,8 @@ pub struct Hessian {
 
 impl Hessian {
     /// Checks, permutes, damps and factors H; in parallel on the current rayon pool, but for a matrix of at most
-    /// [`CHUNK_WEIGHTS`](crate::par::CHUNK_WEIGHTS) elements by the caller alone, who may then hold what other jobs wait for. Costs n^3 / 3 operations in double precision; the result takes 8 n^2 bytes,
-    /// making it another 8 n^2.
+    /// [`CHUNK_WEIGHTS`](crate::par::CHUNK_WEIGHTS) elements by the caller alone, who may then hold what other jobs wait for.
+    /// Costs n^3 / 3 operations in double precision; the result takes 6 n^2 bytes, making it another 8 n^2.
     ///
     /// `h`: E\[x x^T\] over the calibration tokens, `[n, n]`. `damp`: added to the diagonal, as a share of its mean over
     /// living channels; doubled as often as needed until the factorisation succeeds, up to one.
@@ -101,8 +101,7 @@ impl Hessian {
         }
         let damping = share * mean;
         let pivots: Vec<f64> = (0..n).map(|k| lower[(n - 1 - k) * (n + 1)].powi(2)).collect();
-        let mut factor = vec![0.0; n * n];
-        store_factor(&lower, n, &mut factor);
+        let factor = Factor::new(&lower, n);
         let living = |k: &usize| importance[order[*k] as usize] > 0.0;
         let explained = (0..n).filter(living).filter(|k| pivots[*k] <= 2.0 * damping).count();
         let prepared = Prepared { damping: share, retries, dead, explained };
@@ -139,7 +138,8 @@ impl Hessian {
         &self.h
     }
 
-    pub(super) fn factor(&self) -> &[f32] {
+    /// M^T.
+    pub(super) fn factor(&self) -> &Factor {
         &self.factor
     }
 
@@ -266,26 +266,4 @@ impl Squares {
             out.copy_from_slice(&self.strip(k, s)[..out.len()]);
         }
     }
-}
-
-/// With J H J = L L^T, R = J L J is upper triangular and H = R R^T: M = R / diag(R), column by column. Row k of M^T is column
-/// n-1-k of L read upwards.
-fn store_factor(lower: &[f64], n: usize, factor: &mut [f32]) {
-    // Squares, so that the reads down a column meet lines that are still in cache.
-    const SQUARE: usize = 16;
-    let blocks = factor.par_chunks_mut(SQUARE * n.max(1));
-    let least = par::rows_for(par::CHUNK_WEIGHTS, n).div_ceil(SQUARE);
-    blocks.with_min_len(least).enumerate().for_each(|(block, rows)| {
-        let first = block * SQUARE;
-        let count = rows.len() / n;
-        for from in (0..first + count).step_by(SQUARE) {
-            for j in from..(from + SQUARE).min(first + count) {
-                let source = &lower[(n - 1 - j) * n..][..n];
-                for k in first.max(j)..first + count {
-                    let value = source[n - 1 - k] / lower[(n - 1 - k) * (n + 1)];
-                    rows[(k - first) * n + j] = value as f32;
-                }
-            }
-        }
-    });
 }

@@ -4,8 +4,7 @@
 //! columns within a lane, in one order, and a row gets the same numbers whatever rows lie beside it. No fused multiply-add: the
 //! same bits on every machine.
 
-use std::ops::Range;
-
+use super::factor::{CELLS, Cell, SIDE};
 use crate::grid::Levels;
 use crate::simd::dispatch;
 
@@ -16,34 +15,96 @@ pub(super) const LANES: usize = 16;
 pub(super) type Lanes = [f32; LANES];
 
 /// Columns whose sums are kept in registers together: eight AVX2 registers.
-const ACROSS: usize = 4;
+type Across = [Lanes; SIDE];
 
-/// `out[c] += sum over k of m[c, k] * e[k]`, k in `depth`.
-///
-/// `m`: a matrix of `stride` columns whose first row belongs to `out[0]`; `e`: as many columns as `depth` reaches.
+/// `sums[c] += sum over k of m[c, k] * e[k]`. `m`: four rows of as many columns as `e` has.
 #[inline(always)]
-fn add_products_of(out: &mut [Lanes], m: &[f32], stride: usize, depth: Range<usize>, e: &[Lanes]) {
-    let e = &e[depth.clone()];
-    let row = |c: usize| &m[c * stride..][depth.clone()];
-    let (fours, rest) = out.as_chunks_mut::<ACROSS>();
-    for (i, out) in fours.iter_mut().enumerate() {
-        let m: [&[f32]; ACROSS] = std::array::from_fn(|c| &row(i * ACROSS + c)[..e.len()]);
-        let mut sums = *out;
-        for (k, e) in e.iter().enumerate() {
-            for c in 0..ACROSS {
-                for l in 0..LANES {
-                    sums[c][l] += m[c][k] * e[l];
-                }
+fn add_rows(sums: &mut Across, m: [&[f32]; SIDE], e: &[Lanes]) {
+    let m = m.map(|m| &m[..e.len()]);
+    for (k, e) in e.iter().enumerate() {
+        for c in 0..SIDE {
+            for l in 0..LANES {
+                sums[c][l] += m[c][k] * e[l];
             }
         }
+    }
+}
+
+/// `out[c] += sum over k of m[c, k] * e[k]`.
+///
+/// `m`: a matrix of `stride` columns whose first row belongs to `out[0]` and first column to `e[0]`.
+#[inline(always)]
+fn add_products_of(out: &mut [Lanes], m: &[f32], stride: usize, e: &[Lanes]) {
+    let row = |c: usize| &m[c * stride..][..e.len()];
+    let (fours, rest) = out.as_chunks_mut::<SIDE>();
+    for (i, out) in fours.iter_mut().enumerate() {
+        let mut sums = *out;
+        add_rows(&mut sums, std::array::from_fn(|c| row(i * SIDE + c)), e);
         *out = sums;
     }
-    let done = fours.len() * ACROSS;
+    let done = fours.len() * SIDE;
     for (c, out) in rest.iter_mut().enumerate() {
         let mut sums = *out;
         for (m, e) in row(done + c).iter().zip(e) {
             for l in 0..LANES {
                 sums[l] += m * e[l];
+            }
+        }
+        *out = sums;
+    }
+}
+
+/// `sums[c] += sum over k of m[c, k] * e[k]`. `m`: cells of four rows.
+#[inline(always)]
+fn add_cells(sums: &mut Across, m: &[Cell], e: &[Across]) {
+    for (m, e) in m.iter().zip(e) {
+        for (m, e) in m.0.iter().zip(e) {
+            for c in 0..SIDE {
+                for l in 0..LANES {
+                    sums[c][l] += m[c] * e[l];
+                }
+            }
+        }
+    }
+}
+
+/// Columns in fours: blocks have multiples of 32.
+#[inline(always)]
+fn fours(columns: &[Lanes]) -> &[Across] {
+    let (fours, rest) = columns.as_chunks();
+    assert!(rest.is_empty(), "{} columns", columns.len());
+    fours
+}
+
+/// `out[c] += sum over k of m[c, k] * e[k]`.
+///
+/// `m`: a panel of the factor from the cell on that belongs to `out[0]` and `e[0]`; where that is on the diagonal, only what is not
+/// zero is added.
+#[inline(always)]
+fn add_panel_of(out: &mut [Lanes], m: &[Cell], diagonal: bool, e: &[Lanes]) {
+    let e = fours(e);
+    for (i, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+        let depth = if diagonal { i + 1 } else { e.len() };
+        let mut sums = *out;
+        add_cells(&mut sums, &m[i * CELLS..][..depth], &e[..depth]);
+        *out = sums;
+    }
+}
+
+/// `out[c] += sum over k of m[k, c] * by[k]`, `m` a whole panel of the factor; of one on the diagonal only what is not zero.
+#[inline(always)]
+fn add_turned_panel_of(out: &mut [Lanes], m: &[Cell], diagonal: bool, by: &[Lanes]) {
+    let by = fours(by);
+    for (i, out) in out.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        let mut sums = *out;
+        let from = if diagonal { i } else { 0 };
+        for (m, by) in m.iter().skip(from * CELLS + i).step_by(CELLS).zip(&by[from..]) {
+            for (k, by) in by.iter().enumerate() {
+                for (sums, m) in sums.iter_mut().zip(&m.0) {
+                    for l in 0..LANES {
+                        sums[l] += m[k] * by[l];
+                    }
+                }
             }
         }
         *out = sums;
@@ -95,10 +156,7 @@ fn low_byte(whole: f32) -> i8 {
     (whole + 12_582_912.0).to_bits() as i8
 }
 
-/// Columns of a panel, at most.
-pub(super) const PANEL: usize = 32;
-
-/// Sixteen rows' state in one panel of columns.
+/// Sixteen rows' state in one panel of columns, at most [`PANEL`](super::factor::PANEL) of them.
 pub(super) struct Panel<'a> {
     /// What the columns should have been, with the errors of all columns before the panel made up for. Out: how far the values lie
     /// from that once the panel's errors are made up for too, which is (e M) of these columns.
@@ -118,30 +176,40 @@ pub(super) struct Panel<'a> {
 
 /// Rounds the columns of a panel in turn, each after making up for those before it in the panel.
 ///
-/// `m`: the factor from the panel's first row and first column on, `stride` columns a row.
+/// A column waits for the one before. Meanwhile what the next four columns have to make up for anyway is added, a part beside
+/// each.
+///
+/// `m`: the factor from the panel's first cell on the diagonal on.
 #[inline(always)]
-fn round_panel_of(panel: &mut Panel, m: &[f32], stride: usize) {
-    // Narrowed all together at the end, which takes few instructions.
-    let mut chosen = [[0.0; LANES]; PANEL];
-    for (c, chosen) in chosen.iter_mut().enumerate().take(panel.targets.len()) {
-        let mut target = panel.targets[c];
-        for (m, e) in m[c * stride..][..c].iter().zip(&panel.errors[..c]) {
-            for l in 0..LANES {
-                target[l] += m * e[l];
+fn round_panel_of(panel: &mut Panel, m: &[Cell]) {
+    for four in 0..fours(panel.targets).len() {
+        let m = &m[four * CELLS..][..=four];
+        let mut targets: Across = *panel.targets[four * SIDE..].first_chunk().expect("whole fours");
+        add_cells(&mut targets, &m[..four], fours(panel.errors));
+        let m = &m[four].0;
+        let mut errors: Across = [[0.0; LANES]; SIDE];
+        let mut chosen = errors;
+        for c in 0..SIDE {
+            let at = four * SIDE + c;
+            // Copies, not references: what may lie in the same place is not worked on side by side.
+            let (mut target, w) = (targets[c], panel.w[at]);
+            for (m, e) in m.iter().zip(&errors[..c]) {
+                for l in 0..LANES {
+                    target[l] += m[c] * e[l];
+                }
             }
+            let group = panel.groups[at] as usize;
+            let (codes, e) = round(&target, &w, &panel.scale[group], &panel.offset[group], panel.levels);
+            for l in 0..LANES {
+                target[l] = target[l] - w[l] + e[l];
+            }
+            (chosen[c], targets[c], errors[c]) = (codes, target, e);
         }
-        let group = panel.groups[c] as usize;
-        let w = panel.w[c];
-        let (codes, errors) = round(&target, &w, &panel.scale[group], &panel.offset[group], panel.levels);
-        *chosen = codes;
-        panel.errors[c] = errors;
-        for l in 0..LANES {
-            target[l] = target[l] - w[l] + errors[l];
-        }
-        panel.targets[c] = target;
-    }
-    for (to, from) in panel.codes.as_flattened_mut().iter_mut().zip(chosen.as_flattened()) {
-        *to = low_byte(*from);
+        panel.targets[four * SIDE..][..SIDE].copy_from_slice(&targets);
+        panel.errors[four * SIDE..][..SIDE].copy_from_slice(&errors);
+        // Narrowed together, which takes few instructions.
+        let codes = panel.codes[four * SIDE..][..SIDE].as_flattened_mut();
+        codes.iter_mut().zip(chosen.as_flattened()).for_each(|(code, chosen)| *code = low_byte(*chosen));
     }
 }
 
@@ -149,45 +217,17 @@ fn round_panel_of(panel: &mut Panel, m: &[f32], stride: usize) {
 ///
 /// `work`, `w`, `errors`: the panel's columns; `m`: as for [`round_panel`].
 #[inline(always)]
-fn take_up_of(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[f32], stride: usize) {
+fn take_up_of(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[Cell]) {
     for c in 0..work.len() {
         let mut target = work[c];
-        for (m, e) in m[c * stride..][..c].iter().zip(&errors[..c]) {
+        for (k, e) in errors[..c].iter().enumerate() {
+            let m = m[c / SIDE * CELLS + k / SIDE].0[k % SIDE][c % SIDE];
             for l in 0..LANES {
                 target[l] += m * e[l];
             }
         }
         for l in 0..LANES {
             errors[c][l] = w[c][l] - target[l];
-        }
-    }
-}
-
-/// `out[c] += sum over i of h[rows[i], c] * by[i]`.
-///
-/// `h`: a matrix of `stride` columns whose first column belongs to `out[0]`.
-#[inline(always)]
-fn add_rows_of(out: &mut [Lanes], h: &[f32], stride: usize, rows: &[u32], by: &[Lanes]) {
-    let (fours, rest) = out.as_chunks_mut::<ACROSS>();
-    for (at, out) in fours.iter_mut().enumerate() {
-        let mut sums = *out;
-        for (row, by) in rows.iter().zip(by) {
-            let h = &h[*row as usize * stride + at * ACROSS..][..ACROSS];
-            for c in 0..ACROSS {
-                for l in 0..LANES {
-                    sums[c][l] += h[c] * by[l];
-                }
-            }
-        }
-        *out = sums;
-    }
-    let done = fours.len() * ACROSS;
-    for (c, out) in rest.iter_mut().enumerate() {
-        for (row, by) in rows.iter().zip(by) {
-            let h = h[*row as usize * stride + done + c];
-            for l in 0..LANES {
-                out[l] += h * by[l];
-            }
         }
     }
 }
@@ -287,8 +327,9 @@ fn descend_of(state: &mut Descent, h: &[[f32; STRIP]]) -> u64 {
 }
 
 dispatch!(pub(super) fn descend(state: &mut Descent, h: &[[f32; STRIP]]) -> u64 = descend_of);
-dispatch!(pub(super) fn add_rows(out: &mut [Lanes], h: &[f32], stride: usize, rows: &[u32], by: &[Lanes]) = add_rows_of);
 dispatch!(pub(super) fn add_strips(out: &mut [f32], h: &[&[f32; STRIP]], columns: &[u32], by: &[f32]) = add_strips_of);
-dispatch!(pub(super) fn add_products(out: &mut [Lanes], m: &[f32], stride: usize, depth: Range<usize>, e: &[Lanes]) = add_products_of);
-dispatch!(pub(super) fn round_panel(panel: &mut Panel, m: &[f32], stride: usize) = round_panel_of);
-dispatch!(pub(super) fn take_up(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[f32], stride: usize) = take_up_of);
+dispatch!(pub(super) fn add_products(out: &mut [Lanes], m: &[f32], stride: usize, e: &[Lanes]) = add_products_of);
+dispatch!(pub(super) fn add_panel(out: &mut [Lanes], m: &[Cell], diagonal: bool, e: &[Lanes]) = add_panel_of);
+dispatch!(pub(super) fn add_turned_panel(out: &mut [Lanes], m: &[Cell], diagonal: bool, by: &[Lanes]) = add_turned_panel_of);
+dispatch!(pub(super) fn round_panel(panel: &mut Panel, m: &[Cell]) = round_panel_of);
+dispatch!(pub(super) fn take_up(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[Cell]) = take_up_of);

@@ -10,6 +10,7 @@
 //! bytes for any number of threads.
 
 mod descent;
+mod factor;
 mod guess;
 mod hessian;
 mod kernels;

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::kernels::{self, LANES, Lanes, PANEL, Panel};
+use super::factor::panels;
+use super::kernels::{self, LANES, Lanes, Panel};
 use super::{Hessian, Options, Order, RowLoss, Solved};
 use crate::grid::Levels;
 use crate::simd::Isa;
@@ -10,10 +11,6 @@ use crate::{BlockFormat, Grid, Scales};
 
 /// Rows of a chunk: four tiles share what is read of the factor.
 pub(super) const CHUNK: usize = 4 * LANES;
-
-/// Sums of products run over this many columns at a time: a panel's rows of the factor (32 * 1024 * 4 bytes) stay in the second
-/// cache while the tiles of the chunk meet them.
-const DEPTH: usize = 1024;
 
 /// Sixteen rows, column by column in the order of the Hessian.
 pub(super) struct Tile {
@@ -149,16 +146,15 @@ impl Chunk<'_> {
         tile.grids[row * self.blocks + block] = Some(grid);
     }
 
-    /// `work[c] += sum of m[c, k] * errors[k]` for columns `c`, `k` in `depth`, in all tiles. `m`: `[cols, cols]`.
-    pub(super) fn add_products(&self, tiles: &mut [Tile], m: &[f32], c: Range<usize>, depth: Range<usize>) {
-        let mut from = depth.start;
-        while from < depth.end {
-            let to = (from + DEPTH).min(depth.end);
-            for tile in tiles.iter_mut() {
-                let (work, m) = (&mut tile.work[c.clone()], &m[c.start * self.cols..]);
-                kernels::add_products(self.isa, work, m, self.cols, from..to, &tile.errors);
+    /// Makes up in columns `c` of `work` for the errors of columns `k`, all before: `work[c] += sum of M[k, c] * errors[k]`.
+    fn make_up(&self, tiles: &mut [Tile], c: Range<usize>, k: Range<usize>) {
+        for c in panels(c) {
+            for k in panels(k.clone()) {
+                let m = self.hessian.factor().from(c.start, k.start);
+                for tile in tiles.iter_mut() {
+                    kernels::add_panel(self.isa, &mut tile.work[c.clone()], m, false, &tile.errors[k.clone()]);
+                }
             }
-            from = to;
         }
     }
 
@@ -167,10 +163,12 @@ impl Chunk<'_> {
         for tile in tiles.iter_mut() {
             tile.work.fill([0.0; LANES]);
         }
-        for first in (0..self.cols).step_by(PANEL) {
-            let end = (first + PANEL).min(self.cols);
-            // The factor has ones on its diagonal and zeros above.
-            self.add_products(tiles, self.hessian.factor(), first..end, 0..end);
+        for c in panels(0..self.cols) {
+            self.make_up(tiles, c.clone(), 0..c.start);
+            let m = self.hessian.factor().from(c.start, c.start);
+            for tile in tiles.iter_mut() {
+                kernels::add_panel(self.isa, &mut tile.work[c.clone()], m, true, &tile.errors[c.clone()]);
+            }
         }
     }
 
@@ -206,10 +204,9 @@ impl Chunk<'_> {
         for tile in tiles.iter_mut() {
             tile.work.copy_from_slice(&tile.w);
         }
-        for first in (0..self.cols).step_by(PANEL) {
-            let end = (first + PANEL).min(self.cols);
-            self.add_products(tiles, self.hessian.factor(), first..end, 0..first);
-            self.round_panel(tiles, first..end);
+        for c in panels(0..self.cols) {
+            self.make_up(tiles, c.clone(), 0..c.start);
+            self.round_panel(tiles, c);
         }
     }
 
@@ -220,19 +217,18 @@ impl Chunk<'_> {
         }
         for block in 0..self.blocks {
             let (start, stop) = (block * len, (block + 1) * len);
-            self.add_products(tiles, self.hessian.factor(), start..stop, 0..start);
+            self.make_up(tiles, start..stop, 0..start);
             let before: Vec<Vec<Lanes>> = tiles.iter().map(|tile| tile.work[start..stop].to_vec()).collect();
-            let panels = || (start..stop).step_by(PANEL).map(|first| first..(first + PANEL).min(stop));
-            for c in panels() {
-                self.add_products(tiles, self.hessian.factor(), c.clone(), start..c.start);
+            for c in panels(start..stop) {
+                self.make_up(tiles, c.clone(), start..c.start);
                 self.take_up(tiles, c);
             }
             for (tile, before) in tiles.iter_mut().zip(before) {
                 self.fit_block(tile, block);
                 tile.work[start..stop].copy_from_slice(&before);
             }
-            for c in panels() {
-                self.add_products(tiles, self.hessian.factor(), c.clone(), start..c.start);
+            for c in panels(start..stop) {
+                self.make_up(tiles, c.clone(), start..c.start);
                 self.round_panel(tiles, c);
             }
         }
@@ -240,10 +236,10 @@ impl Chunk<'_> {
 
     /// Sets the errors of columns to those of weights that make up for all before them and are not rounded.
     fn take_up(&self, tiles: &mut [Tile], c: Range<usize>) {
-        let m = &self.hessian.factor()[c.start * self.cols + c.start..];
+        let m = self.hessian.factor().from(c.start, c.start);
         for tile in tiles {
             let (work, w, errors) = (&tile.work[c.clone()], &tile.w[c.clone()], &mut tile.errors[c.clone()]);
-            kernels::take_up(self.isa, work, w, errors, m, self.cols);
+            kernels::take_up(self.isa, work, w, errors, m);
         }
     }
 
@@ -267,7 +263,7 @@ impl Chunk<'_> {
     }
 
     fn round_panel(&self, tiles: &mut [Tile], c: Range<usize>) {
-        let m = &self.hessian.factor()[c.start * self.cols + c.start..];
+        let m = self.hessian.factor().from(c.start, c.start);
         for tile in tiles {
             let mut panel = Panel {
                 targets: &mut tile.work[c.clone()],
@@ -279,7 +275,7 @@ impl Chunk<'_> {
                 errors: &mut tile.errors[c.clone()],
                 codes: &mut tile.codes[c.clone()],
             };
-            kernels::round_panel(self.isa, &mut panel, m, self.cols);
+            kernels::round_panel(self.isa, &mut panel, m);
         }
     }
 

@@ -18,8 +18,6 @@ pub(crate) mod groups;
 pub(crate) mod lanes;
 pub(crate) mod superblock;
 
-use crate::bits::{f16_from_f32, f16_to_f32};
-
 /// What one group's codes can be, and how a search rounds to them.
 pub(crate) trait Levels: Send + Sync + 'static {
     /// Lowest and highest level.
@@ -118,10 +116,19 @@ pub(crate) struct Unit {
 /// Largest finite F16.
 const F16_MAX: f32 = 65504.0;
 
-/// The finite F16 nearest to `x`.
+/// The finite F16 nearest to `x`, the lowest for NaN. Steps that can be taken for several numbers side by side.
 #[inline(always)]
 pub(crate) fn finite_f16(x: f32) -> f32 {
-    f16_to_f32(f16_from_f32(lanes::clamp(x, -F16_MAX, F16_MAX)))
+    /// Bits of a fraction that an F16 has no place for.
+    const REST: u32 = (1 << 13) - 1;
+    /// 2^-14, the smallest F16 with a whole fraction.
+    const SMALL: u32 = 113 << 23;
+    let bits = lanes::clamp(x, -F16_MAX, F16_MAX).to_bits();
+    let abs = bits & 0x7fff_ffff;
+    let normal = (abs + REST / 2 + (abs >> 13 & 1)) & !REST;
+    // One unit in the last place of 0.5 is 2^-24, the smallest F16 of all: the addition does the rounding.
+    let subnormal = ((f32::from_bits(abs) + 0.5) - 0.5).to_bits();
+    f32::from_bits(if abs < SMALL { subnormal } else { normal } | (bits & 0x8000_0000))
 }
 
 impl Unit {
@@ -200,5 +207,22 @@ pub(crate) fn error_weights(importance: &[f32], out: &mut [f32]) {
     let mean = lanes::sum(&sums) / importance.len() as f32;
     for out in out {
         *out = *out / mean + LEAST_IMPORTANCE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bits::{f16_from_f32, f16_to_f32};
+
+    #[test]
+    fn finite_f16_rounds_as_storing_does() {
+        let edges = [0u32, 1, 0xffe, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x3000, 0x7f_efff, 0x7f_f000, 0x7f_ffff];
+        let near = (0..512u32).flat_map(|e| edges.into_iter().map(move |f| (e << 23) | f));
+        for bits in near.chain((0..u32::MAX).step_by(9973)) {
+            let x = f32::from_bits(bits);
+            let want = f16_to_f32(f16_from_f32(lanes::clamp(x, -F16_MAX, F16_MAX)));
+            assert_eq!(finite_f16(x).to_bits(), want.to_bits(), "{x:e} ({bits:#010x})");
+        }
     }
 }

@@ -37,54 +37,90 @@ impl<const L: usize> Snap<L> for Free {
     }
 }
 
-/// A super-block's groups side by side, and the integers chosen for them.
-struct Tile<const L: usize, const LEN: usize> {
-    x: [Lanes<L>; LEN],
+/// What squared errors in the columns of a super-block count, group beside group: the same for all rows.
+struct Weights<const L: usize, const LEN: usize> {
     w: [Lanes<L>; LEN],
+    /// Of each group.
     total: Lanes<L>,
+}
+
+impl<const L: usize, const LEN: usize> Weights<L, LEN> {
+    #[inline(always)]
+    fn new(importance: &[f32; N]) -> Self {
+        let mut weights = [0.0; N];
+        error_weights(importance, &mut weights);
+        let w = side_by_side(&weights);
+        Weights { w, total: totals(&w) }
+    }
+}
+
+/// A super-block's groups side by side, and the integers chosen for them.
+struct Tile<'a, const L: usize, const LEN: usize> {
+    x: [Lanes<L>; LEN],
+    w: &'a [Lanes<L>; LEN],
+    total: &'a Lanes<L>,
     fit: Fit<L>,
     scales: Lanes<L>,
     offsets: Lanes<L>,
 }
 
-/// The steps and integers found for a super-block.
+/// Hands out the steps and integers found for each super-block.
+///
+/// `x`: whole rows of super-blocks; `importance`: of the columns of a row; `done`: told the super-block's place in `x`.
 #[inline(always)]
-pub(crate) fn fit<T: Super>(x: &[f32; N], importance: &[f32; N], effort: Effort) -> Parts {
+pub(crate) fn fit_all<T: Super>(x: &[f32], importance: &[f32], effort: Effort, done: impl FnMut(usize, Parts)) {
     match T::GROUPS {
-        8 => fit_groups::<T, 8, { N / 8 }>(x, importance, effort),
-        16 => fit_groups::<T, 16, { N / 16 }>(x, importance, effort),
+        8 => fit_rows::<T, 8, { N / 8 }>(x, importance, effort, done),
+        16 => fit_rows::<T, 16, { N / 16 }>(x, importance, effort, done),
         other => unreachable!("{other} groups"),
     }
 }
 
-/// [`fit`] for `L` groups of `LEN` weights.
+/// [`fit_all`] for `L` groups of `LEN` weights.
+#[inline(always)]
+fn fit_rows<T: Super, const L: usize, const LEN: usize>(
+    x: &[f32],
+    importance: &[f32],
+    effort: Effort,
+    mut done: impl FnMut(usize, Parts),
+) {
+    let columns: Vec<Weights<L, LEN>> = importance.as_chunks::<N>().0.iter().map(Weights::new).collect();
+    for (at, (x, weights)) in x.as_chunks::<N>().0.iter().zip(columns.iter().cycle()).enumerate() {
+        done(at, fit_groups::<T, L, LEN>(x, weights, effort));
+    }
+}
+
+/// `L` groups of `LEN` numbers, a number of each beside those of the others.
+#[inline(always)]
+fn side_by_side<const L: usize, const LEN: usize>(x: &[f32; N]) -> [Lanes<L>; LEN] {
+    let mut out = [[0.0; L]; LEN];
+    for l in 0..L {
+        for i in 0..LEN {
+            out[i][l] = x[l * LEN + i];
+        }
+    }
+    out
+}
+
+/// The steps and integers of one super-block.
 #[inline(always)]
 fn fit_groups<T: Super, const L: usize, const LEN: usize>(
     x: &[f32; N],
-    importance: &[f32; N],
+    weights: &Weights<L, LEN>,
     effort: Effort,
 ) -> Parts {
     let unit = unit(max_abs(x), F16_VANISHING);
-    let mut scaled = [0.0; N];
-    for (s, x) in scaled.iter_mut().zip(x) {
-        *s = x * unit.up;
+    let mut xs = side_by_side(x);
+    for x in xs.as_flattened_mut() {
+        *x *= unit.up;
     }
-    let mut weights = [0.0; N];
-    error_weights(importance, &mut weights);
     let zero = [0.0; L];
-    let (mut xs, mut ws) = ([zero; LEN], [zero; LEN]);
-    for l in 0..L {
-        for i in 0..LEN {
-            xs[i][l] = scaled[l * LEN + i];
-            ws[i][l] = weights[l * LEN + i];
-        }
-    }
-    let total = totals(&ws);
-    let fit = search::<T, L>(&xs, &ws, &total, &Free, effort);
-    let mut tile = Tile { x: xs, w: ws, total, fit, scales: zero, offsets: zero };
+    let Weights { w, total } = weights;
+    let fit = search::<T, L>(&xs, w, total, &Free, effort);
+    let mut tile = Tile { x: xs, w, total, fit, scales: zero, offsets: zero };
     let (step, offset_step) = refine::<T, L, LEN>(&mut tile, unit, effort);
 
-    let by = stretch(sum(&squares(&tile.x, &tile.w)), sum(&tile.fit.moments.loss)) * unit.down;
+    let by = stretch(sum(&squares(&tile.x, tile.w)), sum(&tile.fit.moments.loss)) * unit.down;
     let (step, offset_step) = (finite_f16(step * by), finite_f16(offset_step * by));
     let mut parts = Parts { step, offset_step, scales: [0; MAX_GROUPS], offsets: [0; MAX_GROUPS] };
     for l in 0..L {
@@ -109,7 +145,7 @@ fn refine<T: Super, const L: usize, const LEN: usize>(
     let mut offset_step = 0.0;
     if T::OFFSET != Offset::None {
         let wanted: Lanes<L> = each(|l| -offset_beside(tile, l, step * tile.scales[l]));
-        offset_step = choose_step(&wanted, &tile.total, (0.0, T::OFFSETS), unit);
+        offset_step = choose_step(&wanted, tile.total, (0.0, T::OFFSETS), unit);
         tile.offsets = integers(&wanted, offset_step, (0.0, T::OFFSETS));
     }
     tile.fit = at_integers::<T, L, LEN>(tile, &tile.scales, &tile.offsets, step, offset_step);
@@ -144,7 +180,7 @@ fn at_integers<T: Super, const L: usize, const LEN: usize>(
 ) -> Fit<L> {
     let scale = each(|l| step * scales[l]);
     let offset = each(|l| -(offset_step * offsets[l]));
-    Fit::at::<T>(&tile.x, &tile.w, scale, offset)
+    Fit::at::<T>(&tile.x, tile.w, scale, offset)
 }
 
 /// How many steps are looked at: from the one that gives the largest scale the largest integer, up to one that gives it
@@ -205,7 +241,7 @@ fn rounding_losses<const L: usize>(
 fn try_neighbours<T: Super, const L: usize, const LEN: usize>(tile: &mut Tile<L, LEN>, step: f32, offset_step: f32) {
     for change in [0.0, 1.0, -1.0] {
         // What least squares would have for the codes at hand, then one up, one down.
-        let (wanted, _) = tile.fit.solve::<T>(&tile.total);
+        let (wanted, _) = tile.fit.solve::<T>(tile.total);
         let scales: Lanes<L> = if change == 0.0 {
             integers(&wanted, step, T::SCALES)
         } else {
