@@ -69,30 +69,63 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
-/// As `dispatch!`, for a kernel with one `const FUSED: bool` parameter: true in a copy compiled for a machine with fused
-/// multiply-add, where `mul_add` is one instruction and not a call. Copies round differently, so only for sums that no
-/// file's bytes depend on.
-macro_rules! dispatch_fused {
-    ($vis:vis fn $name:ident ($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $kernel:ident) => {
-        $vis fn $name (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
-            #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
-            #[target_feature(enable = "avx2,fma")]
-            fn fused($($arg: $ty),*) $(-> $ret)? {
-                $kernel::<true>($($arg),*)
-            }
-            match isa.0 {
-                #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
-                #[allow(unsafe_code)]
-                // SAFETY: an `Isa` of this level exists only where AVX2 was detected, and FMA is looked for here.
-                $crate::simd::Level::Avx2 if std::arch::is_x86_feature_detected!("fma") => unsafe {
-                    fused($($arg),*)
-                },
-                _ => $kernel::<{ cfg!(target_arch = "aarch64") }>($($arg),*),
+/// Rows and columns of a block of sums of products: 6 by 16 fill 12 of AVX2's 16 registers.
+pub(crate) const BLOCK: (usize, usize) = (6, 16);
+
+/// Sums of products of whole numbers, two at a time: `sums[r][c] = sum over k of a[k][r] . b[k][c]`, wrapping. The same on every
+/// machine. AVX2 has an instruction for it that no compiler finds in the plain loop.
+#[inline]
+pub(crate) fn sum_pairs(isa: Isa, a: &[[[i16; 2]; BLOCK.0]], b: &[[[i16; 2]; BLOCK.1]]) -> [[i32; BLOCK.1]; BLOCK.0] {
+    match isa.0 {
+        Level::Baseline => sum_pairs_plainly(a, b),
+        #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+        // SAFETY: an `Isa` of this level exists only where AVX2 was detected.
+        Level::Avx2 => unsafe { sum_pairs_avx2(a, b) },
+    }
+}
+
+fn sum_pairs_plainly(a: &[[[i16; 2]; BLOCK.0]], b: &[[[i16; 2]; BLOCK.1]]) -> [[i32; BLOCK.1]; BLOCK.0] {
+    let mut sums = [[0; BLOCK.1]; BLOCK.0];
+    for (a, b) in a.iter().zip(b) {
+        for (sums, a) in sums.iter_mut().zip(a) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                let products = a.map(i32::from)[0] * i32::from(b[0]) + i32::from(a[1]) * i32::from(b[1]);
+                *sum = products.wrapping_add(*sum);
             }
         }
-    };
+    }
+    sums
 }
-pub(crate) use dispatch_fused;
+
+#[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+#[target_feature(enable = "avx2")]
+fn sum_pairs_avx2(a: &[[[i16; 2]; BLOCK.0]], b: &[[[i16; 2]; BLOCK.1]]) -> [[i32; BLOCK.1]; BLOCK.0] {
+    use std::arch::x86_64::{
+        __m256i, _mm256_add_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
+        _mm256_storeu_si256,
+    };
+    let mut sums = [[_mm256_setzero_si256(); 2]; BLOCK.0];
+    for (a, b) in a.iter().zip(b) {
+        let (low, high) = b.split_at(8);
+        // SAFETY: each half has eight pairs, as many bytes as are read; unaligned reads are allowed.
+        let b = [low, high].map(|b| unsafe { _mm256_loadu_si256(b.as_ptr().cast::<__m256i>()) });
+        for (sums, a) in sums.iter_mut().zip(a) {
+            let pair = i32::from(a[0]) & 0xffff | i32::from(a[1]) << 16;
+            let a = _mm256_set1_epi32(pair);
+            for (sum, b) in sums.iter_mut().zip(&b) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, *b));
+            }
+        }
+    }
+    let mut out = [[0; BLOCK.1]; BLOCK.0];
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        for (out, sum) in out.chunks_exact_mut(8).zip(sums) {
+            // SAFETY: eight numbers of 32 bits are as many bytes as are written; unaligned writes are allowed.
+            unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast::<__m256i>(), *sum) };
+        }
+    }
+    out
+}
 
 /// `x` cut off towards zero and held within `low..=high`; NaN gives `high`. One instruction per step, where the
 /// saturating `as` takes several.
@@ -126,6 +159,28 @@ mod tests {
         ];
         for (x, want) in cases {
             assert_eq!(trunc_within(x, -128, 127), want, "{x}");
+        }
+    }
+
+    #[test]
+    fn pairs_have_one_sum_everywhere() {
+        let number = |at: usize| [-2047, 2047, 3, -1, 1024, -517, 0][at % 7];
+        for pairs in [0, 1, 2, 7, 256] {
+            let a: Vec<[[i16; 2]; 6]> =
+                (0..pairs).map(|k| std::array::from_fn(|r| [number(k * 5 + r), number(k + 3 * r)])).collect();
+            let b: Vec<[[i16; 2]; 16]> =
+                (0..pairs).map(|k| std::array::from_fn(|c| [number(k * 3 + c), number(k * 2 + 5 * c)])).collect();
+            let product = |r: usize, c: usize, k: usize| {
+                (0..2).map(|i| i64::from(a[k][r][i]) * i64::from(b[k][c][i])).sum::<i64>()
+            };
+            for isa in Isa::present() {
+                for (r, sums) in sum_pairs(isa, &a, &b).iter().enumerate() {
+                    for (c, sum) in sums.iter().enumerate() {
+                        let want = (0..pairs).map(|k| product(r, c, k)).sum::<i64>();
+                        assert_eq!(i64::from(*sum), want, "{isa:?}: {pairs} pairs, [{r}, {c}]");
+                    }
+                }
+            }
         }
     }
 
