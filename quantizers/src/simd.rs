@@ -89,8 +89,8 @@ fn sum_pairs_plainly(a: &[[[i16; 2]; BLOCK.0]], b: &[[[i16; 2]; BLOCK.1]]) -> [[
     for (a, b) in a.iter().zip(b) {
         for (sums, a) in sums.iter_mut().zip(a) {
             for (sum, b) in sums.iter_mut().zip(b) {
-                let products = a.map(i32::from)[0] * i32::from(b[0]) + i32::from(a[1]) * i32::from(b[1]);
-                *sum = products.wrapping_add(*sum);
+                let [first, second] = [0, 1].map(|i| i32::from(a[i]) * i32::from(b[i]));
+                *sum = first.wrapping_add(second).wrapping_add(*sum);
             }
         }
     }

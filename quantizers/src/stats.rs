@@ -1,9 +1,9 @@
 //! What calibration keeps of the inputs of one site: per channel the sum of x^2 and of |x| over tokens, and, if asked
 //! for, the Gram matrix X^T X, from which GPTQ makes its Hessian 2/N X^T X (Frantar et al. 2022, equation 1).
 //!
-//! Sums, not means: sums of parts of a text add up to those of the whole ([`SiteStats::merge`]). They are f64; the
-//! Gram matrix is summed in f32 over a few hundred tokens and in f64 beyond. Order is fixed: the same
-//! bits for any number of threads.
+//! Sums, not means: sums of parts of a text add up to those of the whole ([`SiteStats::merge`]). They are f64; of the
+//! Gram matrix, sums of numbers rounded to a 2047th of their channel's largest of 512 tokens. Order is fixed: the same bits for any
+//! number of threads.
 
 use rayon::prelude::*;
 

@@ -17,19 +17,6 @@ pub(super) type Lanes = [f32; LANES];
 /// Columns whose sums are kept in registers together: eight AVX2 registers.
 type Across = [Lanes; SIDE];
 
-/// `sums[c] += sum over k of m[c, k] * e[k]`. `m`: four rows of as many columns as `e` has.
-#[inline(always)]
-fn add_rows(sums: &mut Across, m: [&[f32]; SIDE], e: &[Lanes]) {
-    let m = m.map(|m| &m[..e.len()]);
-    for (k, e) in e.iter().enumerate() {
-        for c in 0..SIDE {
-            for l in 0..LANES {
-                sums[c][l] += m[c][k] * e[l];
-            }
-        }
-    }
-}
-
 /// `out[c] += sum over k of m[c, k] * e[k]`.
 ///
 /// `m`: a matrix of `stride` columns whose first row belongs to `out[0]` and first column to `e[0]`.
@@ -38,8 +25,15 @@ fn add_products_of(out: &mut [Lanes], m: &[f32], stride: usize, e: &[Lanes]) {
     let row = |c: usize| &m[c * stride..][..e.len()];
     let (fours, rest) = out.as_chunks_mut::<SIDE>();
     for (i, out) in fours.iter_mut().enumerate() {
+        let m: [&[f32]; SIDE] = std::array::from_fn(|c| &row(i * SIDE + c)[..e.len()]);
         let mut sums = *out;
-        add_rows(&mut sums, std::array::from_fn(|c| row(i * SIDE + c)), e);
+        for (k, e) in e.iter().enumerate() {
+            for c in 0..SIDE {
+                for l in 0..LANES {
+                    sums[c][l] += m[c][k] * e[l];
+                }
+            }
+        }
         *out = sums;
     }
     let done = fours.len() * SIDE;
@@ -175,9 +169,6 @@ pub(super) struct Panel<'a> {
 }
 
 /// Rounds the columns of a panel in turn, each after making up for those before it in the panel.
-///
-/// A column waits for the one before. Meanwhile what the next four columns have to make up for anyway is added, a part beside
-/// each.
 ///
 /// `m`: the factor from the panel's first cell on the diagonal on.
 #[inline(always)]

@@ -9,6 +9,7 @@
 //! Rows are independent of each other. They go through in chunks of a fixed size, and every sum has a fixed order: the same
 //! bytes for any number of threads.
 
+mod alike;
 mod descent;
 mod factor;
 mod guess;
