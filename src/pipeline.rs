@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use aurora_quantizers::gptq::Guess;
+use aurora_quantizers::gptq::{Care, Guess};
 use aurora_quantizers::scan::{Scan, scan};
 use aurora_quantizers::{Format, NumError, Scales, formats, par};
 
@@ -52,6 +52,8 @@ pub struct Rounding<'a> {
     pub reference: bool,
     /// Each weight to the nearest level, instead of codes that make up for each other's errors ([`guesses`]).
     pub nearest: bool,
+    /// With more time than a conversion that runs nothing takes: for one that ran the model already.
+    pub care: Care,
     /// What the search weighs errors by; all columns of a matrix without any count alike.
     pub importances: Option<&'a Importances>,
     /// What the block loop did before: tensors that are written, and factors for the others.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use aurora_quantizers::gptq::Care;
 use aurora_quantizers::spec::Kind;
 use indicatif::ProgressBar;
 use regex::Regex;
@@ -120,7 +121,10 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
             .transpose()?;
         let solved_by = solved.as_ref().map(|(solved, _)| solved);
         let nearest = args.codes == CODES[1];
-        let rounding = Rounding { reference, nearest, importances, solved: solved_by, measure: target.packed };
+        // Running the model takes far longer than what more care does.
+        let care = if args.calibrate { Care::Full } else { Care::Quick };
+        let measure = target.packed;
+        let rounding = Rounding { reference, nearest, care, importances, solved: solved_by, measure };
         let errors = pipeline::run(&weights, &plan, rounding, &output, &watch)?;
         record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
         watch.bar.set_message("flushing to the disk");

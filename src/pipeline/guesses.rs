@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use aurora_quantizers::gptq::{self, Care, Guess, Part, Sample};
+use aurora_quantizers::gptq::{self, Guess, Part, Sample};
 
 use super::{Rounding, blocks};
 use crate::model::{ModelGraph, ParamId, Role};
@@ -156,7 +156,7 @@ fn sample(
             blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, &mut sample[at..]);
         }
     }
-    Sample::new(sample, cols, importance, Care::Quick)
+    Sample::new(sample, cols, importance, rounding.care)
 }
 
 /// How many matrices each weight of a linear is. Tables that are looked up as well are left out: a row is then a result itself.

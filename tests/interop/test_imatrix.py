@@ -64,6 +64,8 @@ def test_the_triangle_is_a_gram_matrix(calibrate):
         gram = np.zeros((size, size))
         gram[np.tril_indices(size)] = tensors[name].data.reshape(-1)
         gram += np.tril(gram, -1).T
-        np.testing.assert_allclose(np.diag(gram), sums, rtol=2e-5)
+        # Factors of products are rounded to a 2047th of their channel's largest, the sums of squares are not: four times what
+        # that adds up to where one token outweighs all others.
+        np.testing.assert_allclose(np.diag(gram), sums, rtol=4 / (2047 * 6**0.5))
         # Positive semi-definite up to the rounding of its f32 numbers.
         assert np.linalg.eigvalsh(gram).min() > -1e-5 * np.trace(gram)
