@@ -4,7 +4,7 @@
 //! 2008): some tokens are laid out in panels once, then every tile of the result is made of small blocks whose sums
 //! stay in registers. A tile is computed by one thread in an order that its place alone decides.
 //!
-//! Products are those of whole numbers: every [`DEPTH`] tokens each channel is rounded to multiples of a 2047th of its largest
+//! Products are those of whole numbers: every 512 tokens each channel is rounded to multiples of a 2047th of its largest
 //! magnitude there, eleven bits and a sign, where BF16 has eight. Processors multiply such numbers half as fast again as F32, and
 //! their sums are exact: the same bits for any number of threads and on every machine. A number is off by at most a 4094th of
 //! the largest beside it, each in its own direction, so that over many tokens next to nothing is left of it: less than a
