@@ -5,7 +5,7 @@
 //! Rounding is to nearest, ties to even, subnormals kept: what ggml's conversions do.
 
 /// 2^-14 as f32 bits: the smallest normal F16.
-const F16_MIN_NORMAL: u32 = 113 << 23;
+pub(crate) const F16_MIN_NORMAL: u32 = 113 << 23;
 /// 2^16 as f32 bits: from here on everything is F16 infinity (65520 rounds to it by carrying).
 const F16_OVERFLOW: u32 = 143 << 23;
 const F32_INFINITY: u32 = 0xff << 23;

@@ -89,9 +89,10 @@ fn factor_square_of(panel: &mut [f64], n: usize, first: usize, diagonal: &[f64])
         }
         let root = pivot.sqrt();
         panel[k * n + first + k] = root;
-        square[k * width + k] = 1.0 / root;
+        let by = 1.0 / root;
+        square[k * width + k] = by;
         for i in k + 1..width {
-            let value = (panel[i * n + first + k] - sums[i * width + k]) * (1.0 / root);
+            let value = (panel[i * n + first + k] - sums[i * width + k]) * by;
             panel[i * n + first + k] = value;
             square[i * width + k] = value;
             column[i] = value;

@@ -7,14 +7,14 @@
 //! Products are those of whole numbers: every 512 tokens each channel is rounded to multiples of a 2047th of its largest
 //! magnitude there, eleven bits and a sign, where BF16 has eight. Processors multiply such numbers half as fast again as F32, and
 //! their sums are exact: the same bits for any number of threads and on every machine. A number is off by at most a 4094th of
-//! the largest beside it, each in its own direction, so that over many tokens next to nothing is left of it: less than a
-//! hundred thousandth of a channel's mean square, where damping is a hundredth.
+//! the largest beside it, each in its own direction, so that over many tokens next to nothing is left of it: of 8192
+//! tokens of evenly spread numbers less than one in 30,000 of a channel's mean square, where damping is a hundredth.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::search::lanes::inverse;
+use crate::search::lanes::{inverse, whole_bits};
 use crate::simd::{BLOCK, Isa, dispatch, sum_pairs};
 
 /// Rows and columns of a tile of the result: a multiple of both block sides. Small enough that a matrix 256 wide has work for
@@ -59,8 +59,6 @@ impl Strip {
 /// Fills in a strip of zeros.
 #[inline(always)]
 fn lay_out_of(strip: &mut Strip, x: &[f32], width: usize, columns: &Range<usize>) {
-    // Adding it to a small number leaves that, rounded, in the lowest bits, in two's complement.
-    const WHOLE: f32 = 12_582_912.0;
     let mut top = [0.0f32; TILE];
     for x in x.chunks_exact(width) {
         for (top, x) in top.iter_mut().zip(&x[columns.clone()]) {
@@ -78,7 +76,7 @@ fn lay_out_of(strip: &mut Strip, x: &[f32], width: usize, columns: &Range<usize>
         let mut numbers = [[0; 2]; TILE];
         for (t, x) in x.chunks_exact(width).enumerate() {
             for ((number, x), by) in numbers.iter_mut().zip(&x[columns.clone()]).zip(&by) {
-                number[t] = (x * by + WHOLE).to_bits() as i16;
+                number[t] = whole_bits(x * by) as i16;
             }
         }
         for (panel, some) in strip.rows.chunks_exact_mut(pairs).zip(numbers.as_chunks().0) {

@@ -67,5 +67,7 @@ def test_the_triangle_is_a_gram_matrix(calibrate):
         # Factors of products are rounded to a 2047th of their channel's largest, the sums of squares are not: four times what
         # that adds up to where one token outweighs all others.
         np.testing.assert_allclose(np.diag(gram), sums, rtol=4 / (2047 * 6**0.5))
+        # Among all channels most of it cancels.
+        np.testing.assert_allclose(np.trace(gram), sums.sum(dtype=np.float64), rtol=2e-5)
         # Positive semi-definite up to the rounding of its f32 numbers.
         assert np.linalg.eigvalsh(gram).min() > -1e-5 * np.trace(gram)

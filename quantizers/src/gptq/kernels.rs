@@ -6,6 +6,7 @@
 
 use super::factor::{CELLS, Cell, SIDE};
 use crate::grid::Levels;
+use crate::search::lanes::whole_bits;
 use crate::simd::dispatch;
 
 /// Rows side by side: two AVX2 registers.
@@ -144,10 +145,10 @@ fn round(target: &Lanes, w: &Lanes, scale: &Lanes, offset: &Lanes, levels: Level
     (codes, errors)
 }
 
-/// A whole number from -128 to 127. The sum with 1.5 * 2^23 ends in its two's complement; `as` would saturate, lane by lane.
+/// A whole number from -128 to 127.
 #[inline(always)]
 fn low_byte(whole: f32) -> i8 {
-    (whole + 12_582_912.0).to_bits() as i8
+    whole_bits(whole) as i8
 }
 
 /// Sixteen rows' state in one panel of columns, at most [`PANEL`](super::factor::PANEL) of them.

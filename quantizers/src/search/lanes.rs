@@ -40,12 +40,21 @@ pub(crate) fn clamp(x: f32, low: f32, high: f32) -> f32 {
     min(max(x, low), high)
 }
 
+/// 1.5 * 2^23.
+const BIG: f32 = 12_582_912.0;
+
 /// The whole number nearest to `x`, ties to even, for magnitudes below 2^22: the sum with 1.5 * 2^23 has no place for a
 /// fraction. SSE2 has no instruction for it.
 #[inline(always)]
 pub(crate) fn round(x: f32) -> f32 {
-    const BIG: f32 = 12_582_912.0;
     (x + BIG) - BIG
+}
+
+/// The lowest bits, in two's complement, of the whole number nearest to `x`, for magnitudes below 2^22: what to narrow where `as`
+/// would saturate, number by number.
+#[inline(always)]
+pub(crate) fn whole_bits(x: f32) -> u32 {
+    (x + BIG).to_bits()
 }
 
 /// `1 / x`, zero for zero.

@@ -18,6 +18,8 @@ pub(crate) mod groups;
 pub(crate) mod lanes;
 pub(crate) mod superblock;
 
+use crate::bits::F16_MIN_NORMAL;
+
 /// What one group's codes can be, and how a search rounds to them.
 pub(crate) trait Levels: Send + Sync + 'static {
     /// Lowest and highest level.
@@ -121,14 +123,12 @@ const F16_MAX: f32 = 65504.0;
 pub(crate) fn finite_f16(x: f32) -> f32 {
     /// Bits of a fraction that an F16 has no place for.
     const REST: u32 = (1 << 13) - 1;
-    /// 2^-14, the smallest F16 with a whole fraction.
-    const SMALL: u32 = 113 << 23;
     let bits = lanes::clamp(x, -F16_MAX, F16_MAX).to_bits();
     let abs = bits & 0x7fff_ffff;
     let normal = (abs + REST / 2 + (abs >> 13 & 1)) & !REST;
     // One unit in the last place of 0.5 is 2^-24, the smallest F16 of all: the addition does the rounding.
     let subnormal = ((f32::from_bits(abs) + 0.5) - 0.5).to_bits();
-    f32::from_bits(if abs < SMALL { subnormal } else { normal } | (bits & 0x8000_0000))
+    f32::from_bits(if abs < F16_MIN_NORMAL { subnormal } else { normal } | (bits & 0x8000_0000))
 }
 
 impl Unit {
