@@ -43,6 +43,9 @@ pub struct Common {
     /// Print a line for every tensor.
     #[arg(short, long, global = true, action = ArgAction::SetTrue, help_heading = "Global options")]
     pub verbose: bool,
+    /// Instruction set of the runtime's kernels, one that this machine has, for tests and benchmarks.
+    #[arg(long, global = true, value_name = "NAME", hide = true)]
+    pub isa: Option<String>,
 }
 
 /// The commands.

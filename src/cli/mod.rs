@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::runtime::kernels::isa::Isa;
 use crate::{Error, Result};
 use args::{Args, Command};
 
@@ -54,6 +55,14 @@ pub fn definition() -> clap::Command {
 fn start(args: &Args) -> Result<()> {
     memory::keep();
     signals::explain_lost_files(args.common.json)?;
+    if let Some(name) = &args.common.isa {
+        let present = Isa::present();
+        let found = present.iter().find(|isa| isa.name() == name.as_str()).ok_or_else(|| {
+            let names: Vec<_> = present.iter().map(|isa| isa.name()).collect();
+            Error::unsupported(format!("--isa {name}: this machine has {}", names.join(", ")))
+        })?;
+        found.choose();
+    }
     if let Some(n) = args.common.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(n.into())

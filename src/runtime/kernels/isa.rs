@@ -8,6 +8,8 @@
 //! their own.
 #![allow(unsafe_code)]
 
+use std::sync::OnceLock;
+
 #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
 use super::neon::DotProd;
 use super::simd::{Plain, Simd};
@@ -33,12 +35,38 @@ enum Level {
     DotProd,
 }
 
+/// What the process was told to use instead of the fastest.
+static CHOSEN: OnceLock<Isa> = OnceLock::new();
+
 impl Isa {
     /// The compilation target's own instructions, present everywhere.
     pub const BASELINE: Isa = Isa(Level::Baseline);
 
-    /// The fastest one present.
+    /// What kernels run on unless they are told otherwise: the fastest one present, or what was [chosen](Isa::choose).
     pub fn best() -> Isa {
+        CHOSEN.get().copied().unwrap_or_else(Isa::fastest)
+    }
+
+    /// Makes the whole process use this one, so that float sums, which differ in the last place from one instruction set to
+    /// the next, can be compared between machines. For tests and benchmarks; only the first call counts.
+    pub fn choose(self) {
+        let _ = CHOSEN.set(self);
+    }
+
+    /// Name as the command line takes it.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Level::Baseline => "baseline",
+            #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+            Level::Avx2 => "avx2",
+            #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
+            Level::Avx512 => "avx512",
+            #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
+            Level::DotProd => "dotprod",
+        }
+    }
+
+    fn fastest() -> Isa {
         #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
         {
             if has_avx512() {
