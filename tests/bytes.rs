@@ -48,7 +48,10 @@ const CONVERSIONS: &[&str] = &[
     "tiny-llama3 --type q2_k",
     "tiny-mixtral --type mxfp4",
     "tiny-llama3 --type q4_0 --pure --scales reference",
-    "tiny-llama3 --type q4_k_m --codes nearest",
+    // Trained weights, whose codes are chosen together.
+    "stories260k --type q4_0",
+    "stories260k --type q4_0 --codes nearest",
+    "bookworm-8m --type q4_k_m",
     "tiny-llama3 --type q4_0 --tensor-type ffn_down=q6_k --embedding-type q8_0",
     "tiny-mistral --type q4_0 --output-type f16",
     // Every architecture.
