@@ -6,6 +6,7 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`error`] | why a run stopped, and where |
+//! | [`watch`] | what long work tells, and where it asks whether to go on |
 //! | [`gguf`] | the GGUF header: keys, values, tensor table (the seam to gguf-rs-lib) |
 //! | [`checkpoint`] | where tensors, configuration, tokenizer and model card come from |
 //! | [`model`] | what the model computes: its parameters and ops, described once |
@@ -35,6 +36,7 @@ pub mod plan;
 pub mod record;
 pub mod runtime;
 pub mod text;
+pub mod watch;
 pub mod weights;
 
 pub use error::{Error, Result};

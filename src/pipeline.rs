@@ -17,9 +17,10 @@ pub mod guesses;
 mod probe;
 pub mod resume;
 
-use crate::export::{Output, Watch};
+use crate::export::Output;
 use crate::model::ParamId;
 use crate::plan::{self, Plan, TensorPlan};
+use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
 use blocks::Solved;
@@ -115,9 +116,9 @@ pub fn run(
             if chunk.tensor > last_tensor.load(Ordering::Relaxed) {
                 break;
             }
-            if watch.interrupted() {
+            if let Err(e) = watch.go_on() {
                 stop.store(true, Ordering::Relaxed);
-                failure.lock().expect("no panics under the lock").get_or_insert(Error::Interrupted);
+                failure.lock().expect("no panics under the lock").get_or_insert(e);
                 break;
             }
             let t = &plan.tensors[chunk.tensor];

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// Room -> the rooms that it may name. `error` is open to all, the command line may name everything.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("watch", &[]),
     ("gguf", &[]),
     ("checkpoint", &["gguf"]),
     ("model", &["checkpoint", "gguf"]),
@@ -14,11 +15,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("text", &["checkpoint", "gguf"]),
     ("plan", &["model", "weights"]),
     ("record", &["plan"]),
-    ("export", &["plan", "model", "checkpoint", "gguf", "record", "weights"]),
+    ("export", &["watch", "plan", "model", "checkpoint", "gguf", "record", "weights"]),
     ("passes", &["model", "record"]),
-    ("pipeline", &["weights", "plan", "export", "record", "model", "passes", "calibrate", "runtime"]),
-    ("calibrate", &["runtime", "model", "checkpoint", "text", "gguf", "export"]),
-    ("eval", &["runtime", "model", "checkpoint", "weights", "text", "record"]),
+    ("pipeline", &["weights", "plan", "export", "record", "model", "passes", "calibrate", "runtime", "watch"]),
+    ("calibrate", &["runtime", "model", "checkpoint", "text", "gguf", "export", "watch"]),
+    ("eval", &["runtime", "model", "checkpoint", "weights", "text", "record", "watch"]),
     ("lib", &[]),
     ("main", &["cli"]),
 ];

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use aurora_quant::checkpoint::{self, TensorSource};
-use aurora_quant::export::{self, EXPORTERS, Watch};
+use aurora_quant::export::{self, EXPORTERS};
 use aurora_quant::model::{self, Model};
 use aurora_quant::passes::{BlockState, Log, Pass, StatsKind};
 use aurora_quant::pipeline::blocks::{Job, Propagate};
 use aurora_quant::pipeline::{self, Rounding};
 use aurora_quant::plan::{FileType, Plan, Rules};
 use aurora_quant::runtime::{Attention, CacheType, Engine, Options};
+use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
 use half::bf16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
@@ -127,16 +128,6 @@ impl Pass for Scramble {
     }
 }
 
-struct Quiet;
-
-impl Watch for Quiet {
-    fn advance(&self, _: &str, _: u64) {}
-
-    fn interrupted(&self) -> bool {
-        false
-    }
-}
-
 /// Writes the model as F32 with the passes' scales.
 fn write(source: &dyn TensorSource, model: &Model, passes: &[Box<dyn Pass>], out: &Path) {
     let weights = Weights::bind(source, &model.graph).unwrap();
@@ -154,10 +145,10 @@ fn write(source: &dyn TensorSource, model: &Model, passes: &[Box<dyn Pass>], out
     let output = export::Output::begin(out, layout, true).unwrap();
     let samples = [vec![1, 2, 3, 4, 5, 6, 7, 8]];
     let job = Job { samples: &samples, passes, propagate: Propagate::Quantized };
-    let solved = pipeline::blocks::run(model, &weights, &plan, &job, None, &output, &Quiet).unwrap();
+    let solved = pipeline::blocks::run(model, &weights, &plan, &job, None, &output, &Unwatched).unwrap();
     let rounding = Rounding { solved: Some(&solved), ..Rounding::default() };
-    pipeline::run(&weights, &plan, rounding, &output, &Quiet).unwrap();
-    output.finish(&Quiet).unwrap();
+    pipeline::run(&weights, &plan, rounding, &output, &Unwatched).unwrap();
+    output.finish(&Unwatched).unwrap();
 }
 
 fn logits(path: &Path) -> Vec<f32> {

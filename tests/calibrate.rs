@@ -10,6 +10,7 @@ use aurora_quant::calibrate::{self, Wanted};
 use aurora_quant::checkpoint::{self, TensorSource};
 use aurora_quant::model::{Model, ParamId, describe};
 use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, Options, Overrides, Tap};
+use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
 use common::binary::{good, refused};
 use common::{MODELS, canonical, fixtures};
@@ -140,13 +141,6 @@ fn values_of_the_callers_choice_are_used() {
 
 /// Statistics of the library's run.
 fn collect(name: &str, samples: &[Vec<u32>], gram: bool) -> (Opened, Imatrix) {
-    struct Quiet;
-    impl calibrate::Watch for Quiet {
-        fn step(&mut self, done: usize, all: usize) -> aurora_quant::Result<()> {
-            assert!(done <= all);
-            Ok(())
-        }
-    }
     let opened = open(name);
     let mut all = Imatrix::new(Origin::default());
     {
@@ -157,7 +151,7 @@ fn collect(name: &str, samples: &[Vec<u32>], gram: bool) -> (Opened, Imatrix) {
             all.put(&opened.model.graph, feed, &stats);
             Ok(())
         };
-        calibrate::run(&runner, samples, Wanted { gram, output: true }, &mut sink, &mut Quiet).unwrap();
+        calibrate::run(&runner, samples, Wanted { gram, output: true }, &mut sink, &Unwatched).unwrap();
     }
     (opened, all)
 }
@@ -405,15 +399,8 @@ fn made_up(dir: &Folder, name: &str, importance: impl Fn(usize) -> f32) -> Strin
     }
     assert!(!opened.model.graph.params.is_empty());
     all.origin = Origin { datasets: vec!["made up".to_owned()], chunks: 3, chunk_size: 64 };
-    struct Go;
-    impl aurora_quant::export::Watch for Go {
-        fn advance(&self, _: &str, _: u64) {}
-        fn interrupted(&self) -> bool {
-            false
-        }
-    }
     let path = dir.path("made-up.gguf");
-    all.write(Path::new(&path), true, &Go).unwrap();
+    all.write(Path::new(&path), true, &Unwatched).unwrap();
     path
 }
 

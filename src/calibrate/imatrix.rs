@@ -21,9 +21,10 @@ use crate::checkpoint::TensorInfo;
 use crate::checkpoint::gguf;
 use crate::checkpoint::mmap::Map;
 use crate::error::printable;
-use crate::export::{Layout, Output, Watch};
+use crate::export::{Layout, Output};
 use crate::gguf::{MAGIC, Metadata, TensorEntry, Value, align, string, string_array, write_header};
 use crate::model::{ModelGraph, ParamId};
+use crate::watch::Watch;
 use crate::{Error, Result};
 
 const SUM_SQ: &str = ".in_sum2";

@@ -21,6 +21,7 @@ use aurora_quantizers::SiteStats;
 
 use crate::model::ModelGraph;
 use crate::runtime::{BlockRunner, Overrides};
+use crate::watch::Watch;
 use crate::{Error, Result};
 use observe::{Feed, Observer, feeds};
 
@@ -33,15 +34,6 @@ pub struct Wanted {
     pub output: bool,
 }
 
-/// Told after every sample of every block.
-pub trait Watch {
-    /// `done` of `all` steps are done. An error ends the run.
-    ///
-    /// # Errors
-    /// If the run must not go on (interrupted, a file changed).
-    fn step(&mut self, done: usize, all: usize) -> Result<()>;
-}
-
 /// Runs all samples and hands over the statistics of every site, in the order in which the model computes.
 ///
 /// # Errors
@@ -52,15 +44,14 @@ pub fn run(
     samples: &[Vec<u32>],
     wanted: Wanted,
     sink: &mut dyn FnMut(&Feed, SiteStats) -> Result<()>,
-    watch: &mut dyn Watch,
+    watch: &dyn Watch,
 ) -> Result<()> {
     let graph = &runner.model().graph;
     let sites = graph.sites();
-    let all = samples.len() * (graph.blocks.len() + 1);
-    let mut done = 0;
-    let mut step = |watch: &mut dyn Watch| {
-        done += 1;
-        watch.step(done, all)
+    watch.begin((samples.len() * (graph.blocks.len() + 1)) as u64);
+    let step = |samples: usize| {
+        watch.advance("calibrating", samples as u64);
+        watch.go_on()
     };
     let mut residuals = samples.iter().map(|tokens| runner.embed(tokens)).collect::<Result<Vec<_>>>()?;
     runner.release(None);
@@ -73,7 +64,7 @@ pub fn run(
             let (now, later) = rest.split_at_mut(block.together(rest));
             block.run_all(now, Some(&mut observer))?;
             observer.check().map_err(|(feed, e)| not_finite(graph, feed, &e.to_string()))?;
-            now.iter().try_for_each(|_| step(watch))?;
+            step(now.len())?;
             rest = later;
         }
         drop(block);
@@ -88,7 +79,7 @@ pub fn run(
         }
         sink(&feed, stats)?;
     }
-    (0..samples.len()).try_for_each(|_| step(watch))
+    step(samples.len())
 }
 
 /// Which linears there will be statistics of, in the order of [`run`].

@@ -2,27 +2,26 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-
-use indicatif::ProgressBar;
 
 use super::args::{Calibrate, Common, Sampling};
 use super::convert::destination;
 use super::open::Opened;
+use super::progress::Progress;
 use super::{signals, ui};
+use crate::Result;
 use crate::calibrate::dataset::{Choice, Dataset};
 use crate::calibrate::imatrix::{self, Imatrix, Origin, Writer};
 use crate::calibrate::{self, Wanted};
 use crate::checkpoint::{Config, TensorSource, Unchanged};
 use crate::eval::speed::peak_memory;
-use crate::export;
 use crate::model::{Model, ModelGraph};
 use crate::record::{self, CalibrateRecord};
 use crate::runtime::{Attention, BlockRunner, CacheType, Options};
 use crate::text::Tokenizer;
+use crate::watch::Watch;
 use crate::weights::Weights;
-use crate::{Error, Result};
 
 /// Tokens in a sample, unless asked otherwise: llama-imatrix's.
 const CONTEXT: usize = 512;
@@ -31,7 +30,7 @@ const CONTEXT: usize = 512;
 pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
     let started = Instant::now();
     let mut record = match &args.model {
-        None => merged(args)?,
+        None => merged(args, common)?,
         Some(model) => calibrated(args, model, common)?,
     };
     record.seconds = started.elapsed().as_secs_f64();
@@ -57,15 +56,15 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     let shapes = imatrix::shapes(graph, &calibrate::all_feeds(&runner, wanted), wanted.gram);
     let writer = Writer::begin(&output, &origin, shapes, args.force)?;
     let mut all = Imatrix::new(origin);
-    let mut watch = Progress { bar: ui::progress(common, 1), files: &opened.files, stop };
+    let watch = Progress::new(common, stop, [&opened.files]);
     let started = Instant::now();
     let mut sink = |feed: &_, stats: aurora_quantizers::SiteStats| {
         all.put(graph, feed, &stats);
         writer.gram(graph, feed, &stats)
     };
-    calibrate::run(&runner, &data.samples, wanted, &mut sink, &mut watch)?;
+    calibrate::run(&runner, &data.samples, wanted, &mut sink, &watch)?;
     let seconds = started.elapsed().as_secs_f64();
-    watch.bar.set_message("flushing to the disk");
+    watch.stage("flushing to the disk");
     writer.finish(&all, &watch)?;
     drop(watch);
     let (idle_experts, dead_columns) = gaps(&all, graph)?;
@@ -82,11 +81,11 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     })
 }
 
-fn merged(args: &Calibrate) -> Result<CalibrateRecord> {
+fn merged(args: &Calibrate, common: &Common) -> Result<CalibrateRecord> {
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("imatrix.gguf"));
     let output = destination(&output, args.force)?;
-    let stop = signals::stop_flag()?;
-    let all = imatrix::merge(&args.merge, &output, args.force, &Stop(stop))?;
+    let watch = Progress::new(common, signals::stop_flag()?, []);
+    let all = imatrix::merge(&args.merge, &output, args.force, &watch)?;
     let merged = args.merge.iter().map(|p| p.display().to_string()).collect();
     Ok(CalibrateRecord { merged, ..blank(&output, &all) })
 }
@@ -132,12 +131,12 @@ pub fn on_the_fly(
     let runner = BlockRunner::new(model, weights, options(data.context))?;
     let mut all = Imatrix::new(origin(&data));
     let files = Unchanged::since_now(source)?;
-    let mut watch = Progress { bar: ui::progress(common, 1), files: &files, stop };
+    let watch = Progress::new(common, stop, [&files]);
     let mut sink = |feed: &_, stats| {
         all.put(&model.graph, feed, &stats);
         Ok(())
     };
-    calibrate::run(&runner, &data.samples, Wanted::default(), &mut sink, &mut watch)?;
+    calibrate::run(&runner, &data.samples, Wanted::default(), &mut sink, &watch)?;
     Ok(all)
 }
 
@@ -175,50 +174,6 @@ fn short(data: &Dataset, asked: Option<usize>) -> Vec<String> {
             vec![format!("the text has only {} samples, {n} were asked for", data.samples.len())]
         }
         _ => Vec::new(),
-    }
-}
-
-struct Progress<'a> {
-    bar: ProgressBar,
-    files: &'a Unchanged,
-    stop: Arc<AtomicBool>,
-}
-
-impl calibrate::Watch for Progress<'_> {
-    fn step(&mut self, done: usize, all: usize) -> Result<()> {
-        self.bar.set_length(all as u64);
-        self.bar.set_position(done as u64);
-        self.bar.set_message("calibrating");
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        self.files.check()
-    }
-}
-
-impl export::Watch for Progress<'_> {
-    fn advance(&self, _: &str, _: u64) {}
-
-    fn interrupted(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Progress<'_> {
-    fn drop(&mut self) {
-        // An error message must not end up behind half a bar.
-        self.bar.finish_and_clear();
-    }
-}
-
-/// Only whether to stop.
-struct Stop(Arc<AtomicBool>);
-
-impl export::Watch for Stop {
-    fn advance(&self, _: &str, _: u64) {}
-
-    fn interrupted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -1,27 +1,26 @@
 //! `aurora-quant convert`: what the options mean, the run, and its summary.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use aurora_quantizers::gptq::Care;
 use aurora_quantizers::spec::Kind;
-use indicatif::ProgressBar;
 use regex::Regex;
 
 use super::args::{Common, Convert};
 use super::packing::{Folder, Packing};
+use super::progress::Progress;
 use super::{signals, ui};
 use crate::checkpoint::{self, Config, TensorSource, quantized};
 use crate::eval::speed;
-use crate::export::{self, EXPORTERS, Output, Watch};
+use crate::export::{self, EXPORTERS, Output};
 use crate::gguf::Metadata;
 use crate::model::{self, Model};
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, Rounding};
 use crate::plan::{self, Plan, Rules};
-use crate::record::{self, LinearRecord, RunRecord, ScaleRecord};
+use crate::record::{self, RunRecord};
+use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -114,7 +113,8 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
             None => (None, Output::begin(&path, layout, args.force)?),
             Some(_) => Folder::begin(&path, layout).map(|(folder, output)| (Some(folder), output))?,
         };
-        let watch = Progress { bar: ui::progress(common, plan.weights()), stop };
+        let watch = Progress::new(common, stop, []);
+        watch.begin(plan.weights());
         let importances = importance.as_ref().map(|(_, found)| &found.values);
         let solved = passes
             .map(|passes| solve(args, &passes, source, &model, &weights, &plan, &path, &output, &watch))
@@ -127,12 +127,12 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         let rounding = Rounding { reference, nearest, care, importances, solved: solved_by, measure };
         let errors = pipeline::run(&weights, &plan, rounding, &output, &watch)?;
         record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
-        watch.bar.set_message("flushing to the disk");
+        watch.stage("flushing to the disk");
         output.finish(&watch)?;
         if let (Some(folder), Some(packing)) = (folder, &packing) {
             record.file_bytes = folder.finish(packing, source, &weights, &plan, &watch)?;
         }
-        watch.bar.finish_and_clear();
+        drop(watch);
         if let Some((solved, resume)) = solved {
             (record.linears, record.scales) = (solved.linears, solved.scales);
             resume.into_iter().for_each(Resume::remove);
@@ -159,48 +159,6 @@ fn refuse_idle_options(args: &Convert) -> Result<()> {
             Err(Error::unsupported("--text, --context and --samples need --calibrate, or a --method that calibrates"))
         }
         false => Ok(()),
-    }
-}
-
-struct Progress {
-    bar: ProgressBar,
-    stop: Arc<AtomicBool>,
-}
-
-impl Watch for Progress {
-    fn advance(&self, tensor: &str, weights: u64) {
-        if self.bar.message() != tensor {
-            self.bar.set_message(tensor.to_owned());
-        }
-        self.bar.inc(weights);
-    }
-
-    fn interrupted(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn stage(&self, what: &str) {
-        self.bar.set_message(what.to_owned());
-        self.bar.tick();
-    }
-
-    fn linear(&self, record: &LinearRecord) {
-        if let (Some(loss), Some(rtn)) = (record.loss, record.loss_rtn) {
-            self.bar.set_message(format!("{}: loss {:.2}x of rounding to nearest", record.tensor, loss / rtn));
-        }
-    }
-
-    fn scaled(&self, record: &ScaleRecord) {
-        if let (Some(loss), Some(before)) = (record.loss, record.loss_before) {
-            self.bar.set_message(format!("{}: loss {:.2}x with scales", record.readers[0], loss / before));
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        // An error message must not end up behind half a bar.
-        self.bar.finish_and_clear();
     }
 }
 

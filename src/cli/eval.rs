@@ -2,18 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-
-use aurora_quantizers::metrics;
-use indicatif::ProgressBar;
 
 use super::args::{Common, Eval};
 use super::open::{self, Opened};
+use super::progress::Progress;
 use super::{signals, ui};
 use crate::eval::divergence::divergence;
 use crate::eval::logits::LogitsFile;
-use crate::eval::perplexity::{self, Chunks, Scores, Watch};
+use crate::eval::perplexity::{self, Chunks, Scores};
 use crate::eval::{Scorer, Sequence, text};
 use crate::record::{self, Estimate, EvalRecord};
 use crate::runtime::{Attention, Engine, Options};
@@ -51,15 +49,14 @@ pub fn run(args: &Eval, common: &Common) -> Result<()> {
         stop = signals::stop_flag()?;
         file = Some(LogitsFile::begin(path, &chunks, model.vocab())?);
     }
-    let sources: Vec<&Opened> = [&opened].into_iter().chain(&reference).collect();
-    let mut watch = Progress { bar: ui::progress(common, chunks.count() as u64), sources, stop };
+    let watch = Progress::new(common, stop, [&opened].into_iter().chain(&reference).map(|model| &model.files));
     let started = Instant::now();
     let scores = match &reference {
-        None => perplexity::alone(&mut model, &chunks, file.as_mut(), &mut watch)?,
+        None => perplexity::alone(&mut model, &chunks, file.as_mut(), &watch)?,
         Some(reference) => {
             let weights = Weights::bind(reference.source.as_ref(), &reference.model.graph)?;
             let engine = Engine::new(&reference.model, &weights, options)?;
-            perplexity::beside(&mut model, &mut Sequence::new(&engine), &chunks, file.as_mut(), &mut watch)?
+            perplexity::beside(&mut model, &mut Sequence::new(&engine), &chunks, file.as_mut(), &watch)?
         }
     };
     let seconds = started.elapsed().as_secs_f64();
@@ -120,30 +117,6 @@ fn same_tokens(tokenizer: &Tokenizer, tokens: &[u32], reference: &Opened, text: 
         show(&other, &others),
         show(tokenizer, tokens),
     )))
-}
-
-struct Progress<'a> {
-    bar: ProgressBar,
-    sources: Vec<&'a Opened>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Watch for Progress<'_> {
-    fn chunk(&mut self, done: usize, so_far: metrics::Estimate) -> Result<()> {
-        self.bar.set_position(done as u64);
-        self.bar.set_message(format!("perplexity {:.4} +- {:.4}", so_far.value, so_far.error));
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        self.sources.iter().try_for_each(|s| s.files.check())
-    }
-}
-
-impl Drop for Progress<'_> {
-    fn drop(&mut self) {
-        // An error message must not end up behind half a bar.
-        self.bar.finish_and_clear();
-    }
 }
 
 fn table(r: &EvalRecord) -> String {

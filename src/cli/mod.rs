@@ -12,6 +12,7 @@ mod lines;
 mod memory;
 mod open;
 mod packing;
+mod progress;
 mod signals;
 mod ui;
 

@@ -9,9 +9,10 @@ use aurora_quantizers::spec;
 use super::args::Convert;
 use crate::checkpoint::{self, Config, TensorSource};
 use crate::export::packed::{self, GROUPS, LAYOUTS, PackedLayout, Packer, Settings};
-use crate::export::{Layout, Output, Watch};
+use crate::export::{Layout, Output};
 use crate::model::ParamId;
 use crate::plan::Plan;
+use crate::watch::Watch;
 use crate::weights::{Kept, Weights};
 use crate::{Error, Result};
 
@@ -178,9 +179,7 @@ impl Folder {
         let bytes = packer.write(&blocks, self.temp.path(), watch)?;
         fs::remove_file(&blocks).map_err(|e| Error::io(&blocks, "remove", e))?;
         open_to_all(self.temp.path()).map_err(|e| Error::io(&self.path, "set the permissions of", e))?;
-        if watch.interrupted() {
-            return Err(Error::Interrupted);
-        }
+        watch.go_on()?;
         fs::rename(self.temp.path(), &self.path)
             .map_err(|e| Error::io(&self.path, "give the finished folder this name", e))?;
         // It is no temporary folder any more.

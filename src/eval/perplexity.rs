@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::Scorer;
 use super::logits::LogitsFile;
+use crate::watch::Watch;
 use crate::{Error, Result};
 
 /// Fewest tokens of a chunk: with fewer, none has half a chunk before it and one after it.
@@ -96,15 +97,6 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// Told after every chunk.
-pub trait Watch {
-    /// `done` chunks are scored; `so_far` is the perplexity of those. An error ends the run.
-    ///
-    /// # Errors
-    /// If the run must not go on (interrupted, a file changed).
-    fn chunk(&mut self, done: usize, so_far: Estimate) -> Result<()>;
-}
-
 /// Scores of every token, in the order of the text.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scores {
@@ -145,9 +137,10 @@ pub fn alone(
     model: &mut dyn Scorer,
     chunks: &Chunks,
     mut file: Option<&mut LogitsFile>,
-    watch: &mut dyn Watch,
+    watch: &dyn Watch,
 ) -> Result<Scores> {
     let vocab = model.vocab();
+    watch.begin(chunks.count() as u64);
     let mut scores = Vec::with_capacity(chunks.count() * chunks.scored());
     for i in 0..chunks.count() {
         let mut written = Ok(());
@@ -159,7 +152,7 @@ pub fn alone(
             }
         })?;
         written?;
-        watch.chunk(i + 1, Estimate::mean(scores.iter().copied()).exp())?;
+        tell(watch, Estimate::mean(scores.iter().copied()))?;
     }
     Ok(Scores::Alone(scores))
 }
@@ -173,7 +166,7 @@ pub fn beside(
     reference: &mut dyn Scorer,
     chunks: &Chunks,
     mut file: Option<&mut LogitsFile>,
-    watch: &mut dyn Watch,
+    watch: &dyn Watch,
 ) -> Result<Scores> {
     let vocab = model.vocab();
     if reference.vocab() != vocab {
@@ -183,6 +176,7 @@ pub fn beside(
             reference.vocab()
         )));
     }
+    watch.begin(chunks.count() as u64);
     let step = (KEPT / vocab).max(1);
     let mut scores = Vec::with_capacity(chunks.count() * chunks.scored());
     for i in 0..chunks.count() {
@@ -209,9 +203,16 @@ pub fn beside(
             (start, from) = (end, end);
         }
         written?;
-        watch.chunk(i + 1, Estimate::mean(scores.iter().map(|c: &Comparison| c.nll)).exp())?;
+        tell(watch, Estimate::mean(scores.iter().map(|c: &Comparison| c.nll)))?;
     }
     Ok(Scores::Beside(scores))
+}
+
+/// A chunk is scored; `nll`: the mean over all so far.
+fn tell(watch: &dyn Watch, nll: Estimate) -> Result<()> {
+    let so_far = nll.exp();
+    watch.advance(&format!("perplexity {:.4} +- {:.4}", so_far.value, so_far.error), 1);
+    watch.go_on()
 }
 
 /// Appends `f(index, row)` of every row, computed in parallel.
@@ -221,6 +222,8 @@ fn score<T: Send>(rows: &[f32], vocab: usize, scores: &mut Vec<T>, f: impl Fn(us
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     const VOCAB: usize = 50;
@@ -257,14 +260,20 @@ mod tests {
         }
     }
 
-    struct Count(usize);
+    #[derive(Default)]
+    struct Count {
+        units: AtomicU64,
+        done: AtomicU64,
+    }
 
     impl Watch for Count {
-        fn chunk(&mut self, done: usize, so_far: Estimate) -> Result<()> {
-            self.0 += 1;
-            assert_eq!(self.0, done);
-            assert!(so_far.value.is_finite());
-            Ok(())
+        fn begin(&self, units: u64) {
+            self.units.store(units, Ordering::Relaxed);
+        }
+
+        fn advance(&self, what: &str, units: u64) {
+            assert!(what.starts_with("perplexity ") && !what.contains("NaN"), "{what}");
+            self.done.fetch_add(units, Ordering::Relaxed);
         }
     }
 
@@ -290,14 +299,16 @@ mod tests {
         let tokens = text(200);
         for (context, bos) in [(64, Some(3)), (64, None), (33, Some(0)), (4, None), (5, Some(7)), (200, None)] {
             let chunks = Chunks::new(&tokens, context, bos, None).unwrap();
-            let mut watch = Count(0);
-            let found = alone(&mut Synthetic { seen: vec![], salt: 0 }, &chunks, None, &mut watch).unwrap();
+            let watch = Count::default();
+            let found = alone(&mut Synthetic { seen: vec![], salt: 0 }, &chunks, None, &watch).unwrap();
             let expected = directly(&tokens, context, bos);
-            assert_eq!(watch.0, 200 / context);
+            let counts = [&watch.units, &watch.done].map(|n| n.load(Ordering::Relaxed));
+            assert_eq!(counts, [200 / context as u64; 2]);
             assert_eq!(found, Scores::Alone(expected.clone()), "context {context}");
             let mut reference = Synthetic { seen: vec![], salt: 1 };
             let beside =
-                beside(&mut Synthetic { seen: vec![], salt: 0 }, &mut reference, &chunks, None, &mut Count(0)).unwrap();
+                beside(&mut Synthetic { seen: vec![], salt: 0 }, &mut reference, &chunks, None, &Count::default())
+                    .unwrap();
             let Scores::Beside(all) = &beside else { panic!("beside a reference") };
             assert_eq!(all.iter().map(|c| c.nll).collect::<Vec<_>>(), expected);
             assert_eq!(beside.perplexity(), found.perplexity());

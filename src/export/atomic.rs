@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use tempfile::NamedTempFile;
 
 use crate::checkpoint::directory_of;
+use crate::watch::Watch;
 use crate::{Error, Result};
 
 const SUFFIX: &str = ".aurora-tmp";
@@ -94,17 +95,15 @@ impl AtomicFile {
         Ok(())
     }
 
-    /// Flushes to the disk, then takes the final name, unless `stop` says otherwise in between.
+    /// Flushes to the disk, then takes the final name, unless `watch` says otherwise in between.
     ///
     /// # Errors
-    /// If either fails, if `stop` says so, or if the name was taken meanwhile and may not be replaced.
-    pub fn commit(self, stop: &dyn Fn() -> bool) -> Result<()> {
+    /// If either fails, if the watch says to stop, or if the name was taken meanwhile and may not be replaced.
+    pub fn commit(self, watch: &dyn Watch) -> Result<()> {
         let path = self.path;
         let flushed = self.flusher.finish().and_then(|()| self.temp.as_file().sync_data());
         flushed.map_err(|e| Error::io(&path, "flush to the disk", e))?;
-        if stop() {
-            return Err(Error::Interrupted);
-        }
+        watch.go_on()?;
         let named = if self.replace { self.temp.persist(&path) } else { self.temp.persist_noclobber(&path) };
         named.map_err(|e| Error::io(&path, "give the finished file this name", e.error))?;
         // The name itself is durable once the directory is; a system that cannot flush directories does it by itself.
@@ -199,6 +198,15 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::Unwatched;
+
+    struct Stop;
+
+    impl Watch for Stop {
+        fn go_on(&self) -> Result<()> {
+            Err(Error::Interrupted)
+        }
+    }
 
     fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -216,7 +224,7 @@ mod tests {
         for (i, chunk) in bytes.chunks(33).enumerate() {
             file.write_at(i as u64 * 33, chunk).unwrap();
         }
-        file.commit(&|| false).unwrap();
+        file.commit(&Unwatched).unwrap();
         assert_eq!(fs::read(&path).unwrap(), bytes);
         assert_eq!(names(dir.path()), ["x"]);
     }
@@ -231,8 +239,8 @@ mod tests {
         assert_eq!(names(dir.path()).len(), 2, "{:?}", names(dir.path()));
         first.write_at(0, b"first_____").unwrap();
         second.write_at(0, b"second____").unwrap();
-        first.commit(&|| false).unwrap();
-        second.commit(&|| false).unwrap();
+        first.commit(&Unwatched).unwrap();
+        second.commit(&Unwatched).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second____");
     }
 
@@ -242,7 +250,7 @@ mod tests {
         let path = dir.path().join("x");
         let file = AtomicFile::create(&path, 4, false).unwrap();
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(file.commit(&|| false), Err(Error::Io { .. })));
+        assert!(matches!(file.commit(&Unwatched), Err(Error::Io { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         assert_eq!(names(dir.path()), ["x"]);
     }
@@ -251,7 +259,7 @@ mod tests {
     fn stopping_at_the_end_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let file = AtomicFile::create(&dir.path().join("x"), 4, false).unwrap();
-        assert!(matches!(file.commit(&|| true), Err(Error::Interrupted)));
+        assert!(matches!(file.commit(&Stop), Err(Error::Interrupted)));
         assert!(names(dir.path()).is_empty());
     }
 
@@ -259,7 +267,7 @@ mod tests {
     fn long_names_leave_room_for_the_temporary_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("n".repeat(250));
-        AtomicFile::create(&path, 4, false).unwrap().commit(&|| false).unwrap();
+        AtomicFile::create(&path, 4, false).unwrap().commit(&Unwatched).unwrap();
         assert!(path.exists());
     }
 }

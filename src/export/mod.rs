@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::Result;
 use crate::gguf::Metadata;
 use crate::plan::Plan;
-use crate::record::{LinearRecord, ScaleRecord};
+use crate::watch::Watch;
 
 mod atomic;
 pub mod gguf;
@@ -13,24 +13,6 @@ pub mod metadata;
 pub mod packed;
 
 pub use atomic::AtomicFile;
-
-/// What long work tells while it runs, and where it asks whether to go on.
-pub trait Watch: Sync {
-    /// `weights` more numbers are done; the last of them belong to the tensor called `tensor`.
-    fn advance(&self, tensor: &str, weights: u64);
-
-    /// Whether to stop now.
-    fn interrupted(&self) -> bool;
-
-    /// What is being done, where no weights are done for a while.
-    fn stage(&self, _what: &str) {}
-
-    /// A linear is solved.
-    fn linear(&self, _record: &LinearRecord) {}
-
-    /// The scales of a site are found.
-    fn scaled(&self, _record: &ScaleRecord) {}
-}
 
 /// An output format.
 pub trait Exporter: Send + Sync {
@@ -90,6 +72,6 @@ impl Output {
     /// If the disk fails, the watch says to stop, or the name cannot be taken; then nothing is left behind and what was
     /// there stays.
     pub fn finish(self, watch: &dyn Watch) -> Result<()> {
-        self.file.commit(&|| watch.interrupted())
+        self.file.commit(watch)
     }
 }

@@ -17,12 +17,13 @@ use half::f16;
 use rayon::prelude::*;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use super::{Layout, Watch};
+use super::Layout;
 use crate::checkpoint::config::HfConfig;
 use crate::checkpoint::directory_of;
 use crate::checkpoint::mmap::Map;
 use crate::model::{Import, ParamId, Role};
 use crate::plan::{Plan, TensorPlan};
+use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -288,9 +289,7 @@ impl Packer<'_> {
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(fail)?;
         file.write_all(&header).map_err(fail)?;
         for entry in entries {
-            if watch.interrupted() {
-                return Err(Error::Interrupted);
-            }
+            watch.go_on()?;
             watch.stage(&entry.name);
             let parts = match entry.floats {
                 Some(spec) => vec![self.floats(entry, spec, blocks)],

@@ -11,16 +11,17 @@ use aurora_quantizers::{Format, SiteStats, formats};
 
 use super::probe::Probe;
 use super::resume::Resume;
+use crate::Result;
 use crate::calibrate::not_finite;
 use crate::calibrate::observe::{Feed, Observer, feeds};
-use crate::export::{Output, Watch};
+use crate::export::Output;
 use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
 use crate::passes::{self, BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
 use crate::plan::{Plan, TensorPlan};
 use crate::record::{LinearRecord, ScaleRecord};
 use crate::runtime::{Attention, Block, BlockRunner, CacheType, Options, Overrides};
+use crate::watch::Watch;
 use crate::weights::Weights;
-use crate::{Error, Result};
 
 /// Which inputs the statistics of a block are taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +152,7 @@ impl<'a> Loop<'a> {
         while done < self.residuals.len() {
             let some = done..done + block.together(&self.residuals[done..]);
             self.watch.stage(&format!("block {index}: inputs {}/{}", some.end, self.job.samples.len()));
-            stop(self.watch)?;
+            self.watch.go_on()?;
             done = some.end;
             match self.job.propagate {
                 Propagate::Float => block.run_all(&mut self.residuals[some], Some(&mut observer))?,
@@ -169,7 +170,7 @@ impl<'a> Loop<'a> {
             while done < self.residuals.len() {
                 let some = done..done + block.together(&self.residuals[done..]);
                 self.watch.stage(&format!("block {index}: outputs {}/{}", some.end, self.job.samples.len()));
-                stop(self.watch)?;
+                self.watch.go_on()?;
                 done = some.end;
                 block.run_all(&mut self.residuals[some], None)?;
             }
@@ -184,7 +185,7 @@ impl<'a> Loop<'a> {
             let mut stats = SiteStats::new(feed.width, self.gram());
             for (i, residual) in self.residuals.iter().enumerate() {
                 self.watch.stage(&format!("output matrix: inputs {}/{}", i + 1, self.job.samples.len()));
-                stop(self.watch)?;
+                self.watch.go_on()?;
                 let inputs = self.runner.head_inputs(residual)?;
                 stats.add(&inputs).map_err(|e| not_finite(&self.model.graph, &feed, &e.to_string()))?;
             }
@@ -295,21 +296,21 @@ struct Lines<'a> {
 
 impl Log for Lines<'_> {
     fn linear(&mut self, record: LinearRecord) {
-        self.watch.linear(&record);
+        if let (Some(loss), Some(rtn)) = (record.loss, record.loss_rtn) {
+            self.watch.stage(&format!("{}: loss {:.2}x of rounding to nearest", record.tensor, loss / rtn));
+        }
         self.linears.push(record);
     }
 
     fn scaled(&mut self, record: ScaleRecord) {
-        self.watch.scaled(&record);
+        if let (Some(loss), Some(before)) = (record.loss, record.loss_before) {
+            self.watch.stage(&format!("{}: loss {:.2}x with scales", record.readers[0], loss / before));
+        }
         self.scales.push(record);
     }
 
     fn begin(&mut self, tensor: &str) -> Result<()> {
         self.watch.stage(tensor);
-        stop(self.watch)
+        self.watch.go_on()
     }
-}
-
-fn stop(watch: &dyn Watch) -> Result<()> {
-    if watch.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
 }

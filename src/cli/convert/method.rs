@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flate2::Crc;
 
-use super::{CODES, Progress, SCALES};
+use super::{CODES, SCALES};
 use crate::checkpoint::TensorSource;
 use crate::cli::args::Convert;
 use crate::cli::calibrate;
@@ -15,6 +15,7 @@ use crate::pipeline;
 use crate::pipeline::blocks::{Job, Propagate, Solved};
 use crate::pipeline::resume::Resume;
 use crate::plan::Plan;
+use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -82,7 +83,7 @@ pub(super) fn solve(
     plan: &Plan,
     path: &Path,
     output: &Output,
-    watch: &Progress,
+    watch: &dyn Watch,
 ) -> Result<(Solved, Option<Resume>)> {
     let data = calibrate::dataset(&args.sampling, Some(SAMPLES), source, model)?;
     let propagate = if args.solving.propagate == "float" { Propagate::Float } else { Propagate::Quantized };
