@@ -10,6 +10,7 @@ use aurora_quantizers::{Spec, spec};
 use regex::Regex;
 
 use crate::model::{Model, Param, ParamId, Role};
+use crate::record::TensorRecord;
 use crate::weights::Kept;
 use crate::{Error, Result};
 
@@ -68,6 +69,23 @@ impl TensorPlan {
     /// Rows over all outer dimensions; 1 for a vector.
     pub fn rows(&self) -> usize {
         self.shape[..self.shape.len() - 1].iter().product()
+    }
+}
+
+impl From<&TensorPlan> for TensorRecord {
+    fn from(t: &TensorPlan) -> Self {
+        TensorRecord {
+            name: t.name.clone(),
+            shape: t.shape.clone(),
+            requested: t.requested.name.to_owned(),
+            actual: t.actual.name.to_owned(),
+            reason: t.reason.clone(),
+            bytes: t.bytes,
+            permuted: None,
+            packed: None,
+            carried: t.carried,
+            largest_error: None,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use aurora_quantizers::SiteStats;
 use aurora_quantizers::spec::{self, Spec};
 use aurora_quantizers::stats::Gram;
 
+use super::dataset::Dataset;
 use super::observe::Feed;
 use crate::checkpoint::TensorInfo;
 use crate::checkpoint::gguf;
@@ -48,6 +49,13 @@ pub struct Origin {
     pub chunks: u32,
     /// Tokens in a sample.
     pub chunk_size: u32,
+}
+
+impl From<&Dataset> for Origin {
+    fn from(data: &Dataset) -> Origin {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Origin { datasets: data.names.clone(), chunks: number(data.samples.len()), chunk_size: number(data.context) }
+    }
 }
 
 /// Sums over tokens of one matrix's inputs.

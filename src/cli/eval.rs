@@ -13,7 +13,7 @@ use crate::eval::divergence::divergence;
 use crate::eval::logits::LogitsFile;
 use crate::eval::perplexity::{self, Chunks, Scores};
 use crate::eval::{Scorer, Sequence, text};
-use crate::record::{self, Estimate, EvalRecord};
+use crate::record::{Estimate, EvalRecord, Record, Tool};
 use crate::runtime::{Attention, Engine, Options};
 use crate::text::{Special, Tokenizer, read_file};
 use crate::weights::Weights;
@@ -64,8 +64,7 @@ pub fn run(args: &Eval, common: &Common) -> Result<()> {
     file.map_or(Ok(()), LogitsFile::finish)?;
 
     let record = EvalRecord {
-        schema: record::SCHEMA,
-        tool: concat!("aurora-quant ", env!("CARGO_PKG_VERSION")).to_owned(),
+        tool: Tool::this(),
         model: args.model.display().to_string(),
         architecture: opened.model.arch.gguf.to_owned(),
         file_bytes: opened.files.bytes(),
@@ -75,7 +74,7 @@ pub fn run(args: &Eval, common: &Common) -> Result<()> {
         chunks: chunks.count(),
         tokens_scored: scores.count(),
         exact: args.exact,
-        cache_type,
+        cache_type: cache_type.to_owned(),
         threads: rayon::current_num_threads(),
         seconds,
         tokens_per_second: chunks.tokens().len() as f64 / seconds,
@@ -86,7 +85,10 @@ pub fn run(args: &Eval, common: &Common) -> Result<()> {
             Scores::Beside(all) => Some(divergence(all)),
         },
     };
-    if common.json { ui::print_json(&record) } else { ui::print(&table(&record)) }
+    match common.json {
+        true => ui::print_json(&Record::Eval(Box::new(record))),
+        false => ui::print(&table(&record)),
+    }
 }
 
 fn text_of(args: &Eval) -> Result<(String, String)> {

@@ -1,20 +1,21 @@
 //! The command line: the only room that prints, and the only one that ends the process.
 
+mod allocator;
 mod args;
 mod bench;
 mod calibrate;
 mod convert;
+mod eta;
 mod eval;
 mod generate;
 mod inspect;
-mod left;
 mod lines;
-mod memory;
 mod open;
-mod packing;
+mod passes;
 mod progress;
 mod signals;
 mod ui;
+mod wording;
 
 use std::process::ExitCode;
 
@@ -54,7 +55,7 @@ pub fn definition() -> clap::Command {
 }
 
 fn start(args: &Args) -> Result<()> {
-    memory::keep();
+    allocator::keep();
     signals::explain_lost_files(args.common.json)?;
     if let Some(name) = &args.common.isa {
         let present = Isa::present();

@@ -8,9 +8,11 @@ use crate::plan::Plan;
 use crate::watch::Watch;
 
 mod atomic;
+pub mod destination;
 pub mod gguf;
 pub mod metadata;
 pub mod packed;
+pub mod packing;
 
 pub use atomic::AtomicFile;
 

@@ -6,17 +6,27 @@ use std::time::Instant;
 use aurora_quantizers::{SiteStats, awq, par, scan};
 use rayon::prelude::*;
 
-use super::{BlockState, Log, Pass, StatsKind};
+use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
 use crate::Result;
 use crate::model::{Reader, Role};
-use crate::record::LinearRecord;
+use crate::record::PassRecord;
+
+/// Row of the table.
+pub const ROW: PassRow = PassRow {
+    name: "clip",
+    about: "rounds to nearest, with ranges of groups cut where that lowers the error of the outputs",
+    options: &[],
+    solves: true,
+    compensates: false,
+    make: |_, _| Box::new(Clip),
+};
 
 /// The pass.
-pub struct Clip;
+struct Clip;
 
 impl Pass for Clip {
-    fn needs(&self) -> StatsKind {
-        StatsKind::Gram
+    fn needs(&self) -> Needs {
+        StatsKind::Gram.into()
     }
 
     fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()> {
@@ -34,11 +44,11 @@ impl Pass for Clip {
                 let zeros = vec![0.0; blocks.spec().block];
                 let group = blocks.fit(&zeros, &zeros).group_len;
                 let (bytes, before, after) = clipped(block, reader, stats, group)?;
-                let mut record = LinearRecord::new(&param.name, reader.expert, stats.tokens());
-                record.method = "clip".to_owned();
-                (record.loss, record.loss_rtn) = (Some(after), Some(before));
+                let mut record = PassRecord::new(ROW.name, param.block, vec![param.name.clone()]);
+                (record.expert, record.tokens) = (reader.expert, stats.tokens());
+                (record.after, record.before) = (Some(after), Some(before));
                 record.seconds = started.elapsed().as_secs_f64();
-                log.linear(record);
+                log.done(record);
                 block.set_codes(reader, bytes);
             }
         }

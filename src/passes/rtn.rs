@@ -7,19 +7,53 @@ use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Scales, Scan, par, scan};
 use rayon::prelude::*;
 
-use super::{BlockState, Log, Pass, StatsKind};
+use super::{BlockState, Log, Needs, Opt, OptKind, Pass, PassRow, StatsKind};
 use crate::Result;
 use crate::model::{Reader, Role};
 
+/// Row of the table.
+pub const ROW: PassRow = PassRow {
+    name: super::RTN,
+    about: "rounds each weight to the nearest, with searched scales",
+    options: &[SCALES, CODES],
+    solves: true,
+    compensates: false,
+    make: |options, _| Box::new(Rtn { nearest: !options.word(CODES.name, &JOINT) }),
+};
+
+/// How scales are found. Only the conversion that runs no model can use ggml's formula.
+pub const SCALES: Opt = Opt {
+    name: "scales",
+    about: "How the scales of blocks are found. search: for the smallest error; reference: by ggml's formula, the same bytes as \
+            llama-quantize writes (only for the types named after one number, such as q4_0)",
+    kind: OptKind::Word(&["search", "reference"]),
+    default: "search",
+};
+
+/// Whether scales are those of ggml's formula.
+pub const REFERENCE: [(&str, bool); 2] = [("search", false), ("reference", true)];
+
+/// How codes are chosen on searched scales.
+pub const CODES: Opt = Opt {
+    name: "codes",
+    about: "How rtn chooses codes on searched scales. joint: so that errors cancel in those directions that inputs take, as far \
+            as the weights tell; nearest: every weight on its own",
+    kind: OptKind::Word(&["joint", "nearest"]),
+    default: "joint",
+};
+
+/// Whether codes are chosen together.
+pub const JOINT: [(&str, bool); 2] = [("joint", true), ("nearest", false)];
+
 /// The pass.
-pub struct Rtn {
+struct Rtn {
     /// Whether every weight gets the nearest level.
-    pub nearest: bool,
+    nearest: bool,
 }
 
 impl Pass for Rtn {
-    fn needs(&self) -> StatsKind {
-        StatsKind::Diagonal
+    fn needs(&self) -> Needs {
+        StatsKind::Diagonal.into()
     }
 
     fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()> {

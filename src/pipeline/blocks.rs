@@ -18,19 +18,11 @@ use crate::export::Output;
 use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
 use crate::passes::{self, BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
 use crate::plan::{Plan, TensorPlan};
-use crate::record::{LinearRecord, ScaleRecord};
+use crate::recipe::Propagate;
+use crate::record::PassRecord;
 use crate::runtime::{Attention, Block, BlockRunner, CacheType, Options, Overrides};
 use crate::watch::Watch;
 use crate::weights::Weights;
-
-/// Which inputs the statistics of a block are taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Propagate {
-    /// Those that the original model gives it.
-    Float,
-    /// Those that the blocks before it give it as they were written.
-    Quantized,
-}
 
 /// What the block loop is to do.
 pub struct Job<'a> {
@@ -49,10 +41,8 @@ pub struct Solved {
     pub written: Vec<bool>,
     /// Factors for what is not.
     pub factors: BTreeMap<Reader, Factors>,
-    /// Linear by linear, what was done.
-    pub linears: Vec<LinearRecord>,
-    /// Site by site, which scales were found.
-    pub scales: Vec<ScaleRecord>,
+    /// What the passes did, place by place.
+    pub records: Vec<PassRecord>,
 }
 
 impl Values for Weights<'_> {
@@ -122,10 +112,8 @@ pub struct Done {
     pub encoded: BTreeMap<ParamId, Vec<u8>>,
     /// Factors of what is not encoded.
     pub factors: BTreeMap<Reader, Factors>,
-    /// What the passes had to say of linears.
-    pub linears: Vec<LinearRecord>,
-    /// And of the inputs of sites.
-    pub scales: Vec<ScaleRecord>,
+    /// What the passes did.
+    pub records: Vec<PassRecord>,
 }
 
 struct Loop<'a> {
@@ -144,7 +132,7 @@ impl<'a> Loop<'a> {
     fn block<'s>(&mut self, index: usize, sites: impl Iterator<Item = &'s Site>) -> Result<Done> {
         let sites: Vec<Site> = sites.cloned().collect();
         let mut observer = Observer::new(feeds(&sites, Some(index)), self.gram());
-        let probes = self.job.passes.iter().any(|pass| pass.probes());
+        let probes = self.job.passes.iter().any(|pass| pass.needs().probe);
         let probe = probes.then(|| Probe::new(self.runner, index, &self.residuals));
         let none = Overrides::new();
         let mut block = self.runner.block(index, &none)?;
@@ -195,7 +183,7 @@ impl<'a> Loop<'a> {
     }
 
     fn gram(&self) -> bool {
-        self.job.passes.iter().any(|p| p.needs() == StatsKind::Gram)
+        self.job.passes.iter().any(|p| p.needs().stats == StatsKind::Gram)
     }
 
     /// Lets all passes work on what was observed. `seen`: feed after feed, as the sites have them.
@@ -216,7 +204,7 @@ impl<'a> Loop<'a> {
             SiteState { site, stats }
         });
         let mut state = BlockState::new(&self.model.graph, self.weights, self.formats, probe, states.collect());
-        let mut log = Lines { watch: self.watch, linears: Vec::new(), scales: Vec::new() };
+        let mut log = Lines { watch: self.watch, records: Vec::new() };
         for pass in self.job.passes {
             pass.apply(&mut state, &mut log)?;
         }
@@ -227,7 +215,7 @@ impl<'a> Loop<'a> {
             encoded.entry(reader.weight).or_default().extend(bytes);
         }
         let factors = factors.into_iter().filter(|(reader, _)| !encoded.contains_key(&reader.weight)).collect();
-        Ok(Done { encoded, factors, linears: log.linears, scales: log.scales })
+        Ok(Done { encoded, factors, records: log.records })
     }
 
     /// The block's parameters as they will be written.
@@ -256,8 +244,7 @@ impl<'a> Loop<'a> {
             self.watch.advance(&param.name, param.len() as u64);
         }
         self.solved.factors.extend(done.factors);
-        self.solved.linears.extend(done.linears);
-        self.solved.scales.extend(done.scales);
+        self.solved.records.extend(done.records);
         Ok(())
     }
 }
@@ -290,23 +277,15 @@ pub(super) fn apply(
 /// Passes what passes tell on to the user.
 struct Lines<'a> {
     watch: &'a dyn Watch,
-    linears: Vec<LinearRecord>,
-    scales: Vec<ScaleRecord>,
+    records: Vec<PassRecord>,
 }
 
 impl Log for Lines<'_> {
-    fn linear(&mut self, record: LinearRecord) {
-        if let (Some(loss), Some(rtn)) = (record.loss, record.loss_rtn) {
-            self.watch.stage(&format!("{}: loss {:.2}x of rounding to nearest", record.tensor, loss / rtn));
+    fn done(&mut self, record: PassRecord) {
+        if let Some(ratio) = record.ratio() {
+            self.watch.stage(&format!("{}: loss {ratio:.2}x with {}", record.tensors[0], record.pass));
         }
-        self.linears.push(record);
-    }
-
-    fn scaled(&mut self, record: ScaleRecord) {
-        if let (Some(loss), Some(before)) = (record.loss, record.loss_before) {
-            self.watch.stage(&format!("{}: loss {:.2}x with scales", record.readers[0], loss / before));
-        }
-        self.scales.push(record);
+        self.records.push(record);
     }
 
     fn begin(&mut self, tensor: &str) -> Result<()> {

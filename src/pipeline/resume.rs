@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::blocks::Done;
 use crate::model::{ParamId, Reader};
 use crate::passes::Factors;
-use crate::record::{LinearRecord, ScaleRecord};
+use crate::record::PassRecord;
 use crate::{Error, Result};
 
 /// Where a run keeps what it needs to go on.
@@ -140,7 +140,7 @@ impl Resume {
         let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|n| *n <= rest.len());
         let (header, mut rest) = rest.split_at(length.ok_or_else(damaged)?);
         let header: Header = serde_json::from_slice(header).map_err(|_| damaged())?;
-        let mut done = Done { linears: header.linears, scales: header.scales, ..Done::default() };
+        let mut done = Done { records: header.records, ..Done::default() };
         for (id, length) in header.encoded {
             let (bytes, after) = rest.split_at_checked(length).ok_or_else(damaged)?;
             done.encoded.insert(ParamId(id), bytes.to_vec());
@@ -164,8 +164,7 @@ struct Header {
     /// Parameter and number of bytes, in the order of the bytes.
     encoded: Vec<(usize, usize)>,
     factors: Vec<StoredFactors>,
-    linears: Vec<LinearRecord>,
-    scales: Vec<ScaleRecord>,
+    records: Vec<PassRecord>,
 }
 
 impl Header {
@@ -175,8 +174,7 @@ impl Header {
         Header {
             encoded: done.encoded.iter().map(|(id, bytes)| (id.0, bytes.len())).collect(),
             factors: factors.iter().map(|(r, f)| (r.weight.0, r.expert, bits(&f.cols), bits(&f.rows))).collect(),
-            linears: done.linears.clone(),
-            scales: done.scales.clone(),
+            records: done.records.clone(),
         }
     }
 }
@@ -231,11 +229,13 @@ mod tests {
     fn done() -> Done {
         let reader = |weight, expert| Reader { weight: ParamId(weight), expert };
         let factors = Factors { cols: Some(vec![0.1, f32::MIN_POSITIVE]), rows: None };
+        let mut record = PassRecord::new("gptq", Some(0), vec!["blk.0.attn_q.weight".to_owned()]);
+        (record.tokens, record.after) = (7, Some(0.1 + 0.2));
+        record.fact("range", (0.3, 1.7));
         Done {
             encoded: BTreeMap::from([(ParamId(3), vec![1, 2, 3]), (ParamId(9), vec![])]),
             factors: BTreeMap::from([(reader(4, None), factors.clone()), (reader(5, Some(2)), factors)]),
-            linears: vec![LinearRecord { loss: Some(0.1 + 0.2), ..LinearRecord::new("blk.0.attn_q.weight", None, 7) }],
-            scales: vec![ScaleRecord { range: Some((0.3, 1.7)), ..ScaleRecord::new(Some(0), Vec::new(), None) }],
+            records: vec![record],
         }
     }
 

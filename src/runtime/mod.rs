@@ -58,6 +58,13 @@ pub struct Options {
     pub attention: Attention,
 }
 
+impl Options {
+    /// Activations, keys and values as the model defines them: nothing rounded.
+    pub fn exact(context: usize) -> Options {
+        Options { context, exact: true, cache: CacheType::F32, attention: Attention::Flash }
+    }
+}
+
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheType {

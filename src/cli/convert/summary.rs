@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use aurora_quantizers::spec::Kind;
 
-use super::{scales, solved};
+use super::{scaled, solved};
 use crate::cli::args::Common;
-use crate::cli::ui;
+use crate::cli::{ui, wording};
 use crate::plan::{Plan, TensorPlan};
 use crate::record::{RunRecord, TensorRecord};
 
@@ -91,7 +91,7 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
             types.join(", ")
         ),
     );
-    let scales = scales::lines(&record.scales);
+    let scales = scaled::lines(&record.passes);
     if !scales.is_empty() {
         ui::message(common, &scales.join("\n"));
     }
@@ -104,9 +104,9 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
     }
     let grids = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
     let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
-    solved::lines(record, &grids).iter().for_each(|line| ui::message(common, line));
+    solved::lines(&record.method, &record.passes, &grids).iter().for_each(|line| ui::message(common, line));
     for note in &record.notes {
-        ui::message(common, &format!("note: {note}"));
+        ui::message(common, &wording::flags(&format!("note: {note}")));
     }
     if common.verbose && !record.dry_run {
         for t in &record.tensors {

@@ -1,4 +1,4 @@
-//! `convert --format gptq` and its like: what the options mean, and the folder that comes of them.
+//! Folders of packed matrices: what a recipe's format asks for, and the folder that comes of it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use aurora_quantizers::spec;
 
-use super::args::Convert;
+use super::packed::{self, GROUPS, LAYOUTS, PackedLayout, Packer};
+use super::{Layout, Output};
 use crate::checkpoint::{self, Config, TensorSource};
-use crate::export::packed::{self, GROUPS, LAYOUTS, PackedLayout, Packer, Settings};
-use crate::export::{Layout, Output};
 use crate::model::ParamId;
 use crate::plan::Plan;
+use crate::recipe::{Recipe, Setting};
 use crate::watch::Watch;
 use crate::weights::{Kept, Weights};
 use crate::{Error, Result};
@@ -19,58 +19,69 @@ use crate::{Error, Result};
 /// The format that is no folder.
 pub const GGUF: &str = "gguf";
 
+/// What can be set of formats that are folders of codes.
+const OPTIONS: [&str; 3] = ["bits", "group_size", "sym"];
+
+fn refuse<T>(what: String) -> Result<T> {
+    Err(Error::unsupported(what))
+}
+
 /// A folder of packed matrices, as it was asked for.
 pub struct Packing {
     layout: &'static dyn PackedLayout,
-    settings: Settings,
+    settings: packed::Settings,
     /// As the record and default names have it: "gptq-4bit-g128".
     pub name: String,
 }
 
 impl Packing {
-    /// What `--format` and the options that belong to it ask for; `None` for GGUF.
+    /// What a recipe's format asks for; `None` for GGUF.
     ///
     /// # Errors
     /// If options do not go together.
-    pub fn of(args: &Convert) -> Result<Option<Packing>> {
-        let p = &args.packing;
-        let Some(layout) = LAYOUTS.iter().copied().find(|l| l.name() == p.format) else {
-            let own = [
-                (p.bits.is_some(), "--bits"),
-                (p.group_size.is_some(), "--group-size"),
-                (p.sym, "--sym"),
-                (p.asym, "--asym"),
-            ];
-            return match own.iter().find(|(given, _)| *given) {
-                None => Ok(None),
-                Some((_, option)) => {
-                    let names: Vec<_> = LAYOUTS.iter().map(|l| l.name()).collect();
-                    let what = format!("{option} is for --format {}; GGUF's types have --type", names.join(", "));
-                    Err(Error::unsupported(what))
-                }
-            };
+    pub fn of(recipe: &Recipe) -> Result<Option<Packing>> {
+        let (name, set) = (recipe.format.name.as_str(), &recipe.format.options);
+        let layout = LAYOUTS.iter().copied().find(|l| l.name() == name);
+        if let Some(other) = set.keys().find(|key| layout.is_none() || !OPTIONS.contains(&key.as_str())) {
+            let names: Vec<_> = LAYOUTS.iter().map(|l| l.name()).collect();
+            return refuse(format!("`format.{other}` is for `format` {}; GGUF's types have `type`", names.join(", ")));
+        }
+        let Some(layout) = layout else {
+            if name == GGUF {
+                return Ok(None);
+            }
+            let names: Vec<_> = [GGUF].into_iter().chain(LAYOUTS.iter().map(|l| l.name())).collect();
+            return refuse(format!("`format` {name:?} is not known; known: {}", names.join(", ")));
         };
         let other = [
-            (args.file_type.is_some(), "--type"),
-            (args.pure, "--pure"),
-            (!args.tensor_type.is_empty(), "--tensor-type"),
-            (args.output_type.is_some(), "--output-type"),
-            (args.embedding_type.is_some(), "--embedding-type"),
-            (args.pre.is_some(), "--pre"),
+            (recipe.file_type.is_some(), "type"),
+            (recipe.pure, "pure"),
+            (!recipe.tensor_types.is_empty(), "tensor_types"),
+            (recipe.output_type.is_some(), "output_type"),
+            (recipe.embedding_type.is_some(), "embedding_type"),
+            (recipe.pre.is_some(), "pre"),
         ];
-        if let Some((_, option)) = other.iter().find(|(given, _)| *given) {
-            let what =
-                format!("{option} is for GGUF; --format {} has --bits, --group-size, --sym and --asym", p.format);
-            return Err(Error::unsupported(what));
+        if let Some((_, setting)) = other.iter().find(|(given, _)| *given) {
+            return refuse(format!("`{setting}` is for GGUF; `format` {name} has bits, group size and symmetry"));
         }
-        let symmetric = if p.sym || p.asym { p.sym } else { layout.usually_symmetric() };
-        let settings = Settings {
-            bits: p.bits.unwrap_or(4).into(),
-            group: p.group_size.map_or(GROUPS[2], usize::from),
-            symmetric,
+        let number = |key: &str, usual: usize, known: &[usize]| match set.get(key) {
+            None => Ok(usual),
+            Some(Setting::Count(n)) if known.contains(&(*n as usize)) => Ok(*n as usize),
+            Some(other) => {
+                let known: Vec<_> = known.iter().map(ToString::to_string).collect();
+                refuse(format!("`format.{key}` {other}: must be one of {}", known.join(", ")))
+            }
         };
+        let symmetric = match set.get(OPTIONS[2]) {
+            None => layout.usually_symmetric(),
+            Some(Setting::Flag(on)) => *on,
+            Some(other) => return refuse(format!("`format.sym` {other}: must be true or false")),
+        };
+        let bits = number(OPTIONS[0], 4, &[4, 8])?;
+        let group = number(OPTIONS[1], GROUPS[2], &GROUPS)?;
+        let settings = packed::Settings { bits: bits as u32, group, symmetric };
         if let Some(objection) = layout.objection(settings) {
-            return Err(Error::unsupported(format!("--format {} {objection}", layout.name())));
+            return refuse(format!("`format` {} {objection}", layout.name()));
         }
         let sort = if symmetric { "" } else { "-asym" };
         let name = format!("{}-{}bit-g{}{sort}", layout.name(), settings.bits, settings.group);
@@ -83,7 +94,7 @@ impl Packing {
     /// If the model is no Hugging Face checkpoint, or one that cannot be packed.
     pub fn kept(&self, source: &dyn TensorSource, weights: &Weights) -> Result<BTreeMap<ParamId, Kept>> {
         if matches!(source.config(), Config::Gguf(_)) {
-            let what = format!("--format {} needs a Hugging Face checkpoint, this is a GGUF file", self.layout.name());
+            let what = format!("`format` {} needs a Hugging Face checkpoint, this is a GGUF file", self.layout.name());
             return Err(Error::unsupported(what));
         }
         packed::check(weights)?;
@@ -127,7 +138,7 @@ impl Packing {
         }
         match path.symlink_metadata() {
             Err(_) => Ok(path.to_owned()),
-            Ok(_) => refuse("exists; folders are not replaced: remove it, or name another with -o".to_owned()),
+            Ok(_) => refuse("exists; folders are not replaced: remove it, or name another with `name`".to_owned()),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Target;
 use crate::checkpoint::{self, Config, TensorSource};
 use crate::plan::FileType;
 use crate::{Error, Result};
@@ -18,11 +17,11 @@ pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
     }
     let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
     if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
-        return refuse("names a directory; -o needs a file name".to_owned());
+        return refuse("names a directory; `name` needs a file name".to_owned());
     }
     let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
     if !force {
-        return refuse("exists; use --force to replace it, or another name with -o".to_owned());
+        return refuse("exists; use `replace` to replace it, or another name with `name`".to_owned());
     }
     // A link stays a link: what it leads to is replaced.
     let real = if found.is_symlink() {
@@ -36,10 +35,10 @@ pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
     Ok(real)
 }
 
-/// `<model>-<type>.gguf` in the current directory.
-pub(super) fn default_output(source: &dyn TensorSource, target: &Target, extension: &str) -> PathBuf {
+/// `<model>-<type>.gguf`, or without an extension `<model>-<name>`, in the current directory.
+pub fn default_output(source: &dyn TensorSource, name: &str, file_type: &str, extension: &str) -> PathBuf {
     let config = source.config().path();
-    let name = match source.config() {
+    let model = match source.config() {
         Config::HuggingFace(_) => {
             let dir = checkpoint::directory_of(config);
             let id = checkpoint::card::directory_id(dir).unwrap_or_else(|| "model".to_owned());
@@ -53,7 +52,7 @@ pub(super) fn default_output(source: &dyn TensorSource, target: &Target, extensi
         }
     };
     match extension {
-        "" => PathBuf::from(format!("{name}-{}", target.name)),
-        _ => PathBuf::from(format!("{name}-{}.{extension}", target.file_type.name)),
+        "" => PathBuf::from(format!("{model}-{name}")),
+        _ => PathBuf::from(format!("{model}-{file_type}.{extension}")),
     }
 }
