@@ -18,12 +18,12 @@ use std::time::Instant;
 use aurora_quantizers::gptq::Care;
 
 use crate::calibrate::dataset::Dataset;
-use crate::checkpoint::{self, Config, TensorSource, Unchanged, quantized};
+use crate::checkpoint::Guard;
 use crate::export::destination::{default_output, destination};
 use crate::export::packing::{Folder, Packing};
 use crate::export::{self, EXPORTERS, Layout, Output};
 use crate::gguf::Metadata;
-use crate::model::{self, Model};
+use crate::model::Opened;
 use crate::pipeline::blocks::Solved;
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, Rounding};
@@ -53,9 +53,7 @@ const SAMPLES: usize = 128;
 /// A conversion that is ready to run.
 pub struct Job {
     recipe: Recipe,
-    source: Box<dyn TensorSource>,
-    files: Unchanged,
-    model: Model,
+    opened: Opened,
     asked: Asked,
     target: Target,
     packing: Option<Packing>,
@@ -85,28 +83,23 @@ pub struct Destination {
 /// Whatever is wrong with the checkpoint, the texts, the statistics, the recipe, or what they have to do with each other.
 pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let asked = Asked::of(recipe)?;
-    let source = checkpoint::open(&recipe.model)?;
-    if let Config::HuggingFace(config) = source.config() {
-        config.require()?;
-    }
-    let files = Unchanged::since_now(source.as_ref())?;
-    quantized::check(source.as_ref())?;
-    target::refuse_quantized(source.as_ref(), recipe.allow_requantize)?;
-    let model = model::describe(source.config(), &|name| source.as_ref().find(name).is_some())?;
-    let mut weights = Weights::bind(source.as_ref(), &model.graph)?;
+    let opened = Opened::open(&recipe.model)?;
+    let (source, model) = (opened.source.as_ref(), &opened.model);
+    target::refuse_quantized(source, recipe.allow_requantize)?;
+    let mut weights = Weights::bind(source, &model.graph)?;
     let packing = Packing::of(recipe)?;
     let target = match &packing {
-        None => Target::of(recipe, &asked, source.as_ref(), &mut weights)?,
-        Some(packing) => Target::packed(packing, source.as_ref(), &weights)?,
+        None => Target::of(recipe, &asked, source, &mut weights)?,
+        Some(packing) => Target::packed(packing, source, &weights)?,
     };
-    let plan = Plan::keeping(&model, &asked.rules(recipe, target.file_type), &target.kept)?;
+    let plan = Plan::keeping(model, &asked.rules(recipe, target.file_type), &target.kept)?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
     let data = match asked.reads_text(recipe) {
-        true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source.as_ref(), &model)?),
+        true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
         false => None,
     };
     let (mut metadata, mut notes) = match &packing {
-        None => export::metadata::metadata(source.as_ref(), &model, &plan, recipe.pre.as_deref())?,
+        None => export::metadata::metadata(source, model, &plan, recipe.pre.as_deref())?,
         Some(_) => (Metadata::new(), Vec::new()),
     };
     let statistics = Statistics::of(recipe, &model.graph, &plan, data.as_ref(), &mut notes)?;
@@ -125,7 +118,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     };
     let tensors = plan.tensors.iter().map(|t| TensorRecord {
         permuted: weights.reordered(t.param).map(str::to_owned),
-        packed: weights.packed(t.param).next().map(|(_, packed)| packed.describe(source.as_ref())),
+        packed: weights.packed(t.param).next().map(|(_, packed)| packed.describe(source)),
         ..TensorRecord::from(t)
     });
     let record = RunRecord {
@@ -153,7 +146,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     };
     drop(weights);
     let recipe = recipe.clone();
-    Ok(Job { recipe, source, files, model, asked, target, packing, plan, statistics, data, layout, record })
+    Ok(Job { recipe, opened, asked, target, packing, plan, statistics, data, layout, record })
 }
 
 impl Job {
@@ -165,11 +158,6 @@ impl Job {
     /// The recipe.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
-    }
-
-    /// The checkpoint's files as they were when it was opened.
-    pub fn files(&self) -> &Unchanged {
-        &self.files
     }
 
     /// What [`run`](Job::run) would do: its record, as far as it is known before.
@@ -184,7 +172,7 @@ impl Job {
     /// `<model>-<type>.gguf`, or a folder's name, in the current directory.
     pub fn default_output(&self) -> PathBuf {
         let extension = if self.packing.is_some() { "" } else { EXPORTERS[0].name() };
-        default_output(self.source.as_ref(), &self.target.name, self.target.file_type.name, extension)
+        default_output(self.opened.source.as_ref(), &self.target.name, self.target.file_type.name, extension)
     }
 
     /// Calibrates, solves, rounds and writes. The output is there whole at the end, or not at all.
@@ -193,13 +181,13 @@ impl Job {
     /// If the destination cannot be written (found out before any work), numbers are not finite or do not fit their type, the
     /// disk fails, or the watch says to stop.
     pub fn run(&self, to: &Destination, watch: &dyn Watch) -> Result<RunRecord> {
-        let started = Instant::now();
+        let (started, watch) = (Instant::now(), &Guard::new(watch, [&self.opened.files]));
         let named = self.output(to);
         let path = match &self.packing {
             None => destination(&named, to.replace)?,
             Some(packing) => packing.destination(&named)?,
         };
-        let mut weights = Weights::bind(self.source.as_ref(), &self.model.graph)?;
+        let mut weights = Weights::bind(self.opened.source.as_ref(), &self.opened.model.graph)?;
         if self.target.sorted {
             weights.sort_groups();
         }
@@ -234,7 +222,7 @@ impl Job {
         watch.stage("flushing to the disk");
         output.finish(watch)?;
         if let (Some(folder), Some(packing)) = (folder, &self.packing) {
-            record.file_bytes = folder.finish(packing, self.source.as_ref(), &weights, &self.plan, watch)?;
+            record.file_bytes = folder.finish(packing, self.opened.source.as_ref(), &weights, &self.plan, watch)?;
         }
         record.passes = solved.map_or_else(Vec::new, |solved| solved.records);
         resume.into_iter().for_each(Resume::remove);
@@ -262,12 +250,13 @@ impl Job {
             false => None,
         };
         let job = pipeline::blocks::Job { samples, passes: &self.asked.passes, propagate: self.recipe.propagate };
-        let solved = pipeline::blocks::run(&self.model, weights, &self.plan, &job, resume.as_ref(), output, watch)?;
+        let solved =
+            pipeline::blocks::run(&self.opened.model, weights, &self.plan, &job, resume.as_ref(), output, watch)?;
         Ok((solved, resume))
     }
 }
 
 /// An error about a setting or two. Names of settings stand in backticks, as recipes spell them.
 fn refuse<T>(what: impl Into<String>) -> Result<T> {
-    Err(Error::unsupported(what))
+    Err(Error::setting(what))
 }

@@ -76,10 +76,10 @@ pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
     let formats = plan::tensor_types().into_iter().filter_map(|s| formats::by_ggml_id(s.ggml_id));
     let known: Vec<_> = formats.filter(able).map(|f| f.spec().name).collect();
     let (what, advice) = match reference {
-        true => ("has no reference scales", "use --scales search, or --pure with another type; those that have them"),
+        true => ("has no reference scales", "use `scales` search, or `pure` with another type; those that have them"),
         false => ("cannot be written", "types that can be"),
     };
-    Err(Error::unsupported(format!("{}: {} {what}; {advice}: {}", t.name, t.actual.name, known.join(", "))))
+    Err(Error::setting(format!("{}: {} {what}; {advice}: {}", t.name, t.actual.name, known.join(", "))))
 }
 
 /// Reads every tensor of `plan` from `weights`, rounds it to its format (or carries its integers over) and writes it to
@@ -176,7 +176,7 @@ impl Seen {
 
 fn advice(e: &NumError) -> String {
     match e {
-        NumError::NotRepresentable { .. } => format!("{e}; use bf16 or f32 for it (--tensor-type)"),
+        NumError::NotRepresentable { .. } => format!("{e}; use bf16 or f32 for it (`tensor_types`)"),
         _ => format!("{e}; the checkpoint is damaged or was saved from a run that diverged"),
     }
 }

@@ -127,8 +127,8 @@ impl Plan {
             })
             .collect();
         if let Some(unused) = hits.iter().position(|&n| n == 0) {
-            return Err(Error::unsupported(format!(
-                "--tensor-type {:?} matches no matrix of this model; names look like {:?}",
+            return Err(Error::setting(format!(
+                "`tensor_types` {:?} matches no matrix of this model; names look like {:?}",
                 rules.overrides[unused].0.as_str(),
                 params.iter().find(|p| p.role.quantizable()).map_or("", |p| &p.name)
             )));

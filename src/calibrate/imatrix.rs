@@ -323,8 +323,8 @@ impl Writer {
         for (name, entry) in &all.entries {
             for (suffix, values) in [(SUM_SQ, &entry.sum_sq), (COUNTS, &entry.counts), (SUM_ABS, &entry.sum_abs)] {
                 if let Some(x) = values.iter().find(|x| !x.is_finite()) {
-                    let what = format!("{name}: a sum over tokens is {x}; activations are too large to square");
-                    return Err(Error::unsupported(what));
+                    let what = format!("a sum over tokens is {x}; activations are too large to square");
+                    return Err(Error::numbers(name, what));
                 }
                 let tensor = self.names[&format!("{name}{suffix}")];
                 self.output.put(tensor, 0, &bytes_of(values.iter().copied()))?;

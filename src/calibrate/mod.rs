@@ -95,8 +95,6 @@ pub fn not_finite(graph: &ModelGraph, feed: &Feed, what: &str) -> Error {
     let names: Vec<&str> = feed.readers.iter().map(|id| graph.param(*id).name.as_str()).collect();
     let place = feed.block.map_or("the output matrix".to_owned(), |i| format!("block {i}"));
     let expert = feed.expert.map_or(String::new(), |e| format!(", expert {e}"));
-    Error::unsupported(format!(
-        "{place}: the input of {}{expert} is not finite: {what}; the weights are damaged or overflow in this text",
-        names.join(", ")
-    ))
+    let what = format!("its input is not finite: {what}; the weights are damaged or overflow in this text");
+    Error::numbers(format!("{place}: {}{expert}", names.join(", ")), what)
 }

@@ -23,7 +23,7 @@ mod unchanged;
 
 pub use config::Config;
 pub use quantized::Packed;
-pub use unchanged::Unchanged;
+pub use unchanged::{Guard, Unchanged};
 
 pub use crate::paths::directory_of;
 

@@ -1,9 +1,10 @@
 //! `aurora-quant bench`: what the options mean, the runs, and their table.
 
 use super::args::{Bench, Common};
-use super::open::{self, Opened};
+use super::open;
 use super::ui;
 use crate::eval::speed::{self, Job};
+use crate::model::Opened;
 use crate::record::{BenchRecord, Record, Spread, Tool};
 use crate::runtime::{Engine, Options};
 use crate::weights::Weights;
@@ -22,8 +23,8 @@ pub fn run(args: &Bench, common: &Common) -> Result<()> {
         runs: args.runs.get(),
         cache: !args.no_kv_cache,
     };
-    let (cache_type, cache) = open::cache_type(&args.cache_type);
-    let (attention_name, attention) = open::attention(&args.attention);
+    let cache = open::cache_type(&args.cache_type);
+    let attention = open::attention(&args.attention);
     let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
     let context = job.prompt.max(job.generate).max(1);
     let engine = Engine::new(&opened.model, &weights, Options { context, exact: args.exact, cache, attention })?;
@@ -47,8 +48,8 @@ pub fn run(args: &Bench, common: &Common) -> Result<()> {
         runs: job.runs,
         threads: rayon::current_num_threads(),
         exact: args.exact,
-        cache_type: job.cache.then(|| cache_type.to_owned()),
-        attention: attention_name.to_owned(),
+        cache_type: job.cache.then(|| cache.name().to_owned()),
+        attention: attention.name().to_owned(),
         prompt_tokens_per_second: rates(&times.prompt, job.prompt),
         first_token_seconds: Spread::of(times.prompt),
         generate_tokens_per_second: generated,

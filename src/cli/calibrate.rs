@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 
 use super::args::{Calibrate, Common};
 use super::convert::flags;
-use super::open::Opened;
 use super::progress::Progress;
 use super::{signals, ui};
 use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::{self, Imatrix, Origin, Writer};
 use crate::calibrate::{self, Wanted};
-use crate::checkpoint::{Config, TensorSource};
+use crate::checkpoint::{Config, Guard, TensorSource};
 use crate::export::destination::destination;
 use crate::job;
-use crate::model::ModelGraph;
+use crate::model::{ModelGraph, Opened};
 use crate::recipe::Text;
 use crate::record::{CalibrateRecord, Record, Tool};
 use crate::runtime::{BlockRunner, Options};
@@ -54,13 +53,13 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     let shapes = imatrix::shapes(graph, &calibrate::all_feeds(&runner, wanted), wanted.gram);
     let writer = Writer::begin(&output, &origin, shapes, args.force)?;
     let mut all = Imatrix::new(origin);
-    let watch = Progress::new(common, stop, [&opened.files]);
+    let watch = Progress::new(common, stop);
     let started = Instant::now();
     let mut sink = |feed: &_, stats: aurora_quantizers::SiteStats| {
         all.put(graph, feed, &stats);
         writer.gram(graph, feed, &stats)
     };
-    calibrate::run(&runner, &data.samples, wanted, &mut sink, &watch)?;
+    calibrate::run(&runner, &data.samples, wanted, &mut sink, &Guard::new(&watch, [&opened.files]))?;
     let seconds = started.elapsed().as_secs_f64();
     watch.stage("flushing to the disk");
     writer.finish(&all, &watch)?;
@@ -82,7 +81,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
 fn merged(args: &Calibrate, common: &Common) -> Result<CalibrateRecord> {
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("imatrix.gguf"));
     let output = destination(&output, args.force)?;
-    let watch = Progress::new(common, signals::stop_flag()?, []);
+    let watch = Progress::new(common, signals::stop_flag()?);
     let all = imatrix::merge(&args.merge, &output, args.force, &watch)?;
     let merged = args.merge.iter().map(|p| p.display().to_string()).collect();
     Ok(CalibrateRecord { merged, ..blank(&output, &all) })

@@ -29,7 +29,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     };
     let record = match args.dry_run {
         true => job.dry_run(&to),
-        false => job.run(&to, &Progress::new(common, signals::stop_flag()?, [job.files()]))?,
+        false => job.run(&to, &Progress::new(common, signals::stop_flag()?))?,
     };
     let record = Record::Convert(Box::new(record));
     if let Some(path) = &args.record {
@@ -49,7 +49,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
 fn refuse_fallbacks(plan: &Plan, strict: bool) -> Result<()> {
     let lines: Vec<String> = plan.fallbacks().map(summary::fallback_line).collect();
     if strict && !lines.is_empty() {
-        return Err(Error::unsupported(format!(
+        return Err(Error::setting(format!(
             "--strict: {} of {} tensors cannot have the type that was asked for\n  {}",
             lines.len(),
             plan.tensors.len(),

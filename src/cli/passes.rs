@@ -32,7 +32,7 @@ impl PassFlags {
                     let method = if names.is_empty() { crate::passes::RTN.to_owned() } else { names.join("+") };
                     let what =
                         format!("--{} is an option of {}; --method {method} has no use for it", flag(option), row.name);
-                    return Err(Error::unsupported(what));
+                    return Err(Error::setting(what));
                 }
             };
             passes[at].options.insert(option.name.to_owned(), value.clone());

@@ -39,11 +39,11 @@ pub struct Times {
 /// If nothing is to be timed, the context is too short for it, or the model fails.
 pub fn time(engine: &Engine, job: &Job, watch: &mut dyn FnMut(&str)) -> Result<Times> {
     if job.runs == 0 || job.prompt + job.generate == 0 {
-        return Err(Error::unsupported("nothing to measure: -r and one of -p and -n must be above zero"));
+        return Err(Error::setting("nothing to measure: `runs` and one of `prompt` and `generate` must be above zero"));
     }
     if !job.cache && job.generate > MOST_WITHOUT_CACHE {
-        return Err(Error::unsupported(format!(
-            "--no-kv-cache with -n {0}: that is {1} tokens to compute in each run; use -n {MOST_WITHOUT_CACHE} or less",
+        return Err(Error::setting(format!(
+            "`no_kv_cache` with `generate` {0}: that is {1} tokens to compute in each run; use `generate` {MOST_WITHOUT_CACHE} or less",
             job.generate,
             job.generate * (job.generate + 1) / 2
         )));

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 ///
 /// Everything that is known to go wrong is found here, before the work: it may take hours.
 pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
-    let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
+    let refuse = |what: String| Err(Error::destination(path, what));
     let dir = checkpoint::directory_of(path);
     if !dir.is_dir() {
         return refuse(format!("directory {} does not exist; create it first", dir.display()));

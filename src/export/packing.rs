@@ -23,7 +23,7 @@ pub const GGUF: &str = "gguf";
 const OPTIONS: [&str; 3] = ["bits", "group_size", "sym"];
 
 fn refuse<T>(what: String) -> Result<T> {
-    Err(Error::unsupported(what))
+    Err(Error::setting(what))
 }
 
 /// A folder of packed matrices, as it was asked for.
@@ -95,7 +95,7 @@ impl Packing {
     pub fn kept(&self, source: &dyn TensorSource, weights: &Weights) -> Result<BTreeMap<ParamId, Kept>> {
         if matches!(source.config(), Config::Gguf(_)) {
             let what = format!("`format` {} needs a Hugging Face checkpoint, this is a GGUF file", self.layout.name());
-            return Err(Error::unsupported(what));
+            return Err(Error::setting(what));
         }
         packed::check(weights)?;
         let params = weights.graph().params.iter().enumerate();
@@ -131,7 +131,7 @@ impl Packing {
     /// # Errors
     /// If something has its name, or its parent does not exist.
     pub fn destination(&self, path: &Path) -> Result<PathBuf> {
-        let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
+        let refuse = |what: String| Err(Error::destination(path, what));
         let parent = checkpoint::directory_of(path);
         if !parent.is_dir() {
             return refuse(format!("directory {} does not exist; create it first", parent.display()));

@@ -43,10 +43,10 @@ impl Asked {
         let solves = !others.is_empty();
         let rtn = recipe.passes.iter().find(|spec| spec.name.eq_ignore_ascii_case(RTN)).cloned();
         let rtn = rtn.unwrap_or_else(|| PassSpec::new(RTN));
-        let options = Options::of(passes::row(RTN)?.options, &rtn.options).map_err(Error::unsupported)?;
+        let options = Options::of(passes::row(RTN)?.options, &rtn.options).map_err(Error::setting)?;
         let spec = |name: &Option<String>| name.as_deref().map(plan::tensor_type).transpose();
         let overrides = recipe.tensor_types.iter().map(|t| {
-            let regex = Regex::new(&t.pattern).map_err(|e| Error::unsupported(e.to_string()))?;
+            let regex = Regex::new(&t.pattern).map_err(|e| Error::setting(e.to_string()))?;
             Ok((regex, plan::tensor_type(&t.name)?))
         });
         let asked = Asked {

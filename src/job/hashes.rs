@@ -23,8 +23,8 @@ const BESIDE: [&str; 5] = ["json", "model", "txt", "jinja", "md"];
 impl Job {
     /// All files that the conversion reads: tensors, what stands beside them, statistics and texts.
     pub(super) fn hash_inputs(&self, watch: &dyn Watch) -> Result<Vec<FileRecord>> {
-        let mut files: Vec<PathBuf> = self.source.files().to_vec();
-        if let Config::HuggingFace(config) = self.source.config() {
+        let mut files: Vec<PathBuf> = self.opened.source.files().to_vec();
+        if let Config::HuggingFace(config) = self.opened.source.config() {
             let folder = directory_of(&config.path);
             let known = |p: &Path| p.extension().is_some_and(|e| BESIDE.iter().any(|known| e == *known));
             files.extend(listed(folder)?.into_iter().filter(|path| known(path)));

@@ -12,11 +12,11 @@ pub(super) fn identity(job: &Job, samples: &[Vec<u32>]) -> String {
     let mut types = Crc::new();
     job.plan.tensors.iter().for_each(|t| types.update(format!("{} {}\n", t.name, t.actual.name).as_bytes()));
     let mut tensors = Crc::new();
-    job.source.tensors().iter().for_each(|t| {
+    job.opened.source.tensors().iter().for_each(|t| {
         tensors.update(format!("{} {:?} {}\n", t.name, t.shape, t.spec.name).as_bytes());
         // Some of every tensor's bytes tell one checkpoint from another of its shape without reading it all.
         let head = t.range.len().min(256);
-        tensors.update(job.source.bytes(t, 0..head));
+        tensors.update(job.opened.source.bytes(t, 0..head));
     });
     format!(
         "aurora-quant {}\n{}\ntensors {:08x}\ntypes {:08x}\ntext {tokens} tokens in {} samples, {:08x}\n",

@@ -81,8 +81,8 @@ impl Statistics {
         if let Some(found) = &self.found {
             return Ok(found.clone());
         }
-        let (graph, data) = (&job.model.graph, job.data.as_ref().expect("calibrations have a text"));
-        let runner = BlockRunner::new(&job.model, weights, Options::exact(data.context))?;
+        let (graph, data) = (&job.opened.model.graph, job.data.as_ref().expect("calibrations have a text"));
+        let runner = BlockRunner::new(&job.opened.model, weights, Options::exact(data.context))?;
         let mut all = Imatrix::new(Origin::from(data));
         let mut sink = |feed: &_, stats| {
             all.put(graph, feed, &stats);

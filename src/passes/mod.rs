@@ -98,7 +98,7 @@ pub static PASSES: &[PassRow] = &[rtn::ROW, gptq::ROW, awq::ROW, clip::ROW];
 pub fn row(name: &str) -> Result<&'static PassRow> {
     PASSES.iter().find(|row| row.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
         let known: Vec<_> = PASSES.iter().map(|row| row.name).collect();
-        Error::unsupported(format!("method {name:?} is not known; known: {} (joined by +)", known.join(", ")))
+        Error::setting(format!("method {name:?} is not known; known: {} (joined by +)", known.join(", ")))
     })
 }
 
@@ -113,19 +113,19 @@ pub fn chain(specs: &[PassSpec]) -> Result<Vec<Box<dyn Pass>>> {
     for spec in specs {
         let row = row(&spec.name)?;
         if rows.iter().any(|(r, _)| r.name == row.name) {
-            return Err(Error::unsupported(format!("method {:?} names {} twice", names(), row.name)));
+            return Err(Error::setting(format!("method {:?} names {} twice", names(), row.name)));
         }
         if let Some((before, _)) = rows.last().filter(|(before, _)| before.solves && !row.solves) {
             let what = format!("method {:?}: {} comes before {}, which chooses codes", names(), row.name, before.name);
-            return Err(Error::unsupported(what));
+            return Err(Error::setting(what));
         }
         let options = Options::of(row.options, &spec.options);
-        let options = options.map_err(|e| Error::unsupported(format!("method {}: {e}", row.name)))?;
+        let options = options.map_err(|e| Error::setting(format!("method {}: {e}", row.name)))?;
         rows.push((row, options));
     }
     if rows.last().is_none_or(|(row, _)| row.name != RTN) {
         if rows.iter().any(|(row, _)| row.name == RTN) {
-            return Err(Error::unsupported(format!("method {:?}: nothing is left to do after {RTN}", names())));
+            return Err(Error::setting(format!("method {:?}: nothing is left to do after {RTN}", names())));
         }
         let options = Options::of(rtn::ROW.options, &Settings::new()).expect("defaults are allowed");
         rows.push((&PASSES[0], options));

@@ -302,7 +302,7 @@ impl FileType {
         let called = |t: &&FileType| t.names().any(|n| n.eq_ignore_ascii_case(name));
         FILE_TYPES.iter().find(called).ok_or_else(|| {
             let known: Vec<_> = FILE_TYPES.iter().map(|t| t.name).collect();
-            Error::unsupported(format!("type {name:?} is not known; known types: {}", known.join(", ")))
+            Error::setting(format!("type {name:?} is not known; known types: {}", known.join(", ")))
         })
     }
 
@@ -377,7 +377,7 @@ pub fn tensor_types() -> Vec<&'static Spec> {
 pub fn tensor_type(name: &str) -> Result<&'static Spec> {
     tensor_types().into_iter().find(|s| s.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
         let known: Vec<_> = tensor_types().iter().map(|s| s.name).collect();
-        Error::unsupported(format!("type {name:?} of a tensor is not known; known types: {}", known.join(", ")))
+        Error::setting(format!("type {name:?} of a tensor is not known; known types: {}", known.join(", ")))
     })
 }
 

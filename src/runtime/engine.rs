@@ -161,7 +161,7 @@ impl<'a> Engine<'a> {
         let (before, context) = (session.used, self.options.context);
         if tokens.len() > context - before {
             let what = format!("{} tokens after {before} do not fit a context of {context}", tokens.len());
-            return Err(Error::unsupported(what));
+            return Err(Error::text(what));
         }
         check_tokens(self.model, tokens, context)?;
         // On a thread of the pool, so that handing work to it needs no waking and waiting from outside.
@@ -243,13 +243,13 @@ pub(super) fn check(model: &Model, options: Options) -> Result<()> {
     let most = model.hyper.context;
     if options.context == 0 || options.context > most {
         let what = format!("a context of {} tokens; this model allows 1 to {most}", options.context);
-        return Err(Error::unsupported(what));
+        return Err(Error::setting(what));
     }
     for (_, dim) in heads(model.graph.blocks.iter().flatten()) {
         if options.cache == CacheType::Q8_0 && !dim.is_multiple_of(Q8_BLOCK) {
             let what =
                 format!("a q8_0 cache needs heads of a multiple of {Q8_BLOCK} numbers, these have {dim}; use f16");
-            return Err(Error::unsupported(what));
+            return Err(Error::setting(what));
         }
     }
     Ok(())
@@ -261,13 +261,13 @@ pub(super) fn check(model: &Model, options: Options) -> Result<()> {
 /// If they do not fit the context, or one is outside the vocabulary.
 pub(super) fn check_tokens(model: &Model, tokens: &[u32], context: usize) -> Result<()> {
     if tokens.len() > context {
-        return Err(Error::unsupported(format!("{} tokens do not fit a context of {context}", tokens.len())));
+        return Err(Error::text(format!("{} tokens do not fit a context of {context}", tokens.len())));
     }
     let vocab = model.graph.slots[model.graph.logits.0];
     match tokens.iter().position(|&t| t as usize >= vocab) {
         Some(i) => {
             let what = format!("token {} (number {i}) is outside the vocabulary of {vocab}", tokens[i]);
-            Err(Error::unsupported(what))
+            Err(Error::text(what))
         }
         None => Ok(()),
     }

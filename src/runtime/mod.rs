@@ -77,6 +77,20 @@ pub enum CacheType {
     Q8_0,
 }
 
+impl CacheType {
+    /// All of them.
+    pub const ALL: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Q8_0];
+
+    /// Name as users know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheType::F32 => "f32",
+            CacheType::F16 => "f16",
+            CacheType::Q8_0 => "q8_0",
+        }
+    }
+}
+
 /// How attention is computed; both give the same up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attention {
@@ -84,4 +98,17 @@ pub enum Attention {
     Naive,
     /// In tiles with an online softmax; no score matrix.
     Flash,
+}
+
+impl Attention {
+    /// Both of them.
+    pub const ALL: [Attention; 2] = [Attention::Flash, Attention::Naive];
+
+    /// Name as users know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Attention::Naive => "naive",
+            Attention::Flash => "flash",
+        }
+    }
 }

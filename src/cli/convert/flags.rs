@@ -54,7 +54,7 @@ fn passes(args: &Convert, passes: &mut Vec<PassSpec>) -> Result<()> {
             _ => {
                 let method = args.method.as_deref().unwrap_or("rtn");
                 let what = format!("--clip belongs to --method awq alone; {method} finds its own ranges");
-                return Err(Error::unsupported(what));
+                return Err(Error::setting(what));
             }
         }
     }
