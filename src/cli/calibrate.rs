@@ -17,6 +17,7 @@ use crate::calibrate::{self, Wanted};
 use crate::checkpoint::{Config, TensorSource, Unchanged};
 use crate::eval::speed::peak_memory;
 use crate::model::{Model, ModelGraph};
+use crate::pipeline::statistics;
 use crate::record::{self, CalibrateRecord};
 use crate::runtime::{Attention, BlockRunner, CacheType, Options};
 use crate::text::Tokenizer;
@@ -53,7 +54,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     let wanted = Wanted { gram: args.hessian, output: args.output_matrix };
     let graph = &opened.model.graph;
     let origin = origin(&data);
-    let shapes = imatrix::shapes(graph, &calibrate::all_feeds(&runner, wanted), wanted.gram);
+    let shapes = imatrix::shapes(graph, &calibrate::all_feeds(graph, wanted), wanted.gram);
     let writer = Writer::begin(&output, &origin, shapes, args.force)?;
     let mut all = Imatrix::new(origin);
     let watch = Progress::new(common, stop, [&opened.files]);
@@ -62,7 +63,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
         all.put(graph, feed, &stats);
         writer.gram(graph, feed, &stats)
     };
-    calibrate::run(&runner, &data.samples, wanted, &mut sink, &watch)?;
+    statistics::collect(&runner, &data.samples, wanted, &mut sink, &watch)?;
     let seconds = started.elapsed().as_secs_f64();
     watch.stage("flushing to the disk");
     writer.finish(&all, &watch)?;
@@ -136,7 +137,7 @@ pub fn on_the_fly(
         all.put(&model.graph, feed, &stats);
         Ok(())
     };
-    calibrate::run(&runner, &data.samples, Wanted::default(), &mut sink, &watch)?;
+    statistics::collect(&runner, &data.samples, Wanted::default(), &mut sink, &watch)?;
     Ok(all)
 }
 
