@@ -16,6 +16,8 @@ pub mod blocks;
 pub mod guesses;
 mod probe;
 pub mod resume;
+pub mod statistics;
+pub mod walk;
 
 use crate::export::Output;
 use crate::model::ParamId;

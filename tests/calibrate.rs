@@ -5,10 +5,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use aurora_quant::calibrate::Wanted;
 use aurora_quant::calibrate::imatrix::{Imatrix, Origin};
-use aurora_quant::calibrate::{self, Wanted};
 use aurora_quant::checkpoint::{self, TensorSource};
 use aurora_quant::model::{Model, ParamId, describe};
+use aurora_quant::pipeline::statistics;
 use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, Options, Overrides, Tap};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
@@ -151,7 +152,7 @@ fn collect(name: &str, samples: &[Vec<u32>], gram: bool) -> (Opened, Imatrix) {
             all.put(&opened.model.graph, feed, &stats);
             Ok(())
         };
-        calibrate::run(&runner, samples, Wanted { gram, output: true }, &mut sink, &Unwatched).unwrap();
+        statistics::collect(&runner, samples, Wanted { gram, output: true }, &mut sink, &Unwatched).unwrap();
     }
     (opened, all)
 }

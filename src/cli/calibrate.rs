@@ -14,6 +14,7 @@ use crate::checkpoint::{Config, Guard, TensorSource};
 use crate::export::destination::destination;
 use crate::job;
 use crate::model::{ModelGraph, Opened};
+use crate::pipeline::statistics;
 use crate::recipe::Text;
 use crate::record::{CalibrateRecord, Record, Tool};
 use crate::runtime::{BlockRunner, Options};
@@ -50,7 +51,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     let wanted = Wanted { gram: args.hessian, output: args.output_matrix };
     let graph = &opened.model.graph;
     let origin = Origin::from(&data);
-    let shapes = imatrix::shapes(graph, &calibrate::all_feeds(&runner, wanted), wanted.gram);
+    let shapes = imatrix::shapes(graph, &calibrate::all_feeds(graph, wanted), wanted.gram);
     let writer = Writer::begin(&output, &origin, shapes, args.force)?;
     let mut all = Imatrix::new(origin);
     let watch = Progress::new(common, stop);
@@ -59,7 +60,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
         all.put(graph, feed, &stats);
         writer.gram(graph, feed, &stats)
     };
-    calibrate::run(&runner, &data.samples, wanted, &mut sink, &Guard::new(&watch, [&opened.files]))?;
+    statistics::collect(&runner, &data.samples, wanted, &mut sink, &Guard::new(&watch, [&opened.files]))?;
     let seconds = started.elapsed().as_secs_f64();
     watch.stage("flushing to the disk");
     writer.finish(&all, &watch)?;

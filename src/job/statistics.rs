@@ -7,12 +7,12 @@ use aurora_quantizers::spec::Kind;
 
 use super::Job;
 use crate::Result;
+use crate::calibrate::Wanted;
 use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::{Imatrix, Origin};
-use crate::calibrate::{self, Wanted};
 use crate::gguf::{Metadata, Value, string};
 use crate::model::{ModelGraph, ParamId};
-use crate::pipeline::Importances;
+use crate::pipeline::{self, Importances};
 use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Importance, Recipe};
 use crate::record::ImportanceRecord;
@@ -88,7 +88,7 @@ impl Statistics {
             all.put(graph, feed, &stats);
             Ok(())
         };
-        calibrate::run(&runner, &data.samples, Wanted::default(), &mut sink, watch)?;
+        pipeline::statistics::collect(&runner, &data.samples, Wanted::default(), &mut sink, watch)?;
         let found = all.importances(graph)?;
         notes.extend(idle(graph, &found.idle));
         Ok(found.values)

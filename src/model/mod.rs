@@ -24,6 +24,7 @@ mod llama;
 mod mistral;
 mod mixtral;
 mod olmo2;
+mod op;
 mod opened;
 mod param;
 mod phi3;

@@ -43,12 +43,13 @@ impl<'a> Params<'a> {
     ) -> Result<Self> {
         let mut params: Vec<Prepared> = graph.params.iter().map(|_| Prepared::default()).collect();
         for op in ops {
-            let (matrix, vectors) = match op {
-                Op::Linear { weight, bias, .. } => (Some(*weight), [*bias, None]),
-                Op::Norm { weight, bias, .. } => (None, [Some(*weight), *bias]),
-                Op::Rope { factors, long, .. } => (None, [*factors, long.map(|l| l.factors)]),
-                _ => continue,
+            let matrix = match op {
+                // Tables are read row by row, as they are stored.
+                Op::Embed { .. } | Op::AddPosition { .. } => continue,
+                Op::Linear { weight, .. } => Some(*weight),
+                _ => None,
             };
+            let vectors = op.params().into_iter().filter(|id| Some(*id) != matrix);
             if let Some(id) = matrix
                 && params[id.0].matrices.is_empty()
             {
@@ -61,7 +62,7 @@ impl<'a> Params<'a> {
                     params[id.0].matrices[expert] = Matrix::new(spec, rows, cols, bytes.into(), None);
                 }
             }
-            for id in vectors.into_iter().flatten() {
+            for id in vectors {
                 params[id.0].vector.get_or_insert_with(|| {
                     let param = graph.param(id);
                     let mut vector = vec![0.0; param.len()];
