@@ -156,8 +156,8 @@ impl From<&TensorPlan> for TensorRecord {
         TensorRecord {
             name: t.name.clone(),
             shape: t.shape.clone(),
-            requested: t.requested.name,
-            actual: t.actual.name,
+            requested: t.requested.spec().name,
+            actual: t.spec().name,
             reason: t.reason.clone(),
             bytes: t.bytes,
             permuted: None,

@@ -46,7 +46,7 @@ fn gptq(c: &mut Criterion) {
     group.bench_function("prepare", |b| b.iter(|| Hessian::prepare(black_box(&h), WIDTH, 0.01, Order::Static)));
     let hessian = Hessian::prepare(&h, WIDTH, 0.01, Order::Static).expect("positive definite");
     for name in ["q4_k", "q4_0"] {
-        let format = formats::by_name(name).and_then(|f| f.as_blocks()).expect("a block format");
+        let format = formats::by_name(name).and_then(|f| f.blocks()).expect("a block format");
         let mut out = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
         for sweeps in [0, 4] {
             // One pass over the columns and the losses of two roundings: rows * n^2 / 2 each.

@@ -10,7 +10,7 @@
 //!
 //! Numbers only: who may absorb the factors, and what a candidate costs, is the caller's affair.
 
-use crate::format::{Format, Scales};
+use crate::store::{Scales, Store};
 
 /// Smallest magnitude that is told from zero: below it a channel counts as silent.
 const FLOOR: f32 = 1e-4;
@@ -111,7 +111,7 @@ const STEPS: usize = 20;
 /// # Panics
 /// If lengths do not belong together.
 pub fn clip(
-    format: &dyn Format,
+    format: &dyn Store,
     rows: &[f32],
     importance: &[f32],
     grams: &[f32],

@@ -9,7 +9,7 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`spec`] | what every ggml tensor type is called and how many bytes it takes |
-//! | [`format`](mod@format) | [`Format`]: encode and decode rows; [`BlockFormat`]: the grid of one block |
+//! | [`store`] | [`Store`]: what a matrix becomes, its rows encoded and decoded; [`BlockFormat`]: the grid of one block |
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
@@ -28,7 +28,6 @@ mod bits;
 pub mod cholesky;
 pub mod error;
 pub mod fallback;
-pub mod format;
 pub mod formats;
 pub mod gptq;
 pub mod grid;
@@ -40,11 +39,12 @@ mod search;
 pub mod simd;
 pub mod spec;
 pub mod stats;
+pub mod store;
 
 pub use error::NumError;
 pub use fallback::fallback;
-pub use format::{BlockFormat, Format, Scales};
 pub use grid::Grid;
 pub use scan::{Scan, scan};
 pub use spec::Spec;
 pub use stats::SiteStats;
+pub use store::{BlockFormat, Care, Field, Scales, Store};

@@ -47,7 +47,7 @@ impl Random {
 }
 
 fn formats() -> impl Iterator<Item = &'static dyn BlockFormat> {
-    FORMATS.iter().filter_map(|f| f.as_blocks())
+    FORMATS.iter().filter_map(|f| f.blocks())
 }
 
 /// A width for a format that is no multiple of the solver's panels where the format allows that.

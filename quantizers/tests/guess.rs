@@ -1,9 +1,9 @@
 //! Rounding with a guess at the inputs' correlations: against a slow twin in double precision, and for what it is meant to do.
 
 use aurora_quantizers::formats::FORMATS;
-use aurora_quantizers::gptq::{Care, Guess, sample};
+use aurora_quantizers::gptq::{Guess, sample};
 use aurora_quantizers::grid::Levels;
-use aurora_quantizers::{BlockFormat, Grid, Scales};
+use aurora_quantizers::{BlockFormat, Care, Grid, Scales};
 
 struct Random(u64);
 
@@ -65,7 +65,7 @@ impl Trained {
 }
 
 fn formats() -> impl Iterator<Item = &'static dyn BlockFormat> {
-    FORMATS.iter().filter_map(|f| f.as_blocks()).filter(|f| Guess::helps(f.spec()))
+    FORMATS.iter().filter_map(|f| f.blocks()).filter(|f| Guess::helps(f.spec()))
 }
 
 fn values(format: &dyn BlockFormat, bytes: &[u8]) -> Vec<f32> {
@@ -161,7 +161,7 @@ fn a_strip_without_order_is_rounded_to_nearest_beside_one_with() {
     let some = &w[..19 * cols];
     for format in formats().filter(|f| f.spec().block == 256) {
         let mut grids = vec![Grid::single(256, 0.0, 0.0, Levels::Linear { min: 0, max: 0 }); 19];
-        format.draft_many(some, &[1.0; 256], &mut grids);
+        format.fit_many(some, &[1.0; 256], Care::Quick, &mut grids);
         let found = values(format, &joint(format, &guess, some, None));
         let mut others = 0;
         for ((found, x), grid) in found.chunks(cols).zip(some.chunks(cols)).zip(&grids) {
@@ -257,10 +257,7 @@ fn codes_are_those_of_the_slow_twin() {
         let block = format.spec().block;
         let none = Grid::single(block, 0.0, 0.0, Levels::Linear { min: 0, max: 0 });
         let mut grids = vec![none; some.len() / block];
-        match care {
-            Care::Quick => format.draft_many(some, &t.importance, &mut grids),
-            Care::Full => format.fit_many(some, &t.importance, &mut grids),
-        }
+        format.fit_many(some, &t.importance, care, &mut grids);
         // Rows in which something lay so near to the middle of two levels that rounding noise decided.
         let (mut undecided, mut compared) = ([false; 8], 0);
         for &k in &order {

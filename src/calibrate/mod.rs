@@ -58,7 +58,7 @@ pub fn run(
     let none = Overrides::new();
     for i in 0..graph.blocks.len() {
         let mut observer = Observer::new(feeds(&sites, Some(i)), wanted.gram);
-        let mut block = runner.block(i, &none)?;
+        let mut block = runner.block(i, &none);
         let mut rest = residuals.as_mut_slice();
         while !rest.is_empty() {
             let (now, later) = rest.split_at_mut(block.together(rest));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use aurora_quantizers::gptq::Care;
+use aurora_quantizers::Care;
 use aurora_quantizers::spec::Kind;
 use regex::Regex;
 

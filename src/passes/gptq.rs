@@ -60,7 +60,7 @@ impl Pass for Gptq {
 
 /// Whether the matrix gets codes, and has none yet.
 fn is_on_a_grid(block: &BlockState<'_>, reader: Reader) -> bool {
-    block.format(reader.weight).as_blocks().is_some() && block.codes(reader).is_none()
+    block.store(reader.weight).blocks().is_some() && block.codes(reader).is_none()
 }
 
 /// Says why a matrix is left for rounding to nearest.
@@ -98,12 +98,12 @@ impl Gptq {
         let name = block.graph().param(reader.weight).name.clone();
         log.begin(&name)?;
         let mut record = LinearRecord::new(&name, reader.expert, tokens);
-        let format = block.format(reader.weight);
+        let store = block.store(reader.weight);
         let (rows, cols) = block.shape(reader);
         let w = block.weights(reader);
         let mut bytes =
-            vec![0; format.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
-        let grid = format.as_blocks().expect("only such matrices come here");
+            vec![0; store.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
+        let grid = store.blocks().expect("only such matrices come here");
         let solved = gptq::solve(grid, &w, hessian, self.options, &mut bytes).map_err(|e| block.error(reader, &e))?;
         let (total, prepared) = (solved.total(), hessian.prepared());
         record.method = "gptq".to_owned();

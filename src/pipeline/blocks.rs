@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use aurora_quantizers::{Format, SiteStats, formats};
+use aurora_quantizers::{SiteStats, Store};
 
 use super::probe::Probe;
 use super::resume::Resume;
@@ -17,7 +17,7 @@ use crate::calibrate::observe::{Feed, Observer, feeds};
 use crate::export::Output;
 use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
 use crate::passes::{self, BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
-use crate::plan::{Plan, TensorPlan};
+use crate::plan::Plan;
 use crate::record::{LinearRecord, ScaleRecord};
 use crate::runtime::{Attention, Block, BlockRunner, CacheType, Options, Overrides};
 use crate::watch::Watch;
@@ -78,14 +78,13 @@ pub fn run(
     let longest = job.samples.iter().map(Vec::len).max().unwrap_or(0);
     let options = Options { context: longest, exact: true, cache: CacheType::F32, attention: Attention::Flash };
     let runner = BlockRunner::new(model, weights, options)?;
-    let known = |t: &TensorPlan| formats::by_ggml_id(t.actual.ggml_id).expect("a plan that passed the check");
-    let formats: Vec<&'static dyn Format> = plan.tensors.iter().map(known).collect();
+    let stores: Vec<&'static dyn Store> = plan.tensors.iter().map(|t| t.store).collect();
     let mut work = Loop {
         model,
         weights,
         runner: &runner,
         job,
-        formats: &formats,
+        stores: &stores,
         output,
         watch,
         residuals: Vec::new(),
@@ -133,7 +132,7 @@ struct Loop<'a> {
     weights: &'a Weights<'a>,
     runner: &'a BlockRunner<'a>,
     job: &'a Job<'a>,
-    formats: &'a [&'static dyn Format],
+    stores: &'a [&'static dyn Store],
     output: &'a Output,
     watch: &'a dyn Watch,
     residuals: Vec<Vec<f32>>,
@@ -147,7 +146,7 @@ impl<'a> Loop<'a> {
         let probes = self.job.passes.iter().any(|pass| pass.probes());
         let probe = probes.then(|| Probe::new(self.runner, index, &self.residuals));
         let none = Overrides::new();
-        let mut block = self.runner.block(index, &none)?;
+        let mut block = self.runner.block(index, &none);
         let mut done = 0;
         while done < self.residuals.len() {
             let some = done..done + block.together(&self.residuals[done..]);
@@ -165,7 +164,7 @@ impl<'a> Loop<'a> {
         let done = self.passes(sites, observer.finish().into_iter(), probe)?;
         if self.job.propagate == Propagate::Quantized {
             let overrides = self.overrides(&done);
-            let mut block: Block = self.runner.block(index, &overrides)?;
+            let mut block: Block = self.runner.block(index, &overrides);
             let mut done = 0;
             while done < self.residuals.len() {
                 let some = done..done + block.together(&self.residuals[done..]);
@@ -215,7 +214,7 @@ impl<'a> Loop<'a> {
             let stats = experts.iter().map(|e| (*e, seen.next().expect("statistics of every feed").1)).collect();
             SiteState { site, stats }
         });
-        let mut state = BlockState::new(&self.model.graph, self.weights, self.formats, probe, states.collect());
+        let mut state = BlockState::new(&self.model.graph, self.weights, self.stores, probe, states.collect());
         let mut log = Lines { watch: self.watch, linears: Vec::new(), scales: Vec::new() };
         for pass in self.job.passes {
             pass.apply(&mut state, &mut log)?;
@@ -234,7 +233,7 @@ impl<'a> Loop<'a> {
     fn overrides<'d>(&self, done: &'d Done) -> Overrides<'d> {
         let mut overrides = Overrides::new();
         for (id, bytes) in &done.encoded {
-            overrides.encoded(*id, self.formats[id.0].spec(), bytes.as_slice());
+            overrides.encoded(*id, self.stores[id.0], bytes.as_slice());
         }
         let edited: BTreeSet<ParamId> = done.factors.keys().map(|reader| reader.weight).collect();
         for id in edited {

@@ -22,22 +22,11 @@ use super::Hessian;
 use super::alike::{correlations, prepare};
 use super::factor::panels;
 use super::kernels::{self, LANES, Lanes, Panel};
-use crate::format::{check_lengths, columns_of};
 use crate::grid::Levels;
 use crate::simd::Isa;
 use crate::spec::Kind;
-use crate::{BlockFormat, Grid, Spec, scan};
-
-/// How much time a guess and its grids may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Care {
-    /// Strips of 128 columns, grids by [`BlockFormat::draft_many`].
-    #[default]
-    Quick,
-    /// Strips of 256 columns, grids by [`BlockFormat::fit_many`]: 2 to 6 % less KL divergence (Q3_K to Q6_K) for about twice the
-    /// time.
-    Full,
-}
+use crate::store::{check_lengths, columns_of};
+use crate::{BlockFormat, Care, Grid, Spec, scan};
 
 impl Care {
     /// Columns that are looked at together.
@@ -160,10 +149,7 @@ impl Guess {
         let mut rounding = Rounding::new(format, self.cols, strip, span);
         for (x, out) in x.chunks(LANES * self.cols).zip(out.chunks_mut(LANES * row_bytes)) {
             rounding.grids.resize(x.len() / spec.block, rounding.none.clone());
-            match self.care {
-                Care::Quick => format.draft_many(x, importance, &mut rounding.grids),
-                Care::Full => format.fit_many(x, importance, &mut rounding.grids),
-            }
+            format.fit_many(x, importance, self.care, &mut rounding.grids);
             for (at, strips) in self.strips.chunks(span / strip).enumerate() {
                 let columns = at * span..(at * span + span).min(self.cols);
                 assert!(columns.len().is_multiple_of(spec.block), "{}: blocks in columns {columns:?}", spec.name);

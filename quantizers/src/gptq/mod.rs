@@ -20,7 +20,7 @@ mod shrink;
 
 use rayon::prelude::*;
 
-pub use guess::{Care, Guess, Part, Sample, sample};
+pub use guess::{Guess, Part, Sample, sample};
 pub use hessian::{Hessian, Prepared};
 pub use shrink::shrink;
 
@@ -103,7 +103,7 @@ pub fn solve(
     let (cols, spec) = (hessian.channels(), format.spec());
     let row_bytes = spec.bytes_for(cols).unwrap_or_else(|| panic!("{}: rows of {cols} columns", spec.name));
     assert!(w.len().is_multiple_of(cols), "{} weights in rows of {cols}", w.len());
-    crate::format::check_lengths(spec, w.len(), out.len());
+    crate::store::check_lengths(spec, w.len(), out.len());
     scan(w).check(spec)?;
     let chunks: Vec<Solved> = w
         .par_chunks(rows::CHUNK * cols)

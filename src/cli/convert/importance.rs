@@ -46,7 +46,7 @@ pub(super) fn weigh(
     found: &Importances,
     notes: &mut Vec<String>,
 ) -> ImportanceRecord {
-    let blocks = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
+    let blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
     let (used, uniform): (Vec<_>, Vec<_>) = blocks.partition(|t| found.values.contains_key(&t.param));
     let names = |tensors: Vec<&plan::TensorPlan>| tensors.into_iter().map(|t| t.name.clone()).collect::<Vec<_>>();
     let (used, uniform) = (names(used), names(uniform));

@@ -102,7 +102,7 @@ fn job(args: &Convert, source: &dyn TensorSource, plan: &Plan, samples: &[Vec<u3
     samples.iter().flatten().for_each(|token| sum.update(&token.to_le_bytes()));
     let tokens: usize = samples.iter().map(Vec::len).sum();
     let mut types = Crc::new();
-    plan.tensors.iter().for_each(|t| types.update(format!("{} {}\n", t.name, t.actual.name).as_bytes()));
+    plan.tensors.iter().for_each(|t| types.update(format!("{} {}\n", t.name, t.spec().name).as_bytes()));
     let mut tensors = Crc::new();
     source.tensors().iter().for_each(|t| {
         tensors.update(format!("{} {:?} {}\n", t.name, t.shape, t.spec.name).as_bytes());
