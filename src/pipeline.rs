@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use aurora_quantizers::gptq::Guess;
 use aurora_quantizers::scan::{Scan, scan};
-use aurora_quantizers::{Care, NumError, Scales, par};
+use aurora_quantizers::{Care, NumError, Scales, matrix, par};
 
 pub mod blocks;
 pub mod guesses;
@@ -294,7 +294,7 @@ fn encode(
         let (to, rest) = std::mem::take(&mut bytes).split_at_mut(rows * row_bytes);
         let importance = importances.map(|all| &all[expert * cols..(expert + 1) * cols]);
         match (guess(expert, importance), t.store.blocks()) {
-            (Some(guess), Some(blocks)) => guess.encode(blocks, now, importance, to),
+            (Some(guess), Some(blocks)) => guess.encode(blocks, matrix(now, cols), importance, to),
             _ => t.store.encode(now, Scales::Search(importance), to),
         }
         (row, values, bytes) = (row + rows, later, rest);

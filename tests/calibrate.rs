@@ -12,6 +12,7 @@ use aurora_quant::model::{Model, ParamId, describe};
 use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, LowRank, Options, Overrides, Tap};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
+use aurora_quantizers::matrix;
 use common::binary::{good, refused};
 use common::{MODELS, canonical, fixtures};
 use serde_json::Value as Json;
@@ -165,7 +166,7 @@ fn what_is_added_to_a_matrix_is_as_if_it_were_part_of_it() {
         let b: Vec<f32> = (0..rows * 2).map(|i| ((i * 53 % 97) as f32 - 48.0) / 48.0).collect();
         let (mut added, mut whole) = (Overrides::new(), Overrides::new());
         for _ in 0..2 {
-            added.add(id, expert, LowRank::new(&a, &b, 2, cols, 0.25));
+            added.add(id, expert, LowRank::new(matrix(&a, cols), matrix(&b, 2), 0.25));
         }
         for (row, b) in values.chunks_exact_mut(cols).zip(b.chunks_exact(2)) {
             row.iter_mut().enumerate().for_each(|(c, w)| *w += 0.5 * (b[0] * a[c] + b[1] * a[cols + c]));

@@ -3,8 +3,9 @@
 //! This crate knows how weights are stored and rounded. It knows no files, no model or tensor names, prints
 //! nothing, reads no environment and no clock.
 //!
-//! Conventions: matrices are row-major `[out, in]`; blocks run along a row; every length is checked, in release
-//! builds too, because a caller that is off by one block would otherwise write a file that loads and is wrong.
+//! Conventions: matrices are `[out, in]` and cross as views of [ndarray](::ndarray), row-major (others are refused, see
+//! [`view`]); blocks run along a row; every length is checked, in release builds too, because a caller that is off by one
+//! block would otherwise write a file that loads and is wrong.
 //!
 //! | module | what it answers |
 //! |---|---|
@@ -21,6 +22,7 @@
 //! | [`awq`] | factors per channel that make rounding hurt less |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
+//! | [`view`] | [`matrix`]: how matrices cross the face of this crate |
 //! | [`par`] | fixed-size chunks over threads: the same bytes for any thread count |
 
 pub mod awq;
@@ -40,6 +42,7 @@ pub mod simd;
 pub mod spec;
 pub mod stats;
 pub mod store;
+pub mod view;
 
 pub use error::NumError;
 pub use fallback::fallback;
@@ -48,3 +51,4 @@ pub use scan::{Scan, scan};
 pub use spec::Spec;
 pub use stats::SiteStats;
 pub use store::{BlockFormat, Care, Field, Scales, Store};
+pub use view::matrix;

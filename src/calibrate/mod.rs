@@ -17,7 +17,7 @@ pub mod dataset;
 pub mod imatrix;
 pub mod observe;
 
-use aurora_quantizers::SiteStats;
+use aurora_quantizers::{SiteStats, matrix};
 
 use crate::model::ModelGraph;
 use crate::runtime::{BlockRunner, Overrides};
@@ -75,7 +75,7 @@ pub fn run(
         let mut stats = SiteStats::new(feed.width, wanted.gram);
         for residual in &residuals {
             let inputs = runner.head_inputs(residual)?;
-            stats.add(&inputs).map_err(|e| not_finite(graph, &feed, &e.to_string()))?;
+            stats.add(matrix(&inputs, feed.width)).map_err(|e| not_finite(graph, &feed, &e.to_string()))?;
         }
         sink(&feed, stats)?;
     }

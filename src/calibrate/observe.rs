@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use aurora_quantizers::{NumError, SiteStats};
+use aurora_quantizers::{NumError, SiteStats, matrix};
 
 use crate::model::{ParamId, Site};
 use crate::runtime::{LinearInput, Tap};
@@ -79,7 +79,7 @@ impl Observer {
 impl Tap for Observer {
     fn linear_input(&mut self, input: &LinearInput<'_>) {
         let Some(&at) = self.first.get(&(input.weight, input.expert)) else { return };
-        if let Err(e) = self.feeds[at].1.add(input.x) {
+        if let Err(e) = self.feeds[at].1.add(matrix(input.x, input.cols)) {
             self.failure.get_or_insert((at, e));
         }
     }

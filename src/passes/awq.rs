@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use aurora_quantizers::awq::{self, WeightMagnitude};
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Scales, SiteStats, par};
+use aurora_quantizers::{Scales, SiteStats, matrix, par};
 use rayon::prelude::*;
 
 use super::{BlockState, Duo, Log, Pass, Settings, SiteState, StatsKind, Trial};
@@ -288,7 +288,7 @@ fn weight_magnitudes(block: &BlockState<'_>, state: &SiteState) -> Vec<f32> {
             let zeros = vec![0.0; blocks.spec().block];
             blocks.fit(&zeros, &zeros).group_len
         });
-        magnitude.add(&block.weights(*reader), group);
+        magnitude.add(matrix(&block.weights(*reader), state.site.width), group);
     }
     magnitude.mean()
 }

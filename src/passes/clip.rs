@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-use aurora_quantizers::{SiteStats, awq, par, scan};
+use aurora_quantizers::{SiteStats, awq, matrix, par, scan};
+use ndarray::ArrayView3;
 use rayon::prelude::*;
 
 use super::{BlockState, Log, Pass, StatsKind};
@@ -60,11 +61,12 @@ fn clipped(block: &BlockState<'_>, reader: Reader, stats: &SiteStats, group: usi
         all.map(|(i, j)| (gram.get(i, j) / stats.tokens() as f64) as f32)
     });
     let (products, importance): (Vec<f32>, Vec<f32>) = (products.collect(), stats.mean_sq());
+    let products = ArrayView3::from_shape((cols / side, side, side), &products).expect("squares of all blocks");
     let step = par::rows_for(par::CHUNK_WEIGHTS / 8, cols);
     let mut bytes = vec![0; rows * row_bytes];
     let chunks = bytes.par_chunks_mut(step * row_bytes).zip(weights.par_chunks(step * cols));
     let losses: Vec<(f64, f64)> =
-        chunks.map(|(bytes, rows)| awq::clip(store, rows, &importance, &products, group, bytes)).collect();
+        chunks.map(|(bytes, rows)| awq::clip(store, matrix(rows, cols), &importance, products, group, bytes)).collect();
     let (before, after) = losses.into_iter().fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
     Ok((bytes, before, after))
 }

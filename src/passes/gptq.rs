@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use aurora_quantizers::SiteStats;
 use aurora_quantizers::gptq::{self, Hessian, Options, Order};
+use aurora_quantizers::{SiteStats, matrix};
 
 use super::{BlockState, Log, Pass, Settings, StatsKind};
 use crate::Result;
@@ -78,11 +78,11 @@ impl Gptq {
             return Err("no calibration token came to it".to_owned());
         };
         let mut h = gram.to_square(1.0 / stats.tokens() as f64);
-        let shrinkage = gptq::shrink(&mut h, stats.width(), stats.tokens());
+        let shrinkage = gptq::shrink(h.view_mut(), stats.tokens());
         if shrinkage == 1.0 {
             return Err(format!("{} tokens are too few for {} input channels", stats.tokens(), stats.width()));
         }
-        let hessian = Hessian::prepare(&h, stats.width(), self.damp, self.options.order).map_err(|e| e.to_string())?;
+        let hessian = Hessian::prepare(h.view(), self.damp, self.options.order).map_err(|e| e.to_string())?;
         Ok((hessian, shrinkage))
     }
 
@@ -104,7 +104,8 @@ impl Gptq {
         let mut bytes =
             vec![0; store.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
         let grid = store.blocks().expect("only such matrices come here");
-        let solved = gptq::solve(grid, &w, hessian, self.options, &mut bytes).map_err(|e| block.error(reader, &e))?;
+        let solved = gptq::solve(grid, matrix(&w, cols), hessian, self.options, &mut bytes);
+        let solved = solved.map_err(|e| block.error(reader, &e))?;
         let (total, prepared) = (solved.total(), hessian.prepared());
         record.method = "gptq".to_owned();
         record.loss = Some(total.solved);

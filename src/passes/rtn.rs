@@ -4,7 +4,8 @@
 
 use aurora_quantizers::gptq::{self, Guess};
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Care, Scales, Scan, par, scan};
+use aurora_quantizers::{Care, Scales, Scan, matrix, par, scan};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::{BlockState, Log, Pass, StatsKind};
@@ -65,7 +66,8 @@ pub(super) fn encode(
             sample.resize(at + some.len() * cols, 0.0);
             block.rows(linear, some, &mut sample[at..]);
         }
-        guess = Guess::of(sample, cols, importance, Care::Full);
+        let sample = Array2::from_shape_vec((sample.len() / cols, cols), sample).expect("whole rows");
+        guess = Guess::of(sample, importance, Care::Full);
     }
     let step = par::rows_for(par::CHUNK_WEIGHTS, cols);
     let mut bytes = vec![0; rows * row_bytes];
@@ -76,7 +78,7 @@ pub(super) fn encode(
         let seen = scan(values);
         if seen.check(store.spec()).is_ok() {
             match (&guess, store.blocks()) {
-                (Some(guess), Some(blocks)) => guess.encode(blocks, values, importance, bytes),
+                (Some(guess), Some(blocks)) => guess.encode(blocks, matrix(values, cols), importance, bytes),
                 _ => store.encode(values, Scales::Search(importance), bytes),
             }
         }

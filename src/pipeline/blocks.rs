@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use aurora_quantizers::{SiteStats, Store};
+use aurora_quantizers::{SiteStats, Store, matrix};
 
 use super::probe::Probe;
 use super::resume::Resume;
@@ -186,7 +186,8 @@ impl<'a> Loop<'a> {
                 self.watch.stage(&format!("output matrix: inputs {}/{}", i + 1, self.job.samples.len()));
                 self.watch.go_on()?;
                 let inputs = self.runner.head_inputs(residual)?;
-                stats.add(&inputs).map_err(|e| not_finite(&self.model.graph, &feed, &e.to_string()))?;
+                let added = stats.add(matrix(&inputs, feed.width));
+                added.map_err(|e| not_finite(&self.model.graph, &feed, &e.to_string()))?;
             }
             seen.push((feed, stats));
         }

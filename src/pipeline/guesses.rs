@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use aurora_quantizers::gptq::{self, Guess, Part, Sample};
+use ndarray::Array2;
 
 use super::{Rounding, blocks};
 use crate::model::{ModelGraph, ParamId, Role};
@@ -156,7 +157,8 @@ fn sample(
             blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, &mut sample[at..]);
         }
     }
-    Sample::new(sample, cols, importance, rounding.care)
+    let sample = Array2::from_shape_vec((sample.len() / cols, cols), sample).expect("whole rows");
+    Sample::new(sample, importance, rounding.care)
 }
 
 /// How many matrices each weight of a linear is. Tables that are looked up as well are left out: a row is then a result itself.

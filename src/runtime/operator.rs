@@ -5,7 +5,8 @@
 
 use std::borrow::Cow;
 
-use aurora_quantizers::{Scales, Store, formats};
+use aurora_quantizers::formats;
+use ndarray::ArrayView2;
 
 use super::kernels::{Acts, Dense, matmul};
 
@@ -62,22 +63,20 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// `a`: `[rank, cols]`; `b`: `[rows, rank]`; both row-major.
+    /// `a`: `[rank, cols]`; `b`: `[rows, rank]`. Both are copied.
     ///
     /// # Panics
-    /// If the lengths are not whole rows of `cols` and `rank` numbers.
-    pub fn new(a: &[f32], b: &[f32], rank: usize, cols: usize, scale: f32) -> LowRank {
-        assert_eq!(Some(a.len()), rank.checked_mul(cols), "numbers of A: rank {rank}, {cols} inputs");
-        assert!(rank > 0 && b.len().is_multiple_of(rank), "{} numbers of B in rows of {rank}", b.len());
-        LowRank { a: floats(a, rank, cols), b: floats(b, b.len() / rank, rank), scale }
+    /// If `b` has not as many columns as `a` has rows.
+    pub fn new(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, scale: f32) -> LowRank {
+        assert_eq!(b.ncols(), a.nrows(), "columns of B and rows of A: the rank");
+        LowRank { a: floats(a), b: floats(b), scale }
     }
 }
 
 /// A matrix of f32.
-fn floats(values: &[f32], rows: usize, cols: usize) -> Dense<'static> {
-    let mut bytes = vec![0; size_of_val(values)];
-    formats::F32.encode(values, Scales::Reference, &mut bytes);
-    Dense::new(&formats::F32, rows, cols, Cow::Owned(bytes), None)
+fn floats(values: ArrayView2<'_, f32>) -> Dense<'static> {
+    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Dense::new(&formats::F32, values.nrows(), values.ncols(), Cow::Owned(bytes), None)
 }
 
 impl Linear for LowRank {
@@ -132,6 +131,8 @@ impl Linear for Sum<'_> {
 
 #[cfg(test)]
 mod tests {
+    use aurora_quantizers::{Scales, matrix};
+
     use super::*;
 
     fn noise(seed: u32, n: usize) -> Vec<f32> {
@@ -172,7 +173,7 @@ mod tests {
             let (a, b) = (noise(1, rank * cols), noise(2, rows * rank));
             let (w, x) = (noise(3, rows * cols), noise(4, tokens * cols));
             let acts = Acts::new(&x, tokens, cols);
-            let low_rank = LowRank::new(&a, &b, rank, cols, 0.75);
+            let low_rank = LowRank::new(matrix(&a, cols), matrix(&b, rank), 0.75);
             assert_eq!(low_rank.shape(), (rows, cols));
             let mut out = vec![f32::NAN; tokens * rows];
             low_rank.forward(&acts, true, &mut out);
@@ -180,7 +181,7 @@ mod tests {
             assert_near(&out, &product(&full, &x, cols), &what);
 
             let bytes = low_rank.bytes() + 4 * w.len();
-            let terms: Vec<Box<dyn Linear>> = vec![Box::new(floats(&w, rows, cols)), Box::new(&low_rank)];
+            let terms: Vec<Box<dyn Linear>> = vec![Box::new(floats(matrix(&w, cols))), Box::new(&low_rank)];
             let sum = Sum::new(terms);
             assert_eq!((sum.shape(), sum.bytes()), ((rows, cols), bytes));
             out.fill(f32::NAN);
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "shapes of the terms of a sum")]
     fn a_sum_of_different_shapes_is_refused() {
-        let (wide, tall) = (floats(&[0.0; 6], 2, 3), floats(&[0.0; 6], 3, 2));
+        let (wide, tall) = (floats(matrix(&[0.0; 6], 3)), floats(matrix(&[0.0; 6], 2)));
         Sum::new(vec![Box::new(&wide), Box::new(&tall)]);
     }
 }
