@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use aurora_quantizers::gptq::Care;
+use aurora_quantizers::Care;
 
 use crate::calibrate::dataset::Dataset;
 use crate::checkpoint::Guard;

@@ -13,7 +13,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aurora_quantizers::SiteStats;
-use aurora_quantizers::spec::{self, Spec};
 use aurora_quantizers::stats::Gram;
 
 use super::dataset::Dataset;
@@ -36,6 +35,9 @@ const GRAM: &str = ".in_gram";
 const DATASETS: &str = "imatrix.datasets";
 const CHUNK_COUNT: &str = "imatrix.chunk_count";
 const CHUNK_SIZE: &str = "imatrix.chunk_size";
+
+/// ggml's number for F32.
+const F32_ID: u32 = 0;
 
 /// Numbers that are written or added at a time.
 const AT_A_TIME: usize = 1 << 20;
@@ -283,7 +285,7 @@ impl Writer {
         let mut size = 0;
         let mut table: Vec<TensorEntry> = Vec::with_capacity(tensors.len());
         for (name, shape) in &tensors {
-            table.push((name, shape, f32_spec().ggml_id, size));
+            table.push((name, shape, F32_ID, size));
             size = align(size + 4 * (shape[0] * shape[1]) as u64, alignment);
         }
         let mut header = Vec::new();
@@ -332,10 +334,6 @@ impl Writer {
         }
         self.output.finish(watch)
     }
-}
-
-fn f32_spec() -> &'static Spec {
-    spec::by_ggml_id(0).expect("F32 is ggml's type 0")
 }
 
 /// Adds files of statistics up.
@@ -448,7 +446,7 @@ fn read_gguf(path: &Path, map: Map) -> Result<Imatrix> {
         places.insert(&t.name, t);
     });
     let read = |info: &TensorInfo| -> Result<Vec<f32>> {
-        if info.spec.ggml_id != f32_spec().ggml_id {
+        if info.spec.ggml_id != Some(F32_ID) {
             let what = format!("type {}, needed F32", info.spec.name);
             return Err(Error::tensor(path, printable(&info.name), what));
         }
@@ -456,7 +454,7 @@ fn read_gguf(path: &Path, map: Map) -> Result<Imatrix> {
     };
     for info in &tensors {
         if let Some(name) = info.name.strip_suffix(GRAM) {
-            if info.spec.ggml_id != f32_spec().ggml_id {
+            if info.spec.ggml_id != Some(F32_ID) {
                 let what = format!("type {}, needed F32", info.spec.name);
                 return Err(Error::tensor(path, printable(&info.name), what));
             }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use aurora_quantizers::{NumError, SiteStats};
+use aurora_quantizers::{NumError, SiteStats, matrix};
 
 use crate::model::{ParamId, Reader, Site};
 use crate::runtime::{LinearInput, Tap};
@@ -91,7 +91,7 @@ impl Observer {
 impl Tap for Observer {
     fn linear_input(&mut self, input: &LinearInput<'_>) {
         let Some(&at) = self.first.get(&Reader { weight: input.weight, expert: input.expert }) else { return };
-        if let Err(e) = self.feeds[at].1.add(input.x) {
+        if let Err(e) = self.feeds[at].1.add(matrix(input.x, input.cols)) {
             self.failure.get_or_insert((at, e));
         }
     }

@@ -436,7 +436,7 @@ fn types() -> PossibleValuesParser {
 }
 
 fn tensor_types() -> PossibleValuesParser {
-    PossibleValuesParser::new(plan::tensor_types().into_iter().map(|s| s.name))
+    PossibleValuesParser::new(plan::tensor_types().into_iter().map(|s| s.spec().name))
 }
 
 fn tensor_type(text: &str) -> Result<(String, String), String> {

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use aurora_quantizers::metrics::{self, Comparison, Estimate};
+use ndarray::aview1;
 use rayon::prelude::*;
 
 use super::Scorer;
@@ -146,7 +147,7 @@ pub fn alone(
         let mut written = Ok(());
         model.start();
         model.feed(&chunks.input(i), chunks.rows().start, &mut |first, rows| {
-            score(rows, vocab, &mut scores, |row, logits| metrics::nll(logits, chunks.target(i, first + row)));
+            score(rows, vocab, &mut scores, |row, logits| metrics::nll(aview1(logits), chunks.target(i, first + row)));
             if let Some(file) = file.as_deref_mut().filter(|_| written.is_ok()) {
                 written = file.put(rows);
             }
@@ -194,7 +195,8 @@ pub fn beside(
                 let at = start + first;
                 let base = &base[(at - from) * vocab..];
                 score(rows, vocab, &mut scores, |row, logits| {
-                    metrics::compare(&base[row * vocab..][..vocab], logits, chunks.target(i, at + row))
+                    let base = aview1(&base[row * vocab..][..vocab]);
+                    metrics::compare(base, aview1(logits), chunks.target(i, at + row))
                 });
                 if let Some(file) = file.as_deref_mut().filter(|_| written.is_ok()) {
                     written = file.put(rows);
@@ -288,7 +290,7 @@ mod tests {
             let mut input = chunk.to_vec();
             input[0] = bos.unwrap_or(input[0]);
             for next in context / 2 + 1..context {
-                all.push(metrics::nll(&logits(&input[..next], 0), chunk[next] as usize));
+                all.push(metrics::nll(aview1(&logits(&input[..next], 0)), chunk[next] as usize));
             }
         }
         all

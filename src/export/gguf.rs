@@ -1,9 +1,9 @@
 //! GGUF version 3: header, tensor table, then the tensors, each at a multiple of the alignment.
 
 use super::{Exporter, Layout};
-use crate::Result;
 use crate::gguf::{self, Metadata};
 use crate::plan::Plan;
+use crate::{Error, Result};
 
 /// The GGUF exporter.
 pub struct Gguf;
@@ -18,7 +18,11 @@ impl Exporter for Gguf {
         let mut size = 0;
         let mut table: Vec<gguf::TensorEntry> = Vec::with_capacity(plan.tensors.len());
         for t in &plan.tensors {
-            table.push((&t.name, &t.shape, t.actual.ggml_id, size));
+            let spec = t.spec();
+            let id = spec.ggml_id.ok_or_else(|| {
+                Error::unsupported(format!("{}: GGUF has no type {}; choose another for it", t.name, spec.name))
+            })?;
+            table.push((&t.name, &t.shape, id, size));
             size = gguf::align(size + t.bytes, alignment);
         }
         let mut header = Vec::new();

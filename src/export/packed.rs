@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aurora_quantizers::grid::Levels;
-use aurora_quantizers::spec::{self, Kind};
-use aurora_quantizers::{Scales, Spec, formats};
+use aurora_quantizers::spec::Kind;
+use aurora_quantizers::{Scales, Spec, Store, formats};
 use half::f16;
 use rayon::prelude::*;
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -134,7 +134,11 @@ pub fn stays(role: Role) -> bool {
 }
 
 /// The format in which the pipeline writes a matrix that is to be packed so; `Err`: why it stays as floats.
-pub fn format(weights: &Weights<'_>, id: ParamId, settings: Settings) -> std::result::Result<&'static Spec, String> {
+pub fn format(
+    weights: &Weights<'_>,
+    id: ParamId,
+    settings: Settings,
+) -> std::result::Result<&'static dyn Store, String> {
     let param = weights.graph().param(id);
     if stays(param.role) {
         return Err("embeddings and output matrix stay floats".to_owned());
@@ -151,7 +155,7 @@ pub fn format(weights: &Weights<'_>, id: ParamId, settings: Settings) -> std::re
         }
     }
     let format = formats::grouped(settings.bits, settings.group, settings.symmetric);
-    Ok(format.expect("settings that were checked").spec())
+    Ok(format.expect("settings that were checked"))
 }
 
 /// Where the pipeline puts the blocks: one tensor after the other.
@@ -180,7 +184,7 @@ struct Entry {
     name: String,
     shape: Vec<usize>,
     /// Type of floats; `None` for a matrix of codes.
-    floats: Option<&'static Spec>,
+    floats: Option<&'static dyn Store>,
     pieces: Vec<Piece>,
 }
 
@@ -242,9 +246,12 @@ impl Packer<'_> {
         for (tensor, t) in self.plan.tensors.iter().enumerate() {
             let mut from = 0;
             for (info, to, rows) in self.weights.pieces(t.param) {
-                let own = if info.packed.is_some() { named("f16") } else { info.spec };
-                let own = if own.name == "f64" { named("f32") } else { own };
-                let floats = (t.actual.kind == Kind::Float).then_some(own);
+                let own: &dyn Store = match info.spec.name {
+                    _ if info.packed.is_some() => &formats::F16,
+                    "f64" => &formats::F32,
+                    name => formats::by_name(name).expect("a type that was read"),
+                };
+                let floats = (t.spec().kind == Kind::Float).then_some(own);
                 let (name, shape) = (info.name.clone(), info.shape.clone());
                 let entry =
                     found.entry(&info.name).or_insert_with(|| Entry { name, shape, floats, pieces: Vec::new() });
@@ -264,7 +271,7 @@ impl Packer<'_> {
             (suffix, ty, shape, bytes)
         };
         match entry.floats {
-            Some(spec) => vec![(entry.name.clone(), sized(("", safetensors_name(spec), entry.shape.clone())))],
+            Some(store) => vec![(entry.name.clone(), sized(("", safetensors_name(store.spec()), entry.shape.clone())))],
             None => {
                 let stem = entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
                 let parts = self.layout.parts(entry.shape[0], entry.shape[1], self.settings);
@@ -292,7 +299,7 @@ impl Packer<'_> {
             watch.go_on()?;
             watch.stage(&entry.name);
             let parts = match entry.floats {
-                Some(spec) => vec![self.floats(entry, spec, blocks)],
+                Some(store) => vec![self.floats(entry, store, blocks)],
                 None => self.layout.pack(&self.matrix(entry, blocks), self.settings),
             };
             for (bytes, (name, (.., size))) in parts.iter().zip(self.parts(entry)) {
@@ -343,7 +350,7 @@ impl Packer<'_> {
             zeros: vec![0; rows * (cols / group)],
         };
         let format = formats::grouped(self.settings.bits, group, self.settings.symmetric);
-        let format = format.and_then(|f| f.as_blocks()).expect("settings that were checked");
+        let format = format.and_then(|f| f.blocks()).expect("settings that were checked");
         let rows = matrix.codes.par_chunks_mut(cols).zip(matrix.scales.par_chunks_mut(cols / group));
         rows.zip(matrix.zeros.par_chunks_mut(cols / group)).zip(&origin).for_each(
             |(((codes, scales), zeros), &(tensor, row))| {
@@ -368,15 +375,14 @@ impl Packer<'_> {
     }
 
     /// The numbers of a tensor, back in the checkpoint's order, type and convention.
-    fn floats(&self, entry: &Entry, spec: &'static Spec, blocks: &Blocks) -> Vec<u8> {
+    fn floats(&self, entry: &Entry, store: &dyn Store, blocks: &Blocks) -> Vec<u8> {
         let cols = entry.shape.last().copied().unwrap_or(1);
         let mut values = vec![0.0; entry.shape.iter().product()];
         for piece in &entry.pieces {
             let t = &self.plan.tensors[piece.tensor];
-            let from = formats::by_ggml_id(t.actual.ggml_id).expect("a format that was written");
             let mut row = vec![0.0; t.cols()];
             for i in 0..piece.rows {
-                from.decode(self.row(blocks, piece.tensor, piece.from + i), &mut row);
+                t.store.decode(self.row(blocks, piece.tensor, piece.from + i), &mut row);
                 if *self.weights.import(t.param) == Import::AddOne {
                     row.iter_mut().for_each(|v| *v -= 1.0);
                 }
@@ -389,8 +395,8 @@ impl Packer<'_> {
                 }
             }
         }
-        let mut bytes = vec![0; values.len() * spec.bytes];
-        formats::by_ggml_id(spec.ggml_id).expect("a type of floats").encode(&values, Scales::Reference, &mut bytes);
+        let mut bytes = vec![0; values.len() * store.spec().bytes];
+        store.encode(&values, Scales::Reference, &mut bytes);
         bytes
     }
 
@@ -429,10 +435,6 @@ impl Packer<'_> {
         }
         Ok(())
     }
-}
-
-fn named(name: &str) -> &'static Spec {
-    spec::by_name(name).expect("a row of SPECS")
 }
 
 fn safetensors_name(spec: &Spec) -> &'static str {

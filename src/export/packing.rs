@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aurora_quantizers::spec;
+use aurora_quantizers::formats;
 
 use super::packed::{self, GROUPS, LAYOUTS, PackedLayout, Packer};
 use super::{Layout, Output};
@@ -106,22 +106,17 @@ impl Packing {
     fn matrix(&self, weights: &Weights, id: ParamId) -> Kept {
         let role = weights.graph().param(id).role;
         let floats = || {
-            let f16 = spec::by_name("f16").expect("a row of SPECS");
             let own = weights.kept(id);
-            if weights.is_packed(id) { f16 } else { own.spec }
+            if weights.is_packed(id) { &formats::F16 } else { own.store }
         };
         match packed::format(weights, id, self.settings) {
-            Ok(spec) => Kept { wanted: spec, spec, reason: None, integers: false },
+            Ok(store) => Kept { wanted: store, store, reason: None, integers: false },
             Err(reason) => {
-                let spec = floats();
+                let store = floats();
                 let outside = packed::stays(role);
-                let grouped = aurora_quantizers::formats::grouped(
-                    self.settings.bits,
-                    self.settings.group,
-                    self.settings.symmetric,
-                );
-                let wanted = grouped.filter(|_| !outside).map_or(spec, |f| f.spec());
-                Kept { wanted, spec, reason: (!outside).then_some(reason), integers: false }
+                let grouped = formats::grouped(self.settings.bits, self.settings.group, self.settings.symmetric);
+                let wanted = grouped.filter(|_| !outside).unwrap_or(store);
+                Kept { wanted, store, reason: (!outside).then_some(reason), integers: false }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What a recipe's words stand for, and whether they go together. Looks at no file but texts.
 
-use aurora_quantizers::Spec;
+use aurora_quantizers::Store;
 use regex::Regex;
 
 use super::refuse;
@@ -28,9 +28,9 @@ pub(super) struct Asked {
     pub reference: bool,
     /// Every weight to its nearest level.
     pub nearest: bool,
-    output: Option<&'static Spec>,
-    embedding: Option<&'static Spec>,
-    overrides: Vec<(Regex, &'static Spec)>,
+    output: Option<&'static dyn Store>,
+    embedding: Option<&'static dyn Store>,
+    overrides: Vec<(Regex, &'static dyn Store)>,
 }
 
 impl Asked {

@@ -10,7 +10,7 @@ pub(super) fn identity(job: &Job, samples: &[Vec<u32>]) -> String {
     samples.iter().flatten().for_each(|token| text.update(&token.to_le_bytes()));
     let tokens: usize = samples.iter().map(Vec::len).sum();
     let mut types = Crc::new();
-    job.plan.tensors.iter().for_each(|t| types.update(format!("{} {}\n", t.name, t.actual.name).as_bytes()));
+    job.plan.tensors.iter().for_each(|t| types.update(format!("{} {}\n", t.name, t.spec().name).as_bytes()));
     let mut tensors = Crc::new();
     job.opened.source.tensors().iter().for_each(|t| {
         tensors.update(format!("{} {:?} {}\n", t.name, t.shape, t.spec.name).as_bytes());

@@ -52,7 +52,7 @@ impl Statistics {
                 (Origin::from(data.expect("calibrations have a text")), covered.len(), None, covered, None)
             }
         };
-        let blocks = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
+        let blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
         let (used, uniform): (Vec<_>, Vec<_>) = blocks.partition(|t| covered.contains(&t.param));
         let names = |tensors: Vec<&TensorPlan>| tensors.into_iter().map(|t| t.name.clone()).collect::<Vec<_>>();
         let (used, uniform) = (names(used), names(uniform));

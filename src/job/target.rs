@@ -91,7 +91,7 @@ impl Target {
         let kept: BTreeMap<_, _> = matrices.map(|(i, _)| (ParamId(i), weights.kept(ParamId(i)))).collect();
         let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
         for (id, kept) in &kept {
-            *sizes.entry(kept.spec.name).or_default() += weights.graph().param(*id).len();
+            *sizes.entry(kept.store.spec().name).or_default() += weights.graph().param(*id).len();
         }
         let most = sizes.iter().max_by_key(|(_, size)| **size).map_or("f16", |(name, _)| name);
         let (name, file_type) = (KEEP.to_owned(), FileType::by_name(most)?);

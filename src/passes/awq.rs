@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use aurora_quantizers::awq::{self, WeightMagnitude};
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Scales, SiteStats, par};
+use aurora_quantizers::{Scales, SiteStats, matrix, par};
 use rayon::prelude::*;
 
 use super::{BlockState, Log, Needs, Opt, OptKind, Pass, PassRow, SiteState, StatsKind, Trial};
@@ -151,7 +151,7 @@ fn units(block: &BlockState<'_>) -> Vec<Vec<usize>> {
 }
 
 fn on_grid(block: &BlockState<'_>, reader: Reader) -> bool {
-    block.format(reader.weight).spec().kind == Kind::Block
+    block.store(reader.weight).spec().kind == Kind::Block
 }
 
 fn begin(block: &BlockState<'_>, unit: &[usize]) -> PassRecord {
@@ -326,11 +326,11 @@ impl Awq {
 fn weight_magnitudes(block: &BlockState<'_>, state: &SiteState) -> Vec<f32> {
     let mut magnitude = WeightMagnitude::new(state.site.width);
     for reader in state.site.readers.iter().filter(|r| on_grid(block, **r)) {
-        let group = block.format(reader.weight).as_blocks().map_or(1, |blocks| {
+        let group = block.store(reader.weight).blocks().map_or(1, |blocks| {
             let zeros = vec![0.0; blocks.spec().block];
             blocks.fit(&zeros, &zeros).group_len
         });
-        magnitude.add(&block.weights(*reader), group);
+        magnitude.add(matrix(&block.weights(*reader), state.site.width), group);
     }
     magnitude.mean()
 }
@@ -338,8 +338,8 @@ fn weight_magnitudes(block: &BlockState<'_>, state: &SiteState) -> Vec<f32> {
 /// The matrix times `factors`, rounded to nearest as the plan says, and divided by them again.
 fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &SiteStats) -> Vec<f32> {
     let (rows, cols) = block.shape(reader);
-    let format = block.format(reader.weight);
-    let row_bytes = format.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
+    let store = block.store(reader.weight);
+    let row_bytes = store.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
     let importance: Vec<f32> = stats.mean_sq().iter().zip(factors).map(|(e, s)| e / (s * s)).collect();
     let step = par::rows_for(par::CHUNK_WEIGHTS / 4, cols);
     let mut out = vec![0.0; rows * cols];
@@ -353,8 +353,8 @@ fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &Site
                 .for_each(|row| row.iter_mut().zip(factors).for_each(|(w, s)| *w = by(*w, *s)));
         };
         scale(values, &|w, s| w * s);
-        format.encode(values, Scales::Search(Some(&importance)), bytes);
-        format.decode(bytes, values);
+        store.encode(values, Scales::Search(Some(&importance)), bytes);
+        store.decode(bytes, values);
         scale(values, &|w, s| w / s);
     });
     out

@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use aurora_quantizers::SiteStats;
 use aurora_quantizers::gptq::{self, Hessian, Order};
+use aurora_quantizers::{SiteStats, matrix};
 
 use super::{BlockState, Log, Needs, Opt, OptKind, Pass, PassRow, RTN, StatsKind};
 use crate::Result;
@@ -97,7 +97,7 @@ impl Pass for Gptq {
 
 /// Whether the matrix gets codes, and has none yet.
 fn is_on_a_grid(block: &BlockState<'_>, reader: Reader) -> bool {
-    block.format(reader.weight).as_blocks().is_some() && block.codes(reader).is_none()
+    block.store(reader.weight).blocks().is_some() && block.codes(reader).is_none()
 }
 
 fn record(block: &BlockState<'_>, pass: &str, reader: Reader, tokens: u64) -> PassRecord {
@@ -117,11 +117,11 @@ impl Gptq {
             return Err("no calibration token came to it".to_owned());
         };
         let mut h = gram.to_square(1.0 / stats.tokens() as f64);
-        let shrinkage = gptq::shrink(&mut h, stats.width(), stats.tokens());
+        let shrinkage = gptq::shrink(h.view_mut(), stats.tokens());
         if shrinkage == 1.0 {
             return Err(format!("{} tokens are too few for {} input channels", stats.tokens(), stats.width()));
         }
-        let hessian = Hessian::prepare(&h, stats.width(), self.damp, self.options.order).map_err(|e| e.to_string())?;
+        let hessian = Hessian::prepare(h.view(), self.damp, self.options.order).map_err(|e| e.to_string())?;
         Ok((hessian, shrinkage))
     }
 
@@ -136,13 +136,14 @@ impl Gptq {
         let started = Instant::now();
         let mut record = record(block, ROW.name, reader, tokens);
         log.begin(&record.tensors[0])?;
-        let format = block.format(reader.weight);
+        let store = block.store(reader.weight);
         let (rows, cols) = block.shape(reader);
         let w = block.weights(reader);
         let mut bytes =
-            vec![0; format.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
-        let grid = format.as_blocks().expect("only such matrices come here");
-        let solved = gptq::solve(grid, &w, hessian, self.options, &mut bytes).map_err(|e| block.error(reader, &e))?;
+            vec![0; store.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
+        let grid = store.blocks().expect("only such matrices come here");
+        let solved = gptq::solve(grid, matrix(&w, cols), hessian, self.options, &mut bytes);
+        let solved = solved.map_err(|e| block.error(reader, &e))?;
         let (total, prepared) = (solved.total(), hessian.prepared());
         (record.before, record.after) = (Some(total.nearest), Some(total.solved));
         record.fact("damping", prepared.damping);

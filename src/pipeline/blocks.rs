@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use aurora_quantizers::{Format, SiteStats, formats};
+use aurora_quantizers::{SiteStats, Store};
 
 use super::probe::Probe;
 use super::resume::Resume;
@@ -15,7 +15,7 @@ use crate::calibrate::observe::{Feed, Observer, feeds};
 use crate::export::Output;
 use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
 use crate::passes::{self, BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
-use crate::plan::{Plan, TensorPlan};
+use crate::plan::Plan;
 use crate::recipe::Propagate;
 use crate::record::PassRecord;
 use crate::runtime::{Attention, BlockRunner, CacheType, Options, Overrides};
@@ -67,13 +67,12 @@ pub fn run(
     let longest = job.samples.iter().map(Vec::len).max().unwrap_or(0);
     let options = Options { context: longest, exact: true, cache: CacheType::F32, attention: Attention::Flash };
     let runner = BlockRunner::new(model, weights, options)?;
-    let known = |t: &TensorPlan| formats::by_ggml_id(t.actual.ggml_id).expect("a plan that passed the check");
-    let formats: Vec<&'static dyn Format> = plan.tensors.iter().map(known).collect();
+    let stores: Vec<&'static dyn Store> = plan.tensors.iter().map(|t| t.store).collect();
     let mut work = Work {
         model,
         weights,
         job,
-        formats: &formats,
+        stores: &stores,
         sites: model.graph.sites(),
         resume,
         output,
@@ -105,7 +104,7 @@ struct Work<'a> {
     model: &'a Model,
     weights: &'a Weights<'a>,
     job: &'a Job<'a>,
-    formats: &'a [&'static dyn Format],
+    stores: &'a [&'static dyn Store],
     sites: Vec<Site>,
     resume: Option<&'a Resume>,
     output: &'a Output,
@@ -179,7 +178,7 @@ impl Work<'_> {
             Ok(SiteState { site: site.clone(), stats })
         });
         let states = states.collect::<Result<_>>()?;
-        let mut state = BlockState::new(&self.model.graph, self.weights, self.formats, probe, states);
+        let mut state = BlockState::new(&self.model.graph, self.weights, self.stores, probe, states);
         let mut log = Lines { watch: self.watch, records: Vec::new() };
         for pass in self.job.passes {
             pass.apply(&mut state, &mut log)?;
@@ -198,7 +197,7 @@ impl Work<'_> {
     fn overrides<'d>(&self, done: &'d Done) -> Overrides<'d> {
         let mut overrides = Overrides::new();
         for (id, bytes) in &done.encoded {
-            overrides.encoded(*id, self.formats[id.0].spec(), bytes.as_slice());
+            overrides.encoded(*id, self.stores[id.0], bytes.as_slice());
         }
         let edited: BTreeSet<ParamId> = done.factors.keys().map(|reader| reader.weight).collect();
         for id in edited {

@@ -121,7 +121,7 @@ impl<'w, 'a> Stop<'w, 'a> {
         each: Each<'_>,
     ) -> Result<()> {
         assert!(!self.through, "the samples are through block {} already", self.index);
-        let mut block = self.runner.block(self.index, overrides)?;
+        let mut block = self.runner.block(self.index, overrides);
         let mut done = 0;
         while done < self.residuals.len() {
             let some = done..done + block.together(&self.residuals[done..]);

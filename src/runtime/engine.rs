@@ -32,27 +32,24 @@ impl<'a> Engine<'a> {
     /// Prepares a model.
     ///
     /// # Errors
-    /// If a tensor's type has no kernel, the context is longer than the model allows (or empty), or the cache's type
+    /// If the context is longer than the model allows (or empty), or the cache's type
     /// does not fit the heads.
     pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Engine<'a>> {
         check(model, options)?;
         let graph = &model.graph;
         let ops = graph.embed.iter().chain(graph.blocks.iter().flatten()).chain(&graph.head);
-        Self::of(model, weights, options, ops, None)
+        Ok(Self::of(model, weights, options, ops, None))
     }
 
     /// Prepares what some of the ops use, so that these can be run.
-    ///
-    /// # Errors
-    /// If a tensor's type has no kernel.
     pub(super) fn of<'g>(
         model: &'a Model,
         weights: &'a Weights<'a>,
         options: Options,
         ops: impl IntoIterator<Item = &'g Op> + Clone,
         overrides: Option<&'a Overrides<'a>>,
-    ) -> Result<Engine<'a>> {
-        let params = Params::new(&model.graph, weights, ops.clone(), overrides)?;
+    ) -> Engine<'a> {
+        let params = Params::new(&model.graph, weights, ops.clone(), overrides);
         let mut frequencies: Vec<Frequencies> = Vec::new();
         for kind in ops.into_iter().filter_map(|op| Kind::of(op, options.context)) {
             if frequencies.iter().all(|f| f.kind != kind) {
@@ -60,7 +57,7 @@ impl<'a> Engine<'a> {
                 frequencies.push(Frequencies::new(kind, factors));
             }
         }
-        Ok(Engine { model, weights, options, params, frequencies })
+        Engine { model, weights, options, params, frequencies }
     }
 
     /// The model.

@@ -8,6 +8,8 @@
 //! | `engine` | what can be asked of a model that runs |
 //! | `blocks` | the same block by block, over many sequences, with weights of the caller's choice |
 //! | `probe` | what other weights of a few linears do to the residual stream |
+//! | `operator` | [`Linear`]: what a linear multiplies with; matrices as they are stored, low ranks, sums |
+//! | `overrides` | values in the place of a checkpoint's |
 //! | `prepared` | parameters in the form in which ops use them |
 //! | `session`, `cache` | one sequence: keys and values of what came before, in tiles |
 //! | `batch` | the ops over one batch's slots; `linear`, `norm`, `rope`, `route` are those that need more than a line |
@@ -31,6 +33,8 @@ mod linear;
 mod maths;
 mod naive;
 mod norm;
+mod operator;
+mod overrides;
 mod prepared;
 mod probe;
 mod rope;
@@ -38,9 +42,11 @@ mod route;
 pub mod sampler;
 mod session;
 
-pub use blocks::{Block, BlockRunner, Overrides};
+pub use blocks::{Block, BlockRunner};
 pub use engine::Engine;
 pub use linear::{LinearInput, Tap};
+pub use operator::{Linear, LowRank, Sum};
+pub use overrides::Overrides;
 pub use probe::{Probe, Stopped};
 pub use session::Session;
 
