@@ -17,7 +17,7 @@ pub mod guesses;
 mod probe;
 pub mod resume;
 
-use crate::export::Output;
+use crate::export::Sink;
 use crate::model::ParamId;
 use crate::plan::{self, Plan, TensorPlan};
 use crate::watch::Watch;
@@ -96,7 +96,7 @@ pub fn run(
     weights: &Weights,
     plan: &Plan,
     rounding: Rounding,
-    output: &Output,
+    output: &dyn Sink,
     watch: &dyn Watch,
 ) -> Result<Vec<Option<f32>>> {
     let (chunks, groups) = split(weights, plan, rounding.solved);
@@ -219,7 +219,7 @@ fn convert(
     t: &TensorPlan,
     chunk: &Chunk,
     (rounding, guesses): (Rounding, &Guesses),
-    output: &Output,
+    output: &dyn Sink,
     buffers: &mut Buffers,
 ) -> Result<Seen> {
     let format = formats::by_ggml_id(t.actual.ggml_id).expect("a plan that passed the check");

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::args::{Calibrate, Common, Sampling};
-use super::convert::destination;
+
 use super::open::Opened;
 use super::progress::Progress;
 use super::{signals, ui};
@@ -16,6 +16,7 @@ use crate::calibrate::imatrix::{self, Imatrix, Origin, Writer};
 use crate::calibrate::{self, Wanted};
 use crate::checkpoint::{Config, TensorSource, Unchanged};
 use crate::eval::speed::peak_memory;
+use crate::export;
 use crate::model::{Model, ModelGraph};
 use crate::record::{self, CalibrateRecord};
 use crate::runtime::{Attention, BlockRunner, CacheType, Options};
@@ -45,7 +46,7 @@ pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
 fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<CalibrateRecord> {
     let opened = Opened::open(path)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(opened.source.as_ref()));
-    let output = destination(&output, args.force)?;
+    let output = export::file_destination(&output, args.force)?;
     let stop = signals::stop_flag()?;
     let data = dataset(&args.sampling, None, opened.source.as_ref(), &opened.model)?;
     let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
@@ -83,7 +84,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
 
 fn merged(args: &Calibrate, common: &Common) -> Result<CalibrateRecord> {
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("imatrix.gguf"));
-    let output = destination(&output, args.force)?;
+    let output = export::file_destination(&output, args.force)?;
     let watch = Progress::new(common, signals::stop_flag()?, []);
     let all = imatrix::merge(&args.merge, &output, args.force, &watch)?;
     let merged = args.merge.iter().map(|p| p.display().to_string()).collect();

@@ -11,7 +11,6 @@ mod left;
 mod lines;
 mod memory;
 mod open;
-mod packing;
 mod progress;
 mod signals;
 mod ui;

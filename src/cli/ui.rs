@@ -38,11 +38,30 @@ pub fn is_broken_pipe(e: &Error) -> bool {
 
 /// Says why the run failed.
 pub fn failure(e: &Error, json: bool) {
-    say(&format!("error: {e}"));
+    let reason = flags(&e.to_string());
+    say(&format!("error: {reason}"));
     if json {
         // A reader of the JSON gets the reason there too; if even that cannot be written, stderr has said it.
-        let _ = print_json(&serde_json::json!({ "error": e.to_string() }));
+        let _ = print_json(&serde_json::json!({ "error": reason }));
     }
+}
+
+/// A text of the library with its settings as they are spelled here: `bits` becomes --bits.
+pub fn flags(text: &str) -> String {
+    let definition = super::definition();
+    let known = |name: &str| {
+        let mut all = definition.get_subcommands().flat_map(clap::Command::get_arguments);
+        all.any(|argument| argument.get_long() == Some(name))
+    };
+    let mut parts = text.split('`').peekable();
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    while let Some(part) = parts.next() {
+        match parts.next_if(|_| known(part)) {
+            Some(rest) => out.extend(["--", part, rest]),
+            None => out.extend(["`", part]),
+        }
+    }
+    out
 }
 
 /// Writes a message to stderr unless told to be quiet.

@@ -14,7 +14,7 @@ use super::resume::Resume;
 use crate::Result;
 use crate::calibrate::not_finite;
 use crate::calibrate::observe::{Feed, Observer, feeds};
-use crate::export::Output;
+use crate::export::Sink;
 use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
 use crate::passes::{self, BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
 use crate::plan::{Plan, TensorPlan};
@@ -72,7 +72,7 @@ pub fn run(
     plan: &Plan,
     job: &Job<'_>,
     resume: Option<&Resume>,
-    output: &Output,
+    output: &dyn Sink,
     watch: &dyn Watch,
 ) -> Result<Solved> {
     let longest = job.samples.iter().map(Vec::len).max().unwrap_or(0);
@@ -134,7 +134,7 @@ struct Loop<'a> {
     runner: &'a BlockRunner<'a>,
     job: &'a Job<'a>,
     formats: &'a [&'static dyn Format],
-    output: &'a Output,
+    output: &'a dyn Sink,
     watch: &'a dyn Watch,
     residuals: Vec<Vec<f32>>,
     solved: Solved,

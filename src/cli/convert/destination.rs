@@ -1,43 +1,12 @@
-//! Where the output of a conversion goes.
+//! What the output of a conversion is called.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::Target;
 use crate::checkpoint::{self, Config, TensorSource};
 use crate::plan::FileType;
-use crate::{Error, Result};
 
-/// Where the output goes: `path` itself, or what it links to.
-///
-/// Everything that is known to go wrong is found here, before the work: it may take hours.
-pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
-    let refuse = |what: String| Err(Error::unsupported(format!("{}: {what}", path.display())));
-    let dir = checkpoint::directory_of(path);
-    if !dir.is_dir() {
-        return refuse(format!("directory {} does not exist; create it first", dir.display()));
-    }
-    let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
-    if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
-        return refuse("names a directory; -o needs a file name".to_owned());
-    }
-    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
-    if !force {
-        return refuse("exists; use --force to replace it, or another name with -o".to_owned());
-    }
-    // A link stays a link: what it leads to is replaced.
-    let real = if found.is_symlink() {
-        path.canonicalize().map_err(|e| Error::io(path, "follow the link", e))?
-    } else {
-        path.to_owned()
-    };
-    if !real.is_file() {
-        return refuse("is no regular file; it is not replaced".to_owned());
-    }
-    Ok(real)
-}
-
-/// `<model>-<type>.gguf` in the current directory.
-pub(super) fn default_output(source: &dyn TensorSource, target: &Target, extension: &str) -> PathBuf {
+/// `<model>-<ending>` in the current directory.
+pub(super) fn default_output(source: &dyn TensorSource, ending: &str) -> PathBuf {
     let config = source.config().path();
     let name = match source.config() {
         Config::HuggingFace(_) => {
@@ -52,8 +21,5 @@ pub(super) fn default_output(source: &dyn TensorSource, target: &Target, extensi
             cut.map_or(stem.clone(), |(start, _)| start.to_owned())
         }
     };
-    match extension {
-        "" => PathBuf::from(format!("{name}-{}", target.name)),
-        _ => PathBuf::from(format!("{name}-{}.{extension}", target.file_type.name)),
-    }
+    PathBuf::from(format!("{name}-{ending}"))
 }

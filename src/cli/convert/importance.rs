@@ -1,5 +1,4 @@
-//! The importances that a conversion rounds with: where they come from, which tensors they serve, and what the header says of
-//! them.
+//! The importances that a conversion rounds with: where they come from, and which tensors they serve.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,7 +10,6 @@ use crate::calibrate::imatrix::{Imatrix, Importances};
 use crate::checkpoint::TensorSource;
 use crate::cli::args::{Common, Convert};
 use crate::cli::calibrate;
-use crate::gguf::{Metadata, Value, string};
 use crate::model::{Model, ModelGraph};
 use crate::plan::{self, Plan};
 use crate::record::ImportanceRecord;
@@ -64,25 +62,5 @@ pub(super) fn weigh(
         chunks: file.origin.chunks,
         used,
         uniform,
-    }
-}
-
-/// What llama-quantize writes into the header about importances. Its texts end after 127 bytes; so do these.
-pub(super) fn keys(weighed: &ImportanceRecord, metadata: &mut Metadata) {
-    const LONGEST: usize = 127;
-    let text = |s: &str| {
-        let end = (0..=s.len().min(LONGEST)).rev().find(|&end| s.is_char_boundary(end)).unwrap_or(0);
-        string(&s[..end])
-    };
-    let number = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
-    if let Some(file) = &weighed.file {
-        metadata.set("quantize.imatrix.file", text(file));
-    }
-    if let Some(dataset) = weighed.datasets.first() {
-        metadata.set("quantize.imatrix.dataset", text(dataset));
-    }
-    metadata.set("quantize.imatrix.entries_count", number(weighed.entries));
-    if weighed.chunks > 0 {
-        metadata.set("quantize.imatrix.chunks_count", Value::U32(weighed.chunks));
     }
 }

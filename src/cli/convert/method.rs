@@ -8,7 +8,7 @@ use super::{CODES, SCALES};
 use crate::checkpoint::TensorSource;
 use crate::cli::args::Convert;
 use crate::cli::calibrate;
-use crate::export::Output;
+use crate::export::Sink;
 use crate::model::Model;
 use crate::passes::{self, Duo, Pass, Settings};
 use crate::pipeline;
@@ -82,7 +82,7 @@ pub(super) fn solve(
     weights: &Weights,
     plan: &Plan,
     path: &Path,
-    output: &Output,
+    output: &dyn Sink,
     watch: &dyn Watch,
 ) -> Result<(Solved, Option<Resume>)> {
     let data = calibrate::dataset(&args.sampling, Some(SAMPLES), source, model)?;
