@@ -7,7 +7,7 @@
 //! | file | what it answers |
 //! |---|---|
 //! | `asked` | what a recipe's words stand for, and whether they go together |
-//! | `target` | the type of every matrix |
+//! | `requantize` | whether what is rounded already may be rounded again |
 //! | `statistics` | what errors are weighed by, and what the header says of it |
 //! | `resume` | what the bytes of a run depend on |
 //! | `hashes` | SHA-256 of the files that were read and written |
@@ -19,10 +19,7 @@ use aurora_quantizers::Care;
 
 use crate::calibrate::dataset::Dataset;
 use crate::checkpoint::Guard;
-use crate::export::destination::{default_output, destination};
-use crate::export::packing::{Folder, Packing};
-use crate::export::{self, EXPORTERS, Layout, Output};
-use crate::gguf::Metadata;
+use crate::export::{self, Assigned, Contents, Exporter, Sink};
 use crate::model::Opened;
 use crate::pipeline::blocks::Solved;
 use crate::pipeline::resume::Resume;
@@ -36,16 +33,14 @@ use crate::{Error, Result, memory};
 
 mod asked;
 mod hashes;
+mod requantize;
 mod resume;
 mod statistics;
-mod target;
 
 pub use asked::dataset;
-pub use target::KEEP;
 
 use asked::Asked;
 use statistics::Statistics;
-use target::Target;
 
 /// Samples that passes are calibrated on, unless a recipe says otherwise.
 const SAMPLES: usize = 128;
@@ -54,13 +49,12 @@ const SAMPLES: usize = 128;
 pub struct Job {
     recipe: Recipe,
     opened: Opened,
+    exporter: &'static dyn Exporter,
     asked: Asked,
-    target: Target,
-    packing: Option<Packing>,
+    assigned: Assigned,
     plan: Plan,
     statistics: Option<Statistics>,
     data: Option<Dataset>,
-    layout: Layout,
     record: RunRecord,
 }
 
@@ -83,39 +77,26 @@ pub struct Destination {
 /// Whatever is wrong with the checkpoint, the texts, the statistics, the recipe, or what they have to do with each other.
 pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let asked = Asked::of(recipe)?;
+    let exporter = export::by_name(&recipe.format.name)?;
     let opened = Opened::open(&recipe.model)?;
     let (source, model) = (opened.source.as_ref(), &opened.model);
-    target::refuse_quantized(source, recipe.allow_requantize)?;
+    requantize::refuse(source, recipe.allow_requantize)?;
     let mut weights = Weights::bind(source, &model.graph)?;
-    let packing = Packing::of(recipe)?;
-    let target = match &packing {
-        None => Target::of(recipe, &asked, source, &mut weights)?,
-        Some(packing) => Target::packed(packing, source, &weights)?,
-    };
-    let plan = Plan::keeping(model, &asked.rules(recipe, target.file_type), &target.kept)?;
+    let assigned = exporter.assign(&asked.request, source, &mut weights)?;
+    let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
     let data = match asked.reads_text(recipe) {
         true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
         false => None,
     };
-    let (mut metadata, mut notes) = match &packing {
-        None => export::metadata::metadata(source, model, &plan, recipe.pre.as_deref())?,
-        Some(_) => (Metadata::new(), Vec::new()),
-    };
+    let mut prepared =
+        exporter.prepare(Contents { source, model, weights: &weights, plan: &plan, request: &asked.request })?;
+    let mut notes = prepared.notes().to_vec();
     let statistics = Statistics::of(recipe, &model.graph, &plan, data.as_ref(), &mut notes)?;
     if let Some(statistics) = &statistics {
-        statistics.keys(&mut metadata);
+        prepared.weighed(&statistics.record)?;
     }
-    notes.extend(target.warning.clone());
-    if recipe.output_type.is_some() && model.hyper.tied {
-        notes.push(
-            "`output_type` has no effect: this model's output matrix is its embedding (`embedding_type`)".to_owned(),
-        );
-    }
-    let layout = match &packing {
-        None => EXPORTERS[0].layout(&plan, &metadata)?,
-        Some(packing) => packing.blocks(&plan),
-    };
+    notes.extend(assigned.warning.clone());
     let tensors = plan.tensors.iter().map(|t| TensorRecord {
         permuted: weights.reordered(t.param).map(str::to_owned),
         packed: weights.packed(t.param).next().map(|(_, packed)| packed.describe(source)),
@@ -129,9 +110,9 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         output: String::new(),
         dry_run: true,
         method: asked.method.clone(),
-        file_type: target.name.clone(),
+        file_type: assigned.name.clone(),
         weights: plan.weights(),
-        file_bytes: layout.size,
+        file_bytes: prepared.bytes(),
         bits_per_weight: plan.bits_per_weight(),
         fallbacks: plan.fallbacks().count(),
         threads: rayon::current_num_threads(),
@@ -144,9 +125,9 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         tensors: tensors.collect(),
         passes: Vec::new(),
     };
+    drop(prepared);
     drop(weights);
-    let recipe = recipe.clone();
-    Ok(Job { recipe, opened, asked, target, packing, plan, statistics, data, layout, record })
+    Ok(Job { recipe: recipe.clone(), opened, exporter, asked, assigned, plan, statistics, data, record })
 }
 
 impl Job {
@@ -171,8 +152,7 @@ impl Job {
 
     /// `<model>-<type>.gguf`, or a folder's name, in the current directory.
     pub fn default_output(&self) -> PathBuf {
-        let extension = if self.packing.is_some() { "" } else { EXPORTERS[0].name() };
-        default_output(self.opened.source.as_ref(), &self.target.name, self.target.file_type.name, extension)
+        export::usual_output(self.opened.source.as_ref(), &self.assigned.ending)
     }
 
     /// Calibrates, solves, rounds and writes. The output is there whole at the end, or not at all.
@@ -183,28 +163,28 @@ impl Job {
     pub fn run(&self, to: &Destination, watch: &dyn Watch) -> Result<RunRecord> {
         let (started, watch) = (Instant::now(), &Guard::new(watch, [&self.opened.files]));
         let named = self.output(to);
-        let path = match &self.packing {
-            None => destination(&named, to.replace)?,
-            Some(packing) => packing.destination(&named)?,
-        };
-        let mut weights = Weights::bind(self.opened.source.as_ref(), &self.opened.model.graph)?;
-        if self.target.sorted {
+        let path = self.exporter.destination(&named, to.replace)?;
+        let (source, model) = (self.opened.source.as_ref(), &self.opened.model);
+        let mut weights = Weights::bind(source, &model.graph)?;
+        if self.plan.tensors.iter().any(|t| t.carried) {
             weights.sort_groups();
         }
         let mut record = self.record.clone();
         (record.output, record.dry_run) = (named.display().to_string(), false);
         // Whatever takes long comes after this: a disk that is full is an error now.
-        let (folder, output) = match &self.packing {
-            None => (None, Output::begin(&path, self.layout.clone(), to.replace)?),
-            Some(_) => Folder::begin(&path, self.layout.clone()).map(|(folder, output)| (Some(folder), output))?,
-        };
+        let contents = Contents { source, model, weights: &weights, plan: &self.plan, request: &self.asked.request };
+        let mut prepared = self.exporter.prepare(contents)?;
+        if let Some(statistics) = &self.statistics {
+            prepared.weighed(&statistics.record)?;
+        }
+        let sink = prepared.begin(&path, to.replace)?;
         let importances = match &self.statistics {
             Some(statistics) => Some(statistics.find(self, &weights, &mut record.notes, watch)?),
             None => None,
         };
         watch.begin(self.plan.weights());
         let (solved, resume) = match self.asked.solves {
-            true => self.solve(&weights, &path, to.resume, &output, watch).map(|(s, r)| (Some(s), r))?,
+            true => self.solve(&weights, &path, to.resume, &*sink, watch).map(|(s, r)| (Some(s), r))?,
             false => (None, None),
         };
         // Running the model takes far longer than what more care does.
@@ -215,15 +195,12 @@ impl Job {
             care: if calibrated { Care::Full } else { Care::Quick },
             importances: importances.as_ref(),
             solved: solved.as_ref(),
-            measure: self.target.packed,
+            measure: source.tensors().iter().any(|t| t.packed.is_some()),
         };
-        let errors = pipeline::run(&weights, &self.plan, rounding, &output, watch)?;
+        let errors = pipeline::run(&weights, &self.plan, rounding, &*sink, watch)?;
         record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
         watch.stage("flushing to the disk");
-        output.finish(watch)?;
-        if let (Some(folder), Some(packing)) = (folder, &self.packing) {
-            record.file_bytes = folder.finish(packing, self.opened.source.as_ref(), &weights, &self.plan, watch)?;
-        }
+        record.file_bytes = sink.finish(watch)?;
         record.passes = solved.map_or_else(Vec::new, |solved| solved.records);
         resume.into_iter().for_each(Resume::remove);
         if to.hash {
@@ -241,7 +218,7 @@ impl Job {
         weights: &Weights<'_>,
         path: &Path,
         resume: bool,
-        output: &Output,
+        output: &dyn Sink,
         watch: &dyn Watch,
     ) -> Result<(Solved, Option<Resume>)> {
         let samples = &self.data.as_ref().expect("passes that solve have a text").samples;

@@ -19,7 +19,7 @@ pub mod resume;
 pub mod statistics;
 pub mod walk;
 
-use crate::export::Output;
+use crate::export::Sink;
 use crate::model::ParamId;
 use crate::plan::{self, Plan, TensorPlan};
 use crate::watch::Watch;
@@ -96,7 +96,7 @@ pub fn run(
     weights: &Weights,
     plan: &Plan,
     rounding: Rounding,
-    output: &Output,
+    output: &dyn Sink,
     watch: &dyn Watch,
 ) -> Result<Vec<Option<f32>>> {
     let (chunks, groups) = split(weights, plan, rounding.solved);
@@ -219,7 +219,7 @@ fn convert(
     t: &TensorPlan,
     chunk: &Chunk,
     (rounding, guesses): (Rounding, &Guesses),
-    output: &Output,
+    output: &dyn Sink,
     buffers: &mut Buffers,
 ) -> Result<Seen> {
     let cols = t.cols();

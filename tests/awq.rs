@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use aurora_quant::checkpoint::{self, TensorSource};
-use aurora_quant::export::{self, EXPORTERS};
+use aurora_quant::export;
 use aurora_quant::model::{self, Model};
 use aurora_quant::passes::{BlockState, Log, Needs, Pass, StatsKind};
 use aurora_quant::pipeline::blocks::Job;
@@ -146,7 +146,7 @@ fn write(source: &dyn TensorSource, model: &Model, passes: &[Box<dyn Pass>], out
     };
     let plan = Plan::new(model, &rules).unwrap();
     let (metadata, _) = export::metadata::metadata(source, model, &plan, None).unwrap();
-    let layout = EXPORTERS[0].layout(&plan, &metadata).unwrap();
+    let layout = export::gguf::layout(&plan, &metadata).unwrap();
     let output = export::Output::begin(out, layout, true).unwrap();
     let samples = [vec![1, 2, 3, 4, 5, 6, 7, 8]];
     let job = Job { samples: &samples, passes, propagate: Propagate::Quantized };

@@ -4,7 +4,7 @@
 mod common;
 
 use aurora_quant::checkpoint;
-use aurora_quant::export::{self, EXPORTERS};
+use aurora_quant::export;
 use aurora_quant::model::{self, Model};
 use aurora_quant::plan::{self, FILE_TYPES, FileType, Plan, Rules};
 use common::mixtures;
@@ -65,7 +65,7 @@ fn every_mixture_gives_the_types_and_the_file_size_of_llama_quantize() {
             compared += 1;
             let (Some(source), Some(bytes)) = (&source, row["file_bytes"].as_u64()) else { continue };
             let (metadata, _) = export::metadata::metadata(source.as_ref(), &model, &plan, None).unwrap();
-            let layout = EXPORTERS[0].layout(&plan, &metadata).unwrap();
+            let layout = export::gguf::layout(&plan, &metadata).unwrap();
             assert_eq!(layout.size, bytes, "{what}: file size");
         }
     }

@@ -7,7 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Parser, Subcommand};
 
 use super::passes::PassFlags;
-use crate::export::packed;
+use crate::export::{self, EXPORTERS, packed};
 use crate::plan::{self, FILE_TYPES};
 
 /// Turn a Hugging Face checkpoint into a small GGUF file that llama.cpp, Ollama and LM Studio load.
@@ -90,7 +90,7 @@ pub struct Convert {
     pub method: Option<String>,
     /// Who is to load the output, and what its matrices are like.
     #[command(flatten)]
-    pub packing: Packing,
+    pub format: Format,
     /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
     /// those where errors cost most [default: q8_0; of a --method that calibrates q4_k_m; keep for a checkpoint that is
     /// quantised].
@@ -151,12 +151,11 @@ pub struct Convert {
     pub allow_requantize: bool,
 }
 
-/// Formats other than GGUF.
+/// What is written, and what belongs to that.
 #[derive(Debug, clap::Args)]
-pub struct Packing {
-    /// What is written: a GGUF file, or a folder of safetensors in the layout of GPTQ, AWQ (GEMM) or compressed-tensors
-    /// (pack-quantized), for vLLM, Transformers and their like. Embeddings and output matrix stay floats there.
-    /// [default: gguf]
+pub struct Format {
+    /// What is written. Folders hold safetensors, for vLLM, Transformers and their like; embeddings and output matrix are
+    /// floats in those of codes. [default: gguf]
     #[arg(long, value_name = "FORMAT", value_parser = formats(), help_heading = "Format")]
     pub format: Option<String>,
     /// Bits of a code, 4 or 8 [default: 4].
@@ -174,13 +173,13 @@ pub struct Packing {
 }
 
 fn formats() -> PossibleValuesParser {
-    PossibleValuesParser::new(
-        [crate::export::packing::GGUF].into_iter().chain(packed::LAYOUTS.iter().map(|l| l.name())),
-    )
+    use clap::builder::PossibleValue;
+    let formats = EXPORTERS.iter().map(|e| e.about());
+    PossibleValuesParser::new(formats.map(|about| PossibleValue::new(about.name).help(about.summary)))
 }
 
-fn one_of(text: &str, numbers: &[usize]) -> Result<u8, String> {
-    let found = text.parse().ok().filter(|n| numbers.contains(&usize::from(*n)));
+fn one_of<N: ToString>(text: &str, numbers: &[N]) -> Result<u8, String> {
+    let found = numbers.iter().any(|n| n.to_string() == text).then(|| text.parse().ok()).flatten();
     let words = || numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     found.ok_or_else(|| format!("must be one of {}", words()))
 }
@@ -190,7 +189,7 @@ fn group(text: &str) -> Result<u8, String> {
 }
 
 fn bits(text: &str) -> Result<u8, String> {
-    one_of(text, &[4, 8])
+    one_of(text, &packed::BITS)
 }
 
 /// What can be set of the methods that look at the calibration text.
@@ -430,7 +429,7 @@ fn probability(text: &str) -> Result<f32, String> {
 fn types() -> PossibleValuesParser {
     use clap::builder::PossibleValue;
     let kept = "of a quantised checkpoint: each matrix in the smallest type that holds its integers as they are";
-    let keep = PossibleValue::new(crate::job::KEEP).help(kept);
+    let keep = PossibleValue::new(export::KEEP).help(kept);
     let types = FILE_TYPES.iter().map(|t| PossibleValue::new(t.name).aliases(t.aliases).help(t.about));
     PossibleValuesParser::new(types.chain([keep]))
 }

@@ -11,7 +11,7 @@ use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::{self, Imatrix, Origin, Writer};
 use crate::calibrate::{self, Wanted};
 use crate::checkpoint::{Config, Guard, TensorSource};
-use crate::export::destination::destination;
+use crate::export;
 use crate::job;
 use crate::model::{ModelGraph, Opened};
 use crate::pipeline::statistics;
@@ -41,7 +41,7 @@ pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
 fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<CalibrateRecord> {
     let opened = Opened::open(path)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(opened.source.as_ref()));
-    let output = destination(&output, args.force)?;
+    let output = export::file_destination(&output, args.force)?;
     let stop = signals::stop_flag()?;
     let mut text = Text::default();
     flags::text(&args.sampling, &mut text);
@@ -81,7 +81,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
 
 fn merged(args: &Calibrate, common: &Common) -> Result<CalibrateRecord> {
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("imatrix.gguf"));
-    let output = destination(&output, args.force)?;
+    let output = export::file_destination(&output, args.force)?;
     let watch = Progress::new(common, signals::stop_flag()?);
     let all = imatrix::merge(&args.merge, &output, args.force, &watch)?;
     let merged = args.merge.iter().map(|p| p.display().to_string()).collect();

@@ -13,11 +13,11 @@ const OTHERS: [(&str, &str); 7] = [
     ("format.sym", "--sym"),
     ("tensor_types", "--tensor-type"),
     ("replace", "--force"),
-    ("name", "-o"),
+    ("output", "-o"),
 ];
 
 /// A name in backticks.
-static NAME: LazyLock<Regex> = LazyLock::new(|| Regex::new("`([a-z_]+(?:\\.[a-z_]+)?)`").expect("a valid pattern"));
+static NAME: LazyLock<Regex> = LazyLock::new(|| Regex::new("`([a-z_-]+(?:\\.[a-z_]+)?)`").expect("a valid pattern"));
 
 /// The message with every setting as its flag.
 pub fn flags(message: &str) -> Cow<'_, str> {

@@ -1,27 +1,34 @@
-//! Where the output of a conversion goes.
+//! Whether an output can have its name. All that is known to go wrong is found here, before the work: it may take hours.
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{self, Config, TensorSource};
+use crate::checkpoint::{Config, TensorSource, card, directory_of};
 use crate::plan::FileType;
 use crate::{Error, Result};
 
-/// Where the output goes: `path` itself, or what it links to.
-///
-/// Everything that is known to go wrong is found here, before the work: it may take hours.
-pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
-    let refuse = |what: String| Err(Error::destination(path, what));
-    let dir = checkpoint::directory_of(path);
-    if !dir.is_dir() {
-        return refuse(format!("directory {} does not exist; create it first", dir.display()));
+fn parent_exists(path: &Path) -> Result<()> {
+    let parent = directory_of(path);
+    match parent.is_dir() {
+        true => Ok(()),
+        false => {
+            Err(Error::destination(path, format!("directory {} does not exist; create it first", parent.display())))
+        }
     }
+}
+
+/// Where a file goes: `path` itself, or what it links to. `replace`: whether it may take the place of another.
+///
+/// # Errors
+/// If the directory does not exist, `path` names a directory, or something is there that must not be replaced.
+pub fn file(path: &Path, replace: bool) -> Result<PathBuf> {
+    parent_exists(path)?;
     let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
     if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
-        return refuse("names a directory; `name` needs a file name".to_owned());
+        return Err(Error::destination(path, "names a directory; `output` needs a file name"));
     }
     let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
-    if !force {
-        return refuse("exists; use `replace` to replace it, or another name with `name`".to_owned());
+    if !replace {
+        return Err(Error::destination(path, "exists; use `replace` to replace it, or another name with `output`"));
     }
     // A link stays a link: what it leads to is replaced.
     let real = if found.is_symlink() {
@@ -30,18 +37,32 @@ pub fn destination(path: &Path, force: bool) -> Result<PathBuf> {
         path.to_owned()
     };
     if !real.is_file() {
-        return refuse("is no regular file; it is not replaced".to_owned());
+        return Err(Error::destination(path, "is no regular file; it is not replaced"));
     }
     Ok(real)
 }
 
-/// `<model>-<type>.gguf`, or without an extension `<model>-<name>`, in the current directory.
-pub fn default_output(source: &dyn TensorSource, name: &str, file_type: &str, extension: &str) -> PathBuf {
+/// Where a folder goes: `path` itself. A folder never takes the place of another.
+///
+/// # Errors
+/// If the directory does not exist, or something has that name.
+pub fn folder(path: &Path) -> Result<PathBuf> {
+    parent_exists(path)?;
+    match path.symlink_metadata() {
+        Err(_) => Ok(path.to_owned()),
+        Ok(_) => {
+            Err(Error::destination(path, "exists; folders are not replaced: remove it, or name another with `output`"))
+        }
+    }
+}
+
+/// `<model>-<ending>` in the current directory.
+pub fn usual(source: &dyn TensorSource, ending: &str) -> PathBuf {
     let config = source.config().path();
-    let model = match source.config() {
+    let name = match source.config() {
         Config::HuggingFace(_) => {
-            let dir = checkpoint::directory_of(config);
-            let id = checkpoint::card::directory_id(dir).unwrap_or_else(|| "model".to_owned());
+            let dir = directory_of(config);
+            let id = card::directory_id(dir).unwrap_or_else(|| "model".to_owned());
             id.rsplit('/').next().unwrap_or_default().to_owned()
         }
         Config::Gguf(_) => {
@@ -51,8 +72,5 @@ pub fn default_output(source: &dyn TensorSource, name: &str, file_type: &str, ex
             cut.map_or(stem.clone(), |(start, _)| start.to_owned())
         }
     };
-    match extension {
-        "" => PathBuf::from(format!("{model}-{name}")),
-        _ => PathBuf::from(format!("{model}-{file_type}.{extension}")),
-    }
+    PathBuf::from(format!("{name}-{ending}"))
 }

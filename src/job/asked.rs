@@ -1,20 +1,23 @@
 //! What a recipe's words stand for, and whether they go together. Looks at no file but texts.
 
-use aurora_quantizers::Store;
 use regex::Regex;
 
 use super::refuse;
 use crate::calibrate::dataset::{Choice, Dataset};
 use crate::checkpoint::TensorSource;
+use crate::export::{Choosing, Request};
 use crate::model::Model;
 use crate::passes::{self, CODES, JOINT, Options, Pass, REFERENCE, RTN, SCALES};
-use crate::plan::{self, FileType, Rules};
-use crate::recipe::{Importance, PassSpec, Recipe, Text};
+use crate::plan;
+use crate::recipe::{Importance, PassSpec, Recipe, Setting, Text};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
 /// Tokens in a sample, unless a recipe says otherwise: llama-imatrix's.
 const CONTEXT: usize = 512;
+
+/// What can be set of a format.
+const FORMAT_OPTIONS: [&str; 3] = ["bits", "group_size", "sym"];
 
 /// What was asked for, looked up.
 pub(super) struct Asked {
@@ -28,9 +31,8 @@ pub(super) struct Asked {
     pub reference: bool,
     /// Every weight to its nearest level.
     pub nearest: bool,
-    output: Option<&'static dyn Store>,
-    embedding: Option<&'static dyn Store>,
-    overrides: Vec<(Regex, &'static dyn Store)>,
+    /// What is asked of the output.
+    pub request: Request,
 }
 
 impl Asked {
@@ -44,20 +46,14 @@ impl Asked {
         let rtn = recipe.passes.iter().find(|spec| spec.name.eq_ignore_ascii_case(RTN)).cloned();
         let rtn = rtn.unwrap_or_else(|| PassSpec::new(RTN));
         let options = Options::of(passes::row(RTN)?.options, &rtn.options).map_err(Error::setting)?;
-        let spec = |name: &Option<String>| name.as_deref().map(plan::tensor_type).transpose();
-        let overrides = recipe.tensor_types.iter().map(|t| {
-            let regex = Regex::new(&t.pattern).map_err(|e| Error::setting(e.to_string()))?;
-            Ok((regex, plan::tensor_type(&t.name)?))
-        });
+        let reference = options.word(SCALES.name, &REFERENCE);
         let asked = Asked {
             method: if solves { others.join("+") } else { RTN.to_owned() },
             passes,
             solves,
-            reference: options.word(SCALES.name, &REFERENCE),
+            reference,
             nearest: !options.word(CODES.name, &JOINT),
-            output: spec(&recipe.output_type)?,
-            embedding: spec(&recipe.embedding_type)?,
-            overrides: overrides.collect::<Result<_>>()?,
+            request: request(recipe, solves, reference)?,
         };
         asked.check(recipe)?;
         Ok(asked)
@@ -83,22 +79,50 @@ impl Asked {
     pub fn reads_text(&self, recipe: &Recipe) -> bool {
         self.solves || recipe.importance == Some(Importance::Calibrate)
     }
+}
 
-    /// Which type each tensor is to have.
-    pub fn rules(&self, recipe: &Recipe, file_type: &'static FileType) -> Rules {
-        Rules {
-            file_type,
-            pure: recipe.pure,
-            calibrated: recipe.importance.is_some() || self.solves,
-            output: self.output,
-            embedding: self.embedding,
-            overrides: self.overrides.clone(),
-        }
+/// What a recipe asks of the output.
+fn request(recipe: &Recipe, solves: bool, reference: bool) -> Result<Request> {
+    let store = |name: &Option<String>| name.as_deref().map(plan::tensor_type).transpose();
+    let tensor_types = recipe.tensor_types.iter().map(|t| {
+        let regex = Regex::new(&t.pattern).map_err(|e| Error::setting(e.to_string()))?;
+        Ok((regex, plan::tensor_type(&t.name)?))
+    });
+    let set = &recipe.format.options;
+    if let Some(name) = set.keys().find(|name| !FORMAT_OPTIONS.contains(&name.as_str())) {
+        return refuse(format!("`format.{name}` is not known; there are {}", FORMAT_OPTIONS.join(", ")));
     }
+    let count = |name: &str| match set.get(name) {
+        None => Ok(None),
+        Some(Setting::Count(n)) => Ok(Some(*n)),
+        Some(other) => refuse(format!("`format.{name}` {other}: must be a whole number")),
+    };
+    let symmetric = match set.get("sym") {
+        None => None,
+        Some(Setting::Flag(on)) => Some(*on),
+        Some(other) => return refuse(format!("`format.sym` {other}: must be true or false")),
+    };
+    Ok(Request {
+        file_type: recipe.file_type.clone(),
+        pure: recipe.pure,
+        output_type: store(&recipe.output_type)?,
+        embedding_type: store(&recipe.embedding_type)?,
+        tensor_types: tensor_types.collect::<Result<_>>()?,
+        pre: recipe.pre.clone(),
+        bits: count("bits")?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        group_size: count("group_size")?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        symmetric,
+        choosing: Choosing {
+            method: solves,
+            imatrix: matches!(recipe.importance, Some(Importance::File(_))),
+            calibrate: recipe.importance == Some(Importance::Calibrate),
+            reference,
+        },
+    })
 }
 
 /// How a recipe spells an importance.
-pub(super) fn setting(importance: Option<&Importance>) -> &'static str {
+fn setting(importance: Option<&Importance>) -> &'static str {
     match importance {
         Some(Importance::File(_)) => "importance.file",
         _ => "importance.calibrate",

@@ -1,7 +1,6 @@
 //! What errors are weighed by: importances from a file or made now, which tensors they serve, and what the header says of them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use aurora_quantizers::spec::Kind;
 
@@ -10,7 +9,6 @@ use crate::Result;
 use crate::calibrate::Wanted;
 use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::{Imatrix, Origin};
-use crate::gguf::{Metadata, Value, string};
 use crate::model::{ModelGraph, ParamId};
 use crate::pipeline::{self, Importances};
 use crate::plan::{Plan, TensorPlan};
@@ -92,28 +90,6 @@ impl Statistics {
         let found = all.importances(graph)?;
         notes.extend(idle(graph, &found.idle));
         Ok(found.values)
-    }
-
-    /// What llama-quantize writes into the header about importances. Its texts end after 127 bytes; so do these. Of paths
-    /// there is only the file's name, so that the bytes do not depend on where it is.
-    pub fn keys(&self, metadata: &mut Metadata) {
-        const LONGEST: usize = 127;
-        let text = |s: &str| {
-            let name = Path::new(s).file_name().map_or(s.into(), |name| name.to_string_lossy());
-            let end = (0..=name.len().min(LONGEST)).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
-            string(&name[..end])
-        };
-        let number = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
-        if let Some(file) = &self.record.file {
-            metadata.set("quantize.imatrix.file", text(file));
-        }
-        if let Some(dataset) = self.record.datasets.first() {
-            metadata.set("quantize.imatrix.dataset", text(dataset));
-        }
-        metadata.set("quantize.imatrix.entries_count", number(self.record.entries));
-        if self.record.chunks > 0 {
-            metadata.set("quantize.imatrix.chunks_count", Value::U32(self.record.chunks));
-        }
     }
 }
 

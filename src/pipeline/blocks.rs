@@ -12,7 +12,7 @@ use super::probe::Probe;
 use super::resume::Resume;
 use super::walk::{Head, Samples, Stop, Visit, walk};
 use crate::calibrate::observe::{Feed, Observer, feeds};
-use crate::export::Output;
+use crate::export::Sink;
 use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
 use crate::passes::{self, BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
 use crate::plan::Plan;
@@ -61,7 +61,7 @@ pub fn run(
     plan: &Plan,
     job: &Job<'_>,
     resume: Option<&Resume>,
-    output: &Output,
+    output: &dyn Sink,
     watch: &dyn Watch,
 ) -> Result<Solved> {
     let longest = job.samples.iter().map(Vec::len).max().unwrap_or(0);
@@ -107,7 +107,7 @@ struct Work<'a> {
     stores: &'a [&'static dyn Store],
     sites: Vec<Site>,
     resume: Option<&'a Resume>,
-    output: &'a Output,
+    output: &'a dyn Sink,
     watch: &'a dyn Watch,
     solved: Solved,
 }

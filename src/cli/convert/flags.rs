@@ -1,6 +1,6 @@
 //! From flags to a recipe: what was typed counts more than what a recipe file says.
 
-use crate::cli::args::{Convert, Packing, Sampling};
+use crate::cli::args::{Convert, Format as Flags, Sampling};
 use crate::recipe::{Format, Importance, PassSpec, Propagate, Recipe, Setting, TensorType, Text};
 use crate::{Error, Result};
 
@@ -38,7 +38,7 @@ pub(super) fn recipe(args: &Convert) -> Result<Recipe> {
         Some(_) => recipe.propagate = Propagate::Float,
         None => {}
     }
-    format(&args.packing, &mut recipe.format);
+    format(&args.format, &mut recipe.format);
     text(&args.sampling, &mut recipe.text);
     passes(args, &mut recipe.passes)?;
     Ok(recipe)
@@ -61,7 +61,7 @@ fn passes(args: &Convert, passes: &mut Vec<PassSpec>) -> Result<()> {
     args.solving.options.apply(passes)
 }
 
-fn format(flags: &Packing, format: &mut Format) {
+fn format(flags: &Flags, format: &mut Format) {
     if let Some(name) = &flags.format {
         // Options of another format are not this one's.
         if *name != format.name {
