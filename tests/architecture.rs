@@ -1,105 +1,142 @@
-//! Who may use whom: the table of docs/architecture.md, held against the `crate::` paths in the source.
+//! Who may use whom: the table of docs/architecture.md, held against every `use` and every path in the source, tests within it
+//! included; and no circle of files, in any room.
 
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use common::sources::{Crate, sources};
 
 /// Leaves, open to all.
 const LEAVES: &[&str] = &["error", "watch", "memory", "paths"];
 
-/// Room -> the rooms that it may name beside the leaves. The command line may name everything.
+/// Room -> the rooms that it may name beside the leaves, `quantizers` among them. The command line may name everything.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
-    ("watch", &[]),
+    ("watch", &["error"]),
     ("memory", &[]),
     ("paths", &[]),
     ("recipe", &[]),
+    ("record", &["recipe", "quantizers"]),
     ("gguf", &[]),
-    ("checkpoint", &["gguf"]),
+    ("checkpoint", &["gguf", "quantizers"]),
     ("model", &["checkpoint", "gguf"]),
-    ("weights", &["checkpoint", "model"]),
-    ("runtime", &["checkpoint", "model", "weights"]),
+    ("weights", &["checkpoint", "model", "quantizers"]),
+    ("runtime", &["checkpoint", "model", "weights", "quantizers"]),
     ("text", &["checkpoint", "gguf"]),
-    ("plan", &["model", "weights", "record"]),
-    ("record", &["recipe"]),
-    ("export", &["recipe", "plan", "model", "checkpoint", "gguf", "record", "weights"]),
-    ("passes", &["model", "recipe", "record"]),
-    ("pipeline", &["recipe", "weights", "plan", "export", "record", "model", "passes", "calibrate", "runtime"]),
-    ("calibrate", &["runtime", "model", "checkpoint", "text", "gguf", "export"]),
+    ("calibrate", &["runtime", "model", "checkpoint", "text", "gguf", "export", "quantizers"]),
+    ("passes", &["model", "weights", "recipe", "record", "quantizers"]),
+    ("plan", &["model", "weights", "record", "quantizers"]),
+    ("export", &["recipe", "record", "plan", "model", "checkpoint", "gguf", "weights", "text", "quantizers"]),
+    (
+        "pipeline",
+        &["recipe", "record", "weights", "plan", "export", "model", "passes", "calibrate", "runtime", "quantizers"],
+    ),
     (
         "job",
         &[
-            "recipe",
-            "record",
-            "checkpoint",
-            "gguf",
-            "model",
-            "weights",
-            "runtime",
-            "text",
-            "calibrate",
-            "passes",
-            "plan",
-            "pipeline",
-            "export",
+            "recipe", "record", "checkpoint", "gguf", "model", "weights", "runtime", "text", "calibrate", "passes", "plan",
+            "pipeline", "export", "quantizers",
         ],
     ),
-    ("eval", &["runtime", "model", "checkpoint", "weights", "text", "record"]),
-    ("lib", &[]),
+    ("eval", &["runtime", "model", "checkpoint", "weights", "text", "record", "quantizers"]),
     ("main", &["cli"]),
 ];
 
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).expect("a source folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            found.push(path);
-        }
-    }
+fn ours() -> Crate {
+    Crate::parse(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "aurora_quant")
 }
 
-/// The part before `#[cfg(test)]`: tests may reach anywhere.
-fn product_code(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap_or(text)
+/// The room that a module is in: the first part of its path; the crate's root has none.
+fn room(module: &str) -> &str {
+    module.split("::").nth(1).unwrap_or("lib")
 }
 
 #[test]
 fn rooms_name_only_the_rooms_they_may() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let src = root.join("src");
-    let mut files = Vec::new();
-    sources(&src, &mut files);
-    let all: Vec<&str> = MAY_USE.iter().map(|(room, _)| *room).chain(["cli"]).collect();
     let mut faults = Vec::new();
-    for file in &files {
-        let relative = file.strip_prefix(&src).expect("below src");
-        let room = relative.components().next().expect("a name").as_os_str().to_string_lossy().replace(".rs", "");
-        if room == "cli" {
+    for file in ours().files() {
+        let own = room(&file.module);
+        if own == "cli" || own == "lib" {
             continue;
         }
-        let Some((_, allowed)) = MAY_USE.iter().find(|(r, _)| *r == room) else {
-            faults.push(format!("{}: room {room} is not in the table", relative.display()));
+        let Some((_, allowed)) = MAY_USE.iter().find(|(r, _)| *r == own) else {
+            faults.push(format!("{}: room {own} is not in the table", file.path.display()));
             continue;
         };
-        let text = fs::read_to_string(file).expect("source text");
-        for (number, line) in product_code(&text).lines().enumerate() {
-            if line.trim_start().starts_with("//") {
-                continue;
-            }
-            for used in line.split("crate::").skip(1) {
-                let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                if all.contains(&used.as_str())
-                    && used != room
-                    && !LEAVES.contains(&used.as_str())
-                    && !allowed.contains(&used.as_str())
-                {
-                    faults.push(format!("{}:{}: {room} uses {used}", relative.display(), number + 1));
-                }
+        for used in &file.names {
+            let used = match used.as_slice() {
+                [first, second, ..] if first == "crate" => second.as_str(),
+                [first, ..] if first == "aurora_quantizers" => "quantizers",
+                _ => continue,
+            };
+            let known = used == "quantizers" || used == "cli" || MAY_USE.iter().any(|(r, _)| *r == used);
+            if known && used != own && !LEAVES.contains(&used) && !allowed.contains(&used) {
+                faults.push(format!("{}: {own} uses {used}", file.path.display()));
             }
         }
     }
+    faults.sort();
+    faults.dedup();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Arrows of the table never lead back.
+#[test]
+fn the_table_has_no_circle() {
+    let edges = MAY_USE.iter().map(|(room, used)| (*room, used.iter().copied().collect())).collect();
+    assert_eq!(circles(&edges), Vec::<Vec<&str>>::new());
+}
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    for crate_ in [ours(), Crate::parse(&Path::new(env!("CARGO_MANIFEST_DIR")).join("quantizers/src"), "quantizers")] {
+        let edges = crate_.edges();
+        let edges = edges.iter().map(|(a, b)| (a.as_str(), b.iter().map(String::as_str).collect())).collect();
+        let found: Vec<String> = circles(&edges).iter().map(|files| files.join(", ")).collect();
+        assert!(found.is_empty(), "files that use each other:\n{}", found.join("\n"));
+    }
+}
+
+/// Groups of two or more nodes that all reach each other.
+fn circles<'g>(edges: &BTreeMap<&'g str, BTreeSet<&'g str>>) -> Vec<Vec<&'g str>> {
+    let reach = |from: &'g str| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
+        while let Some(node) = next.pop() {
+            for to in edges.get(node).into_iter().flatten() {
+                if seen.insert(*to) {
+                    next.push(to);
+                }
+            }
+        }
+        seen
+    };
+    let all: BTreeMap<&str, BTreeSet<&str>> = edges.keys().map(|node| (*node, reach(node))).collect();
+    let mut groups: BTreeSet<Vec<&str>> = BTreeSet::new();
+    for (node, reached) in &all {
+        let group: Vec<&str> =
+            all.keys().copied().filter(|other| reached.contains(other) && all[other].contains(node)).collect();
+        if group.len() > 1 {
+            groups.insert(group);
+        }
+    }
+    groups.into_iter().collect()
+}
+
+#[test]
+fn circles_are_found() {
+    let edges = |pairs: &[(&'static str, &'static str)]| {
+        let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (a, b) in pairs {
+            all.entry(a).or_default().insert(b);
+            all.entry(b).or_default();
+        }
+        all
+    };
+    assert_eq!(circles(&edges(&[("a", "b"), ("b", "c"), ("a", "c")])), Vec::<Vec<&str>>::new());
+    assert_eq!(circles(&edges(&[("a", "b"), ("b", "c"), ("c", "b"), ("c", "d")])), [["b", "c"]]);
 }
 
 #[test]
@@ -111,11 +148,32 @@ fn only_the_command_line_prints_or_reads_the_environment() {
     let mut faults = Vec::new();
     for file in files.iter().filter(|f| !f.starts_with(root.join("src/cli"))) {
         let text = fs::read_to_string(file).expect("source text");
+        // What a front page shows is no code of ours.
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
         for word in ["println!", "print!", "eprintln!", "eprint!", "std::env::var", "env::args"] {
-            if product_code(&text).contains(word) {
+            if code.iter().any(|line| line.contains(word)) {
                 faults.push(format!("{}: {word}", file.display()));
             }
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Files that fit in a reader's head.
+#[test]
+fn no_file_is_too_long() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "quantizers/src"] {
+        sources(&root.join(folder), &mut files);
+    }
+    let mut lengths: Vec<(usize, String)> = files
+        .iter()
+        .map(|file| (fs::read_to_string(file).expect("source text").lines().count(), file.display().to_string()))
+        .collect();
+    lengths.sort();
+    let (longest, name) = &lengths[lengths.len() - 1];
+    assert!(*longest <= 550, "{name} has {longest} lines");
+    let median = lengths[lengths.len() / 2].0;
+    assert!(median <= 150, "half of the files have more than {median} lines");
 }
