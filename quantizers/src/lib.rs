@@ -19,6 +19,7 @@
 //! | [`stats`] | what calibration keeps of the inputs of linears |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`awq`] | factors per channel that make rounding hurt less |
+//! | [`mask`] | which weights of a matrix stay |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
 //! | [`par`] | fixed-size chunks over threads: the same bytes for any thread count |
@@ -33,6 +34,7 @@ pub mod formats;
 pub mod gptq;
 pub mod grid;
 pub mod linalg;
+pub mod mask;
 pub mod metrics;
 pub mod par;
 pub mod scan;
@@ -45,6 +47,7 @@ pub use error::NumError;
 pub use fallback::fallback;
 pub use format::{BlockFormat, Format, Scales};
 pub use grid::Grid;
+pub use mask::BitMask;
 pub use scan::{Scan, scan};
 pub use spec::Spec;
 pub use stats::SiteStats;
