@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("plan", &["model", "weights"]),
     ("record", &["plan"]),
     ("export", &["watch", "plan", "model", "checkpoint", "gguf", "record", "weights"]),
-    ("passes", &["model", "record"]),
+    ("passes", &["model", "record", "weights"]),
     ("pipeline", &["weights", "plan", "export", "record", "model", "passes", "calibrate", "runtime", "watch"]),
     ("calibrate", &["runtime", "model", "checkpoint", "text", "gguf", "export", "watch"]),
     ("eval", &["runtime", "model", "checkpoint", "weights", "text", "record", "watch"]),

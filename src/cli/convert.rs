@@ -105,7 +105,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let mut record = record(args, &target, &model, &plan, &path, layout.size, notes);
     record.importance = weighed;
     for (t, record) in plan.tensors.iter().zip(&mut record.tensors) {
-        record.permuted = weights.reordered(t.param).map(str::to_owned);
+        record.permuted = weights.edits().about(t.param).map(str::to_owned);
         record.packed = weights.packed(t.param).next().map(|(_, packed)| packed.describe(source));
     }
     if let Some(path) = file {

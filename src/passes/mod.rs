@@ -9,7 +9,7 @@ mod clip;
 mod gptq;
 mod rtn;
 
-pub use block::{BlockState, Factors, Probe, SiteState, Trial, Values};
+pub use block::{BlockState, Probe, SiteState, Trial};
 
 use crate::record::{LinearRecord, ScaleRecord};
 use crate::{Error, Result};

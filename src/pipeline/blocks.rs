@@ -4,8 +4,7 @@
 //! In memory at any time: the residual stream of all samples, one block's statistics and codes. The order of all sums is
 //! fixed, so the bytes are the same for any number of threads.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeMap;
 
 use aurora_quantizers::{Format, SiteStats, formats};
 
@@ -15,13 +14,13 @@ use crate::Result;
 use crate::calibrate::not_finite;
 use crate::calibrate::observe::{Feed, Observer, feeds};
 use crate::export::Output;
-use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
-use crate::passes::{self, BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
+use crate::model::{Model, ParamId, Site};
+use crate::passes::{self, BlockState, Log, Pass, SiteState, StatsKind};
 use crate::plan::{Plan, TensorPlan};
 use crate::record::{LinearRecord, ScaleRecord};
 use crate::runtime::{Attention, Block, BlockRunner, CacheType, Options, Overrides};
 use crate::watch::Watch;
-use crate::weights::Weights;
+use crate::weights::{Edits, Weights};
 
 /// Which inputs the statistics of a block are taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,23 +41,17 @@ pub struct Job<'a> {
     pub propagate: Propagate,
 }
 
-/// What the block loop leaves to be done: everything that is not a matrix of a block format, with its factors.
+/// What the block loop leaves to be done: everything that is not a matrix of a block format, with its edits.
 #[derive(Debug, Default)]
 pub struct Solved {
     /// Tensors of the plan whose bytes are written.
     pub written: Vec<bool>,
-    /// Factors for what is not.
-    pub factors: BTreeMap<Reader, Factors>,
+    /// Edits of what is not.
+    pub edits: Edits,
     /// Linear by linear, what was done.
     pub linears: Vec<LinearRecord>,
     /// Site by site, which scales were found.
     pub scales: Vec<ScaleRecord>,
-}
-
-impl Values for Weights<'_> {
-    fn rows(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]) {
-        Weights::rows(self, id, rows, out);
-    }
 }
 
 /// Runs the passes over all blocks and the head, and writes what they encode.
@@ -120,8 +113,8 @@ pub fn run(
 pub struct Done {
     /// Bytes of whole parameters.
     pub encoded: BTreeMap<ParamId, Vec<u8>>,
-    /// Factors of what is not encoded.
-    pub factors: BTreeMap<Reader, Factors>,
+    /// Edits of what is not encoded.
+    pub edits: Edits,
     /// What the passes had to say of linears.
     pub linears: Vec<LinearRecord>,
     /// And of the inputs of sites.
@@ -164,7 +157,7 @@ impl<'a> Loop<'a> {
         let probe = probe.as_ref().map(|p| p as &dyn passes::Probe);
         let done = self.passes(sites, observer.finish().into_iter(), probe)?;
         if self.job.propagate == Propagate::Quantized {
-            let overrides = self.overrides(&done);
+            let overrides = self.overrides(&done)?;
             let mut block: Block = self.runner.block(index, &overrides)?;
             let mut done = 0;
             while done < self.residuals.len() {
@@ -215,36 +208,35 @@ impl<'a> Loop<'a> {
             let stats = experts.iter().map(|e| (*e, seen.next().expect("statistics of every feed").1)).collect();
             SiteState { site, stats }
         });
-        let mut state = BlockState::new(&self.model.graph, self.weights, self.formats, probe, states.collect());
+        let mut state = BlockState::new(self.weights, self.formats, probe, states.collect());
         let mut log = Lines { watch: self.watch, linears: Vec::new(), scales: Vec::new() };
         for pass in self.job.passes {
             pass.apply(&mut state, &mut log)?;
         }
-        let (codes, factors) = state.finish();
+        let (codes, mut edits) = state.finish();
         let mut encoded: BTreeMap<ParamId, Vec<u8>> = BTreeMap::new();
         // Experts come in their order: the bytes of a parameter are those of its matrices, one after the other.
         for (reader, bytes) in codes {
             encoded.entry(reader.weight).or_default().extend(bytes);
         }
-        let factors = factors.into_iter().filter(|(reader, _)| !encoded.contains_key(&reader.weight)).collect();
-        Ok(Done { encoded, factors, linears: log.linears, scales: log.scales })
+        edits.retain(|id| !encoded.contains_key(&id));
+        Ok(Done { encoded, edits, linears: log.linears, scales: log.scales })
     }
 
     /// The block's parameters as they will be written.
-    fn overrides<'d>(&self, done: &'d Done) -> Overrides<'d> {
+    fn overrides<'d>(&self, done: &'d Done) -> Result<Overrides<'d>> {
         let mut overrides = Overrides::new();
         for (id, bytes) in &done.encoded {
             overrides.encoded(*id, self.formats[id.0].spec(), bytes.as_slice());
         }
-        let edited: BTreeSet<ParamId> = done.factors.keys().map(|reader| reader.weight).collect();
-        for id in edited {
+        let edited = self.weights.edited(&done.edits)?;
+        for id in done.edits.params() {
             let param = self.model.graph.param(id);
             let mut values = vec![0.0; param.len()];
-            self.weights.rows(id, 0..param.rows(), &mut values);
-            apply(&self.model.graph, &done.factors, id, 0, &mut values);
+            edited.rows(id, 0..param.rows(), &mut values);
             overrides.floats(id, &values);
         }
-        overrides
+        Ok(overrides)
     }
 
     /// Writes what a block came to, and remembers the rest.
@@ -255,35 +247,10 @@ impl<'a> Loop<'a> {
             let param = self.model.graph.param(*id);
             self.watch.advance(&param.name, param.len() as u64);
         }
-        self.solved.factors.extend(done.factors);
+        self.solved.edits.append(&done.edits);
         self.solved.linears.extend(done.linears);
         self.solved.scales.extend(done.scales);
         Ok(())
-    }
-}
-
-/// Multiplies canonical rows `first..` of a parameter (counted over all its experts) with its factors.
-pub(super) fn apply(
-    graph: &ModelGraph,
-    factors: &BTreeMap<Reader, Factors>,
-    id: ParamId,
-    first: usize,
-    values: &mut [f32],
-) {
-    let param = graph.param(id);
-    if let Some(factors) = factors.get(&Reader { weight: id, expert: None }) {
-        return factors.apply(first, param.cols(), values);
-    }
-    if !factors.keys().any(|reader| reader.weight == id) {
-        return;
-    }
-    // Factors of experts' matrices and biases are each their own.
-    let height = param.rows() / param.shape[0].max(1);
-    for (i, row) in values.chunks_exact_mut(param.cols()).enumerate() {
-        let (expert, row_of_it) = ((first + i) / height, (first + i) % height);
-        if let Some(factors) = factors.get(&Reader { weight: id, expert: Some(expert) }) {
-            factors.apply(row_of_it, param.cols(), row);
-        }
     }
 }
 

@@ -186,7 +186,7 @@ fn materialised(
     let param = graph.param(id);
     let cols = param.cols();
     let mut specs = weights.tensors(id).map(|t| t.spec);
-    let first = specs.next().filter(|_| param.import == Import::Transpose);
+    let first = specs.next().filter(|_| param.import == Import::Transpose && !weights.is_edited(id));
     let own = first.filter(|first| specs.all(|s| s == *first)).and_then(|s| formats::by_ggml_id(s.ggml_id));
     if let Some(exact) = kept.and_then(|kept| carried(weights, id, rows.clone(), cols, kept)) {
         return exact;

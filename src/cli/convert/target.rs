@@ -78,7 +78,7 @@ impl Target {
             );
             return Err(Error::unsupported(what));
         }
-        weights.sort_groups();
+        *weights = weights.edited(&weights.sort_groups())?;
         let params = weights.graph().params.iter().enumerate();
         let matrices = params.filter(|(_, p)| p.role.quantizable() && p.shape.len() > 1);
         let kept: BTreeMap<_, _> = matrices.map(|(i, _)| (ParamId(i), weights.kept(ParamId(i)))).collect();
