@@ -100,11 +100,9 @@ impl<'a> BlockState<'a> {
 
     /// Rows and columns of the matrix that a reader is.
     pub fn shape(&self, reader: Reader) -> (usize, usize) {
-        let param = self.graph().param(reader.weight);
-        match reader.expert {
-            None => (param.rows(), param.cols()),
-            Some(_) => (param.rows() / param.shape[0], param.cols()),
-        }
+        let (outer, cols) = self.view.shape(reader.weight).split_at(self.view.shape(reader.weight).len() - 1);
+        let rows: usize = outer.iter().product();
+        (reader.expert.map_or(rows, |_| rows / outer[0]), cols[0])
     }
 
     /// A matrix as it stands, `[rows, cols]` row-major: decoded from its codes if it has some, else as loaded, with all
