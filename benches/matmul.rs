@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use aurora_quant::runtime::kernels::{Acts, Matrix, matmul};
+use aurora_quant::runtime::kernels::{Acts, Dense, matmul};
 use aurora_quantizers::{Scales, formats};
 use rayon::prelude::*;
 
@@ -28,16 +28,16 @@ fn noise(n: usize) -> Vec<f32> {
 }
 
 /// The same noise in every row: what it holds does not matter to time.
-fn matrix(name: &str, rows: usize, cols: usize) -> Matrix<'static> {
+fn matrix(name: &str, rows: usize, cols: usize) -> Dense<'static> {
     let format = formats::by_name(name).expect("a type");
     let mut row = vec![0; format.spec().bytes_for(cols).expect("whole blocks")];
     let scales = if format.has_reference() { Scales::Reference } else { Scales::Search(None) };
     format.encode(&noise(cols), scales, &mut row);
-    Matrix::new(format.spec(), rows, cols, Cow::Owned(row.repeat(rows)), None)
+    Dense::new(format, rows, cols, Cow::Owned(row.repeat(rows)), None)
 }
 
 /// Seconds of one pass over all layers, and over the head with the last token alone, as a prompt needs.
-fn pass(layers: &[Vec<Vec<Matrix>>], head: &Matrix, x: &[f32], tokens: usize, exact: bool) -> f64 {
+fn pass(layers: &[Vec<Vec<Dense>>], head: &Dense, x: &[f32], tokens: usize, exact: bool) -> f64 {
     let mut out = vec![0.0; tokens * 8192.max(HEAD / tokens + 1)];
     let start = Instant::now();
     for layer in layers {
@@ -63,12 +63,12 @@ fn main() {
     read_speed();
     let x = noise(8192 * batches.iter().max().expect("one"));
     for name in types {
-        let layers: Vec<Vec<Vec<Matrix>>> = (0..LAYERS)
+        let layers: Vec<Vec<Vec<Dense>>> = (0..LAYERS)
             .map(|_| LAYER.iter().map(|g| g.iter().map(|&(r, c)| matrix(name, r, c)).collect()).collect())
             .collect();
         let head = matrix(name, HEAD, 2048);
         let all = || layers.iter().flatten().flatten().chain([&head]);
-        let bytes: usize = all().map(|w| w.bytes().len()).sum();
+        let bytes: usize = all().map(|w| w.stored().len()).sum();
         for &tokens in &batches {
             let runs = if tokens < 32 { 10 } else { 2 };
             let before = processor_time();

@@ -68,11 +68,47 @@ pub enum Error {
         /// One line each.
         problems: Vec<String>,
     },
-    /// The input is fine but we, or the options given, do not do that.
+    /// A model, type or format that is sound, but that this program does not read, write or run.
     #[error("{what}")]
     Unsupported {
         /// What was asked, what is known, what to try.
         what: String,
+    },
+    /// A setting that has a value it cannot have, or that does not go with another. Names of settings stand in backticks, as
+    /// recipes spell them.
+    #[error("{what}")]
+    Setting {
+        /// Which, what it is, what it could be.
+        what: String,
+    },
+    /// A text, or its tokens, with which the model cannot do what was asked: too short, too long, of another vocabulary.
+    #[error("{what}")]
+    Text {
+        /// What was found, what was needed, what to try.
+        what: String,
+    },
+    /// A chat template that is missing, faulty, or refuses a conversation.
+    #[error("{what}")]
+    Template {
+        /// Where, and why.
+        what: String,
+    },
+    /// The output cannot be where it was asked to be.
+    #[error("{}: {what}", path.display())]
+    Destination {
+        /// The output as it was named.
+        path: PathBuf,
+        /// What is there, what to try.
+        what: String,
+    },
+    /// The system does not let the process do something that has no file.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was tried: "start 4 threads".
+        doing: String,
+        /// The system's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Ctrl-C or a termination signal.
     #[error("interrupted; nothing was written")]
@@ -119,9 +155,34 @@ impl Error {
         Error::Config { path: path.to_owned(), key: key.into(), what: what.into() }
     }
 
-    /// A request that cannot be served.
+    /// A model, type or format that this program does not do.
     pub fn unsupported(what: impl Into<String>) -> Self {
         Error::Unsupported { what: what.into() }
+    }
+
+    /// A setting that cannot be so.
+    pub fn setting(what: impl Into<String>) -> Self {
+        Error::Setting { what: what.into() }
+    }
+
+    /// A text with which the model cannot do what was asked.
+    pub fn text(what: impl Into<String>) -> Self {
+        Error::Text { what: what.into() }
+    }
+
+    /// A chat template that cannot be used.
+    pub fn template(what: impl Into<String>) -> Self {
+        Error::Template { what: what.into() }
+    }
+
+    /// An output that cannot be there.
+    pub fn destination(path: &Path, what: impl Into<String>) -> Self {
+        Error::Destination { path: path.to_owned(), what: what.into() }
+    }
+
+    /// Something that the system does not allow.
+    pub fn system(doing: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Error::System { doing: doing.into(), source: Box::new(source) }
     }
 }
 

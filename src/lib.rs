@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`error`] | why a run stopped, and where |
 //! | [`watch`] | what long work tells, and where it asks whether to go on |
+//! | [`recipe`] | everything that decides the bytes of a conversion |
 //! | [`gguf`] | the GGUF header: keys, values, tensor table (the seam to gguf-rs-lib) |
 //! | [`checkpoint`] | where tensors, configuration, tokenizer and model card come from |
 //! | [`model`] | what the model computes: its parameters and ops, described once |
@@ -17,7 +18,8 @@
 //! | [`plan`] | type and bytes of every tensor, before any work |
 //! | [`export`] | the output: laid out to the byte, there whole or not at all |
 //! | [`passes`] | the methods: what each does to a block with its statistics |
-//! | [`pipeline`] | the conversion itself |
+//! | [`pipeline`] | rows streamed to their formats; the block loop |
+//! | [`job`] | a conversion, from its recipe to its record |
 //! | [`eval`] | how good and how fast a written model is |
 //! | [`record`] | what a run did, as JSON |
 //! | [`cli`] | the command line |
@@ -29,10 +31,14 @@ pub mod error;
 pub mod eval;
 pub mod export;
 pub mod gguf;
+pub mod job;
+mod memory;
 pub mod model;
 pub mod passes;
+mod paths;
 pub mod pipeline;
 pub mod plan;
+pub mod recipe;
 pub mod record;
 pub mod runtime;
 pub mod text;

@@ -8,16 +8,18 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use aurora_quantizers::gptq::{Care, Guess};
+use aurora_quantizers::gptq::Guess;
 use aurora_quantizers::scan::{Scan, scan};
-use aurora_quantizers::{Format, NumError, Scales, formats, par};
+use aurora_quantizers::{Care, NumError, Scales, matrix, par};
 
 pub mod blocks;
 pub mod guesses;
 mod probe;
 pub mod resume;
+pub mod statistics;
+pub mod walk;
 
-use crate::export::Output;
+use crate::export::Sink;
 use crate::model::ParamId;
 use crate::plan::{self, Plan, TensorPlan};
 use crate::watch::Watch;
@@ -66,20 +68,18 @@ pub struct Rounding<'a> {
 /// Whether every tensor of `plan` can be written so.
 ///
 /// # Errors
-/// If there is no encoder for a tensor's type, or none with reference scales where those are asked for; the error says
-/// for which types there is one.
+/// If reference scales are asked for and a tensor's type has none; the error says which types have them.
 pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
-    let reference = rounding.reference;
-    let able = |f: &&dyn Format| !reference || f.has_reference();
-    let lacks = |t: &&TensorPlan| formats::by_ggml_id(t.actual.ggml_id).as_ref().is_none_or(|f| !able(f));
+    let lacks = |t: &&TensorPlan| rounding.reference && !t.store.has_reference();
     let Some(t) = plan.tensors.iter().find(lacks) else { return Ok(()) };
-    let formats = plan::tensor_types().into_iter().filter_map(|s| formats::by_ggml_id(s.ggml_id));
-    let known: Vec<_> = formats.filter(able).map(|f| f.spec().name).collect();
-    let (what, advice) = match reference {
-        true => ("has no reference scales", "use --scales search, or --pure with another type; those that have them"),
-        false => ("cannot be written", "types that can be"),
-    };
-    Err(Error::unsupported(format!("{}: {} {what}; {advice}: {}", t.name, t.actual.name, known.join(", "))))
+    let stores = plan::tensor_types().into_iter().filter(|s| s.has_reference());
+    let known: Vec<_> = stores.map(|s| s.spec().name).collect();
+    Err(Error::setting(format!(
+        "{}: {} has no reference scales; use `scales` search, or `pure` with another type; those that have them: {}",
+        t.name,
+        t.spec().name,
+        known.join(", ")
+    )))
 }
 
 /// Reads every tensor of `plan` from `weights`, rounds it to its format (or carries its integers over) and writes it to
@@ -96,7 +96,7 @@ pub fn run(
     weights: &Weights,
     plan: &Plan,
     rounding: Rounding,
-    output: &Output,
+    output: &dyn Sink,
     watch: &dyn Watch,
 ) -> Result<Vec<Option<f32>>> {
     let edited = rounding.solved.map(|solved| weights.edited(&solved.edits)).transpose()?;
@@ -138,7 +138,7 @@ pub fn run(
                     if group.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
                         weights.release(plan.tensors[group.tensor].param, group.rows.clone());
                     }
-                    if found.scan.check(t.actual).is_err() {
+                    if found.scan.check(t.spec()).is_err() {
                         last_tensor.fetch_min(chunk.tensor, Ordering::Relaxed);
                     }
                     let mut seen = seen[chunk.tensor].lock().expect("no panics under the lock");
@@ -161,7 +161,7 @@ pub fn run(
         .iter()
         .zip(seen)
         .map(|(t, seen)| {
-            seen.scan.check(t.actual).map_err(|e| weights.error(t.param, advice(&e)))?;
+            seen.scan.check(t.spec()).map_err(|e| weights.error(t.param, advice(&e)))?;
             Ok(seen.error)
         })
         .collect()
@@ -185,7 +185,7 @@ impl Seen {
 
 fn advice(e: &NumError) -> String {
     match e {
-        NumError::NotRepresentable { .. } => format!("{e}; use bf16 or f32 for it (--tensor-type)"),
+        NumError::NotRepresentable { .. } => format!("{e}; use bf16 or f32 for it (`tensor_types`)"),
         _ => format!("{e}; the checkpoint is damaged or was saved from a run that diverged"),
     }
 }
@@ -228,12 +228,11 @@ fn convert(
     t: &TensorPlan,
     chunk: &Chunk,
     (rounding, guesses): (Rounding, &Guesses),
-    output: &Output,
+    output: &dyn Sink,
     buffers: &mut Buffers,
 ) -> Result<Seen> {
-    let format = formats::by_ggml_id(t.actual.ggml_id).expect("a plan that passed the check");
     let cols = t.cols();
-    let row_bytes = t.actual.bytes_for(cols).expect("the plan chose a format that divides the row");
+    let row_bytes = t.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
     // A transposed tensor is read by stored rows, all canonical rows of the chunk at once; and codes that are chosen together are
     // chosen for many rows side by side.
     let few = weights.in_order(t.param) && guesses.matrices(chunk.tensor).is_none();
@@ -245,29 +244,29 @@ fn convert(
         let rows = from..(from + step).min(chunk.rows.end);
         values.resize(rows.len() * cols, 0.0);
         if t.carried {
-            weights.carry(t.param, rows.clone(), t.actual, values, bytes);
+            weights.carry(t.param, rows.clone(), t.store, values, bytes);
         } else {
             weights.rows(t.param, rows.clone(), values);
         }
         let mut found = Seen { scan: scan(values), error: None };
-        if found.scan.check(t.actual).is_ok() {
+        if found.scan.check(t.spec()).is_ok() {
             if !t.carried {
                 let guess = |expert: usize, importance: Option<&[f32]>| {
                     guesses.of(weights, t, (chunk.tensor, expert), rounding, importance)
                 };
                 let matrices = guesses.matrices(chunk.tensor);
-                encode(format, t, rows.start, values, (rounding, matrices, &guess), bytes);
+                encode(t, rows.start, values, (rounding, matrices, &guess), bytes);
             }
             if rounding.measure {
                 back.resize(values.len(), 0.0);
-                format.decode(bytes, back);
+                t.store.decode(bytes, back);
                 let errors = back.iter().zip(values.iter()).map(|(a, b)| (a - b).abs());
                 found.error = Some(errors.fold(0.0, f32::max));
             }
         }
         seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);
     }
-    if seen.scan.check(t.actual).is_ok() {
+    if seen.scan.check(t.spec()).is_ok() {
         output.put(chunk.tensor, (chunk.rows.start * row_bytes) as u64, bytes)?;
     }
     Ok(seen)
@@ -278,7 +277,6 @@ type Guesser<'g> = &'g dyn Fn(usize, Option<&[f32]>) -> Option<Arc<Guess>>;
 
 /// Rounds rows from `first` on. `guess`: what is guessed of one of a tensor's `matrices`, where codes are chosen together.
 fn encode(
-    format: &dyn Format,
     t: &TensorPlan,
     first: usize,
     values: &[f32],
@@ -288,11 +286,11 @@ fn encode(
     let cols = t.cols();
     let row_bytes = bytes.len() / (values.len() / cols);
     if rounding.reference {
-        return format.encode(values, Scales::Reference, bytes);
+        return t.store.encode(values, Scales::Reference, bytes);
     }
     let importances = rounding.importances.and_then(|all| all.get(&t.param));
     let Some(matrices) = importances.map(|all| all.len() / cols).or(matrices) else {
-        return format.encode(values, Scales::Search(None), bytes);
+        return t.store.encode(values, Scales::Search(None), bytes);
     };
     // Rows of one expert share its importances.
     let height = t.rows() / matrices;
@@ -303,9 +301,9 @@ fn encode(
         let (now, later) = values.split_at(rows * cols);
         let (to, rest) = std::mem::take(&mut bytes).split_at_mut(rows * row_bytes);
         let importance = importances.map(|all| &all[expert * cols..(expert + 1) * cols]);
-        match (guess(expert, importance), format.as_blocks()) {
-            (Some(guess), Some(blocks)) => guess.encode(blocks, now, importance, to),
-            _ => format.encode(now, Scales::Search(importance), to),
+        match (guess(expert, importance), t.store.blocks()) {
+            (Some(guess), Some(blocks)) => guess.encode(blocks, matrix(now, cols), importance, to),
+            _ => t.store.encode(now, Scales::Search(importance), to),
         }
         (row, values, bytes) = (row + rows, later, rest);
     }

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 
 use aurora_quantizers::fallback::fallback;
-use aurora_quantizers::{Spec, spec};
+use aurora_quantizers::{Spec, Store, formats};
 use regex::Regex;
 
 use crate::model::{Model, Param, ParamId, Role};
+use crate::record::TensorRecord;
 use crate::weights::Kept;
 use crate::{Error, Result};
 
@@ -26,11 +27,11 @@ pub struct Rules {
     /// Whether importances are known; some rules ask.
     pub calibrated: bool,
     /// For the output matrix, if not as the file type says.
-    pub output: Option<&'static Spec>,
+    pub output: Option<&'static dyn Store>,
     /// For the token embedding, if not as the file type says.
-    pub embedding: Option<&'static Spec>,
+    pub embedding: Option<&'static dyn Store>,
     /// For matrices whose name matches; the first match wins, over everything else.
-    pub overrides: Vec<(Regex, &'static Spec)>,
+    pub overrides: Vec<(Regex, &'static dyn Store)>,
 }
 
 /// One tensor of the output.
@@ -43,9 +44,9 @@ pub struct TensorPlan {
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
     /// What the rules ask for.
-    pub requested: &'static Spec,
+    pub requested: &'static dyn Store,
     /// What it gets.
-    pub actual: &'static Spec,
+    pub store: &'static dyn Store,
     /// Why the two differ.
     pub reason: Option<String>,
     /// Size in the output, without padding.
@@ -55,6 +56,11 @@ pub struct TensorPlan {
 }
 
 impl TensorPlan {
+    /// What its numbers are stored as.
+    pub fn spec(&self) -> &'static Spec {
+        self.store.spec()
+    }
+
     /// Numbers in it.
     pub fn weights(&self) -> u64 {
         self.shape.iter().map(|&n| n as u64).product()
@@ -68,6 +74,23 @@ impl TensorPlan {
     /// Rows over all outer dimensions; 1 for a vector.
     pub fn rows(&self) -> usize {
         self.shape[..self.shape.len() - 1].iter().product()
+    }
+}
+
+impl From<&TensorPlan> for TensorRecord {
+    fn from(t: &TensorPlan) -> Self {
+        TensorRecord {
+            name: t.name.clone(),
+            shape: t.shape.clone(),
+            requested: t.requested.spec().name.to_owned(),
+            actual: t.spec().name.to_owned(),
+            reason: t.reason.clone(),
+            bytes: t.bytes,
+            permuted: None,
+            packed: None,
+            carried: t.carried,
+            largest_error: None,
+        }
     }
 }
 
@@ -109,8 +132,8 @@ impl Plan {
             })
             .collect();
         if let Some(unused) = hits.iter().position(|&n| n == 0) {
-            return Err(Error::unsupported(format!(
-                "--tensor-type {:?} matches no matrix of this model; names look like {:?}",
+            return Err(Error::setting(format!(
+                "`tensor_types` {:?} matches no matrix of this model; names look like {:?}",
                 rules.overrides[unused].0.as_str(),
                 params.iter().find(|p| p.role.quantizable()).map_or("", |p| &p.name)
             )));
@@ -139,34 +162,33 @@ impl Plan {
     }
 }
 
-fn plan_tensor(id: ParamId, param: &Param, requested: &'static Spec) -> TensorPlan {
-    let (actual, reason) = match fallback(requested, param.cols()) {
+fn plan_tensor(id: ParamId, param: &Param, requested: &'static dyn Store) -> TensorPlan {
+    let (store, reason) = match fallback(requested.spec(), param.cols()) {
         None => (requested, None),
-        Some((spec, reason)) => (spec, Some(reason)),
+        Some((store, reason)) => (store, Some(reason)),
     };
-    tensor(id, param, requested, actual, reason)
+    tensor(id, param, requested, store, reason)
 }
 
 fn kept_tensor(id: ParamId, param: &Param, kept: &Kept) -> TensorPlan {
-    TensorPlan { carried: kept.integers, ..tensor(id, param, kept.wanted, kept.spec, kept.reason.clone()) }
+    TensorPlan { carried: kept.integers, ..tensor(id, param, kept.wanted, kept.store, kept.reason.clone()) }
 }
 
 fn tensor(
     id: ParamId,
     param: &Param,
-    requested: &'static Spec,
-    actual: &'static Spec,
+    requested: &'static dyn Store,
+    store: &'static dyn Store,
     reason: Option<String>,
 ) -> TensorPlan {
-    let row = actual.bytes_for(param.cols()).expect("a type that divides the row");
     TensorPlan {
         param: id,
         name: param.name.clone(),
         shape: param.shape.clone(),
         requested,
-        actual,
+        store,
         reason,
-        bytes: row as u64 * param.rows() as u64,
+        bytes: store.fields(&param.shape).iter().map(|field| field.bytes).sum(),
         carried: false,
     }
 }
@@ -176,15 +198,15 @@ fn is_matrix(param: &Param) -> bool {
 }
 
 /// The type that the user names for a matrix, by its name or its role.
-fn named(param: &Param, rules: &Rules, hits: &mut [usize]) -> Option<&'static Spec> {
+fn named(param: &Param, rules: &Rules, hits: &mut [usize]) -> Option<&'static dyn Store> {
     if !is_matrix(param) {
         return None;
     }
     let mut chosen = None;
-    for (hit, (pattern, spec)) in hits.iter_mut().zip(&rules.overrides) {
+    for (hit, (pattern, store)) in hits.iter_mut().zip(&rules.overrides) {
         if pattern.is_match(&param.name) {
             *hit += 1;
-            chosen = chosen.or(Some(*spec));
+            chosen = chosen.or(Some(*store));
         }
     }
     let by_role = match param.role {
@@ -195,12 +217,12 @@ fn named(param: &Param, rules: &Rules, hits: &mut [usize]) -> Option<&'static Sp
     chosen.or(by_role)
 }
 
-fn by_rule(param: &Param, model: &Model, rules: &Rules) -> &'static Spec {
+fn by_rule(param: &Param, model: &Model, rules: &Rules) -> &'static dyn Store {
     if !is_matrix(param) {
-        return spec::by_name("f32").expect("a row of SPECS");
+        return &formats::F32;
     }
     match rules.pure {
         true => rules.file_type.base(),
-        false => rules.file_type.format(param, model, rules.calibrated),
+        false => rules.file_type.store(param, model, rules.calibrated),
     }
 }

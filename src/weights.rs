@@ -23,7 +23,7 @@ mod saved;
 mod step;
 
 use bind::{Bound, Numbers};
-pub use edit::{Edit, Gather, LowRank, Scale, Side};
+pub use edit::{Edit, Gather, LowRankTerm, Scale, Side};
 use edited::Edited;
 pub use edits::Edits;
 pub use keep::Kept;

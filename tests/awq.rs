@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use aurora_quant::checkpoint::{self, TensorSource};
-use aurora_quant::export::{self, EXPORTERS};
+use aurora_quant::export;
 use aurora_quant::model::{self, Model};
-use aurora_quant::passes::{BlockState, Log, Pass, StatsKind};
-use aurora_quant::pipeline::blocks::{Job, Propagate};
+use aurora_quant::passes::{BlockState, Log, Needs, Pass, StatsKind};
+use aurora_quant::pipeline::blocks::Job;
 use aurora_quant::pipeline::{self, Rounding};
 use aurora_quant::plan::{FileType, Plan, Rules};
+use aurora_quant::recipe::Propagate;
 use aurora_quant::runtime::{Attention, CacheType, Engine, Options};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
@@ -62,17 +63,21 @@ fn every_architecture_goes_through_and_no_site_gets_worse() {
         for (method, file_type) in [("awq", "q4_0"), ("awq+gptq", "q3_k_m")] {
             let out = dir.path().join("out.gguf");
             let record = small(name, method, file_type, &out, &["--grid", "5", "--samples", "16"]);
-            let scales = record["scales"].as_array().expect("a report");
+            let done = record["passes"].as_array().expect("a report");
+            let scales = done.iter().filter(|r| r["pass"] == "awq");
             let mut scaled = 0;
             for site in scales {
                 if let Some(note) = site["note"].as_str() {
-                    assert!(!note.is_empty() && site["exponents"].is_null(), "{name}: {site}");
+                    assert!(!note.is_empty() && site["facts"]["exponents"].is_null(), "{name}: {site}");
                     continue;
                 }
-                let (before, after) = (number(&site["loss_before"]), number(&site["loss"]));
+                let (before, after) = (number(&site["before"]), number(&site["after"]));
                 assert!(after <= before, "{name} {method}: {site}");
-                assert_eq!(site["exponents"].is_null(), after == before, "{name}: {site}");
-                assert!(method == "awq" || site["exponents"].is_null() || after < 0.75 * before, "{name}: {site}");
+                assert_eq!(site["facts"]["exponents"].is_null(), after == before, "{name}: {site}");
+                assert!(
+                    method == "awq" || site["facts"]["exponents"].is_null() || after < 0.75 * before,
+                    "{name}: {site}"
+                );
                 scaled += usize::from(after < before);
             }
             // Before GPTQ only scales that gain much are taken.
@@ -108,8 +113,8 @@ struct Scramble {
 }
 
 impl Pass for Scramble {
-    fn needs(&self) -> StatsKind {
-        StatsKind::Diagonal
+    fn needs(&self) -> Needs {
+        StatsKind::Diagonal.into()
     }
 
     fn apply(&self, block: &mut BlockState<'_>, _: &mut dyn Log) -> aurora_quant::Result<()> {
@@ -141,7 +146,7 @@ fn write(source: &dyn TensorSource, model: &Model, passes: &[Box<dyn Pass>], out
     };
     let plan = Plan::new(model, &rules).unwrap();
     let (metadata, _) = export::metadata::metadata(source, model, &plan, None).unwrap();
-    let layout = EXPORTERS[0].layout(&plan, &metadata).unwrap();
+    let layout = export::gguf::layout(&plan, &metadata).unwrap();
     let output = export::Output::begin(out, layout, true).unwrap();
     let samples = [vec![1, 2, 3, 4, 5, 6, 7, 8]];
     let job = Job { samples: &samples, passes, propagate: Propagate::Quantized };

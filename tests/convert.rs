@@ -89,7 +89,7 @@ fn mixtures_are_written_as_planned() {
     // Rows too short for blocks of 256; experts; queries, keys and values in one matrix.
     let some = [("stories260k", &[][..]), ("tiny-mixtral", &["mxfp4", "q4_k_m"]), ("tiny-gpt2", &["q2_k", "iq4_xs"])];
     for (name, only) in some {
-        let chosen = |t: &&FileType| t.base().block > 1 && (only.is_empty() || only.contains(&t.name));
+        let chosen = |t: &&FileType| t.base().spec().block > 1 && (only.is_empty() || only.contains(&t.name));
         for file_type in FILE_TYPES.iter().filter(chosen) {
             let what = format!("{name} {}", file_type.name);
             let row = file_type.names().find_map(|n| recorded[name].get(n.to_uppercase())).expect("a recorded mixture");

@@ -82,7 +82,7 @@ fn the_table_of_mixtures_is_the_plan() {
     ];
     let names = columns.map(|(name, _)| name).join(" | ");
     let mut made = format!("| `--type` | bits per weight | {names} |\n|---|---{}|\n", "|---".repeat(columns.len()));
-    for t in FILE_TYPES.iter().filter(|t| t.base().block > 1) {
+    for t in FILE_TYPES.iter().filter(|t| t.base().spec().block > 1) {
         let plan = plan(&model, t);
         write!(made, "| `{}` | {:.2} ", t.name, plan.bits_per_weight()).unwrap();
         for (_, roles) in columns {
@@ -93,9 +93,9 @@ fn the_table_of_mixtures_is_the_plan() {
                 .zip(&model.graph.params)
                 .filter(|(_, p)| roles.contains(&p.role) && p.shape.len() > 1)
             {
-                match found.iter_mut().find(|(name, _)| *name == planned.actual.name) {
+                match found.iter_mut().find(|(name, _)| *name == planned.spec().name) {
                     Some((_, n)) => *n += 1,
-                    None => found.push((planned.actual.name, 1)),
+                    None => found.push((planned.spec().name, 1)),
                 }
             }
             found.sort_by_key(|(_, n)| std::cmp::Reverse(*n));

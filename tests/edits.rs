@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use aurora_quant::checkpoint::{self, TensorSource};
-use aurora_quant::export::{self, EXPORTERS};
+use aurora_quant::export;
 use aurora_quant::model::{self, Model, ParamId, Role};
 use aurora_quant::pipeline::blocks::Solved;
 use aurora_quant::pipeline::{self, Rounding};
 use aurora_quant::plan::{FileType, Plan, Rules};
 use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Options, Overrides};
 use aurora_quant::watch::Unwatched;
-use aurora_quant::weights::{Edit, Edits, Gather, LowRank, Scale, Side, Weights};
+use aurora_quant::weights::{Edit, Edits, Gather, LowRankTerm, Scale, Side, Weights};
 use aurora_quantizers::{BitMask, formats};
 use common::canonical::{canonical, load};
 use common::checkpoint::Checkpoint;
@@ -235,7 +235,7 @@ fn what_does_not_fit_is_refused_by_name() {
         (norm, None, Edit::Remove(gather(Side::Cols, vec![width as u32])), "rising"),
         (norm, None, Edit::Mask(BitMask::none(2, width)), "a mask of [2,"),
         (norm, None, Edit::Values(vec![0.0; width - 1]), "new values"),
-        (norm, None, Edit::Add(LowRank { rank: 2, scale: 1.0, b: vec![0.0; 2], a: vec![0.0; width] }), "of A"),
+        (norm, None, Edit::Add(LowRankTerm { rank: 2, scale: 1.0, b: vec![0.0; 2], a: vec![0.0; width] }), "of A"),
         (norm, Some(1), Edit::Scale(Scale::default()), "expert 1, of 1"),
         (experts, Some(count), Edit::Scale(Scale::default()), "of"),
         (experts, None, Edit::Remove(gather(Side::Rows, (1..=height as u32).collect())), "whole matrix"),
@@ -276,7 +276,7 @@ fn edited_weights_run_like_any_others() {
         let run = |weights: &Weights, overrides: &Overrides| {
             let runner = BlockRunner::new(&model, weights, options).unwrap();
             let mut residual = runner.embed(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap();
-            runner.block(0, overrides).unwrap().run(&mut residual, None).unwrap();
+            runner.block(0, overrides).run(&mut residual, None).unwrap();
             residual
         };
         let ours = run(&edited, &Overrides::new());
@@ -317,12 +317,12 @@ fn integers_are_carried_over_where_places_alone_changed() {
         let moved = weights.edited(&edits).unwrap();
         same(&moved, id, &twin, &mut random, name);
         let kept = moved.kept(id);
-        assert_eq!((kept.spec.name, kept.integers, &kept.reason), ("q4_0", true, &None), "{name}");
+        assert_eq!((kept.store.spec().name, kept.integers, &kept.reason), ("q4_0", true, &None), "{name}");
         let format = formats::by_name("q4_0").unwrap();
         for some in [0..rows, 3..rows / 2 + 1] {
             let mut bytes = vec![0; some.len() * format.spec().bytes_for(cols).unwrap()];
             let (mut values, mut back) = (vec![0.0; some.len() * cols], vec![0.0; some.len() * cols]);
-            moved.carry(id, some.clone(), format.spec(), &mut values, &mut bytes);
+            moved.carry(id, some.clone(), format, &mut values, &mut bytes);
             format.decode(&bytes, &mut back);
             let expected = &twin.values()[some.start * cols..some.end * cols];
             assert!(bits(&values) == bits(expected) && bits(&back) == bits(expected), "{name}: {some:?}");
@@ -336,7 +336,8 @@ fn integers_are_carried_over_where_places_alone_changed() {
             let mut edits = edits.clone();
             edits.push(id, None, edit);
             let kept = weights.edited(&edits).unwrap().kept(id);
-            assert_eq!((kept.wanted.name, kept.spec.name, kept.integers), ("q4_0", "f16", false), "{name}");
+            let names = [kept.wanted, kept.store].map(|store| store.spec().name);
+            assert_eq!((names, kept.integers), (["q4_0", "f16"], false), "{name}");
             assert!(kept.reason.as_deref().unwrap().starts_with(why), "{name}: {:?}", kept.reason);
         }
     }
@@ -366,7 +367,7 @@ fn a_plan_that_carries_integers_over_refuses_edits_of_them() {
     edits.push(id, None, Edit::Scale(Scale::of_cols(vec![2.0; model.graph.param(id).cols()])));
     let solved = Solved { written: vec![false; plan.tensors.len()], edits, ..Solved::default() };
     let (metadata, _) = export::metadata::metadata(&*source, &model, &plan, None).unwrap();
-    let layout = EXPORTERS[0].layout(&plan, &metadata).unwrap();
+    let layout = export::gguf::layout(&plan, &metadata).unwrap();
     let output = export::Output::begin(&dir.path().join("out.gguf"), layout, true).unwrap();
     let run = |solved| {
         let rounding = Rounding { solved, ..Rounding::default() };

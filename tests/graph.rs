@@ -279,3 +279,54 @@ fn spell(key: &str, value: &Value) -> (String, String, Json) {
     };
     (key.to_owned(), kind.to_owned(), json)
 }
+
+/// The numbers in `text` that stand in brackets behind `word`, sorted and each once: what an op's fields say, read off its debug text.
+fn mentioned(text: &str, word: &str) -> Vec<usize> {
+    let found = text.match_indices(word).map(|(at, _)| {
+        let digits = text[at + word.len()..].split(')').next().unwrap();
+        digits.parse().unwrap()
+    });
+    sorted(found)
+}
+
+fn sorted(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut all: Vec<usize> = numbers.collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// What an op says that it touches is what its fields name, for every kind of op; no parameter is without one, and nothing is read
+/// before it is written.
+#[test]
+fn ops_touch_what_their_fields_name() {
+    let (mut kinds, mut long) = (Vec::new(), 0);
+    let factors = |x: f64| vec![x; 32];
+    let scaling = serde_json::json!({ "type": "longrope", "long_factor": factors(2.0), "short_factor": factors(1.0) });
+    let changes = serde_json::json!({ "rope_scaling": scaling, "original_max_position_embeddings": 64 });
+    let configs = MODELS.iter().map(|name| (*name, hf_config(&fixtures().join("models").join(name))));
+    for (name, config) in configs.chain([("tiny-phi3", changed("tiny-phi3", changes))]) {
+        let tensors = canonical::load(&fixtures().join("models").join(name));
+        let graph = describe(&config, &|name| tensors.contains_key(name)).unwrap().graph;
+        let mut used = vec![false; graph.params.len()];
+        let mut written = vec![false; graph.slots.len()];
+        for op in graph.embed.iter().chain(graph.blocks.iter().flatten()).chain(&graph.head) {
+            let (text, params) = (format!("{op:?}"), op.params());
+            assert_eq!(sorted(params.iter().map(|id| id.0)), mentioned(&text, "ParamId("), "{name}: {text}");
+            let (reads, writes) = (op.reads(), op.writes());
+            let slots = reads.iter().chain(&writes).map(|slot| slot.0);
+            assert_eq!(sorted(slots), mentioned(&text, "Slot("), "{name}: {text}");
+            assert!(reads.iter().all(|slot| written[slot.0]), "{name}: {text} reads what nothing wrote");
+            writes.iter().for_each(|slot| written[slot.0] = true);
+            params.iter().for_each(|id| used[id.0] = true);
+            kinds.push(op.name());
+            long += usize::from(matches!(op, Op::Rope { factors: Some(_), long: Some(_), .. }));
+        }
+        let idle = used.iter().position(|used| !used).map(|i| &graph.params[i].name);
+        assert_eq!(idle, None, "{name}: used by no op");
+    }
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert_eq!(kinds.len(), 14, "every kind of op, each with a name of its own: {kinds:?}");
+    assert!(long > 0, "a rotary embedding with factors of both kinds");
+}

@@ -4,7 +4,7 @@
 mod common;
 
 use aurora_quant::checkpoint;
-use aurora_quant::export::{self, EXPORTERS};
+use aurora_quant::export;
 use aurora_quant::model::{self, Model};
 use aurora_quant::plan::{self, FILE_TYPES, FileType, Plan, Rules};
 use common::mixtures;
@@ -60,12 +60,12 @@ fn every_mixture_gives_the_types_and_the_file_size_of_llama_quantize() {
             let calibrated = mixture.ends_with('+');
             let file_type = FileType::by_name(mixture.trim_end_matches('+')).unwrap();
             let plan = Plan::new(&model, &Rules { calibrated, ..rules(file_type) }).unwrap();
-            let types = plan.tensors.iter().map(|t| (t.name.clone(), t.actual.name.to_owned()));
+            let types = plan.tensors.iter().map(|t| (t.name.clone(), t.spec().name.to_owned()));
             mixtures::assert_types(&what, types, row);
             compared += 1;
             let (Some(source), Some(bytes)) = (&source, row["file_bytes"].as_u64()) else { continue };
             let (metadata, _) = export::metadata::metadata(source.as_ref(), &model, &plan, None).unwrap();
-            let layout = EXPORTERS[0].layout(&plan, &metadata).unwrap();
+            let layout = export::gguf::layout(&plan, &metadata).unwrap();
             assert_eq!(layout.size, bytes, "{what}: file size");
         }
     }
@@ -82,7 +82,12 @@ fn pure_gives_every_matrix_the_base_format() {
         assert_eq!(plan.file_type, file_type.id);
         for (t, p) in plan.tensors.iter().zip(&model.graph.params) {
             let matrix = p.role.quantizable() && p.shape.len() > 1;
-            assert_eq!(t.requested.name, if matrix { file_type.base().name } else { "f32" }, "{}", t.name);
+            assert_eq!(
+                t.requested.spec().name,
+                if matrix { file_type.base().spec().name } else { "f32" },
+                "{}",
+                t.name
+            );
         }
     }
 }
@@ -91,15 +96,15 @@ fn pure_gives_every_matrix_the_base_format() {
 fn what_is_asked_for_by_name_or_role_goes_before_the_mixture() {
     let config = common::hf_config(&common::fixtures().join("models/tiny-qwen3"));
     let model = model::describe(&config, &|_| true).unwrap();
-    let spec = |name: &str| plan::tensor_type(name).unwrap();
+    let store = |name: &str| plan::tensor_type(name).unwrap();
     let rules = Rules {
-        output: Some(spec("q8_0")),
-        embedding: Some(spec("q5_k")),
-        overrides: vec![(regex::Regex::new("ffn_down").unwrap(), spec("iq4_xs"))],
+        output: Some(store("q8_0")),
+        embedding: Some(store("q5_k")),
+        overrides: vec![(regex::Regex::new("ffn_down").unwrap(), store("iq4_xs"))],
         ..rules(FileType::by_name("q4_k_m").unwrap())
     };
     let plan = Plan::new(&model, &rules).unwrap();
-    let of = |name: &str| plan.tensors.iter().find(|t| t.name == name).unwrap().requested.name;
+    let of = |name: &str| plan.tensors.iter().find(|t| t.name == name).unwrap().requested.spec().name;
     assert_eq!(of("output.weight"), "q8_0");
     assert_eq!(of("token_embd.weight"), "q5_k");
     assert_eq!(of("blk.0.ffn_down.weight"), "iq4_xs");
@@ -119,7 +124,7 @@ fn names_and_numbers_of_file_types_are_their_own() {
     }
     // llama-quantize's names for whole files; those of formats stand for a format where a tensor is meant.
     assert_eq!(FileType::by_name("Q4_K").unwrap().name, "q4_k_m");
-    assert_eq!(plan::tensor_type("Q4_K").unwrap().name, "q4_k");
+    assert_eq!(plan::tensor_type("Q4_K").unwrap().spec().name, "q4_k");
     assert!(plan::tensor_type("q4_k_m").is_err());
     assert!(FileType::by_name("q9").unwrap_err().to_string().contains("q4_k_m"));
 }

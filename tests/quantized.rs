@@ -69,7 +69,7 @@ fn blocks_hold_the_very_integers() {
     let tensor = source.find("blk.0.ffn_down.weight").unwrap();
     let (outs, ins) = (256, 768);
     let bytes = |suffix: &str| &checkpoint.tensors[&format!("model.layers.0.mlp.down_proj.{suffix}")].2;
-    let format = formats::by_name("q4_0").unwrap().as_blocks().unwrap();
+    let format = formats::by_name("q4_0").unwrap().blocks().unwrap();
     let found = source.bytes(tensor, 0..tensor.range.len());
     let mut codes = [0; 32];
     for row in 0..outs {

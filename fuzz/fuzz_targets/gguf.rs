@@ -5,13 +5,15 @@
 
 use std::path::Path;
 
+use aurora_quant::checkpoint::TensorInfo;
 use aurora_quant::checkpoint::gguf::parse;
 use aurora_quant::gguf::{TensorEntry, read_header, write_header};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok((metadata, mut tensors)) = parse(Path::new("fuzz"), bytes) else { return };
-    let rows: Vec<TensorEntry> = tensors.iter().map(|t| (&*t.name, &*t.shape, t.spec.ggml_id, 0)).collect();
+    let id = |t: &TensorInfo| t.spec.ggml_id.expect("a type of GGUF");
+    let rows: Vec<TensorEntry> = tensors.iter().map(|t| (&*t.name, &*t.shape, id(t), 0)).collect();
     // A legal alignment of gigabytes would only test the padding.
     if metadata.alignment().is_ok_and(|a| a <= 4096) {
         let (mut once, mut twice) = (Vec::new(), Vec::new());

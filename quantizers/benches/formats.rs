@@ -33,7 +33,7 @@ fn formats(c: &mut Criterion) {
         if format.has_reference() {
             group.bench_function("encode", |b| b.iter(|| format.encode(black_box(&x), Scales::Reference, &mut bytes)));
         }
-        if format.as_blocks().is_some() {
+        if format.blocks().is_some() {
             let scales = Scales::Search(Some(&importance));
             group.bench_function("search", |b| b.iter(|| format.encode(black_box(&x), scales, &mut bytes)));
         }

@@ -3,8 +3,8 @@
 
 use std::hint::black_box;
 
-use aurora_quantizers::formats;
 use aurora_quantizers::gptq::{Hessian, Options, Order, solve};
+use aurora_quantizers::{formats, matrix};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const WIDTH: usize = 1024;
@@ -43,17 +43,17 @@ fn gptq(c: &mut Criterion) {
     let mut group = c.benchmark_group("gptq");
     group.sample_size(10);
     group.throughput(Throughput::Elements(n.pow(3) / 6));
-    group.bench_function("prepare", |b| b.iter(|| Hessian::prepare(black_box(&h), WIDTH, 0.01, Order::Static)));
-    let hessian = Hessian::prepare(&h, WIDTH, 0.01, Order::Static).expect("positive definite");
+    group.bench_function("prepare", |b| b.iter(|| Hessian::prepare(black_box(matrix(&h, WIDTH)), 0.01, Order::Static)));
+    let hessian = Hessian::prepare(matrix(&h, WIDTH), 0.01, Order::Static).expect("positive definite");
     for name in ["q4_k", "q4_0"] {
-        let format = formats::by_name(name).and_then(|f| f.as_blocks()).expect("a block format");
+        let format = formats::by_name(name).and_then(|f| f.blocks()).expect("a block format");
         let mut out = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
         for sweeps in [0, 4] {
             // One pass over the columns and the losses of two roundings: rows * n^2 / 2 each.
             group.throughput(Throughput::Elements(3 * rows * n * n / 2));
             let options = Options { sweeps, ..Options::default() };
             group.bench_function(format!("{name} {sweeps} sweeps"), |b| {
-                b.iter(|| solve(format, black_box(&w), &hessian, options, &mut out));
+                b.iter(|| solve(format, black_box(matrix(&w, WIDTH)), &hessian, options, &mut out));
             });
         }
     }

@@ -6,8 +6,9 @@
 
 use std::hint::black_box;
 
-use aurora_quantizers::{SiteStats, cholesky};
+use aurora_quantizers::{SiteStats, cholesky, matrix};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 /// Sums that run side by side: as many registers of eight as AVX2 has, but for four that hold the factors.
@@ -62,7 +63,9 @@ fn gram(c: &mut Criterion) {
         let x = numbers(TOKENS * width);
         let mut stats = SiteStats::new(width, true);
         group.throughput(Throughput::Elements((TOKENS * width * (width + 1) / 2) as u64));
-        group.bench_function(format!("{width}"), |b| b.iter(|| stats.add(black_box(&x)).expect("finite")));
+        group.bench_function(format!("{width}"), |b| {
+            b.iter(|| stats.add(black_box(matrix(&x, width))).expect("finite"))
+        });
     }
     group.finish();
 }
@@ -74,10 +77,10 @@ fn factor(c: &mut Criterion) {
         let x = numbers(n);
         // Diagonally dominant, hence positive definite.
         let at = |i: usize| f64::from(x[i % n] * x[i / n]) + if i % n == i / n { n as f64 } else { 0.0 };
-        let a: Vec<f64> = (0..n * n).map(at).collect();
+        let a = Array2::from_shape_fn((n, n), |(i, j)| at(i * n + j));
         group.throughput(Throughput::Elements((n * n * n / 6) as u64));
         group.bench_function(format!("{n}"), |b| {
-            b.iter_batched_ref(|| a.clone(), |a| cholesky::factor(a, n), criterion::BatchSize::LargeInput);
+            b.iter_batched_ref(|| a.clone(), |a| cholesky::factor(a.view_mut()), criterion::BatchSize::LargeInput);
         });
     }
     group.finish();

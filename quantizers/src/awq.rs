@@ -10,7 +10,10 @@
 //!
 //! Numbers only: who may absorb the factors, and what a candidate costs, is the caller's affair.
 
-use crate::format::{Format, Scales};
+use ndarray::{ArrayView2, ArrayView3};
+
+use crate::store::{Scales, Store};
+use crate::view::elements;
 
 /// Smallest magnitude that is told from zero: below it a channel counts as silent.
 const FLOOR: f32 = 1e-4;
@@ -31,14 +34,14 @@ impl WeightMagnitude {
         WeightMagnitude { sums: vec![0.0; cols], rows: 0 }
     }
 
-    /// Adds the rows of a matrix, `[rows, cols]` row-major, whose scales are shared by `group` weights.
+    /// Adds the rows of a matrix, `[rows, cols]`, whose scales are shared by `group` weights.
     ///
     /// # Panics
-    /// If `w` is not whole rows.
-    pub fn add(&mut self, w: &[f32], group: usize) {
+    /// If `w` has another number of columns, or its rows do not lie [one after the other](crate::view).
+    pub fn add(&mut self, w: ArrayView2<'_, f32>, group: usize) {
         let cols = self.sums.len();
-        assert!(cols > 0 && w.len().is_multiple_of(cols), "{} weights in rows of {cols}", w.len());
-        for row in w.chunks_exact(cols) {
+        assert_eq!(w.ncols(), cols, "columns of a matrix and channels");
+        for row in elements(w).chunks_exact(cols) {
             for (sums, w) in self.sums.chunks_mut(group).zip(row.chunks(group)) {
                 let top = w.iter().fold(0.0_f32, |top, w| top.max(w.abs()));
                 if top > 0.0 {
@@ -46,7 +49,7 @@ impl WeightMagnitude {
                 }
             }
         }
-        self.rows += w.len() / cols;
+        self.rows += w.nrows();
     }
 
     /// The mean for each channel; zeros of no rows.
@@ -103,24 +106,26 @@ const STEPS: usize = 20;
 
 /// Rounds rows to nearest, the range of each block's groups cut where that lowers what its errors do to the output.
 ///
-/// `rows`: rows of `importance.len()` weights each. `importance`: E[x^2] of each column. `grams`: for each block of columns E[x x^T]
-/// of them, `[block, block]`, one after the other. `group`: weights that share a scale. `out`: the rows' bytes; of each block
+/// `rows`: `[rows, cols]`. `importance`: E[x^2] of each column. `grams`: for each block of columns E[x x^T] of them,
+/// `[blocks, block, block]`. `group`: weights that share a scale. `out`: the rows' bytes; of each block
 /// those with the smallest e^T E[x x^T] e, of which the plain encoder's are one. Returns the sums of these losses over all
 /// blocks: of the plain encoder's bytes, and of those in `out`.
 ///
 /// # Panics
-/// If lengths do not belong together.
+/// If shapes do not belong together, or rows do not lie [one after the other](crate::view).
 pub fn clip(
-    format: &dyn Format,
-    rows: &[f32],
+    format: &dyn Store,
+    rows: ArrayView2<'_, f32>,
     importance: &[f32],
-    grams: &[f32],
+    grams: ArrayView3<'_, f32>,
     group: usize,
     out: &mut [u8],
 ) -> (f64, f64) {
     let (cols, spec) = (importance.len(), format.spec());
     let blocks = cols / spec.block;
-    assert_eq!((rows.len() % cols, grams.len()), (0, blocks * spec.block * spec.block), "rows and products of columns");
+    assert_eq!(rows.ncols(), cols, "columns of the rows and importances");
+    assert_eq!(grams.dim(), (blocks, spec.block, spec.block), "products of the columns of each block");
+    let (rows, grams) = (elements(rows), elements(grams));
     let mut bytes = vec![0; spec.bytes_for(cols).expect("whole blocks")];
     let (mut cut, mut error) = (vec![0.0; cols], vec![0.0; cols]);
     let (mut before, mut after) = (0.0, 0.0);
@@ -166,7 +171,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats;
+    use crate::{formats, matrix};
 
     /// With inputs that always agree, errors of one sign add up: a smaller range that loses more by itself can win.
     #[test]
@@ -181,9 +186,10 @@ mod tests {
         for _ in 0..50 {
             let row: Vec<f32> = (0..64).map(|_| random()).collect();
             let grams: Vec<f32> = (0..2 * 32 * 32).map(|i| if i / 32 % 32 == i % 32 { 1.0 } else { 0.9 }).collect();
+            let grams = ArrayView3::from_shape((2, 32, 32), &grams).unwrap();
             let (mut plain, mut clipped) = (vec![0; 36], vec![0; 36]);
             format.encode(&row, Scales::Search(Some(&[1.0; 64])), &mut plain);
-            let (before, after) = clip(format, &row, &[1.0; 64], &grams, 32, &mut clipped);
+            let (before, after) = clip(format, matrix(&row, 64), &[1.0; 64], grams, 32, &mut clipped);
             assert!(after <= before, "{before} {after}");
             let losses = |bytes: &[u8]| -> Vec<f64> {
                 let mut values = vec![0.0; 64];
@@ -225,10 +231,10 @@ mod tests {
     #[test]
     fn magnitudes_are_relative_to_the_group_and_averaged_over_all_rows() {
         let mut m = WeightMagnitude::new(4);
-        m.add(&[1.0, -2.0, 0.0, 0.0, 4.0, 2.0, 1.0, 8.0], 2);
+        m.add(matrix(&[1.0, -2.0, 0.0, 0.0, 4.0, 2.0, 1.0, 8.0], 4), 2);
         // Rows (0.5, 1 | silent group) and (1, 0.5 | 0.125, 1).
         assert_eq!(m.mean(), [0.75, 0.75, 0.0625, 0.5]);
-        m.add(&[0.0, 0.0, 3.0, 3.0], 2);
+        m.add(matrix(&[0.0, 0.0, 3.0, 3.0], 4), 2);
         assert_eq!(m.mean()[0], 0.5);
     }
 

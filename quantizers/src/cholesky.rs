@@ -7,10 +7,12 @@
 //! A_iJ - L_i L_J^T; rows are independent of each other, so threads share them. Eight rows are worked on side by side, one in
 //! each lane of a vector. The panel's own square is then factored by one thread, and the rows below are solved against it.
 
+use ndarray::ArrayViewMut2;
 use rayon::prelude::*;
 
 use crate::par;
 use crate::simd::{Isa, dispatch};
+use crate::view::elements_mut;
 
 /// Columns in a panel: what is read of a row meets that many others.
 const PANEL: usize = 96;
@@ -42,16 +44,18 @@ pub struct NotPositive {
 
 /// Replaces the lower triangle of `a` by L with A = L L^T.
 ///
-/// `a`: `[n, n]` row-major; of the upper triangle nothing is read, and what is left there means nothing. Costs n^3 / 3
+/// `a`: `[n, n]`; of the upper triangle nothing is read, and what is left there means nothing. Costs n^3 / 3
 /// operations.
 ///
 /// # Errors
 /// [`NotPositive`] at the first row whose pivot is not above 1e-13 of its diagonal; `a` is then half done.
 ///
 /// # Panics
-/// If `a` is not n * n long.
-pub fn factor(a: &mut [f64], n: usize) -> Result<(), NotPositive> {
-    assert_eq!(Some(a.len()), n.checked_mul(n), "elements of a square matrix with {n} rows");
+/// If `a` is not square, or its rows do not lie [one after the other](crate::view).
+pub fn factor(a: ArrayViewMut2<'_, f64>) -> Result<(), NotPositive> {
+    let n = a.nrows();
+    assert_eq!(a.ncols(), n, "rows and columns of a square matrix");
+    let a = elements_mut(a);
     let isa = Isa::best();
     let diagonal: Vec<f64> = (0..n).map(|i| a[i * n + i]).collect();
     let mut known = Known::default();
@@ -203,6 +207,10 @@ dispatch!(fn update(rows: &mut [f64], n: usize, known: &Known, square: &[f64]) =
 mod tests {
     use super::*;
 
+    fn factored(a: &mut [f64], n: usize) -> Result<(), NotPositive> {
+        factor(ArrayViewMut2::from_shape((n, n), a).unwrap())
+    }
+
     /// The textbook's loop, one element after the other.
     fn plain(a: &mut [f64], n: usize) {
         for i in 0..n {
@@ -237,7 +245,7 @@ mod tests {
         for n in [0, 1, 2, 3, 7, 95, 96, 97, 100, 144, 145, 193, 300] {
             let a = matrix(n, n + 3, 1e-3);
             let (mut fast, mut slow) = (a.clone(), a.clone());
-            factor(&mut fast, n).expect("positive definite");
+            factored(&mut fast, n).expect("positive definite");
             plain(&mut slow, n);
             for i in 0..n {
                 for j in 0..=i {
@@ -255,7 +263,7 @@ mod tests {
         let with = |threads: usize| {
             let mut a = a.clone();
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-            pool.install(|| factor(&mut a, n)).expect("positive definite");
+            pool.install(|| factored(&mut a, n)).expect("positive definite");
             a
         };
         let one = with(1);
@@ -281,16 +289,16 @@ mod tests {
     fn what_is_not_positive_definite_is_refused_where_it_shows() {
         let n = 150;
         let zero = NotPositive { row: 0, pivot: 0.0 };
-        assert_eq!(factor(&mut vec![0.0; n * n], n), Err(zero));
+        assert_eq!(factored(&mut vec![0.0; n * n], n), Err(zero));
         // Rank 40: forty pivots, then nothing but rounding.
-        let found = factor(&mut matrix(n, 40, 0.0), n).expect_err("rank 40");
+        let found = factored(&mut matrix(n, 40, 0.0), n).expect_err("rank 40");
         assert_eq!(found.row, 40);
         let mut indefinite = matrix(n, 200, 0.1);
         indefinite[120 * n + 120] *= -1.0;
-        assert_eq!(factor(&mut indefinite, n).expect_err("negative diagonal").row, 120);
+        assert_eq!(factored(&mut indefinite, n).expect_err("negative diagonal").row, 120);
         let mut nan = matrix(n, 200, 0.1);
         nan[130 * n + 7] = f64::NAN;
-        let found = factor(&mut nan, n).expect_err("NaN");
+        let found = factored(&mut nan, n).expect_err("NaN");
         assert!(found.row == 130 && found.pivot.is_nan());
     }
 }

@@ -1,7 +1,7 @@
 //! What to store instead where a type's blocks do not divide a row. The table is llama.cpp's, so that a file converted
 //! here has the types that its users expect.
 
-use crate::{Spec, spec};
+use crate::{Spec, Store, formats};
 
 /// Type wanted, and the type with smaller blocks and about as many bits that takes its place. Anything else, and
 /// anything whose substitute does not divide the row either, becomes [`LAST`].
@@ -25,32 +25,36 @@ static FALLBACKS: &[(&str, &str)] = &[
 ];
 
 /// Has no blocks, so it fits every row.
-const LAST: &str = "f16";
+const LAST: &dyn Store = &formats::F16;
 
 /// The type to use instead of `spec` for rows of `cols` weights, and why; `None` if `spec` itself divides them.
 ///
-/// The type returned always divides `cols`. It may be one that [`crate::formats`] cannot encode (yet).
-pub fn fallback(spec: &Spec, cols: usize) -> Option<(&'static Spec, String)> {
+/// The type returned always divides `cols`.
+pub fn fallback(spec: &Spec, cols: usize) -> Option<(&'static dyn Store, String)> {
     if cols.is_multiple_of(spec.block) {
         return None;
     }
     let reason = format!("{cols} columns, {} needs a multiple of {}", spec.name, spec.block);
     let substitute = FALLBACKS.iter().find(|(wanted, _)| *wanted == spec.name).map(|(_, substitute)| named(substitute));
-    let fits = substitute.filter(|s| cols.is_multiple_of(s.block));
-    Some((fits.unwrap_or_else(|| named(LAST)), reason))
+    let fits = substitute.filter(|s| cols.is_multiple_of(s.spec().block));
+    Some((fits.unwrap_or(LAST), reason))
 }
 
-fn named(name: &str) -> &'static Spec {
-    spec::by_name(name).expect("the table names rows of SPECS")
+fn named(name: &str) -> &'static dyn Store {
+    formats::by_name(name).expect("the table's substitutes are rows of FORMATS")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::SPECS;
+    use crate::spec::{self, SPECS};
+
+    fn spec_of(name: &str) -> &'static Spec {
+        spec::by_name(name).expect("the table names rows of SPECS")
+    }
 
     fn name(wanted: &str, cols: usize) -> Option<&'static str> {
-        fallback(named(wanted), cols).map(|(spec, _)| spec.name)
+        fallback(spec_of(wanted), cols).map(|(store, _)| store.spec().name)
     }
 
     #[test]
@@ -69,7 +73,7 @@ mod tests {
 
     #[test]
     fn says_why() {
-        let (_, reason) = fallback(named("q8_0"), 172).expect("172 is no multiple of 32");
+        let (_, reason) = fallback(spec_of("q8_0"), 172).expect("172 is no multiple of 32");
         assert_eq!(reason, "172 columns, q8_0 needs a multiple of 32");
     }
 
@@ -79,12 +83,12 @@ mod tests {
             for cols in (1..600).chain([4096, 11008]) {
                 match fallback(spec, cols) {
                     None => assert_eq!(cols % spec.block, 0),
-                    Some((other, _)) => assert_eq!(cols % other.block, 0, "{} at {cols}", spec.name),
+                    Some((other, _)) => assert_eq!(cols % other.spec().block, 0, "{} at {cols}", spec.name),
                 }
             }
         }
         for (wanted, substitute) in FALLBACKS {
-            assert!(named(wanted).block > named(substitute).block, "{wanted}");
+            assert!(spec_of(wanted).block > named(substitute).spec().block, "{wanted}");
         }
     }
 }

@@ -3,13 +3,14 @@
 //! This crate knows how weights are stored and rounded. It knows no files, no model or tensor names, prints
 //! nothing, reads no environment and no clock.
 //!
-//! Conventions: matrices are row-major `[out, in]`; blocks run along a row; every length is checked, in release
-//! builds too, because a caller that is off by one block would otherwise write a file that loads and is wrong.
+//! Conventions: matrices are `[out, in]` and cross as views of [ndarray](::ndarray), row-major (others are refused, see
+//! [`view`]); blocks run along a row; every length is checked, in release builds too, because a caller that is off by one
+//! block would otherwise write a file that loads and is wrong.
 //!
 //! | module | what it answers |
 //! |---|---|
 //! | [`spec`] | what every ggml tensor type is called and how many bytes it takes |
-//! | [`format`](mod@format) | [`Format`]: encode and decode rows; [`BlockFormat`]: the grid of one block |
+//! | [`store`] | [`Store`]: what a matrix becomes, its rows encoded and decoded; [`BlockFormat`]: the grid of one block |
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
@@ -22,6 +23,7 @@
 //! | [`mask`] | which weights of a matrix stay |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
+//! | [`view`] | [`matrix`]: how matrices cross the face of this crate |
 //! | [`par`] | fixed-size chunks over threads: the same bytes for any thread count |
 
 pub mod awq;
@@ -29,7 +31,6 @@ mod bits;
 pub mod cholesky;
 pub mod error;
 pub mod fallback;
-pub mod format;
 pub mod formats;
 pub mod gptq;
 pub mod grid;
@@ -42,12 +43,15 @@ mod search;
 pub mod simd;
 pub mod spec;
 pub mod stats;
+pub mod store;
+pub mod view;
 
 pub use error::NumError;
 pub use fallback::fallback;
-pub use format::{BlockFormat, Format, Scales};
 pub use grid::Grid;
 pub use mask::BitMask;
 pub use scan::{Scan, scan};
 pub use spec::Spec;
 pub use stats::SiteStats;
+pub use store::{BlockFormat, Care, Field, Scales, Store};
+pub use view::matrix;

@@ -7,7 +7,10 @@
 //! Standard errors are those of a mean of independent terms, sqrt((E\[v^2\] - E\[v\]^2) / (n - 1)). Neighbouring tokens are
 //! not independent, so they say how much a figure would move on another text of that length only roughly.
 
+use ndarray::ArrayView1;
+
 use crate::simd::{Isa, dispatch};
+use crate::view::elements;
 
 /// Sums that run beside each other: wide enough for the largest vectors, and part of what fixes the result.
 const LANES: usize = 16;
@@ -40,14 +43,14 @@ pub struct Comparison {
 ///
 /// # Panics
 /// If `token` is outside the row.
-pub fn nll(logits: &[f32], token: usize) -> f64 {
+pub fn nll(logits: ArrayView1<'_, f32>, token: usize) -> f64 {
     assert!(token < logits.len(), "token {token} of {}", logits.len());
     log_sum_exp(logits) - f64::from(logits[token])
 }
 
 /// ln sum_i exp(x_i), taken around the largest x so that nothing overflows. `logits`: `[vocab]`, finite, not empty.
-pub fn log_sum_exp(logits: &[f32]) -> f64 {
-    let isa = Isa::best();
+pub fn log_sum_exp(logits: ArrayView1<'_, f32>) -> f64 {
+    let (isa, logits) = (Isa::best(), elements(logits));
     let max = max_with(isa, logits);
     f64::from(max) + sum_exp_with(isa, logits, max).ln()
 }
@@ -59,8 +62,8 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 ///
 /// # Panics
 /// If the rows' lengths differ or `token` is outside.
-pub fn compare(base: &[f32], logits: &[f32], token: usize) -> Comparison {
-    compare_with(Isa::best(), base, logits, token)
+pub fn compare(base: ArrayView1<'_, f32>, logits: ArrayView1<'_, f32>, token: usize) -> Comparison {
+    compare_with(Isa::best(), elements(base), elements(logits), token)
 }
 
 fn compare_with(isa: Isa, base: &[f32], logits: &[f32], token: usize) -> Comparison {
@@ -245,6 +248,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use ndarray::aview1;
 
     /// ln p by the definition, in the plainest order.
     fn log_softmax(x: &[f32]) -> Vec<f64> {
@@ -295,8 +299,8 @@ mod tests {
                 prop_assert_eq!(c.same_top, argmax(&base) == argmax(&x));
                 prop_assert_eq!(c, compare_with(Isa::BASELINE, &base, &x, token));
             }
-            prop_assert_eq!(nll(&x, token), compare(&base, &x, token).nll);
-            let own = compare(&base, &base, token);
+            prop_assert_eq!(nll(aview1(&x), token), compare(aview1(&base), aview1(&x), token).nll);
+            let own = compare(aview1(&base), aview1(&base), token);
             prop_assert_eq!((own.kl, own.dp, own.same_top), (0.0, 0.0, true));
         }
 
@@ -322,10 +326,10 @@ mod tests {
     #[test]
     fn extremes_stay_finite() {
         for x in [[1e30, -1e30, 0.0], [3e38, 3e38, -3e38], [-3e38, -3e38, -3e38]] {
-            assert!(nll(&x, 0).is_finite());
-            assert_eq!(compare(&x, &x, 2).kl, 0.0);
+            assert!(nll(aview1(&x), 0).is_finite());
+            assert_eq!(compare(aview1(&x), aview1(&x), 2).kl, 0.0);
         }
-        assert_eq!(nll(&[5.0], 0), 0.0);
+        assert_eq!(nll(aview1(&[5.0]), 0), 0.0);
     }
 
     #[test]

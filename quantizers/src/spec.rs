@@ -8,8 +8,8 @@
 pub struct Spec {
     /// Name as users type it and as reports print it, lower case (`q4_0`).
     pub name: &'static str,
-    /// ggml's type id, as stored in GGUF.
-    pub ggml_id: u32,
+    /// ggml's type id, as stored in GGUF; none of a type that GGUF does not have.
+    pub ggml_id: Option<u32>,
     /// Weights per block; blocks run along a row, so a row's length must be a multiple of it.
     pub block: usize,
     /// Bytes per block.
@@ -50,21 +50,21 @@ const F16_MAX: f32 = 65504.0;
 const BF16_MAX: f32 = 3.389_531_4e38;
 
 const fn float(name: &'static str, ggml_id: u32, bytes: usize, max_abs: f32) -> Spec {
-    Spec { name, ggml_id, block: 1, bytes, kind: Kind::Float, max_abs }
+    Spec { name, ggml_id: Some(ggml_id), block: 1, bytes, kind: Kind::Float, max_abs }
 }
 
 const fn int(name: &'static str, ggml_id: u32, bytes: usize) -> Spec {
-    Spec { name, ggml_id, block: 1, bytes, kind: Kind::Int, max_abs: f32::MAX }
+    Spec { name, ggml_id: Some(ggml_id), block: 1, bytes, kind: Kind::Int, max_abs: f32::MAX }
 }
 
 /// Blocks whose scale has the range of an F32.
 const fn unbounded(name: &'static str, ggml_id: u32, block: usize, bytes: usize) -> Spec {
-    Spec { name, ggml_id, block, bytes, kind: Kind::Block, max_abs: f32::MAX }
+    Spec { name, ggml_id: Some(ggml_id), block, bytes, kind: Kind::Block, max_abs: f32::MAX }
 }
 
 /// `top` is the magnitude that a block reaches with a half-precision scale of one (8 for Q4_0).
 const fn block(name: &'static str, ggml_id: u32, block: usize, bytes: usize, top: f32) -> Spec {
-    Spec { name, ggml_id, block, bytes, kind: Kind::Block, max_abs: F16_MAX * top }
+    Spec { name, ggml_id: Some(ggml_id), block, bytes, kind: Kind::Block, max_abs: F16_MAX * top }
 }
 
 /// All tensor types that current GGUF files may contain, by id.
@@ -112,7 +112,7 @@ pub static SPECS: &[Spec] = &[
 
 /// The type with this ggml id.
 pub fn by_ggml_id(id: u32) -> Option<&'static Spec> {
-    SPECS.iter().find(|s| s.ggml_id == id)
+    SPECS.iter().find(|s| s.ggml_id == Some(id))
 }
 
 /// The type with this name, in any case.

@@ -5,11 +5,13 @@
 //! Gram matrix, sums of numbers rounded to a 2047th of their channel's largest of 512 tokens. Order is fixed: the same bits for any
 //! number of threads.
 
+use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use crate::NumError;
 use crate::linalg::{self, TILE, place, tile_of, tiles_len};
 use crate::simd::{Isa, dispatch};
+use crate::view::elements;
 
 /// Channels that one thread sums at a time: their sums stay in the nearest cache.
 const CHANNELS: usize = 64;
@@ -42,16 +44,17 @@ impl SiteStats {
         SiteStats { tokens, sum_sq, sum_abs, gram }
     }
 
-    /// Adds tokens. `x`: `[tokens, width]` row-major.
+    /// Adds tokens. `x`: `[tokens, width]`.
     ///
     /// # Errors
     /// If a number is not finite; the sums are useless then.
     ///
     /// # Panics
-    /// If `x` is not whole rows.
-    pub fn add(&mut self, x: &[f32]) -> Result<(), NumError> {
+    /// If `x` has another width, or its rows do not lie [one after the other](crate::view).
+    pub fn add(&mut self, x: ArrayView2<'_, f32>) -> Result<(), NumError> {
         let width = self.width();
-        assert!(x.len().is_multiple_of(width), "{} numbers in rows of {width}", x.len());
+        assert_eq!(x.ncols(), width, "channels of the tokens and of the statistics");
+        let x = elements(x);
         self.tokens += (x.len() / width) as u64;
         let sums = self.sum_sq.par_chunks_mut(CHANNELS).zip(self.sum_abs.par_chunks_mut(CHANNELS)).enumerate();
         let isa = Isa::best();
@@ -240,8 +243,8 @@ impl Gram {
         }
     }
 
-    /// The whole matrix times `factor`, `[width, width]` row-major.
-    pub fn to_square(&self, factor: f64) -> Vec<f32> {
+    /// The whole matrix times `factor`.
+    pub fn to_square(&self, factor: f64) -> Array2<f32> {
         let n = self.width;
         let mut square = vec![0.0; n * n];
         // Tile by tile of the result: a tile above the diagonal is read down its columns, which stay in the nearest cache.
@@ -254,7 +257,7 @@ impl Gram {
                 }
             }
         });
-        square
+        Array2::from_shape_vec((n, n), square).expect("n rows of n")
     }
 
     fn rescale(&mut self, s: &[f32]) {
@@ -272,6 +275,7 @@ impl Gram {
 mod tests {
     use super::*;
     use crate::linalg::tests::numbers;
+    use crate::matrix;
 
     /// The definitions, in f64.
     fn plainly(x: &[f32], width: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
@@ -301,8 +305,8 @@ mod tests {
             let mut stats = SiteStats::new(width, true);
             // In two calls, as batches come.
             let half = tokens / 2 * width;
-            stats.add(&x[..half]).unwrap();
-            stats.add(&x[half..]).unwrap();
+            stats.add(matrix(&x[..half], width)).unwrap();
+            stats.add(matrix(&x[half..], width)).unwrap();
             let (sq, abs, gram) = plainly(&x, width);
             assert_eq!((stats.tokens(), stats.sum_sq(), stats.sum_abs()), (tokens as u64, &sq[..], &abs[..]));
             let found = stats.gram().unwrap();
@@ -313,7 +317,7 @@ mod tests {
                 for j in 0..width {
                     let apart = (found.get(i, j) - gram[i * width + j]).abs();
                     assert!(apart <= bound(tokens), "{tokens} x {width} at {i} {j}: {apart:e}");
-                    assert_eq!(square[i * width + j], found.get(i, j) as f32);
+                    assert_eq!(square[[i, j]], found.get(i, j) as f32);
                 }
             }
             let back = Gram::from_lower(width, lower.iter().map(|&x| f64::from(x)));
@@ -327,7 +331,7 @@ mod tests {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut stats = SiteStats::new(700, true);
-            pool.install(|| stats.add(&x)).unwrap();
+            pool.install(|| stats.add(matrix(&x, 700))).unwrap();
             stats
         };
         let one = run(1);
@@ -339,7 +343,7 @@ mod tests {
         let x = numbers(64 * 300, 11);
         let of = |x: &[f32]| {
             let mut stats = SiteStats::new(300, true);
-            stats.add(x).unwrap();
+            stats.add(matrix(x, 300)).unwrap();
             stats
         };
         let (whole, mut merged) = (of(&x), of(&x[..20 * 300]));
@@ -364,9 +368,9 @@ mod tests {
         let s: Vec<f32> = (0..width).map(|i| [0.25, 1.0, 8.0][i % 3]).collect();
         let divided: Vec<f32> = x.iter().enumerate().map(|(i, x)| x / s[i % width]).collect();
         let (mut rescaled, mut directly) = (SiteStats::new(width, true), SiteStats::new(width, true));
-        rescaled.add(&x).unwrap();
+        rescaled.add(matrix(&x, width)).unwrap();
         rescaled.rescale(&s);
-        directly.add(&divided).unwrap();
+        directly.add(matrix(&divided, width)).unwrap();
         assert_eq!(rescaled, directly);
     }
 
@@ -375,10 +379,10 @@ mod tests {
         let mut x = vec![1.0_f32; 12];
         x[5] = f32::INFINITY;
         x[7] = f32::NAN;
-        let error = SiteStats::new(4, false).add(&x).unwrap_err();
+        let error = SiteStats::new(4, false).add(matrix(&x, 4)).unwrap_err();
         assert_eq!(error, NumError::NotFinite { nan: 1, inf: 1, first: 5 });
         let mut huge = SiteStats::new(1, false);
-        huge.add(&[f32::MAX; 9]).unwrap();
+        huge.add(matrix(&[f32::MAX; 9], 1)).unwrap();
         assert!(huge.sum_sq()[0].is_finite());
     }
 }

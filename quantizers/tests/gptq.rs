@@ -3,7 +3,7 @@
 
 use aurora_quantizers::formats::FORMATS;
 use aurora_quantizers::gptq::{Hessian, Options, Order, Solved, solve};
-use aurora_quantizers::{BlockFormat, Grid, NumError, Scales};
+use aurora_quantizers::{BlockFormat, Grid, NumError, Scales, matrix};
 
 const DAMP: f64 = 0.01;
 const ORDERS: [Order; 2] = [Order::Static, Order::Natural];
@@ -47,7 +47,7 @@ impl Random {
 }
 
 fn formats() -> impl Iterator<Item = &'static dyn BlockFormat> {
-    FORMATS.iter().filter_map(|f| f.as_blocks())
+    FORMATS.iter().filter_map(|f| f.blocks())
 }
 
 /// A width for a format that is no multiple of the solver's panels where the format allows that.
@@ -57,7 +57,8 @@ fn width(format: &dyn BlockFormat) -> usize {
 
 fn run(format: &dyn BlockFormat, w: &[f32], h: &Hessian, order: Order, sweeps: usize) -> (Vec<u8>, Solved) {
     let mut out = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
-    let solved = solve(format, w, h, Options { order, sweeps }, &mut out).expect("finite weights");
+    let solved =
+        solve(format, matrix(w, h.channels()), h, Options { order, sweeps }, &mut out).expect("finite weights");
     (out, solved)
 }
 
@@ -194,7 +195,7 @@ fn codes_are_those_of_the_paper() {
         let mut random = Random(seed as u64 + 1);
         let (h, w) = (random.hessian(n, 2 * n), random.weights(rows * n));
         for order in ORDERS {
-            let hessian = Hessian::prepare(&h, n, DAMP, order).expect("positive definite");
+            let hessian = Hessian::prepare(matrix(&h, n), DAMP, order).expect("positive definite");
             let (out, solved) = run(format, &w, &hessian, order, 0);
             let followed = follow(format, &w, &h, n, order, &out);
             // A row that was left rounded to nearest has other codes.
@@ -223,7 +224,7 @@ fn no_row_is_worse_than_rounded_to_nearest_and_losses_are_true() {
         let plain = nearest(format, &w, &h, n);
         for order in ORDERS {
             for sweeps in [0, 3] {
-                let hessian = Hessian::prepare(&h, n, DAMP, order).expect("positive definite");
+                let hessian = Hessian::prepare(matrix(&h, n), DAMP, order).expect("positive definite");
                 let (out, solved) = run(format, &w, &hessian, order, sweeps);
                 let name = format.spec().name;
                 let (ours, plain) = (decode(format, &out), decode(format, &plain));
@@ -248,7 +249,7 @@ fn descent_ends_where_no_single_code_can_improve() {
         let (n, rows) = (96, 5);
         let mut random = Random(7);
         let (h, w) = (random.hessian(n, 300), random.weights(rows * n));
-        let hessian = Hessian::prepare(&h, n, DAMP, Order::Static).expect("positive definite");
+        let hessian = Hessian::prepare(matrix(&h, n), DAMP, Order::Static).expect("positive definite");
         let (before, after) =
             (run(format, &w, &hessian, Order::Static, 0), run(format, &w, &hessian, Order::Static, 100));
         assert!(after.1.total().solved < before.1.total().solved, "{}", format.spec().name);
@@ -311,7 +312,7 @@ fn threads_do_not_change_a_byte() {
             let with = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
                 pool.install(|| {
-                    let hessian = Hessian::prepare(&h, n, DAMP, order).expect("positive definite");
+                    let hessian = Hessian::prepare(matrix(&h, n), DAMP, order).expect("positive definite");
                     run(format, &w, &hessian, order, 2)
                 })
             };
@@ -320,7 +321,7 @@ fn threads_do_not_change_a_byte() {
                 assert_eq!(with(threads), one, "{} {order:?} {threads} threads", format.spec().name);
             }
             // Nor does it matter what lies beside a row.
-            let hessian = Hessian::prepare(&h, n, DAMP, order).expect("positive definite");
+            let hessian = Hessian::prepare(matrix(&h, n), DAMP, order).expect("positive definite");
             let alone = run(format, &w[37 * n..38 * n], &hessian, order, 2);
             assert_eq!(alone.1.rows[0], one.1.rows[37]);
             assert_eq!(alone.0, one.0[37 * alone.0.len()..][..alone.0.len()]);
@@ -337,7 +338,7 @@ fn inputs_that_do_not_fill_the_space_are_damped_and_said() {
     let (n, rank) = (96, 10);
     let mut random = Random(3);
     let (h, w) = (random.hessian(n, rank), random.weights(4 * n));
-    let hessian = Hessian::prepare(&h, n, DAMP, Order::Static).expect("damped");
+    let hessian = Hessian::prepare(matrix(&h, n), DAMP, Order::Static).expect("damped");
     let prepared = hessian.prepared();
     assert_eq!((prepared.damping, prepared.retries, prepared.dead), (DAMP, 0, 0));
     assert!((n - rank) / 2 < prepared.explained && prepared.explained <= n - rank, "{prepared:?}");
@@ -345,7 +346,7 @@ fn inputs_that_do_not_fill_the_space_are_damped_and_said() {
     let total = solved.total();
     assert!(total.solved < 0.1 * total.nearest, "ten directions are easily kept: {total:?}");
     // Next to no damping: rounding of H itself makes it indefinite, so damping is raised and said.
-    let hessian = Hessian::prepare(&h, n, 1e-12, Order::Static).expect("damped");
+    let hessian = Hessian::prepare(matrix(&h, n), 1e-12, Order::Static).expect("damped");
     assert!(hessian.prepared().retries > 0 && hessian.prepared().damping > 1e-12, "{:?}", hessian.prepared());
 }
 
@@ -361,7 +362,7 @@ fn dead_channels_are_rounded_to_nearest() {
         }
     }
     for order in ORDERS {
-        let hessian = Hessian::prepare(&h, n, DAMP, order).expect("positive definite");
+        let hessian = Hessian::prepare(matrix(&h, n), DAMP, order).expect("positive definite");
         assert_eq!(hessian.prepared().dead, 4);
         let (out, _) = run(q8_0(), &w, &hessian, order, 3);
         let (values, mut codes) = (decode(q8_0(), &out), vec![0; 32]);
@@ -381,7 +382,7 @@ fn uncorrelated_inputs_leave_nothing_to_make_up_for() {
     let mut random = Random(9);
     let w = random.weights(2 * n);
     let h: Vec<f32> = (0..n * n).map(|i| if i % (n + 1) == 0 { 1.0 + (i % 7) as f32 } else { 0.0 }).collect();
-    let hessian = Hessian::prepare(&h, n, DAMP, Order::Static).expect("positive definite");
+    let hessian = Hessian::prepare(matrix(&h, n), DAMP, Order::Static).expect("positive definite");
     // One round: a second would look for better scales.
     let (out, solved) = run(q8_0(), &w, &hessian, Order::Static, 1);
     assert_eq!((solved.kept_nearest, solved.descended), (0, 0));
@@ -395,7 +396,7 @@ fn matrices_that_no_inputs_have_are_refused() {
     let with = |edit: &dyn Fn(&mut Vec<f32>)| {
         let mut h = good.clone();
         edit(&mut h);
-        Hessian::prepare(&h, n, DAMP, Order::Static).map(|h| h.prepared())
+        Hessian::prepare(matrix(&h, n), DAMP, Order::Static).map(|h| h.prepared())
     };
     assert!(with(&|_| ()).is_ok());
     assert_eq!(with(&|h| h[7] = f32::NAN), Err(NumError::NotFinite { nan: 1, inf: 0, first: 7 }));
@@ -427,7 +428,7 @@ fn extremes_neither_panic_nor_make_a_row_worse() {
     let base = random.hessian(n, 40);
     for scale in [1e-30f32, 1e30] {
         let h: Vec<f32> = base.iter().map(|v| v * scale).collect();
-        let hessian = Hessian::prepare(&h, n, DAMP, Order::Natural).expect("positive definite");
+        let hessian = Hessian::prepare(matrix(&h, n), DAMP, Order::Natural).expect("positive definite");
         for size in [0.0f32, 1e-30, 1.0, 1e4] {
             let w: Vec<f32> = random.weights(3 * n).iter().map(|v| v * size).collect();
             for order in ORDERS {
@@ -443,11 +444,11 @@ fn extremes_neither_panic_nor_make_a_row_worse() {
         h[9 * n + k] *= 3e9;
         h[k * n + 9] *= 3e9;
     }
-    let hessian = Hessian::prepare(&h, n, DAMP, Order::Static).expect("positive definite");
+    let hessian = Hessian::prepare(matrix(&h, n), DAMP, Order::Static).expect("positive definite");
     let (_, solved) = run(q8_0(), &random.weights(3 * n), &hessian, Order::Static, 2);
     assert!(solved.rows.iter().all(|r| r.solved <= r.nearest), "{solved:?}");
     let mut w = random.weights(3 * n);
     w[70] = f32::INFINITY;
-    let refused = solve(q8_0(), &w, &hessian, Options::default(), &mut vec![0; 3 * 2 * 34]);
+    let refused = solve(q8_0(), matrix(&w, n), &hessian, Options::default(), &mut vec![0; 3 * 2 * 34]);
     assert_eq!(refused, Err(NumError::NotFinite { nan: 0, inf: 1, first: 70 }));
 }

@@ -1,9 +1,9 @@
 //! Rounding with a guess at the inputs' correlations: against a slow twin in double precision, and for what it is meant to do.
 
 use aurora_quantizers::formats::FORMATS;
-use aurora_quantizers::gptq::{Care, Guess, sample};
+use aurora_quantizers::gptq::{Guess, sample};
 use aurora_quantizers::grid::Levels;
-use aurora_quantizers::{BlockFormat, Grid, Scales};
+use aurora_quantizers::{BlockFormat, Care, Grid, Scales, matrix};
 
 struct Random(u64);
 
@@ -65,7 +65,7 @@ impl Trained {
 }
 
 fn formats() -> impl Iterator<Item = &'static dyn BlockFormat> {
-    FORMATS.iter().filter_map(|f| f.as_blocks()).filter(|f| Guess::helps(f.spec()))
+    FORMATS.iter().filter_map(|f| f.blocks()).filter(|f| Guess::helps(f.spec()))
 }
 
 fn values(format: &dyn BlockFormat, bytes: &[u8]) -> Vec<f32> {
@@ -82,7 +82,7 @@ fn nearest(format: &dyn BlockFormat, w: &[f32], importance: Option<&[f32]>) -> V
 
 fn joint(format: &dyn BlockFormat, guess: &Guess, w: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
     let mut out = vec![0; format.spec().bytes_for(w.len()).unwrap()];
-    guess.encode(format, w, importance, &mut out);
+    guess.encode(format, matrix(w, guess.cols()), importance, &mut out);
     out
 }
 
@@ -93,7 +93,7 @@ fn errors_cancel_on_inputs_that_it_never_saw() {
     let (rows, cols) = (96, 256);
     let t = Random(1).trained(rows, cols);
     for (importance, care) in [None, Some(&t.importance[..])].into_iter().flat_map(|i| CARES.map(|care| (i, care))) {
-        let guess = Guess::of(t.w.clone(), cols, importance, care).expect("columns that go together");
+        let guess = Guess::of(matrix(&t.w, cols).to_owned(), importance, care).expect("columns that go together");
         for format in formats() {
             let before = t.loss(&values(format, &nearest(format, &t.w, importance)));
             let after = t.loss(&values(format, &joint(format, &guess, &t.w, importance)));
@@ -108,11 +108,11 @@ fn weights_without_order_are_left_alone() {
     let mut random = Random(2);
     for (rows, cols) in [(64, 32), (500, 256), (128, 544)] {
         let w: Vec<f32> = random.many(rows * cols).iter().map(|v| *v as f32).collect();
-        assert!(Guess::of(w, cols, None, Care::Quick).is_none(), "{rows} x {cols}");
+        assert!(Guess::of(matrix(&w, cols).to_owned(), None, Care::Quick).is_none(), "{rows} x {cols}");
     }
-    assert!(Guess::of(vec![0.0; 64], 32, None, Care::Quick).is_none(), "zeros");
-    assert!(Guess::of(vec![f32::NAN; 64], 32, None, Care::Quick).is_none(), "not numbers");
-    assert!(Guess::of(Vec::new(), 32, None, Care::Quick).is_none(), "no rows");
+    assert!(Guess::of(matrix(&[0.0; 64], 32).to_owned(), None, Care::Quick).is_none(), "zeros");
+    assert!(Guess::of(matrix(&[f32::NAN; 64], 32).to_owned(), None, Care::Quick).is_none(), "not numbers");
+    assert!(Guess::of(matrix(&[], 32).to_owned(), None, Care::Quick).is_none(), "no rows");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn rows_do_not_depend_on_those_beside_them() {
     // The last strip has 64 columns; 19 rows are a full set of lanes and some.
     let (rows, cols) = (64, 320);
     let t = Random(3).trained(rows, cols);
-    let guesses = CARES.map(|care| Guess::of(t.w.clone(), cols, Some(&t.importance), care).unwrap());
+    let guesses = CARES.map(|care| Guess::of(matrix(&t.w, cols).to_owned(), Some(&t.importance), care).unwrap());
     let simple = formats().filter(|f| f.spec().block == 32);
     for (format, guess) in simple.flat_map(|format| guesses.iter().map(move |guess| (format, guess))) {
         let some = &t.w[..19 * cols];
@@ -141,7 +141,7 @@ fn dead_columns_and_huge_weights_do_no_harm() {
     t.importance[10] = f32::MIN_POSITIVE;
     for by in [1e-30, 1.0, 1e5] {
         let w: Vec<f32> = t.w.iter().map(|w| w * by).collect();
-        let guess = Guess::of(w.clone(), cols, Some(&t.importance), Care::Quick).unwrap();
+        let guess = Guess::of(matrix(&w, cols).to_owned(), Some(&t.importance), Care::Quick).unwrap();
         for format in formats().filter(|f| f.spec().block == 32) {
             let values = values(format, &joint(format, &guess, &w, Some(&t.importance)));
             assert!(values.iter().all(|v| v.is_finite()), "{} times {by}", format.spec().name);
@@ -157,11 +157,11 @@ fn a_strip_without_order_is_rounded_to_nearest_beside_one_with() {
     for row in w.chunks_mut(cols) {
         row[strip..].iter_mut().for_each(|w| *w = random.normal() as f32);
     }
-    let guess = Guess::of(w.clone(), cols, None, Care::Quick).expect("columns that go together");
+    let guess = Guess::of(matrix(&w, cols).to_owned(), None, Care::Quick).expect("columns that go together");
     let some = &w[..19 * cols];
     for format in formats().filter(|f| f.spec().block == 256) {
         let mut grids = vec![Grid::single(256, 0.0, 0.0, Levels::Linear { min: 0, max: 0 }); 19];
-        format.draft_many(some, &[1.0; 256], &mut grids);
+        format.fit_many(some, &[1.0; 256], Care::Quick, &mut grids);
         let found = values(format, &joint(format, &guess, some, None));
         let mut others = 0;
         for ((found, x), grid) in found.chunks(cols).zip(some.chunks(cols)).zip(&grids) {
@@ -236,7 +236,7 @@ fn codes_are_those_of_the_slow_twin() {
     for (format, care) in formats().flat_map(|format| CARES.map(|care| (format, care))) {
         let n = if format.spec().block == 256 { 256 } else { 96 };
         let t = Random(5).trained(64, n);
-        let guess = Guess::of(t.w.clone(), n, Some(&t.importance), care).unwrap();
+        let guess = Guess::of(matrix(&t.w, n).to_owned(), Some(&t.importance), care).unwrap();
         // Strips of columns do not know of each other.
         let strip = if care == Care::Quick { 128 } else { 256 };
         let mut h = vec![0.0; n * n];
@@ -257,10 +257,7 @@ fn codes_are_those_of_the_slow_twin() {
         let block = format.spec().block;
         let none = Grid::single(block, 0.0, 0.0, Levels::Linear { min: 0, max: 0 });
         let mut grids = vec![none; some.len() / block];
-        match care {
-            Care::Quick => format.draft_many(some, &t.importance, &mut grids),
-            Care::Full => format.fit_many(some, &t.importance, &mut grids),
-        }
+        format.fit_many(some, &t.importance, care, &mut grids);
         // Rows in which something lay so near to the middle of two levels that rounding noise decided.
         let (mut undecided, mut compared) = ([false; 8], 0);
         for &k in &order {

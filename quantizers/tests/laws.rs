@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use aurora_quantizers::formats::{self, FORMATS};
-use aurora_quantizers::spec::{Kind, SPECS};
-use aurora_quantizers::{BlockFormat, Format, Scales, scan};
+use aurora_quantizers::spec::{self, Kind, SPECS};
+use aurora_quantizers::{BlockFormat, Scales, Store, scan};
 use proptest::prelude::*;
 
 fn data(file: &str) -> Option<Vec<u8>> {
@@ -15,26 +15,26 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
-fn encode(format: &dyn Format, x: &[f32]) -> Vec<u8> {
+fn encode(format: &dyn Store, x: &[f32]) -> Vec<u8> {
     let mut out = vec![0; format.spec().bytes_for(x.len()).expect("whole blocks")];
     format.encode(x, if format.has_reference() { Scales::Reference } else { Scales::Search(None) }, &mut out);
     out
 }
 
-fn search(format: &dyn Format, x: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
+fn search(format: &dyn Store, x: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
     let mut out = vec![0xa5; format.spec().bytes_for(x.len()).expect("whole blocks")];
     format.encode(x, Scales::Search(importance), &mut out);
     out
 }
 
-fn decode(format: &dyn Format, bytes: &[u8]) -> Vec<f32> {
+fn decode(format: &dyn Store, bytes: &[u8]) -> Vec<f32> {
     let mut out = vec![f32::NAN; bytes.len() / format.spec().bytes * format.spec().block];
     format.decode(bytes, &mut out);
     out
 }
 
 fn blocks() -> impl Iterator<Item = (&'static dyn BlockFormat, &'static str)> {
-    FORMATS.iter().filter_map(|f| Some((f.as_blocks()?, f.spec().name)))
+    FORMATS.iter().filter_map(|f| Some((f.blocks()?, f.spec().name)))
 }
 
 /// Equal bit for bit; NaN equals NaN, whatever its payload.
@@ -54,7 +54,7 @@ fn assert_same(found: &[f32], wanted: &[f32], what: &str) {
 fn sizes_are_those_of_ggml() {
     let table = String::from_utf8(data("types.txt").expect("types.txt")).expect("text");
     let found: Vec<String> =
-        SPECS.iter().map(|s| format!("{} {} {} {}", s.ggml_id, s.name, s.block, s.bytes)).collect();
+        SPECS.iter().map(|s| format!("{} {} {} {}", s.ggml_id.expect("ggml's"), s.name, s.block, s.bytes)).collect();
     assert_eq!(found, table.to_lowercase().lines().collect::<Vec<_>>());
 }
 
@@ -86,9 +86,9 @@ fn names_and_ids_find_their_row() {
     for format in FORMATS {
         let spec = format.spec();
         assert_eq!(formats::by_name(&spec.name.to_uppercase()).expect("by name").spec(), spec);
-        assert_eq!(formats::by_ggml_id(spec.ggml_id).expect("by id").spec(), spec);
+        assert_eq!(spec::by_ggml_id(spec.ggml_id.expect("ggml's")).expect("by id"), spec);
     }
-    assert!(formats::by_name("q9_9").is_none() && formats::by_ggml_id(4).is_none());
+    assert!(formats::by_name("q9_9").is_none() && spec::by_ggml_id(4).is_none());
 }
 
 /// Unpacks every block, checks that packing restores it, and checks the decoder against the grid's own arithmetic.
@@ -232,7 +232,7 @@ fn normal(n: usize) -> Vec<f32> {
 }
 
 /// Sum of the weighted squared errors of `bytes`; column `i` counts `importance[i % len]`.
-fn loss(format: &dyn Format, bytes: &[u8], x: &[f32], importance: &[f32]) -> f64 {
+fn loss(format: &dyn Store, bytes: &[u8], x: &[f32], importance: &[f32]) -> f64 {
     let errors = decode(format, bytes).into_iter().zip(x).map(|(y, x)| (f64::from(y) - f64::from(*x)).powi(2));
     errors.zip(importance.iter().cycle()).map(|(e, w)| e * f64::from(*w)).sum()
 }

@@ -65,7 +65,7 @@ impl Dataset {
     pub fn load(files: &[PathBuf], tokenizer: &Tokenizer, choice: Choice) -> Result<Dataset> {
         let Choice { context, .. } = choice;
         if context < SHORTEST {
-            return Err(Error::unsupported(format!("--context {context}: a sample needs at least {SHORTEST} tokens")));
+            return Err(Error::setting(format!("`text.context` {context}: a sample needs at least {SHORTEST} tokens")));
         }
         let (mut chunks, mut longest) = (Vec::new(), 0);
         let texts: Vec<Vec<u32>> = match files {
@@ -77,9 +77,9 @@ impl Dataset {
             chunks.extend(tokens.chunks_exact(context).map(<[u32]>::to_vec));
         }
         if chunks.is_empty() {
-            return Err(Error::unsupported(format!(
-                "the text has {longest} tokens, one sample of --context {context} needs {context}; name a longer text or \
-                 use a smaller --context"
+            return Err(Error::text(format!(
+                "the text has {longest} tokens, one sample of `text.context` {context} needs {context}; name a longer text or \
+                 use a smaller `text.context`"
             )));
         }
         let available = chunks.len();

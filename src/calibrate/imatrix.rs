@@ -13,9 +13,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aurora_quantizers::SiteStats;
-use aurora_quantizers::spec::{self, Spec};
 use aurora_quantizers::stats::Gram;
 
+use super::dataset::Dataset;
 use super::observe::Feed;
 use crate::checkpoint::TensorInfo;
 use crate::checkpoint::gguf;
@@ -36,6 +36,9 @@ const DATASETS: &str = "imatrix.datasets";
 const CHUNK_COUNT: &str = "imatrix.chunk_count";
 const CHUNK_SIZE: &str = "imatrix.chunk_size";
 
+/// ggml's number for F32.
+const F32_ID: u32 = 0;
+
 /// Numbers that are written or added at a time.
 const AT_A_TIME: usize = 1 << 20;
 
@@ -48,6 +51,13 @@ pub struct Origin {
     pub chunks: u32,
     /// Tokens in a sample.
     pub chunk_size: u32,
+}
+
+impl From<&Dataset> for Origin {
+    fn from(data: &Dataset) -> Origin {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Origin { datasets: data.names.clone(), chunks: number(data.samples.len()), chunk_size: number(data.context) }
+    }
 }
 
 /// Sums over tokens of one matrix's inputs.
@@ -275,7 +285,7 @@ impl Writer {
         let mut size = 0;
         let mut table: Vec<TensorEntry> = Vec::with_capacity(tensors.len());
         for (name, shape) in &tensors {
-            table.push((name, shape, f32_spec().ggml_id, size));
+            table.push((name, shape, F32_ID, size));
             size = align(size + 4 * (shape[0] * shape[1]) as u64, alignment);
         }
         let mut header = Vec::new();
@@ -315,8 +325,8 @@ impl Writer {
         for (name, entry) in &all.entries {
             for (suffix, values) in [(SUM_SQ, &entry.sum_sq), (COUNTS, &entry.counts), (SUM_ABS, &entry.sum_abs)] {
                 if let Some(x) = values.iter().find(|x| !x.is_finite()) {
-                    let what = format!("{name}: a sum over tokens is {x}; activations are too large to square");
-                    return Err(Error::unsupported(what));
+                    let what = format!("a sum over tokens is {x}; activations are too large to square");
+                    return Err(Error::numbers(name, what));
                 }
                 let tensor = self.names[&format!("{name}{suffix}")];
                 self.output.put(tensor, 0, &bytes_of(values.iter().copied()))?;
@@ -324,10 +334,6 @@ impl Writer {
         }
         self.output.finish(watch)
     }
-}
-
-fn f32_spec() -> &'static Spec {
-    spec::by_ggml_id(0).expect("F32 is ggml's type 0")
 }
 
 /// Adds files of statistics up.
@@ -440,7 +446,7 @@ fn read_gguf(path: &Path, map: Map) -> Result<Imatrix> {
         places.insert(&t.name, t);
     });
     let read = |info: &TensorInfo| -> Result<Vec<f32>> {
-        if info.spec.ggml_id != f32_spec().ggml_id {
+        if info.spec.ggml_id != Some(F32_ID) {
             let what = format!("type {}, needed F32", info.spec.name);
             return Err(Error::tensor(path, printable(&info.name), what));
         }
@@ -448,7 +454,7 @@ fn read_gguf(path: &Path, map: Map) -> Result<Imatrix> {
     };
     for info in &tensors {
         if let Some(name) = info.name.strip_suffix(GRAM) {
-            if info.spec.ggml_id != f32_spec().ggml_id {
+            if info.spec.ggml_id != Some(F32_ID) {
                 let what = format!("type {}, needed F32", info.spec.name);
                 return Err(Error::tensor(path, printable(&info.name), what));
             }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use aurora_quantizers::{NumError, SiteStats};
+use aurora_quantizers::{NumError, SiteStats, matrix};
 
-use crate::model::{ParamId, Site};
+use crate::model::{ParamId, Reader, Site};
 use crate::runtime::{LinearInput, Tap};
 
 /// Linears that are shown the same rows: those of a site, or of a mixture those of one expert, which sees only the
@@ -19,6 +19,13 @@ pub struct Feed {
     pub readers: Vec<ParamId>,
     /// Whose matrices of these linears, if there are several.
     pub expert: Option<usize>,
+}
+
+impl Feed {
+    /// The first of its linears: statistics go by it.
+    pub fn reader(&self) -> Reader {
+        Reader { weight: self.readers[0], expert: self.expert }
+    }
 }
 
 /// The feeds of a block's sites, in the order in which the sites run.
@@ -44,19 +51,24 @@ pub fn feeds(sites: &[Site], block: Option<usize>) -> Vec<Feed> {
 pub struct Observer {
     feeds: Vec<(Feed, SiteStats)>,
     /// Of every feed its first reader: the others are shown the same.
-    first: HashMap<(ParamId, Option<usize>), usize>,
+    first: HashMap<Reader, usize>,
     failure: Option<(usize, NumError)>,
 }
 
 impl Observer {
     /// `gram`: whether X^T X is kept.
     pub fn new(feeds: Vec<Feed>, gram: bool) -> Self {
-        let first = feeds.iter().enumerate().map(|(i, f)| ((f.readers[0], f.expert), i)).collect();
+        let first = feeds.iter().enumerate().map(|(i, f)| (f.reader(), i)).collect();
         let with_stats = |feed: Feed| {
             let stats = SiteStats::new(feed.width, gram);
             (feed, stats)
         };
         Observer { feeds: feeds.into_iter().map(with_stats).collect(), first, failure: None }
+    }
+
+    /// What is observed.
+    pub fn feeds(&self) -> impl Iterator<Item = &Feed> {
+        self.feeds.iter().map(|(feed, _)| feed)
     }
 
     /// Whether all inputs so far were finite.
@@ -78,8 +90,8 @@ impl Observer {
 
 impl Tap for Observer {
     fn linear_input(&mut self, input: &LinearInput<'_>) {
-        let Some(&at) = self.first.get(&(input.weight, input.expert)) else { return };
-        if let Err(e) = self.feeds[at].1.add(input.x) {
+        let Some(&at) = self.first.get(&Reader { weight: input.weight, expert: input.expert }) else { return };
+        if let Err(e) = self.feeds[at].1.add(matrix(input.x, input.cols)) {
             self.failure.get_or_insert((at, e));
         }
     }

@@ -23,7 +23,9 @@ mod unchanged;
 
 pub use config::Config;
 pub use quantized::Packed;
-pub use unchanged::Unchanged;
+pub use unchanged::{Guard, Unchanged};
+
+pub use crate::paths::directory_of;
 
 /// One tensor of a source.
 #[derive(Debug, Clone)]
@@ -115,11 +117,6 @@ pub static SOURCES: &[SourceKind] = &[safetensors::DIRECTORY, safetensors::FILE,
 /// Whether `path` ends in `.extension`, in any case.
 fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
-}
-
-/// The directory that a file is in, or would be.
-pub fn directory_of(file: &Path) -> &Path {
-    file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Opens a checkpoint: a directory with config.json, a `.safetensors` file in such a directory, or a `.gguf` file.

@@ -6,10 +6,59 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::TensorSource;
+use crate::watch::Watch;
 use crate::{Error, Result};
+
+/// How often a [`Guard`] looks at its files.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A watch that also ends the work, with an error, as soon as one of some files has changed.
+pub struct Guard<'a> {
+    watch: &'a dyn Watch,
+    files: Vec<&'a Unchanged>,
+    looked: Mutex<Instant>,
+}
+
+impl<'a> Guard<'a> {
+    /// Passes everything on to `watch`.
+    pub fn new(watch: &'a dyn Watch, files: impl IntoIterator<Item = &'a Unchanged>) -> Guard<'a> {
+        Guard { watch, files: files.into_iter().collect(), looked: Mutex::new(Instant::now()) }
+    }
+
+    /// Whether it is time to look again.
+    fn due(&self) -> bool {
+        // Another thread that holds the lock is looking right now.
+        let Ok(mut looked) = self.looked.try_lock() else { return false };
+        let due = looked.elapsed() >= LOOK;
+        if due {
+            *looked = Instant::now();
+        }
+        due
+    }
+}
+
+impl Watch for Guard<'_> {
+    fn begin(&self, units: u64) {
+        self.watch.begin(units);
+    }
+
+    fn advance(&self, what: &str, units: u64) {
+        self.watch.advance(what, units);
+    }
+
+    fn stage(&self, what: &str) {
+        self.watch.stage(what);
+    }
+
+    fn go_on(&self) -> Result<()> {
+        self.watch.go_on()?;
+        if self.due() { self.files.iter().try_for_each(|files| files.check()) } else { Ok(()) }
+    }
+}
 
 /// Size and time of change of every file of a source.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::export::packed;
+use super::passes::PassFlags;
+use crate::export::{self, EXPORTERS, packed};
 use crate::plan::{self, FILE_TYPES};
 
 /// Turn a Hugging Face checkpoint into a small GGUF file that llama.cpp, Ollama and LM Studio load.
@@ -71,21 +72,25 @@ pub enum Command {
   aurora-quant convert Llama-3.2-1B --method awq        Llama-3.2-1B-q4_k_m.gguf, the best that RTN can do
   aurora-quant convert Llama-3.2-1B --type q4_0 -o small.gguf
   aurora-quant convert Llama-3.2-1B --type q4_0 --embedding-type q8_0 --dry-run
-  aurora-quant convert big-bf16.gguf --type q8_0 --tensor-type 'ffn_down=f16'")]
+  aurora-quant convert big-bf16.gguf --type q8_0 --tensor-type 'ffn_down=f16'
+  aurora-quant convert Llama-3.2-1B --method gptq --record r.json
+  aurora-quant convert --recipe r.json -o again.gguf    the same bytes")]
 pub struct Convert {
     /// Checkpoint: directory with config.json, .safetensors file in one, or .gguf file.
-    pub model: PathBuf,
+    #[arg(required_unless_present = "recipe")]
+    pub model: Option<PathBuf>,
     /// Output file, or folder of other formats than GGUF [default: MODEL-TYPE.gguf in the current directory].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// How codes are chosen, one method or several joined by + (awq+gptq): rtn rounds each weight to the nearest; gptq
     /// chooses codes so that the errors of a row cancel on the calibration text; awq scales channels before, so that
     /// those with large inputs are rounded more finely, and leaves no trace in the file.
-    #[arg(long, default_value = "rtn", value_name = "METHOD")]
-    pub method: String,
+    /// [default: rtn]
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
     /// Who is to load the output, and what its matrices are like.
     #[command(flatten)]
-    pub packing: Packing,
+    pub format: Format,
     /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
     /// those where errors cost most [default: q8_0; of a --method that calibrates q4_k_m; keep for a checkpoint that is
     /// quantised].
@@ -94,16 +99,6 @@ pub struct Convert {
     /// Give every matrix the same type, without the exceptions that --type has.
     #[arg(long)]
     pub pure: bool,
-    /// How the scales of blocks are found. search: for the smallest error; reference: by ggml's formula, the same bytes
-    /// as llama-quantize writes (only for the types named after one number, such as q4_0).
-    #[arg(long, value_name = "HOW", default_value = "search",
-        value_parser = PossibleValuesParser::new(crate::cli::convert::SCALES))]
-    pub scales: String,
-    /// How rtn chooses codes on searched scales. joint: so that errors cancel in those directions that inputs take, as far
-    /// as the weights tell; nearest: every weight on its own.
-    #[arg(long, value_name = "HOW", default_value = "joint",
-        value_parser = PossibleValuesParser::new(crate::cli::convert::CODES))]
-    pub codes: String,
     /// Type of the tensors whose name matches a regular expression, such as 'ffn_down=q8_0' or 'blk\.[01]\.=f16';
     /// may be given several times, the first match wins. Takes f32, f16, bf16, q8_0, q6_k, q5_k, and so on.
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_type)]
@@ -131,6 +126,17 @@ pub struct Convert {
     /// Name of the pre-tokenizer, where it is not recognised (llama-bpe, qwen2, gpt-2, ...).
     #[arg(long, value_name = "NAME")]
     pub pre: Option<String>,
+    /// Take everything that decides the bytes from a recipe (TOML or JSON), or from the record of an earlier conversion; flags
+    /// beside it count more, and paths in it are relative to it.
+    #[arg(long, value_name = "FILE", help_heading = "Recipes and records")]
+    pub recipe: Option<PathBuf>,
+    /// Write what was asked for as a recipe, in TOML, or in JSON for a name that ends so.
+    #[arg(long, value_name = "FILE", help_heading = "Recipes and records")]
+    pub save_recipe: Option<PathBuf>,
+    /// Write the record of the conversion, as --json prints it: recipe, every tensor, what the passes did, SHA-256 of all
+    /// files read and written.
+    #[arg(long, value_name = "FILE", help_heading = "Recipes and records")]
+    pub record: Option<PathBuf>,
     /// Print the plan (type and bytes of every tensor, exact file size) and write nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -145,13 +151,13 @@ pub struct Convert {
     pub allow_requantize: bool,
 }
 
-/// Formats other than GGUF.
+/// What is written, and what belongs to that.
 #[derive(Debug, clap::Args)]
-pub struct Packing {
-    /// What is written: a GGUF file, or a folder of safetensors in the layout of GPTQ, AWQ (GEMM) or compressed-tensors
-    /// (pack-quantized), for vLLM, Transformers and their like. Embeddings and output matrix stay floats there.
-    #[arg(long, value_name = "FORMAT", default_value = super::packing::GGUF, value_parser = formats(), help_heading = "Format")]
-    pub format: String,
+pub struct Format {
+    /// What is written. Folders hold safetensors, for vLLM, Transformers and their like; embeddings and output matrix are
+    /// floats in those of codes. [default: gguf]
+    #[arg(long, value_name = "FORMAT", value_parser = formats(), help_heading = "Format")]
+    pub format: Option<String>,
     /// Bits of a code, 4 or 8 [default: 4].
     #[arg(long, value_name = "N", value_parser = bits, help_heading = "Format")]
     pub bits: Option<u8>,
@@ -167,11 +173,13 @@ pub struct Packing {
 }
 
 fn formats() -> PossibleValuesParser {
-    PossibleValuesParser::new([super::packing::GGUF].into_iter().chain(packed::LAYOUTS.iter().map(|l| l.name())))
+    use clap::builder::PossibleValue;
+    let formats = EXPORTERS.iter().map(|e| e.about());
+    PossibleValuesParser::new(formats.map(|about| PossibleValue::new(about.name).help(about.summary)))
 }
 
-fn one_of(text: &str, numbers: &[usize]) -> Result<u8, String> {
-    let found = text.parse().ok().filter(|n| numbers.contains(&usize::from(*n)));
+fn one_of<N: ToString>(text: &str, numbers: &[N]) -> Result<u8, String> {
+    let found = numbers.iter().any(|n| n.to_string() == text).then(|| text.parse().ok()).flatten();
     let words = || numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     found.ok_or_else(|| format!("must be one of {}", words()))
 }
@@ -181,43 +189,26 @@ fn group(text: &str) -> Result<u8, String> {
 }
 
 fn bits(text: &str) -> Result<u8, String> {
-    one_of(text, &[4, 8])
+    one_of(text, &packed::BITS)
 }
 
 /// What can be set of the methods that look at the calibration text.
 #[derive(Debug, clap::Args)]
 pub struct Solving {
-    /// GPTQ: share of the mean diagonal that is added to a Hessian's; it is raised until the factorisation succeeds, which
-    /// the report says.
-    #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = damping, help_heading = "Methods")]
-    pub damp: f64,
-    /// GPTQ: static visits columns by descending activation, with scales fixed before; none goes from left to right, with
-    /// scales refitted on the way.
-    #[arg(long, value_name = "ORDER", default_value = "static", value_parser = ["static", "none"], help_heading = "Methods")]
-    pub act_order: String,
-    /// GPTQ: most rounds of coordinate descent on the codes after solving.
-    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Methods")]
-    pub refine: usize,
-    /// AWQ: steps into which the exponents of the scales, 0 to 1, are divided; a search looks at some of them.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Methods")]
-    pub grid: u16,
-    /// AWQ: whether the weights' own magnitudes have a say in the scales, or which is better of the two.
-    #[arg(long, value_name = "WHICH", default_value = "both", value_parser = ["on", "off", "both"], help_heading = "Methods")]
-    pub duo: String,
+    /// What each method has of its own.
+    #[command(flatten)]
+    pub options: PassFlags,
     /// AWQ: also cut the range of groups of weights where that lowers the error of the outputs.
     #[arg(long, help_heading = "Methods")]
     pub clip: bool,
     /// Whose outputs the next block is calibrated on: those of the original model, or of the blocks as written.
-    #[arg(long, value_name = "CHAIN", default_value = "float", value_parser = ["float", "quantized"], help_heading = "Methods")]
-    pub propagate: String,
+    /// [default: float]
+    #[arg(long, value_name = "CHAIN", value_parser = ["float", "quantized"], help_heading = "Methods")]
+    pub propagate: Option<String>,
     /// Keep what is done beside the output (FILE.resume) after every block, and go on from there if an earlier run was
     /// stopped; the result is the same, byte for byte.
     #[arg(long, help_heading = "Methods")]
     pub resume: bool,
-}
-
-fn damping(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x| *x > 0.0 && *x <= 1.0).ok_or_else(|| "must be above 0 and at most 1".to_owned())
 }
 
 /// Which part of which text a model is calibrated on.
@@ -230,12 +221,12 @@ pub struct Sampling {
     /// Tokens in a sample [default: 512, or the model's context if that is shorter].
     #[arg(short, long, value_name = "N", help_heading = "Calibration")]
     pub context: Option<usize>,
-    /// Use only so many samples, drawn from the whole text [default: all; 128 for a --method that calibrates].
+    /// Use at most N samples, drawn from the whole text [default: all; 128 for a --method that calibrates].
     #[arg(long, value_name = "N", help_heading = "Calibration")]
     pub samples: Option<NonZeroUsize>,
-    /// Which samples are drawn.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Calibration")]
-    pub seed: u64,
+    /// Which samples are drawn [default: 0].
+    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    pub seed: Option<u64>,
 }
 
 /// Collect statistics of what every matrix multiplies, for rounding that knows which weights matter.
@@ -438,13 +429,13 @@ fn probability(text: &str) -> Result<f32, String> {
 fn types() -> PossibleValuesParser {
     use clap::builder::PossibleValue;
     let kept = "of a quantised checkpoint: each matrix in the smallest type that holds its integers as they are";
-    let keep = PossibleValue::new(super::convert::KEEP).help(kept);
+    let keep = PossibleValue::new(export::KEEP).help(kept);
     let types = FILE_TYPES.iter().map(|t| PossibleValue::new(t.name).aliases(t.aliases).help(t.about));
     PossibleValuesParser::new(types.chain([keep]))
 }
 
 fn tensor_types() -> PossibleValuesParser {
-    PossibleValuesParser::new(plan::tensor_types().into_iter().map(|s| s.name))
+    PossibleValuesParser::new(plan::tensor_types().into_iter().map(|s| s.spec().name))
 }
 
 fn tensor_type(text: &str) -> Result<(String, String), String> {

@@ -1,13 +1,14 @@
 //! `aurora-quant bench`: what the options mean, the runs, and their table.
 
 use super::args::{Bench, Common};
-use super::open::{self, Opened};
+use super::open;
 use super::ui;
-use crate::Result;
 use crate::eval::speed::{self, Job};
-use crate::record::{self, BenchRecord, Spread};
+use crate::model::Opened;
+use crate::record::{BenchRecord, Record, Spread, Tool};
 use crate::runtime::{Engine, Options};
 use crate::weights::Weights;
+use crate::{Result, memory};
 
 /// Tokens of the prompt and of the generation, unless asked otherwise: those of llama-bench.
 const PROMPT: usize = 512;
@@ -22,8 +23,8 @@ pub fn run(args: &Bench, common: &Common) -> Result<()> {
         runs: args.runs.get(),
         cache: !args.no_kv_cache,
     };
-    let (cache_type, cache) = open::cache_type(&args.cache_type);
-    let (attention_name, attention) = open::attention(&args.attention);
+    let cache = open::cache_type(&args.cache_type);
+    let attention = open::attention(&args.attention);
     let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
     let context = job.prompt.max(job.generate).max(1);
     let engine = Engine::new(&opened.model, &weights, Options { context, exact: args.exact, cache, attention })?;
@@ -38,8 +39,7 @@ pub fn run(args: &Bench, common: &Common) -> Result<()> {
     // With a cache, token i reads the keys and values of i tokens: on average those of the middle one.
     let bytes = generated.filter(|_| job.cache).map(|_| engine.bytes_per_token(job.generate / 2));
     let record = BenchRecord {
-        schema: record::SCHEMA,
-        tool: concat!("aurora-quant ", env!("CARGO_PKG_VERSION")).to_owned(),
+        tool: Tool::this(),
         model: args.model.display().to_string(),
         architecture: opened.model.arch.gguf.to_owned(),
         file_bytes: opened.files.bytes(),
@@ -48,23 +48,26 @@ pub fn run(args: &Bench, common: &Common) -> Result<()> {
         runs: job.runs,
         threads: rayon::current_num_threads(),
         exact: args.exact,
-        cache_type: job.cache.then_some(cache_type),
-        attention: attention_name,
+        cache_type: job.cache.then(|| cache.name().to_owned()),
+        attention: attention.name().to_owned(),
         prompt_tokens_per_second: rates(&times.prompt, job.prompt),
         first_token_seconds: Spread::of(times.prompt),
         generate_tokens_per_second: generated,
         bytes_per_token: bytes,
         gigabytes_per_second: bytes.zip(generated).map(|(bytes, rate)| bytes as f64 * rate.median / 1e9),
-        peak_memory_bytes: speed::peak_memory(),
+        peak_memory_bytes: memory::peak(),
     };
-    if common.json { ui::print_json(&record) } else { ui::print(&table(&record)) }
+    match common.json {
+        true => ui::print_json(&Record::Bench(Box::new(record))),
+        false => ui::print(&table(&record)),
+    }
 }
 
 fn table(r: &BenchRecord) -> String {
     let spread = |s: Spread, unit: &str, digits: usize| {
         format!("{:.digits$} {unit} ({:.digits$} to {:.digits$})", s.median, s.min, s.max)
     };
-    let cache = r.cache_type.map_or("no key-value cache".to_owned(), |t| format!("{t} cache"));
+    let cache = r.cache_type.as_ref().map_or("no key-value cache".to_owned(), |t| format!("{t} cache"));
     let exact = if r.exact { ", f32 activations" } else { "" };
     let mut rows = vec![
         ("model", format!("{} ({}, {})", r.model, r.architecture, ui::size(r.file_bytes))),

@@ -1,30 +1,26 @@
 //! `aurora-quant calibrate`: what the options mean, the run, and its summary; and calibration as a part of `convert`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::args::{Calibrate, Common, Sampling};
-use super::convert::destination;
-use super::open::Opened;
+use super::args::{Calibrate, Common};
+use super::convert::flags;
 use super::progress::Progress;
 use super::{signals, ui};
-use crate::Result;
-use crate::calibrate::dataset::{Choice, Dataset};
+use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::{self, Imatrix, Origin, Writer};
 use crate::calibrate::{self, Wanted};
-use crate::checkpoint::{Config, TensorSource, Unchanged};
-use crate::eval::speed::peak_memory;
-use crate::model::{Model, ModelGraph};
-use crate::record::{self, CalibrateRecord};
-use crate::runtime::{Attention, BlockRunner, CacheType, Options};
-use crate::text::Tokenizer;
+use crate::checkpoint::{Config, Guard, TensorSource};
+use crate::export;
+use crate::job;
+use crate::model::{ModelGraph, Opened};
+use crate::pipeline::statistics;
+use crate::recipe::Text;
+use crate::record::{CalibrateRecord, Record, Tool};
+use crate::runtime::{BlockRunner, Options};
 use crate::watch::Watch;
 use crate::weights::Weights;
-
-/// Tokens in a sample, unless asked otherwise: llama-imatrix's.
-const CONTEXT: usize = 512;
+use crate::{Result, memory};
 
 /// Runs the command.
 pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
@@ -34,9 +30,9 @@ pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
         Some(model) => calibrated(args, model, common)?,
     };
     record.seconds = started.elapsed().as_secs_f64();
-    record.peak_memory_bytes = peak_memory();
+    record.peak_memory_bytes = memory::peak();
     if common.json {
-        return ui::print_json(&record);
+        return ui::print_json(&Record::Calibrate(Box::new(record)));
     }
     summary(&record, common);
     Ok(())
@@ -45,24 +41,26 @@ pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
 fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<CalibrateRecord> {
     let opened = Opened::open(path)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(opened.source.as_ref()));
-    let output = destination(&output, args.force)?;
+    let output = export::file_destination(&output, args.force)?;
     let stop = signals::stop_flag()?;
-    let data = dataset(&args.sampling, None, opened.source.as_ref(), &opened.model)?;
+    let mut text = Text::default();
+    flags::text(&args.sampling, &mut text);
+    let data = job::dataset(&text, None, opened.source.as_ref(), &opened.model)?;
     let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
-    let runner = BlockRunner::new(&opened.model, &weights, options(data.context))?;
+    let runner = BlockRunner::new(&opened.model, &weights, Options::exact(data.context))?;
     let wanted = Wanted { gram: args.hessian, output: args.output_matrix };
     let graph = &opened.model.graph;
-    let origin = origin(&data);
-    let shapes = imatrix::shapes(graph, &calibrate::all_feeds(&runner, wanted), wanted.gram);
+    let origin = Origin::from(&data);
+    let shapes = imatrix::shapes(graph, &calibrate::all_feeds(graph, wanted), wanted.gram);
     let writer = Writer::begin(&output, &origin, shapes, args.force)?;
     let mut all = Imatrix::new(origin);
-    let watch = Progress::new(common, stop, [&opened.files]);
+    let watch = Progress::new(common, stop);
     let started = Instant::now();
     let mut sink = |feed: &_, stats: aurora_quantizers::SiteStats| {
         all.put(graph, feed, &stats);
         writer.gram(graph, feed, &stats)
     };
-    calibrate::run(&runner, &data.samples, wanted, &mut sink, &watch)?;
+    statistics::collect(&runner, &data.samples, wanted, &mut sink, &Guard::new(&watch, [&opened.files]))?;
     let seconds = started.elapsed().as_secs_f64();
     watch.stage("flushing to the disk");
     writer.finish(&all, &watch)?;
@@ -71,7 +69,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     Ok(CalibrateRecord {
         model: Some(path.display().to_string()),
         available: Some(data.available),
-        seed: args.sampling.seed,
+        seed: text.seed,
         hessian: args.hessian,
         idle_experts,
         dead_columns,
@@ -83,8 +81,8 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
 
 fn merged(args: &Calibrate, common: &Common) -> Result<CalibrateRecord> {
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("imatrix.gguf"));
-    let output = destination(&output, args.force)?;
-    let watch = Progress::new(common, signals::stop_flag()?, []);
+    let output = export::file_destination(&output, args.force)?;
+    let watch = Progress::new(common, signals::stop_flag()?);
     let all = imatrix::merge(&args.merge, &output, args.force, &watch)?;
     let merged = args.merge.iter().map(|p| p.display().to_string()).collect();
     Ok(CalibrateRecord { merged, ..blank(&output, &all) })
@@ -92,8 +90,7 @@ fn merged(args: &Calibrate, common: &Common) -> Result<CalibrateRecord> {
 
 fn blank(output: &Path, all: &Imatrix) -> CalibrateRecord {
     CalibrateRecord {
-        schema: record::SCHEMA,
-        tool: concat!("aurora-quant ", env!("CARGO_PKG_VERSION")).to_owned(),
+        tool: Tool::this(),
         model: None,
         merged: Vec::new(),
         output: output.display().to_string(),
@@ -113,52 +110,6 @@ fn blank(output: &Path, all: &Imatrix) -> CalibrateRecord {
         peak_memory_bytes: None,
         notes: Vec::new(),
     }
-}
-
-/// Statistics of a model that is about to be converted.
-///
-/// # Errors
-/// Those of the texts and of the run.
-pub fn on_the_fly(
-    sampling: &Sampling,
-    source: &dyn TensorSource,
-    model: &Model,
-    weights: &Weights,
-    common: &Common,
-    stop: Arc<AtomicBool>,
-) -> Result<Imatrix> {
-    let data = dataset(sampling, None, source, model)?;
-    let runner = BlockRunner::new(model, weights, options(data.context))?;
-    let mut all = Imatrix::new(origin(&data));
-    let files = Unchanged::since_now(source)?;
-    let watch = Progress::new(common, stop, [&files]);
-    let mut sink = |feed: &_, stats| {
-        all.put(&model.graph, feed, &stats);
-        Ok(())
-    };
-    calibrate::run(&runner, &data.samples, Wanted::default(), &mut sink, &watch)?;
-    Ok(all)
-}
-
-/// The samples of the texts that the user named. `usual`: how many, unless asked otherwise.
-///
-/// # Errors
-/// Those of the texts and of the tokenizer.
-pub fn dataset(sampling: &Sampling, usual: Option<usize>, source: &dyn TensorSource, model: &Model) -> Result<Dataset> {
-    let tokenizer = Tokenizer::open(source)?;
-    let context = sampling.context.unwrap_or(CONTEXT.min(model.hyper.context));
-    let choice = Choice { context, samples: sampling.samples.map(Into::into).or(usual), seed: sampling.seed };
-    Dataset::load(&sampling.text, &tokenizer, choice)
-}
-
-fn origin(data: &Dataset) -> Origin {
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Origin { datasets: data.names.clone(), chunks: number(data.samples.len()), chunk_size: number(data.context) }
-}
-
-/// Activations as the model defines them: nothing rounded.
-fn options(context: usize) -> Options {
-    Options { context, exact: true, cache: CacheType::F32, attention: Attention::Flash }
 }
 
 /// Experts that saw nothing, and how many columns were always zero.

@@ -8,8 +8,8 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::{Common, Generate};
-use super::open::Opened;
 use super::{signals, ui};
+use crate::model::Opened;
 use crate::runtime::sampler::{Sampler, Sampling};
 use crate::runtime::{Attention, CacheType, Engine, Options, Session};
 use crate::text::{ChatTemplate, Control, Message, Special, Tokenizer};
@@ -29,7 +29,7 @@ static BUSY: AtomicBool = AtomicBool::new(false);
 /// Runs the command.
 pub fn run(args: &Generate, common: &Common) -> Result<()> {
     if common.json && args.prompt.is_none() {
-        return Err(Error::unsupported("--json prints one document: give the one --prompt that it is about"));
+        return Err(Error::setting("--json prints one document: give the one --prompt that it is about"));
     }
     let Opened { source, model, .. } = Opened::open(&args.model)?;
     let source = source.as_ref();
@@ -153,10 +153,10 @@ impl Writer<'_> {
     fn generate(&mut self, ids: &[u32], sampler: &mut Sampler, show: bool) -> Result<Answer> {
         if ids.is_empty() {
             let what = "the prompt is empty and the model has no token that begins a text; give a longer --prompt";
-            return Err(Error::unsupported(what));
+            return Err(Error::text(what));
         }
         if ids.len() >= self.context {
-            return Err(Error::unsupported(format!(
+            return Err(Error::text(format!(
                 "the prompt has {} tokens, which leaves no room in a context of {}; shorten it or raise --context",
                 ids.len(),
                 self.context

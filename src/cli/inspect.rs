@@ -254,7 +254,7 @@ fn each(source: &dyn TensorSource, t: &TensorInfo, mut f: impl FnMut(&[f32])) ->
         }
         return Ok(());
     }
-    let format = formats::by_ggml_id(t.spec.ggml_id).ok_or_else(|| {
+    let format = formats::by_name(t.spec.name).ok_or_else(|| {
         let what = format!("holds {} numbers; statistics are made of floating-point and block types", t.spec.name);
         Error::tensor(source.file_of(t), ui::safe(&t.name), what)
     })?;

@@ -1,20 +1,21 @@
 //! The command line: the only room that prints, and the only one that ends the process.
 
+mod allocator;
 mod args;
 mod bench;
 mod calibrate;
 mod convert;
+mod eta;
 mod eval;
 mod generate;
 mod inspect;
-mod left;
 mod lines;
-mod memory;
 mod open;
-mod packing;
+mod passes;
 mod progress;
 mod signals;
 mod ui;
+mod wording;
 
 use std::process::ExitCode;
 
@@ -54,13 +55,13 @@ pub fn definition() -> clap::Command {
 }
 
 fn start(args: &Args) -> Result<()> {
-    memory::keep();
+    allocator::keep();
     signals::explain_lost_files(args.common.json)?;
     if let Some(name) = &args.common.isa {
         let present = Isa::present();
         let found = present.iter().find(|isa| isa.name() == name.as_str()).ok_or_else(|| {
             let names: Vec<_> = present.iter().map(|isa| isa.name()).collect();
-            Error::unsupported(format!("--isa {name}: this machine has {}", names.join(", ")))
+            Error::setting(format!("--isa {name}: this machine has {}", names.join(", ")))
         })?;
         found.choose();
     }
@@ -68,7 +69,7 @@ fn start(args: &Args) -> Result<()> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(n.into())
             .build_global()
-            .map_err(|e| Error::unsupported(format!("cannot start {n} threads: {e}")))?;
+            .map_err(|e| Error::system(format!("start {n} threads"), e))?;
     }
     Ok(())
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Common;
-use super::left::Left;
+use super::eta::Eta;
 use super::lines::Lines;
+use super::wording;
 use crate::{Error, Result};
 
 /// Writes text to stdout as it is.
@@ -38,10 +39,12 @@ pub fn is_broken_pipe(e: &Error) -> bool {
 
 /// Says why the run failed.
 pub fn failure(e: &Error, json: bool) {
-    say(&format!("error: {e}"));
+    let message = e.to_string();
+    let message = wording::flags(&message);
+    say(&format!("error: {message}"));
     if json {
         // A reader of the JSON gets the reason there too; if even that cannot be written, stderr has said it.
-        let _ = print_json(&serde_json::json!({ "error": e.to_string() }));
+        let _ = print_json(&serde_json::json!({ "error": message }));
     }
 }
 
@@ -83,7 +86,7 @@ pub fn progress(common: &Common, weights: u64) -> ProgressBar {
         style = "{percent:>3}%  {elapsed} gone, {left} left  {msg}";
     }
     let style = ProgressStyle::with_template(style).expect("a valid template");
-    bar.set_style(style.with_key("left", Left::default()));
+    bar.set_style(style.with_key("left", Eta::default()));
     bar
 }
 

@@ -1,10 +1,11 @@
 //! Scores of a model file: how well it predicts a text, how far it is from a reference, how fast it runs.
 //!
-//! In go tokens and something that gives logits ([`Scorer`]), out come figures with their standard errors. Nothing here
-//! opens files of weights, prints, or knows how a model was made: what is judged is what was written.
+//! In go tokens and something that gives logits ([`Scorer`]), out come figures with their standard errors. What is judged is what was
+//! written: nothing here sees weights in memory, prints, or knows how a model was made.
 //!
 //! | file | what it answers |
 //! |---|---|
+//! | `run` | one evaluation, from its model to its record |
 //! | [`perplexity`] | which tokens are scored, and how likely the model found them |
 //! | [`divergence`] | figures of a model beside a reference |
 //! | [`logits`] | the file of rounded log-probabilities that llama-perplexity reads |
@@ -17,8 +18,11 @@
 pub mod divergence;
 pub mod logits;
 pub mod perplexity;
+mod run;
 pub mod speed;
 pub mod text;
+
+pub use run::Evaluation;
 
 use crate::Result;
 use crate::runtime::{Engine, Session};

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use aurora_quantizers::metrics::{self, Comparison, Estimate};
+use ndarray::aview1;
 use rayon::prelude::*;
 
 use super::Scorer;
@@ -36,20 +37,20 @@ impl<'a> Chunks<'a> {
     /// If the text is empty or does not fill one chunk: how long it is, what to ask for.
     pub fn new(tokens: &'a [u32], context: usize, bos: Option<u32>, most: Option<usize>) -> Result<Self> {
         if context < SHORTEST {
-            return Err(Error::unsupported(format!("--context {context}: scoring needs at least {SHORTEST} tokens")));
+            return Err(Error::setting(format!("`context` {context}: scoring needs at least {SHORTEST} tokens")));
         }
         // A begin mark alone is no text.
         if tokens.is_empty() || (tokens.len() == 1 && tokens.first().copied() == bos) {
-            return Err(Error::unsupported("the text is empty; there is nothing to score"));
+            return Err(Error::text("the text is empty; there is nothing to score"));
         }
         let whole = tokens.len() / context;
         if whole == 0 {
             let advice = match tokens.len() {
                 n if n < SHORTEST => "name a longer text".to_owned(),
-                n => format!("name a longer text or use --context {n} or less"),
+                n => format!("name a longer text or use `context` {n} or less"),
             };
-            return Err(Error::unsupported(format!(
-                "the text has {} tokens, one chunk of --context {context} needs {context}; {advice}",
+            return Err(Error::text(format!(
+                "the text has {} tokens, one chunk of `context` {context} needs {context}; {advice}",
                 tokens.len()
             )));
         }
@@ -146,7 +147,7 @@ pub fn alone(
         let mut written = Ok(());
         model.start();
         model.feed(&chunks.input(i), chunks.rows().start, &mut |first, rows| {
-            score(rows, vocab, &mut scores, |row, logits| metrics::nll(logits, chunks.target(i, first + row)));
+            score(rows, vocab, &mut scores, |row, logits| metrics::nll(aview1(logits), chunks.target(i, first + row)));
             if let Some(file) = file.as_deref_mut().filter(|_| written.is_ok()) {
                 written = file.put(rows);
             }
@@ -170,7 +171,7 @@ pub fn beside(
 ) -> Result<Scores> {
     let vocab = model.vocab();
     if reference.vocab() != vocab {
-        return Err(Error::unsupported(format!(
+        return Err(Error::text(format!(
             "the model has a vocabulary of {vocab} tokens, the reference one of {}; only models of one vocabulary can be \
              compared",
             reference.vocab()
@@ -194,7 +195,8 @@ pub fn beside(
                 let at = start + first;
                 let base = &base[(at - from) * vocab..];
                 score(rows, vocab, &mut scores, |row, logits| {
-                    metrics::compare(&base[row * vocab..][..vocab], logits, chunks.target(i, at + row))
+                    let base = aview1(&base[row * vocab..][..vocab]);
+                    metrics::compare(base, aview1(logits), chunks.target(i, at + row))
                 });
                 if let Some(file) = file.as_deref_mut().filter(|_| written.is_ok()) {
                     written = file.put(rows);
@@ -288,7 +290,7 @@ mod tests {
             let mut input = chunk.to_vec();
             input[0] = bos.unwrap_or(input[0]);
             for next in context / 2 + 1..context {
-                all.push(metrics::nll(&logits(&input[..next], 0), chunk[next] as usize));
+                all.push(metrics::nll(aview1(&logits(&input[..next], 0)), chunk[next] as usize));
             }
         }
         all
@@ -327,6 +329,6 @@ mod tests {
         let error = |tokens: &[u32], bos| Chunks::new(tokens, 64, bos, None).unwrap_err().to_string();
         assert!(error(&[], None).contains("empty") && error(&[1], Some(1)).contains("empty"));
         assert!(error(&[1, 2], None).ends_with("name a longer text"));
-        assert!(error(&text(63), None).contains("has 63 tokens, one chunk of --context 64 needs 64"));
+        assert!(error(&text(63), None).contains("has 63 tokens, one chunk of `context` 64 needs 64"));
     }
 }

@@ -39,11 +39,11 @@ pub struct Times {
 /// If nothing is to be timed, the context is too short for it, or the model fails.
 pub fn time(engine: &Engine, job: &Job, watch: &mut dyn FnMut(&str)) -> Result<Times> {
     if job.runs == 0 || job.prompt + job.generate == 0 {
-        return Err(Error::unsupported("nothing to measure: -r and one of -p and -n must be above zero"));
+        return Err(Error::setting("nothing to measure: `runs` and one of `prompt` and `generate` must be above zero"));
     }
     if !job.cache && job.generate > MOST_WITHOUT_CACHE {
-        return Err(Error::unsupported(format!(
-            "--no-kv-cache with -n {0}: that is {1} tokens to compute in each run; use -n {MOST_WITHOUT_CACHE} or less",
+        return Err(Error::setting(format!(
+            "`no_kv_cache` with `generate` {0}: that is {1} tokens to compute in each run; use `generate` {MOST_WITHOUT_CACHE} or less",
             job.generate,
             job.generate * (job.generate + 1) / 2
         )));
@@ -102,14 +102,6 @@ fn tokens(n: usize, vocab: usize) -> Vec<u32> {
     (1..=n as u64).map(|i| (((i * 2_654_435_769 % (1 << 32)) * vocab as u64) >> 32) as u32).collect()
 }
 
-/// Most memory this process has had resident so far, in bytes, mapped files included. `None` where the system does not say.
-pub fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,11 +114,5 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), 77);
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn peak_memory_is_more_than_a_megabyte() {
-        assert!(peak_memory().unwrap() > 1 << 20);
     }
 }

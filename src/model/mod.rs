@@ -24,6 +24,8 @@ mod llama;
 mod mistral;
 mod mixtral;
 mod olmo2;
+mod op;
+mod opened;
 mod param;
 mod phi3;
 mod qwen2;
@@ -35,6 +37,7 @@ pub mod sites;
 pub use graph::{
     Activation, Import, LongFactors, ModelGraph, NormKind, Op, Param, ParamId, Part, Role, RopeStyle, Slot,
 };
+pub use opened::Opened;
 pub use sites::{Channels, Lanes, Maker, Producer, Reader, Site};
 
 /// The numbers that fix a model's shape and function, whichever file they came from.

@@ -153,38 +153,10 @@ impl ModelGraph {
     pub fn sites(&self) -> Vec<Site> {
         let mut uses = vec![0; self.params.len()];
         let ops = self.embed.iter().chain(self.blocks.iter().flatten()).chain(&self.head);
-        ops.flat_map(params).for_each(|id| uses[id.0] += 1);
+        ops.flat_map(Op::params).for_each(|id| uses[id.0] += 1);
         let stretch = |ops: &[Op], block| Values::of(ops, self).sites(self, block, &uses);
         let blocks = self.blocks.iter().enumerate().flat_map(|(i, ops)| stretch(ops, Some(i)));
         blocks.chain(stretch(&self.head, None)).collect()
-    }
-}
-
-/// The parameters that an op names.
-fn params(op: &Op) -> Vec<ParamId> {
-    let with = |first: ParamId, second: &Option<ParamId>| std::iter::once(first).chain(*second).collect();
-    match op {
-        Op::Embed { table, .. } | Op::AddPosition { table, .. } => vec![*table],
-        Op::Norm { weight, bias, .. } | Op::Linear { weight, bias, .. } => with(*weight, bias),
-        _ => Vec::new(),
-    }
-}
-
-/// Slots that an op reads, and those that it writes.
-fn touched(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
-    match op {
-        Op::Embed { out, .. } => (vec![], vec![*out]),
-        Op::AddPosition { x, .. } | Op::Rope { x, .. } | Op::Scale { x, .. } | Op::Softcap { x, .. } => {
-            (vec![*x], vec![*x])
-        }
-        Op::Norm { x, out, .. } | Op::Act { x, out, .. } => (vec![*x], vec![*out]),
-        Op::Linear { x, out, experts, .. } => (std::iter::once(*x).chain(*experts).collect(), vec![*out]),
-        Op::Split { x, parts } => (vec![*x], parts.clone()),
-        Op::Attend { q, k, v, out, .. } => (vec![*q, *k, *v], vec![*out]),
-        Op::Gate { gate, up, out, .. } => (vec![*gate, *up], vec![*out]),
-        Op::Add { a, b, out, .. } => (vec![*a, *b], vec![*out]),
-        Op::Route { logits, out, .. } => (vec![*logits], vec![*out]),
-        Op::Combine { x, experts, out } => (vec![*x, *experts], vec![*out]),
     }
 }
 
@@ -206,7 +178,7 @@ type Rows = (ParamId, Option<ParamId>, Range<usize>);
 struct Values<'g> {
     ops: &'g [Op],
     all: Vec<Value>,
-    /// For every op, the values that it reads, as [`touched`] lists them.
+    /// For every op, the values that it reads, as [`Op::reads`] lists them.
     inputs: Vec<Vec<usize>>,
 }
 
@@ -215,15 +187,14 @@ impl<'g> Values<'g> {
         let mut values = Values { ops, all: Vec::new(), inputs: Vec::new() };
         let mut current: BTreeMap<Slot, usize> = BTreeMap::new();
         for (at, op) in ops.iter().enumerate() {
-            let (reads, writes) = touched(op);
             let mut inputs = Vec::new();
-            for slot in reads {
+            for slot in op.reads() {
                 let value = *current.entry(slot).or_insert_with(|| values.add(slot, None));
                 values.all[value].read_by.push(at);
                 inputs.push(value);
             }
             values.inputs.push(inputs);
-            for slot in writes {
+            for slot in op.writes() {
                 let value = values.add(slot, Some(at));
                 current.insert(slot, value);
             }
@@ -312,7 +283,7 @@ impl<'g> Values<'g> {
         let others =
             self.all[value].read_by.iter().map(|&at| &self.ops[at]).find(|op| !matches!(op, Op::Linear { .. }));
         if let Some(op) = others {
-            return Err(format!("its input is also read by {}", called(op)));
+            return Err(format!("its input is also read by {}", op.name()));
         }
         match self.all[value].by {
             Some(at) if !self.all[value].leaves => Ok(at),
@@ -353,7 +324,7 @@ impl<'g> Values<'g> {
                 let channels = Channels::each(rows.len());
                 Producer::Rows { weight, bias, expert, rows, channels }
             }
-            op => return Err(format!("{} lies between it and the parameters that make its input", called(op))),
+            op => return Err(format!("{} lies between it and the parameters that make its input", op.name())),
         };
         let (weight, bias) = match &found {
             Producer::Norm { weight, bias } | Producer::Rows { weight, bias, .. } => (*weight, *bias),
@@ -408,7 +379,7 @@ impl<'g> Values<'g> {
     /// Whether one op is the only reader of a value.
     fn read_once(&self, value: usize) -> Result<(), String> {
         match self.all[value].read_by[..] {
-            [_, second, ..] => Err(format!("what makes its input is also read by {}", called(&self.ops[second]))),
+            [_, second, ..] => Err(format!("what makes its input is also read by {}", self.ops[second].name())),
             _ => Ok(()),
         }
     }
@@ -426,7 +397,7 @@ impl<'g> Values<'g> {
                 let first = rows.start + before;
                 Ok((weight, bias, first..first + graph.slots[slot.0]))
             }
-            op => Err(format!("{} lies between it and the matrix that makes its input", called(op))),
+            op => Err(format!("{} lies between it and the matrix that makes its input", op.name())),
         }
     }
 }
@@ -450,23 +421,4 @@ fn expand(linears: &[&Op], only: Option<usize>, graph: &ModelGraph) -> Vec<Reade
         }
     };
     linears.iter().flat_map(each).collect()
-}
-
-fn called(op: &Op) -> &'static str {
-    match op {
-        Op::Embed { .. } => "the embedding",
-        Op::AddPosition { .. } => "the position table",
-        Op::Norm { .. } => "a norm",
-        Op::Linear { .. } => "a linear",
-        Op::Split { .. } => "a split",
-        Op::Rope { .. } => "the rotary embedding",
-        Op::Attend { .. } => "attention",
-        Op::Gate { .. } => "the gate of the MLP",
-        Op::Act { .. } => "the activation of the MLP",
-        Op::Add { .. } => "the addition to the residual stream",
-        Op::Route { .. } => "the choice of experts",
-        Op::Combine { .. } => "the sum over experts",
-        Op::Scale { .. } => "a scaling",
-        Op::Softcap { .. } => "a soft cap",
-    }
 }

@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use aurora_quantizers::awq::{self, WeightMagnitude};
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Scales, SiteStats, par};
+use aurora_quantizers::{Scales, SiteStats, matrix, par};
 use rayon::prelude::*;
 
-use super::{BlockState, Duo, Log, Pass, Settings, SiteState, StatsKind, Trial};
+use super::{BlockState, Log, Needs, Opt, OptKind, Pass, PassRow, SiteState, StatsKind, Trial};
 use crate::Result;
 use crate::model::{Producer, Reader, Site};
-use crate::record::ScaleRecord;
+use crate::record::PassRecord;
 
 /// Where the search begins: exponents of activations and of weights. It goes on from the best of them.
 const BEGIN: [[f32; 2]; 3] = [[0.5, 0.0], [0.0, 0.5], [0.5, 0.5]];
@@ -28,8 +28,51 @@ const STEP: f32 = 0.25;
 /// differ much they gain far more.
 const WORTH: f64 = 0.75;
 
+/// Row of the table.
+pub const ROW: PassRow = PassRow {
+    name: "awq",
+    about: "scales input channels so that rounding hurts them less, folded into the weights before",
+    options: &[GRID, DUO],
+    solves: false,
+    compensates: false,
+    make: |options, after| {
+        let worth = if after.iter().any(|pass| pass.compensates) { WORTH } else { 1.0 };
+        Box::new(Awq { grid: options.count(GRID.name), duo: options.word(DUO.name, &DUOS), worth })
+    },
+};
+
+const GRID: Opt = Opt {
+    name: "grid",
+    about: "AWQ: steps into which the exponents of the scales, 0 to 1, are divided; a search looks at some of them",
+    kind: OptKind::Count(1, 1000),
+    default: "20",
+};
+
+const DUO: Opt = Opt {
+    name: "duo",
+    about: "AWQ: whether the weights' own magnitudes have a say in the scales, or which is better of the two",
+    kind: OptKind::Word(&["on", "off", "both"]),
+    default: "both",
+};
+
+const DUOS: [(&str, Duo); 3] = [("on", Duo::On), ("off", Duo::Off), ("both", Duo::Both)];
+
+/// Which of the two forms of scales are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Duo {
+    /// Of activations and weights.
+    On,
+    /// Of activations alone.
+    Off,
+    /// Both.
+    Both,
+}
+
+/// Fact: the exponents of activations and of weights; none where no scales were better than none.
+pub const EXPONENTS: &str = "exponents";
+
 /// The pass.
-pub struct Awq {
+struct Awq {
     grid: usize,
     duo: Duo,
     /// Share of the loss that scales must come below.
@@ -58,20 +101,9 @@ struct Scaled {
     loss: f64,
 }
 
-impl Awq {
-    /// With the user's settings. `compensated`: whether what comes after makes codes make up for each other's errors.
-    pub fn new(settings: &Settings, compensated: bool) -> Self {
-        Awq { grid: settings.grid, duo: settings.duo, worth: if compensated { WORTH } else { 1.0 } }
-    }
-}
-
 impl Pass for Awq {
-    fn needs(&self) -> StatsKind {
-        StatsKind::Diagonal
-    }
-
-    fn probes(&self) -> bool {
-        true
+    fn needs(&self) -> Needs {
+        Needs { stats: StatsKind::Diagonal, probe: true }
     }
 
     fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()> {
@@ -88,14 +120,14 @@ impl Pass for Awq {
                 };
             if let Some(why) = refused {
                 record.note = Some(why.to_owned());
-                log.scaled(record);
+                log.done(record);
                 continue;
             }
             let probe = block.probe().expect("looked at above");
             let trial = probe.stop_at(site)?;
             let chosen = self.search(block, &unit, &*trial, &mut record, log)?;
             record.seconds = started.elapsed().as_secs_f64();
-            log.scaled(record);
+            log.done(record);
             found.extend(chosen);
         }
         found.iter().try_for_each(|(index, factors)| block.scale_site(*index, factors))
@@ -119,10 +151,10 @@ fn units(block: &BlockState<'_>) -> Vec<Vec<usize>> {
 }
 
 fn on_grid(block: &BlockState<'_>, reader: Reader) -> bool {
-    block.format(reader.weight).spec().kind == Kind::Block
+    block.store(reader.weight).spec().kind == Kind::Block
 }
 
-fn begin(block: &BlockState<'_>, unit: &[usize]) -> ScaleRecord {
+fn begin(block: &BlockState<'_>, unit: &[usize]) -> PassRecord {
     let name = |id| block.graph().param(id).name.clone();
     let site: &Site = &block.sites()[unit[0]].site;
     let mut readers: Vec<String> = site.readers.iter().map(|r| name(r.weight)).collect();
@@ -130,7 +162,16 @@ fn begin(block: &BlockState<'_>, unit: &[usize]) -> ScaleRecord {
     let into = site.producer.as_ref().ok().map(|producer| match producer {
         Producer::Norm { weight, .. } | Producer::Rows { weight, .. } => name(*weight),
     });
-    ScaleRecord::new(site.block, readers, into)
+    let mut record = PassRecord::new(ROW.name, site.block, readers);
+    record.tokens = tokens(&block.sites()[unit[0]]);
+    record.fact("into", into);
+    record
+}
+
+/// Tokens that came to any reader of a site.
+fn tokens(state: &SiteState) -> u64 {
+    let all = state.stats.iter().find(|(expert, _)| expert.is_none());
+    all.map_or_else(|| state.stats.iter().map(|(_, s)| s.tokens()).sum(), |(_, s)| s.tokens())
 }
 
 /// What all readers of a site saw together.
@@ -139,7 +180,7 @@ fn magnitudes(state: &SiteState) -> Vec<f32> {
     match all {
         Some((_, stats)) => stats.mean_abs(),
         None => {
-            let tokens: u64 = state.stats.iter().map(|(_, s)| s.tokens()).sum();
+            let tokens = tokens(state);
             let sum = |c: usize| state.stats.iter().map(|(_, s)| s.sum_abs()[c]).sum::<f64>();
             (0..state.site.width).map(|c| (sum(c) / tokens.max(1) as f64) as f32).collect()
         }
@@ -153,7 +194,7 @@ impl Awq {
         block: &BlockState<'_>,
         unit: &[usize],
         trial: &dyn Trial,
-        record: &mut ScaleRecord,
+        record: &mut PassRecord,
         log: &mut dyn Log,
     ) -> Result<Vec<(usize, Vec<f32>)>> {
         let channels = |&index: &usize| {
@@ -173,7 +214,7 @@ impl Awq {
             record.note = Some("saw no token".to_owned());
             return Ok(Vec::new());
         }
-        let name = record.readers[0].clone();
+        let name = record.tensors[0].clone();
         let mut run = |factors: Vec<Vec<f32>>| -> Result<Scaled> {
             log.begin(&name)?;
             let mut weights = Vec::new();
@@ -189,24 +230,25 @@ impl Awq {
         };
         let plain = run(sites.iter().map(|s| vec![1.0; s.state.site.width]).collect())?;
         let (chosen, mut best) = self.best(&mut |candidate| run(self.factors(&sites, candidate)))?;
-        record.loss_before = Some(plain.loss);
+        record.before = Some(plain.loss);
         // Only what is better, and not just other.
         if best.loss >= plain.loss * self.worth {
-            record.loss = Some(plain.loss);
+            record.after = Some(plain.loss);
             return Ok(Vec::new());
         }
-        record.loss = Some(best.loss);
+        record.after = Some(best.loss);
         let exact = run(best.factors.iter().map(|s| awq::powers_of_two(s)).collect())?;
         if exact.loss <= best.loss {
             best = exact;
-            record.loss = Some(best.loss);
-            record.powers_of_two = true;
+            record.after = Some(best.loss);
+            record.fact("powers_of_two", true);
         }
-        record.exponents = Some([chosen.activations, chosen.weights].map(|step| step as f64 / self.grid as f64));
-        record.range = best.factors.iter().flatten().fold(None, |range, &s| {
+        record.fact(EXPONENTS, [chosen.activations, chosen.weights].map(|step| step as f64 / self.grid as f64));
+        let range: Option<(f32, f32)> = best.factors.iter().flatten().fold(None, |range, &s| {
             let (low, high) = range.unwrap_or((s, s));
             Some((s.min(low), s.max(high)))
         });
+        record.fact("range", range);
         Ok(sites.iter().map(|s| s.index).zip(best.factors).collect())
     }
 
@@ -284,11 +326,11 @@ impl Awq {
 fn weight_magnitudes(block: &BlockState<'_>, state: &SiteState) -> Vec<f32> {
     let mut magnitude = WeightMagnitude::new(state.site.width);
     for reader in state.site.readers.iter().filter(|r| on_grid(block, **r)) {
-        let group = block.format(reader.weight).as_blocks().map_or(1, |blocks| {
+        let group = block.store(reader.weight).blocks().map_or(1, |blocks| {
             let zeros = vec![0.0; blocks.spec().block];
             blocks.fit(&zeros, &zeros).group_len
         });
-        magnitude.add(&block.weights(*reader), group);
+        magnitude.add(matrix(&block.weights(*reader), state.site.width), group);
     }
     magnitude.mean()
 }
@@ -296,8 +338,8 @@ fn weight_magnitudes(block: &BlockState<'_>, state: &SiteState) -> Vec<f32> {
 /// The matrix times `factors`, rounded to nearest as the plan says, and divided by them again.
 fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &SiteStats) -> Vec<f32> {
     let (rows, cols) = block.shape(reader);
-    let format = block.format(reader.weight);
-    let row_bytes = format.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
+    let store = block.store(reader.weight);
+    let row_bytes = store.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
     let importance: Vec<f32> = stats.mean_sq().iter().zip(factors).map(|(e, s)| e / (s * s)).collect();
     let step = par::rows_for(par::CHUNK_WEIGHTS / 4, cols);
     let mut out = vec![0.0; rows * cols];
@@ -311,8 +353,8 @@ fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &Site
                 .for_each(|row| row.iter_mut().zip(factors).for_each(|(w, s)| *w = by(*w, *s)));
         };
         scale(values, &|w, s| w * s);
-        format.encode(values, Scales::Search(Some(&importance)), bytes);
-        format.decode(bytes, values);
+        store.encode(values, Scales::Search(Some(&importance)), bytes);
+        store.decode(bytes, values);
         scale(values, &|w, s| w / s);
     });
     out

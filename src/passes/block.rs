@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use aurora_quantizers::stats::SiteStats;
-use aurora_quantizers::{Format, NumError};
+use aurora_quantizers::{NumError, Store};
 
 use crate::model::{ModelGraph, ParamId, Producer, Reader, Site};
 use crate::weights::{Edit, Edits, Scale, Weights};
@@ -56,7 +56,7 @@ impl SiteState {
 /// A block under way.
 pub struct BlockState<'a> {
     loaded: &'a Weights<'a>,
-    formats: &'a [&'static dyn Format],
+    stores: &'a [&'static dyn Store],
     probe: Option<&'a dyn Probe>,
     sites: Vec<SiteState>,
     edits: Edits,
@@ -66,16 +66,16 @@ pub struct BlockState<'a> {
 }
 
 impl<'a> BlockState<'a> {
-    /// A block as `loaded` has it. `formats`: what each parameter of the model is to be stored as; `probe`: of a
+    /// A block as `loaded` has it. `stores`: what each parameter of the model is to be stored as; `probe`: of a
     /// transformer block, where a pass wants it.
     pub fn new(
         loaded: &'a Weights<'a>,
-        formats: &'a [&'static dyn Format],
+        stores: &'a [&'static dyn Store],
         probe: Option<&'a dyn Probe>,
         sites: Vec<SiteState>,
     ) -> Self {
         let (edits, view) = (Edits::new(), loaded.clone());
-        BlockState { loaded, formats, probe, sites, edits, view, encoded: BTreeMap::new() }
+        BlockState { loaded, stores, probe, sites, edits, view, encoded: BTreeMap::new() }
     }
 
     /// Where other weights can be tried.
@@ -94,8 +94,8 @@ impl<'a> BlockState<'a> {
     }
 
     /// What the parameter is to be stored as.
-    pub fn format(&self, id: ParamId) -> &'static dyn Format {
-        self.formats[id.0]
+    pub fn store(&self, id: ParamId) -> &'static dyn Store {
+        self.stores[id.0]
     }
 
     /// Rows and columns of the matrix that a reader is.
@@ -111,7 +111,7 @@ impl<'a> BlockState<'a> {
         let (rows, cols) = self.shape(reader);
         let mut out = vec![0.0; rows * cols];
         match self.encoded.get(&reader) {
-            Some(bytes) => self.format(reader.weight).decode(bytes, &mut out),
+            Some(bytes) => self.store(reader.weight).decode(bytes, &mut out),
             None => self.rows(reader, 0..rows, &mut out),
         }
         out
@@ -191,7 +191,7 @@ impl<'a> BlockState<'a> {
     /// If they are not as many as the format needs.
     pub fn set_codes(&mut self, reader: Reader, bytes: Vec<u8>) {
         let (rows, cols) = self.shape(reader);
-        let spec = self.format(reader.weight).spec();
+        let spec = self.store(reader.weight).spec();
         assert_eq!(spec.bytes_for(cols).map(|n| n * rows), Some(bytes.len()), "{}: bytes of a matrix", spec.name);
         self.encoded.insert(reader, bytes);
     }

@@ -3,20 +3,31 @@
 
 use std::time::Instant;
 
-use aurora_quantizers::{SiteStats, awq, par, scan};
+use aurora_quantizers::{SiteStats, awq, matrix, par, scan};
+use ndarray::ArrayView3;
 use rayon::prelude::*;
 
-use super::{BlockState, Log, Pass, StatsKind};
+use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
 use crate::Result;
 use crate::model::{Reader, Role};
-use crate::record::LinearRecord;
+use crate::record::PassRecord;
+
+/// Row of the table.
+pub const ROW: PassRow = PassRow {
+    name: "clip",
+    about: "rounds to nearest, with ranges of groups cut where that lowers the error of the outputs",
+    options: &[],
+    solves: true,
+    compensates: false,
+    make: |_, _| Box::new(Clip),
+};
 
 /// The pass.
-pub struct Clip;
+struct Clip;
 
 impl Pass for Clip {
-    fn needs(&self) -> StatsKind {
-        StatsKind::Gram
+    fn needs(&self) -> Needs {
+        StatsKind::Gram.into()
     }
 
     fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()> {
@@ -28,17 +39,17 @@ impl Pass for Clip {
                 if left || block.codes(reader).is_some() || stats.tokens() == 0 {
                     continue;
                 }
-                let Some(blocks) = block.format(reader.weight).as_blocks() else { continue };
+                let Some(blocks) = block.store(reader.weight).blocks() else { continue };
                 let started = Instant::now();
                 log.begin(&param.name)?;
                 let zeros = vec![0.0; blocks.spec().block];
                 let group = blocks.fit(&zeros, &zeros).group_len;
                 let (bytes, before, after) = clipped(block, reader, stats, group)?;
-                let mut record = LinearRecord::new(&param.name, reader.expert, stats.tokens());
-                record.method = "clip".to_owned();
-                (record.loss, record.loss_rtn) = (Some(after), Some(before));
+                let mut record = PassRecord::new(ROW.name, param.block, vec![param.name.clone()]);
+                (record.expert, record.tokens) = (reader.expert, stats.tokens());
+                (record.after, record.before) = (Some(after), Some(before));
                 record.seconds = started.elapsed().as_secs_f64();
-                log.linear(record);
+                log.done(record);
                 block.set_codes(reader, bytes);
             }
         }
@@ -49,22 +60,23 @@ impl Pass for Clip {
 /// The matrix's bytes, and its loss within blocks: rounded plainly, and clipped. Chunks depend on its shape alone.
 fn clipped(block: &BlockState<'_>, reader: Reader, stats: &SiteStats, group: usize) -> Result<(Vec<u8>, f64, f64)> {
     let (rows, cols) = block.shape(reader);
-    let format = block.format(reader.weight);
-    let row_bytes = format.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
+    let store = block.store(reader.weight);
+    let row_bytes = store.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
     let weights = block.weights(reader);
-    scan(&weights).check(format.spec()).map_err(|e| block.error(reader, &e))?;
+    scan(&weights).check(store.spec()).map_err(|e| block.error(reader, &e))?;
     let gram = stats.gram().expect("asked for");
-    let side = format.spec().block;
+    let side = store.spec().block;
     let products = (0..cols / side).flat_map(|b| {
         let all = (0..side).flat_map(move |i| (0..side).map(move |j| (b * side + i, b * side + j)));
         all.map(|(i, j)| (gram.get(i, j) / stats.tokens() as f64) as f32)
     });
     let (products, importance): (Vec<f32>, Vec<f32>) = (products.collect(), stats.mean_sq());
+    let products = ArrayView3::from_shape((cols / side, side, side), &products).expect("squares of all blocks");
     let step = par::rows_for(par::CHUNK_WEIGHTS / 8, cols);
     let mut bytes = vec![0; rows * row_bytes];
     let chunks = bytes.par_chunks_mut(step * row_bytes).zip(weights.par_chunks(step * cols));
     let losses: Vec<(f64, f64)> =
-        chunks.map(|(bytes, rows)| awq::clip(format, rows, &importance, &products, group, bytes)).collect();
+        chunks.map(|(bytes, rows)| awq::clip(store, matrix(rows, cols), &importance, products, group, bytes)).collect();
     let (before, after) = losses.into_iter().fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
     Ok((bytes, before, after))
 }

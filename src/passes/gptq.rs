@@ -3,31 +3,68 @@
 
 use std::time::Instant;
 
-use aurora_quantizers::SiteStats;
-use aurora_quantizers::gptq::{self, Hessian, Options, Order};
+use aurora_quantizers::gptq::{self, Hessian, Order};
+use aurora_quantizers::{SiteStats, matrix};
 
-use super::{BlockState, Log, Pass, Settings, StatsKind};
+use super::{BlockState, Log, Needs, Opt, OptKind, Pass, PassRow, RTN, StatsKind};
 use crate::Result;
 use crate::model::{Reader, Role};
-use crate::record::LinearRecord;
+use crate::record::PassRecord;
+
+/// Row of the table.
+pub const ROW: PassRow = PassRow {
+    name: "gptq",
+    about: "chooses codes so that errors of neighbours cancel (Hessian of the inputs)",
+    options: &[DAMP, ACT_ORDER, REFINE],
+    solves: true,
+    compensates: true,
+    make: |options, _| {
+        let (order, sweeps) = (options.word(ACT_ORDER.name, &ORDERS), options.count(REFINE.name));
+        Box::new(Gptq { damp: options.number(DAMP.name), options: gptq::Options { order, sweeps } })
+    },
+};
+
+const DAMP: Opt = Opt {
+    name: "damp",
+    about: "GPTQ: share of the mean diagonal that is added to a Hessian's; it is raised until the factorisation succeeds, which \
+            the report says",
+    kind: OptKind::Number(0.0, 1.0),
+    default: "0.01",
+};
+
+const ACT_ORDER: Opt = Opt {
+    name: "act_order",
+    about: "GPTQ: static visits columns by descending activation, with scales fixed before; none goes from left to right, with \
+            scales refitted on the way",
+    kind: OptKind::Word(&["static", "none"]),
+    default: "static",
+};
+
+const ORDERS: [(&str, Order); 2] = [("static", Order::Static), ("none", Order::Natural)];
+
+const REFINE: Opt = Opt {
+    name: "refine",
+    about: "GPTQ: most rounds of coordinate descent on the codes after solving",
+    kind: OptKind::Count(0, u64::MAX),
+    default: "3",
+};
+
+/// Fact: how often damping had to be raised.
+pub const RETRIES: &str = "retries";
+/// Fact: input channels that were always zero.
+pub const DEAD_CHANNELS: &str = "dead_channels";
+/// Fact: rows left rounded to nearest, because the solved codes were worse.
+pub const ROWS_RTN: &str = "rows_rtn";
 
 /// The pass.
-pub struct Gptq {
+struct Gptq {
     damp: f64,
-    options: Options,
-}
-
-impl Gptq {
-    /// With the user's settings.
-    pub fn new(settings: &Settings) -> Self {
-        let order = if settings.act_order { Order::Static } else { Order::Natural };
-        Gptq { damp: settings.damp, options: Options { order, sweeps: settings.refine } }
-    }
+    options: gptq::Options,
 }
 
 impl Pass for Gptq {
-    fn needs(&self) -> StatsKind {
-        StatsKind::Gram
+    fn needs(&self) -> Needs {
+        StatsKind::Gram.into()
     }
 
     fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()> {
@@ -60,15 +97,17 @@ impl Pass for Gptq {
 
 /// Whether the matrix gets codes, and has none yet.
 fn is_on_a_grid(block: &BlockState<'_>, reader: Reader) -> bool {
-    block.format(reader.weight).as_blocks().is_some() && block.codes(reader).is_none()
+    block.store(reader.weight).blocks().is_some() && block.codes(reader).is_none()
+}
+
+fn record(block: &BlockState<'_>, pass: &str, reader: Reader, tokens: u64) -> PassRecord {
+    let param = block.graph().param(reader.weight);
+    PassRecord { expert: reader.expert, tokens, ..PassRecord::new(pass, param.block, vec![param.name.clone()]) }
 }
 
 /// Says why a matrix is left for rounding to nearest.
 fn leave(block: &BlockState<'_>, reader: Reader, tokens: u64, why: &str, log: &mut dyn Log) {
-    let mut record = LinearRecord::new(&block.graph().param(reader.weight).name, reader.expert, tokens);
-    record.method = "rtn".to_owned();
-    record.note = Some(why.to_owned());
-    log.linear(record);
+    log.done(PassRecord { note: Some(why.to_owned()), ..record(block, RTN, reader, tokens) });
 }
 
 impl Gptq {
@@ -78,11 +117,11 @@ impl Gptq {
             return Err("no calibration token came to it".to_owned());
         };
         let mut h = gram.to_square(1.0 / stats.tokens() as f64);
-        let shrinkage = gptq::shrink(&mut h, stats.width(), stats.tokens());
+        let shrinkage = gptq::shrink(h.view_mut(), stats.tokens());
         if shrinkage == 1.0 {
             return Err(format!("{} tokens are too few for {} input channels", stats.tokens(), stats.width()));
         }
-        let hessian = Hessian::prepare(&h, stats.width(), self.damp, self.options.order).map_err(|e| e.to_string())?;
+        let hessian = Hessian::prepare(h.view(), self.damp, self.options.order).map_err(|e| e.to_string())?;
         Ok((hessian, shrinkage))
     }
 
@@ -95,32 +134,30 @@ impl Gptq {
         log: &mut dyn Log,
     ) -> Result<()> {
         let started = Instant::now();
-        let name = block.graph().param(reader.weight).name.clone();
-        log.begin(&name)?;
-        let mut record = LinearRecord::new(&name, reader.expert, tokens);
-        let format = block.format(reader.weight);
+        let mut record = record(block, ROW.name, reader, tokens);
+        log.begin(&record.tensors[0])?;
+        let store = block.store(reader.weight);
         let (rows, cols) = block.shape(reader);
         let w = block.weights(reader);
         let mut bytes =
-            vec![0; format.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
-        let grid = format.as_blocks().expect("only such matrices come here");
-        let solved = gptq::solve(grid, &w, hessian, self.options, &mut bytes).map_err(|e| block.error(reader, &e))?;
+            vec![0; store.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
+        let grid = store.blocks().expect("only such matrices come here");
+        let solved = gptq::solve(grid, matrix(&w, cols), hessian, self.options, &mut bytes);
+        let solved = solved.map_err(|e| block.error(reader, &e))?;
         let (total, prepared) = (solved.total(), hessian.prepared());
-        record.method = "gptq".to_owned();
-        record.loss = Some(total.solved);
-        record.loss_rtn = Some(total.nearest);
-        record.damping = Some(prepared.damping);
-        record.shrinkage = Some(*shrinkage);
-        record.retries = prepared.retries;
-        record.dead_channels = prepared.dead;
-        record.rank_missing = prepared.explained;
-        record.rows_rtn = solved.kept_nearest;
+        (record.before, record.after) = (Some(total.nearest), Some(total.solved));
+        record.fact("damping", prepared.damping);
+        record.fact("shrinkage", shrinkage);
+        record.fact(RETRIES, prepared.retries);
+        record.fact(DEAD_CHANNELS, prepared.dead);
+        record.fact("rank_missing", prepared.explained);
+        record.fact(ROWS_RTN, solved.kept_nearest);
         if tokens < cols as u64 {
             record.note = Some(format!("{tokens} tokens for {cols} channels"));
         }
         record.seconds = started.elapsed().as_secs_f64();
         block.set_codes(reader, bytes);
-        log.linear(record);
+        log.done(record);
         Ok(())
     }
 }

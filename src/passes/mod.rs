@@ -3,16 +3,23 @@
 //! A pass sees weights and statistics of one block ([`BlockState`]) and knows no files and no runtime. A new one is a
 //! file here and a row of [`PASSES`].
 
-mod awq;
+pub mod awq;
 mod block;
 mod clip;
-mod gptq;
+pub mod gptq;
+mod options;
 mod rtn;
 
 pub use block::{BlockState, Probe, SiteState, Trial};
+pub use options::{Opt, OptKind, Options};
+pub use rtn::{CODES, JOINT, REFERENCE, SCALES};
 
-use crate::record::{LinearRecord, ScaleRecord};
+use crate::recipe::{PassSpec, Settings};
+use crate::record::PassRecord;
 use crate::{Error, Result};
+
+/// The pass that ends every chain.
+pub const RTN: &str = "rtn";
 
 /// How much a pass wants to know of the inputs of linears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,41 +32,25 @@ pub enum StatsKind {
     Gram,
 }
 
-/// What the user may set; every pass takes what concerns it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
-    /// RTN: whether every weight gets the nearest level, instead of codes that make up for each other's errors.
-    pub nearest: bool,
-    /// GPTQ: share of the mean diagonal that is added to the Hessian's.
-    pub damp: f64,
-    /// GPTQ: whether columns are visited by descending diagonal, all scales fixed before (static act order).
-    pub act_order: bool,
-    /// GPTQ: most sweeps of coordinate descent over the codes after solving.
-    pub refine: usize,
-    /// AWQ: into how many steps the exponents from 0 to 1 are divided.
-    pub grid: usize,
-    /// AWQ: whether the weights' magnitudes have a say in the scales.
-    pub duo: Duo,
-}
-
-/// Which of AWQ's two forms of scales are tried.
+/// What a pass needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Duo {
-    /// Of activations and weights.
-    On,
-    /// Of activations alone.
-    Off,
-    /// Both.
-    Both,
+pub struct Needs {
+    /// Statistics of the inputs of linears.
+    pub stats: StatsKind,
+    /// Trials of other weights ([`BlockState::probe`]).
+    pub probe: bool,
 }
 
-/// Receives what a pass does, linear by linear.
-pub trait Log {
-    /// A linear is done.
-    fn linear(&mut self, record: LinearRecord);
+impl From<StatsKind> for Needs {
+    fn from(stats: StatsKind) -> Needs {
+        Needs { stats, probe: false }
+    }
+}
 
-    /// The scales of a site are found.
-    fn scaled(&mut self, record: ScaleRecord);
+/// Receives what a pass does, place by place.
+pub trait Log {
+    /// The work in one place is done.
+    fn done(&mut self, record: PassRecord);
 
     /// Work on this tensor begins.
     ///
@@ -70,13 +61,8 @@ pub trait Log {
 
 /// One step of a method chain.
 pub trait Pass: Send + Sync {
-    /// What it needs to have been observed.
-    fn needs(&self) -> StatsKind;
-
-    /// Whether it tries weights out ([`BlockState::probe`]).
-    fn probes(&self) -> bool {
-        false
-    }
+    /// What it needs to have been observed. The model is not run for passes that need nothing.
+    fn needs(&self) -> Needs;
 
     /// Works on one block.
     ///
@@ -86,77 +72,93 @@ pub trait Pass: Send + Sync {
 }
 
 /// A row of [`PASSES`].
+#[derive(Debug)]
 pub struct PassRow {
     /// Name as `--method` takes it.
     pub name: &'static str,
     /// One line for help.
     pub about: &'static str,
+    /// What can be set.
+    pub options: &'static [Opt],
     /// Whether it chooses codes; what only prepares weights comes before.
     pub solves: bool,
     /// Whether its codes make up for each other's errors on the calibration text.
     pub compensates: bool,
     /// Makes the pass; told which passes come after it.
-    pub make: fn(&Settings, &[&PassRow]) -> Box<dyn Pass>,
+    pub make: fn(&Options, &[&PassRow]) -> Box<dyn Pass>,
 }
 
 /// All passes.
-pub static PASSES: &[PassRow] = &[
-    PassRow {
-        name: "rtn",
-        about: "rounds each weight to the nearest, with searched scales",
-        solves: true,
-        compensates: false,
-        make: |s, _| Box::new(rtn::Rtn { nearest: s.nearest }),
-    },
-    PassRow {
-        name: "gptq",
-        about: "chooses codes so that errors of neighbours cancel (Hessian of the inputs)",
-        solves: true,
-        compensates: true,
-        make: |s, _| Box::new(gptq::Gptq::new(s)),
-    },
-    PassRow {
-        name: "awq",
-        about: "scales input channels so that rounding hurts them less, folded into the weights before",
-        solves: false,
-        compensates: false,
-        make: |s, after| Box::new(awq::Awq::new(s, after.iter().any(|pass| pass.compensates))),
-    },
-    PassRow {
-        name: "clip",
-        about: "rounds to nearest, with ranges of groups cut where that lowers the error of the outputs",
-        solves: true,
-        compensates: false,
-        make: |_, _| Box::new(clip::Clip),
-    },
-];
+pub static PASSES: &[PassRow] = &[rtn::ROW, gptq::ROW, awq::ROW, clip::ROW];
 
-/// The passes of a chain such as `awq+gptq`. Rounding to nearest always comes last, for what no other pass solved.
+/// The row of a pass.
 ///
 /// # Errors
-/// If a name is not known or stands twice; the error lists those that there are.
-pub fn chain(names: &str, settings: &Settings) -> Result<Vec<Box<dyn Pass>>> {
-    let mut rows: Vec<&PassRow> = Vec::new();
-    for name in names.split('+') {
-        let row = PASSES.iter().find(|row| row.name.eq_ignore_ascii_case(name.trim()));
-        let row = row.ok_or_else(|| {
-            let known: Vec<_> = PASSES.iter().map(|row| row.name).collect();
-            Error::unsupported(format!("method {name:?} is not known; known: {} (joined by +)", known.join(", ")))
-        })?;
-        if rows.iter().any(|r| r.name == row.name) {
-            return Err(Error::unsupported(format!("method {names:?} names {} twice", row.name)));
+/// If there is none of that name; the error lists those that there are.
+pub fn row(name: &str) -> Result<&'static PassRow> {
+    PASSES.iter().find(|row| row.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+        let known: Vec<_> = PASSES.iter().map(|row| row.name).collect();
+        Error::setting(format!("method {name:?} is not known; known: {} (joined by +)", known.join(", ")))
+    })
+}
+
+/// The passes of a recipe, with all their options. Rounding to nearest always comes last, for what no other pass solved.
+///
+/// # Errors
+/// If a name is not known or stands twice, an option is not the pass's or has a value that it cannot have, or passes stand in an
+/// order in which one has nothing to do.
+pub fn chain(specs: &[PassSpec]) -> Result<Vec<Box<dyn Pass>>> {
+    let mut rows: Vec<(&PassRow, Options)> = Vec::new();
+    let names = || specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join("+");
+    for spec in specs {
+        let row = row(&spec.name)?;
+        if rows.iter().any(|(r, _)| r.name == row.name) {
+            return Err(Error::setting(format!("method {:?} names {} twice", names(), row.name)));
         }
-        if let Some(before) = rows.last().filter(|before| before.solves && !row.solves) {
-            let what = format!("method {names:?}: {} comes before {}, which chooses codes", row.name, before.name);
-            return Err(Error::unsupported(what));
+        if let Some((before, _)) = rows.last().filter(|(before, _)| before.solves && !row.solves) {
+            let what = format!("method {:?}: {} comes before {}, which chooses codes", names(), row.name, before.name);
+            return Err(Error::setting(what));
         }
-        rows.push(row);
+        let options = Options::of(row.options, &spec.options);
+        let options = options.map_err(|e| Error::setting(format!("method {}: {e}", row.name)))?;
+        rows.push((row, options));
     }
-    if rows.last().is_none_or(|row| row.name != "rtn") {
-        if rows.iter().any(|row| row.name == "rtn") {
-            return Err(Error::unsupported(format!("method {names:?}: nothing is left to do after rtn")));
+    if rows.last().is_none_or(|(row, _)| row.name != RTN) {
+        if rows.iter().any(|(row, _)| row.name == RTN) {
+            return Err(Error::setting(format!("method {:?}: nothing is left to do after {RTN}", names())));
         }
-        rows.push(&PASSES[0]);
+        let options = Options::of(rtn::ROW.options, &Settings::new()).expect("defaults are allowed");
+        rows.push((&PASSES[0], options));
     }
-    Ok(rows.iter().enumerate().map(|(i, row)| (row.make)(settings, &rows[i + 1..])).collect())
+    let all: Vec<&PassRow> = rows.iter().map(|(row, _)| *row).collect();
+    Ok(rows.iter().enumerate().map(|(i, (row, options))| (row.make)(options, &all[i + 1..])).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Setting;
+
+    /// Every word of every option makes a pass, and so do the defaults.
+    #[test]
+    fn every_row_makes_its_pass() {
+        for row in PASSES {
+            (row.make)(&Options::of(row.options, &Settings::new()).unwrap(), &[]);
+            for option in row.options {
+                let OptKind::Word(words) = option.kind else { continue };
+                for word in words {
+                    let set = Settings::from([(option.name.to_owned(), Setting::Word((*word).to_owned()))]);
+                    (row.make)(&Options::of(row.options, &set).unwrap(), &[]);
+                }
+            }
+        }
+    }
+
+    /// A flag belongs to one pass.
+    #[test]
+    fn no_two_passes_have_an_option_of_one_name() {
+        let mut names: Vec<_> = PASSES.iter().flat_map(|row| row.options).map(|o| o.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
 }

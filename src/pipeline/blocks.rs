@@ -1,35 +1,26 @@
-//! The block loop: every sample through one block, what its linears see observed, the passes at work on it, its bytes
-//! written, and on to the next.
+//! The methods on their walk: what a block's linears see is observed, the passes work on it, its bytes are written.
 //!
 //! In memory at any time: the residual stream of all samples, one block's statistics and codes. The order of all sums is
 //! fixed, so the bytes are the same for any number of threads.
 
 use std::collections::BTreeMap;
 
-use aurora_quantizers::{Format, SiteStats, formats};
+use aurora_quantizers::{SiteStats, Store};
 
 use super::probe::Probe;
 use super::resume::Resume;
-use crate::Result;
-use crate::calibrate::not_finite;
+use super::walk::{Head, Samples, Stop, Visit, walk};
 use crate::calibrate::observe::{Feed, Observer, feeds};
-use crate::export::Output;
-use crate::model::{Model, ParamId, Site};
+use crate::export::Sink;
+use crate::model::{Model, ParamId, Reader, Site};
 use crate::passes::{self, BlockState, Log, Pass, SiteState, StatsKind};
-use crate::plan::{Plan, TensorPlan};
-use crate::record::{LinearRecord, ScaleRecord};
-use crate::runtime::{Attention, Block, BlockRunner, CacheType, Options, Overrides};
+use crate::plan::Plan;
+use crate::recipe::Propagate;
+use crate::record::PassRecord;
+use crate::runtime::{Attention, BlockRunner, CacheType, Options, Overrides};
 use crate::watch::Watch;
 use crate::weights::{Edits, Weights};
-
-/// Which inputs the statistics of a block are taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Propagate {
-    /// Those that the original model gives it.
-    Float,
-    /// Those that the blocks before it give it as they were written.
-    Quantized,
-}
+use crate::{Error, Result};
 
 /// What the block loop is to do.
 pub struct Job<'a> {
@@ -48,10 +39,8 @@ pub struct Solved {
     pub written: Vec<bool>,
     /// Edits of what is not.
     pub edits: Edits,
-    /// Linear by linear, what was done.
-    pub linears: Vec<LinearRecord>,
-    /// Site by site, which scales were found.
-    pub scales: Vec<ScaleRecord>,
+    /// What the passes did, place by place.
+    pub records: Vec<PassRecord>,
 }
 
 /// Runs the passes over all blocks and the head, and writes what they encode.
@@ -65,46 +54,31 @@ pub fn run(
     plan: &Plan,
     job: &Job<'_>,
     resume: Option<&Resume>,
-    output: &Output,
+    output: &dyn Sink,
     watch: &dyn Watch,
 ) -> Result<Solved> {
     let longest = job.samples.iter().map(Vec::len).max().unwrap_or(0);
     let options = Options { context: longest, exact: true, cache: CacheType::F32, attention: Attention::Flash };
     let runner = BlockRunner::new(model, weights, options)?;
-    let known = |t: &TensorPlan| formats::by_ggml_id(t.actual.ggml_id).expect("a plan that passed the check");
-    let formats: Vec<&'static dyn Format> = plan.tensors.iter().map(known).collect();
-    let mut work = Loop {
+    let stores: Vec<&'static dyn Store> = plan.tensors.iter().map(|t| t.store).collect();
+    let mut work = Work {
         model,
         weights,
-        runner: &runner,
         job,
-        formats: &formats,
+        stores: &stores,
+        sites: model.graph.sites(),
+        resume,
         output,
         watch,
-        residuals: Vec::new(),
         solved: Solved { written: vec![false; plan.tensors.len()], ..Solved::default() },
     };
-    let sites = model.graph.sites();
     let mut first = 0;
-    match resume.map(Resume::load).transpose()?.flatten() {
-        Some(state) => {
-            first = state.blocks;
-            work.residuals = state.residuals;
-            state.done.into_iter().try_for_each(|done| work.keep(done))?;
-        }
-        None => work.residuals = job.samples.iter().map(|s| runner.embed(s)).collect::<Result<_>>()?,
+    let mut samples = Samples::Tokens(job.samples);
+    if let Some(state) = resume.map(Resume::load).transpose()?.flatten() {
+        (first, samples) = (state.blocks, Samples::Residuals(state.residuals));
+        state.done.into_iter().try_for_each(|done| work.keep(done))?;
     }
-    runner.release(None);
-    for block in first..model.graph.blocks.len() {
-        let done = work.block(block, sites.iter().filter(|s| s.block == Some(block)))?;
-        if let Some(resume) = resume {
-            resume.save(block, &done, &work.residuals)?;
-        }
-        work.keep(done)?;
-        runner.release(Some(block));
-    }
-    let done = work.head(sites.iter().filter(|s| s.block.is_none()))?;
-    work.keep(done)?;
+    walk(&runner, samples, first..model.graph.blocks.len(), &mut work)?;
     Ok(work.solved)
 }
 
@@ -115,101 +89,90 @@ pub struct Done {
     pub encoded: BTreeMap<ParamId, Vec<u8>>,
     /// Edits of what is not encoded.
     pub edits: Edits,
-    /// What the passes had to say of linears.
-    pub linears: Vec<LinearRecord>,
-    /// And of the inputs of sites.
-    pub scales: Vec<ScaleRecord>,
+    /// What the passes did.
+    pub records: Vec<PassRecord>,
 }
 
-struct Loop<'a> {
+struct Work<'a> {
     model: &'a Model,
     weights: &'a Weights<'a>,
-    runner: &'a BlockRunner<'a>,
     job: &'a Job<'a>,
-    formats: &'a [&'static dyn Format],
-    output: &'a Output,
+    stores: &'a [&'static dyn Store],
+    sites: Vec<Site>,
+    resume: Option<&'a Resume>,
+    output: &'a dyn Sink,
     watch: &'a dyn Watch,
-    residuals: Vec<Vec<f32>>,
     solved: Solved,
 }
 
-impl<'a> Loop<'a> {
-    fn block<'s>(&mut self, index: usize, sites: impl Iterator<Item = &'s Site>) -> Result<Done> {
-        let sites: Vec<Site> = sites.cloned().collect();
-        let mut observer = Observer::new(feeds(&sites, Some(index)), self.gram());
-        let probes = self.job.passes.iter().any(|pass| pass.probes());
-        let probe = probes.then(|| Probe::new(self.runner, index, &self.residuals));
-        let none = Overrides::new();
-        let mut block = self.runner.block(index, &none)?;
-        let mut done = 0;
-        while done < self.residuals.len() {
-            let some = done..done + block.together(&self.residuals[done..]);
-            self.watch.stage(&format!("block {index}: inputs {}/{}", some.end, self.job.samples.len()));
-            self.watch.go_on()?;
-            done = some.end;
-            match self.job.propagate {
-                Propagate::Float => block.run_all(&mut self.residuals[some], Some(&mut observer))?,
-                Propagate::Quantized => block.run_all(&mut self.residuals[some].to_vec(), Some(&mut observer))?,
-            }
-            observer.check().map_err(|(feed, e)| not_finite(&self.model.graph, feed, &e.to_string()))?;
+impl Visit for Work<'_> {
+    fn block(&mut self, stop: &mut Stop<'_, '_>) -> Result<()> {
+        let index = stop.index();
+        let mut observer = self.observer(Some(index));
+        let probes = self.job.passes.iter().any(|pass| pass.needs().probe);
+        let probe = probes.then(|| Probe::new(stop.runner(), index, stop.residuals()));
+        let inputs = format!("block {index}: inputs");
+        match self.job.propagate {
+            Propagate::Float => stop.observe_through(&mut observer, &mut self.each(&inputs)?)?,
+            Propagate::Quantized => stop.observe(&mut observer, &mut self.each(&inputs)?)?,
         }
-        drop(block);
         let probe = probe.as_ref().map(|p| p as &dyn passes::Probe);
-        let done = self.passes(sites, observer.finish().into_iter(), probe)?;
+        let done = self.passes(Some(index), observer, probe)?;
         if self.job.propagate == Propagate::Quantized {
-            let overrides = self.overrides(&done)?;
-            let mut block: Block = self.runner.block(index, &overrides)?;
-            let mut done = 0;
-            while done < self.residuals.len() {
-                let some = done..done + block.together(&self.residuals[done..]);
-                self.watch.stage(&format!("block {index}: outputs {}/{}", some.end, self.job.samples.len()));
-                self.watch.go_on()?;
-                done = some.end;
-                block.run_all(&mut self.residuals[some], None)?;
-            }
+            stop.through(&self.overrides(&done)?, &mut self.each(&format!("block {index}: outputs"))?)?;
         }
-        Ok(done)
+        if let Some(resume) = self.resume {
+            resume.save(index, &done, stop.residuals())?;
+        }
+        self.keep(done)
     }
 
-    fn head<'s>(&mut self, sites: impl Iterator<Item = &'s Site>) -> Result<Done> {
-        let sites: Vec<Site> = sites.cloned().collect();
-        let mut seen = Vec::new();
-        for feed in feeds(&sites, None) {
-            let mut stats = SiteStats::new(feed.width, self.gram());
-            for (i, residual) in self.residuals.iter().enumerate() {
-                self.watch.stage(&format!("output matrix: inputs {}/{}", i + 1, self.job.samples.len()));
-                self.watch.go_on()?;
-                let inputs = self.runner.head_inputs(residual)?;
-                stats.add(&inputs).map_err(|e| not_finite(&self.model.graph, &feed, &e.to_string()))?;
-            }
-            seen.push((feed, stats));
-        }
-        self.passes(sites, seen.into_iter(), None)
+    fn head(&mut self, head: &Head<'_, '_>) -> Result<()> {
+        let mut observer = self.observer(None);
+        head.observe(&mut observer, &mut self.each("output matrix: inputs")?)?;
+        let done = self.passes(None, observer, None)?;
+        self.keep(done)
+    }
+}
+
+impl Work<'_> {
+    /// Of a block, or of the output matrix.
+    fn observer(&self, block: Option<usize>) -> Observer {
+        Observer::new(feeds(&self.sites, block), self.gram())
+    }
+
+    /// Tells how many samples are done of `what`, and asks whether to go on.
+    fn each(&self, what: &str) -> Result<impl FnMut(usize) -> Result<()>> {
+        let (watch, all, what) = (self.watch, self.job.samples.len(), what.to_owned());
+        let tell = move |done: usize| {
+            watch.stage(&format!("{what} {done}/{all}"));
+            watch.go_on()
+        };
+        tell(0)?;
+        Ok(tell)
     }
 
     fn gram(&self) -> bool {
-        self.job.passes.iter().any(|p| p.needs() == StatsKind::Gram)
+        self.job.passes.iter().any(|p| p.needs().stats == StatsKind::Gram)
     }
 
-    /// Lets all passes work on what was observed. `seen`: feed after feed, as the sites have them.
-    fn passes(
-        &self,
-        sites: Vec<Site>,
-        mut seen: impl Iterator<Item = (Feed, SiteStats)>,
-        probe: Option<&dyn passes::Probe>,
-    ) -> Result<Done> {
-        let states = sites.into_iter().map(|site| {
-            let mut experts = Vec::new();
-            for reader in &site.readers {
-                if !experts.contains(&reader.expert) {
-                    experts.push(reader.expert);
-                }
-            }
-            let stats = experts.iter().map(|e| (*e, seen.next().expect("statistics of every feed").1)).collect();
-            SiteState { site, stats }
+    /// Lets all passes work on what was observed of a block, or of the output matrix.
+    fn passes(&self, block: Option<usize>, seen: Observer, probe: Option<&dyn passes::Probe>) -> Result<Done> {
+        let mut seen: BTreeMap<Reader, SiteStats> =
+            seen.finish().into_iter().map(|(feed, stats)| (feed.reader(), stats)).collect();
+        let mut find = |feed: &Feed| {
+            let name = &self.model.graph.param(feed.readers[0]).name;
+            let stats = seen.remove(&feed.reader());
+            stats.map(|stats| (feed.expert, stats)).ok_or_else(|| Error::numbers(name, "nothing was seen of its input"))
+        };
+        let sites = self.sites.iter().filter(|site| site.block == block);
+        let states = sites.map(|site| {
+            let stats = feeds(std::slice::from_ref(site), block).iter().map(&mut find).collect::<Result<_>>()?;
+            Ok(SiteState { site: site.clone(), stats })
         });
-        let mut state = BlockState::new(self.weights, self.formats, probe, states.collect());
-        let mut log = Lines { watch: self.watch, linears: Vec::new(), scales: Vec::new() };
+        let states = states.collect::<Result<_>>()?;
+        let mut state = BlockState::new(self.weights, self.stores, probe, states);
+        let mut log = Lines { watch: self.watch, records: Vec::new() };
         for pass in self.job.passes {
             pass.apply(&mut state, &mut log)?;
         }
@@ -220,14 +183,14 @@ impl<'a> Loop<'a> {
             encoded.entry(reader.weight).or_default().extend(bytes);
         }
         edits.retain(|id| !encoded.contains_key(&id));
-        Ok(Done { encoded, edits, linears: log.linears, scales: log.scales })
+        Ok(Done { encoded, edits, records: log.records })
     }
 
     /// The block's parameters as they will be written.
     fn overrides<'d>(&self, done: &'d Done) -> Result<Overrides<'d>> {
         let mut overrides = Overrides::new();
         for (id, bytes) in &done.encoded {
-            overrides.encoded(*id, self.formats[id.0].spec(), bytes.as_slice());
+            overrides.encoded(*id, self.stores[id.0], bytes.as_slice());
         }
         let edited = self.weights.edited(&done.edits)?;
         for id in done.edits.params() {
@@ -248,8 +211,7 @@ impl<'a> Loop<'a> {
             self.watch.advance(&param.name, param.len() as u64);
         }
         self.solved.edits.append(&done.edits);
-        self.solved.linears.extend(done.linears);
-        self.solved.scales.extend(done.scales);
+        self.solved.records.extend(done.records);
         Ok(())
     }
 }
@@ -257,23 +219,15 @@ impl<'a> Loop<'a> {
 /// Passes what passes tell on to the user.
 struct Lines<'a> {
     watch: &'a dyn Watch,
-    linears: Vec<LinearRecord>,
-    scales: Vec<ScaleRecord>,
+    records: Vec<PassRecord>,
 }
 
 impl Log for Lines<'_> {
-    fn linear(&mut self, record: LinearRecord) {
-        if let (Some(loss), Some(rtn)) = (record.loss, record.loss_rtn) {
-            self.watch.stage(&format!("{}: loss {:.2}x of rounding to nearest", record.tensor, loss / rtn));
+    fn done(&mut self, record: PassRecord) {
+        if let Some(ratio) = record.ratio() {
+            self.watch.stage(&format!("{}: loss {ratio:.2}x with {}", record.tensors[0], record.pass));
         }
-        self.linears.push(record);
-    }
-
-    fn scaled(&mut self, record: ScaleRecord) {
-        if let (Some(loss), Some(before)) = (record.loss, record.loss_before) {
-            self.watch.stage(&format!("{}: loss {:.2}x with scales", record.readers[0], loss / before));
-        }
-        self.scales.push(record);
+        self.records.push(record);
     }
 
     fn begin(&mut self, tensor: &str) -> Result<()> {

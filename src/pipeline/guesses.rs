@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use aurora_quantizers::gptq::{self, Guess, Part, Sample};
+use ndarray::Array2;
 
 use super::Rounding;
 use crate::model::{ModelGraph, ParamId, Role};
@@ -48,7 +49,7 @@ impl Guesses {
     pub(super) fn new(graph: &ModelGraph, plan: &Plan, rounding: Rounding, chunks: &[usize]) -> Guesses {
         let linears = if rounding.reference || rounding.nearest { BTreeMap::new() } else { linears(graph) };
         let slots = |t: &TensorPlan| {
-            let count = linears.get(&t.param).filter(|_| Guess::helps(t.actual));
+            let count = linears.get(&t.param).filter(|_| Guess::helps(t.spec()));
             (0..count.copied().unwrap_or(0)).map(|_| Slot::default()).collect()
         };
         Guesses {
@@ -153,7 +154,8 @@ fn sample(
         sample.resize(at + rows.len() * cols, 0.0);
         weights.rows(t.param, rows, &mut sample[at..]);
     }
-    Sample::new(sample, cols, importance, rounding.care)
+    let sample = Array2::from_shape_vec((sample.len() / cols, cols), sample).expect("whole rows");
+    Sample::new(sample, importance, rounding.care)
 }
 
 /// How many matrices each weight of a linear is. Tables that are looked up as well are left out: a row is then a result itself.

@@ -26,7 +26,7 @@ impl<'p, 'a> Probe<'p, 'a> {
 
 impl passes::Probe for Probe<'_, '_> {
     fn stop_at<'p>(&'p self, site: &Site) -> Result<Box<dyn passes::Trial + 'p>> {
-        Ok(Box::new(Trial(self.0.stop_at(site.reach.clone())?)))
+        Ok(Box::new(Trial(self.0.stop_at(site.reach.clone()))))
     }
 }
 
@@ -41,6 +41,6 @@ impl passes::Trial for Trial<'_, '_> {
                 Some(expert) => overrides.expert(reader.weight, expert, values),
             }
         }
-        self.0.change(&overrides)
+        Ok(self.0.change(&overrides))
     }
 }

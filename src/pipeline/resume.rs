@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::Done;
 use crate::model::ParamId;
-use crate::record::{LinearRecord, ScaleRecord};
+use crate::record::PassRecord;
 use crate::weights::Edits;
 use crate::{Error, Result};
 
@@ -139,8 +139,8 @@ impl Resume {
         let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|n| *n <= rest.len());
         let (header, mut rest) = rest.split_at(length.ok_or_else(damaged)?);
         let header: Header = serde_json::from_slice(header).map_err(|_| damaged())?;
-        let Header { encoded, edits, linears, scales } = header;
-        let mut done = Done { edits, linears, scales, ..Done::default() };
+        let Header { encoded, edits, records } = header;
+        let mut done = Done { edits, records, ..Done::default() };
         for (id, length) in encoded {
             let (bytes, after) = rest.split_at_checked(length).ok_or_else(damaged)?;
             done.encoded.insert(ParamId(id), bytes.to_vec());
@@ -156,8 +156,7 @@ struct Header {
     /// Parameter and number of bytes, in the order of the bytes.
     encoded: Vec<(usize, usize)>,
     edits: Edits,
-    linears: Vec<LinearRecord>,
-    scales: Vec<ScaleRecord>,
+    records: Vec<PassRecord>,
 }
 
 impl Header {
@@ -165,8 +164,7 @@ impl Header {
         Header {
             encoded: done.encoded.iter().map(|(id, bytes)| (id.0, bytes.len())).collect(),
             edits: done.edits.clone(),
-            linears: done.linears.clone(),
-            scales: done.scales.clone(),
+            records: done.records.clone(),
         }
     }
 }
@@ -226,11 +224,13 @@ mod tests {
         let mut edits = Edits::new();
         edits.push(ParamId(4), None, Edit::Scale(factors.clone()));
         edits.push(ParamId(5), Some(2), Edit::Scale(factors));
+        let mut record = PassRecord::new("gptq", Some(0), vec!["blk.0.attn_q.weight".to_owned()]);
+        (record.tokens, record.after) = (7, Some(0.1 + 0.2));
+        record.fact("range", (0.3, 1.7));
         Done {
             encoded: BTreeMap::from([(ParamId(3), vec![1, 2, 3]), (ParamId(9), vec![])]),
             edits,
-            linears: vec![LinearRecord { loss: Some(0.1 + 0.2), ..LinearRecord::new("blk.0.attn_q.weight", None, 7) }],
-            scales: vec![ScaleRecord { range: Some((0.3, 1.7)), ..ScaleRecord::new(Some(0), Vec::new(), None) }],
+            records: vec![record],
         }
     }
 

@@ -4,7 +4,7 @@
 //! name. They are data: which part a tensor plays, which block it is in, what the model is like. The first rule that fits
 //! decides; after it [`RAISES`] may give more bits. Reads shapes only.
 
-use aurora_quantizers::{Spec, spec};
+use aurora_quantizers::{Store, formats};
 
 use crate::model::{Model, Param, Role};
 use crate::{Error, Result};
@@ -302,7 +302,7 @@ impl FileType {
         let called = |t: &&FileType| t.names().any(|n| n.eq_ignore_ascii_case(name));
         FILE_TYPES.iter().find(called).ok_or_else(|| {
             let known: Vec<_> = FILE_TYPES.iter().map(|t| t.name).collect();
-            Error::unsupported(format!("type {name:?} is not known; known types: {}", known.join(", ")))
+            Error::setting(format!("type {name:?} is not known; known types: {}", known.join(", ")))
         })
     }
 
@@ -312,12 +312,12 @@ impl FileType {
     }
 
     /// The format of matrices that no rule picks out.
-    pub fn base(&self) -> &'static Spec {
+    pub fn base(&self) -> &'static dyn Store {
         named(self.base)
     }
 
     /// The format of a matrix of `model`. `calibrated`: whether importances are known.
-    pub(super) fn format(&self, param: &Param, model: &Model, calibrated: bool) -> &'static Spec {
+    pub(super) fn store(&self, param: &Param, model: &Model, calibrated: bool) -> &'static dyn Store {
         // A tied embedding is the output matrix.
         let role = match param.role {
             Role::Embedding if model.hyper.tied => Role::Output,
@@ -326,7 +326,7 @@ impl FileType {
         let holds = |when: &When| when.holds(param, model, calibrated);
         let fits = |r: &&Rule| r.roles.contains(&role) && r.when.iter().all(holds);
         let format = self.rules.iter().find(fits).map_or(self.base, |r| r.format);
-        if named(self.base).block == 1 {
+        if self.base().spec().block == 1 {
             return named(format); // floats have no mixtures
         }
         let raised = RAISES.iter().find(|(roles, when, from, _)| {
@@ -360,8 +360,8 @@ impl When {
 }
 
 /// The formats that a single matrix can be asked to have, in the order of [`FILE_TYPES`].
-pub fn tensor_types() -> Vec<&'static Spec> {
-    let mut found: Vec<&'static Spec> = Vec::new();
+pub fn tensor_types() -> Vec<&'static dyn Store> {
+    let mut found: Vec<&'static dyn Store> = Vec::new();
     for t in FILE_TYPES {
         if !found.contains(&t.base()) {
             found.push(t.base());
@@ -374,13 +374,13 @@ pub fn tensor_types() -> Vec<&'static Spec> {
 ///
 /// # Errors
 /// If there is none that a matrix can have; the error lists those that there are.
-pub fn tensor_type(name: &str) -> Result<&'static Spec> {
-    tensor_types().into_iter().find(|s| s.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
-        let known: Vec<_> = tensor_types().iter().map(|s| s.name).collect();
-        Error::unsupported(format!("type {name:?} of a tensor is not known; known types: {}", known.join(", ")))
+pub fn tensor_type(name: &str) -> Result<&'static dyn Store> {
+    tensor_types().into_iter().find(|s| s.spec().name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+        let known: Vec<_> = tensor_types().iter().map(|s| s.spec().name).collect();
+        Error::setting(format!("type {name:?} of a tensor is not known; known types: {}", known.join(", ")))
     })
 }
 
-fn named(name: &str) -> &'static Spec {
-    spec::by_name(name).expect("the tables name rows of SPECS")
+fn named(name: &str) -> &'static dyn Store {
+    formats::by_name(name).expect("the tables name rows of FORMATS")
 }

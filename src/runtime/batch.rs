@@ -297,21 +297,9 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
     }
 
     fn look_at(&self, op: &Op) -> Result<(), Culprit> {
-        let written: &[Slot] = match op {
-            Op::Embed { out, .. }
-            | Op::Norm { out, .. }
-            | Op::Linear { out, .. }
-            | Op::Attend { out, .. }
-            | Op::Gate { out, .. }
-            | Op::Act { out, .. }
-            | Op::Add { out, .. }
-            | Op::Combine { out, .. } => &[*out],
-            Op::Split { parts, .. } => parts,
-            Op::AddPosition { x, .. } | Op::Rope { x, .. } | Op::Scale { x, .. } | Op::Softcap { x, .. } => &[*x],
-            Op::Route { .. } => &[],
-        };
-        match written.iter().find(|slot| !finite(&self.slots[slot.0])) {
-            Some(&slot) => Err(Culprit { op: op.clone(), slot }),
+        // What a choice of experts writes is no slot's numbers: its own stay empty.
+        match op.writes().into_iter().find(|slot| !finite(&self.slots[slot.0])) {
+            Some(slot) => Err(Culprit { op: op.clone(), slot }),
             None => Ok(()),
         }
     }

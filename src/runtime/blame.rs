@@ -2,7 +2,7 @@
 
 use super::batch::{Batch, Culprit};
 use crate::Error;
-use crate::model::{Op, ParamId};
+use crate::model::ParamId;
 
 /// The error for the op that first gave such a value.
 pub(super) fn error(batch: &Batch<'_, '_, '_>, culprit: &Culprit) -> Error {
@@ -10,7 +10,7 @@ pub(super) fn error(batch: &Batch<'_, '_, '_>, culprit: &Culprit) -> Error {
     let values = &batch.slots[culprit.slot.0];
     let at = values.iter().position(|x| !x.is_finite()).unwrap_or(0);
     let per_token = values.len() / batch.tokens.len().max(1);
-    let (name, params) = describe(&culprit.op);
+    let (name, params) = (culprit.op.name(), culprit.op.params());
     let place = match batch.block {
         Some(block) => format!("block {block}"),
         None => "outside the blocks".to_owned(),
@@ -46,25 +46,4 @@ fn bad_weight(batch: &Batch<'_, '_, '_>, id: ParamId) -> Option<(usize, f32)> {
         batch.engine.weights.rows(id, r..r + 1, &mut row);
         row.iter().find(|x| !x.is_finite()).map(|x| (r, *x))
     })
-}
-
-/// What an op is called, and its parameters.
-fn describe(op: &Op) -> (&'static str, Vec<ParamId>) {
-    let with = |first: ParamId, second: Option<ParamId>| std::iter::once(first).chain(second).collect();
-    match op {
-        Op::Embed { table, .. } => ("the embedding", vec![*table]),
-        Op::AddPosition { table, .. } => ("the position table", vec![*table]),
-        Op::Norm { weight, bias, .. } => ("a norm", with(*weight, *bias)),
-        Op::Linear { weight, bias, .. } => ("a linear", with(*weight, *bias)),
-        Op::Rope { factors, .. } => ("the rotary embedding", factors.iter().copied().collect()),
-        Op::Split { .. } => ("a split", Vec::new()),
-        Op::Attend { .. } => ("attention", Vec::new()),
-        Op::Gate { .. } => ("the gate of the MLP", Vec::new()),
-        Op::Act { .. } => ("the activation of the MLP", Vec::new()),
-        Op::Add { .. } => ("an addition to the residual stream", Vec::new()),
-        Op::Route { .. } => ("the choice of experts", Vec::new()),
-        Op::Combine { .. } => ("the sum over experts", Vec::new()),
-        Op::Scale { .. } => ("a scaling", Vec::new()),
-        Op::Softcap { .. } => ("a soft cap", Vec::new()),
-    }
 }

@@ -4,15 +4,10 @@
 //! (the residual stream of every sample) is in the caller's hands: for observing, or for running on with other
 //! weights. The ops are those of [`Engine`], executed by the same code.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
-use aurora_quantizers::{Scales, Spec, formats};
-
 use super::batch::{Batch, Culprit, finite};
 use super::cache::Cache;
 use super::engine::{self, BATCH};
-use super::{Engine, Options, Tap, blame};
+use super::{Engine, Options, Overrides, Tap, blame};
 use crate::model::{Model, Op, ParamId};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -20,57 +15,6 @@ use crate::{Error, Result};
 /// Tokens of several samples that go through a block together: enough to make reading weights and waking threads cheap. At least
 /// two batches, so that samples of one batch go together.
 const TOGETHER: usize = 2 * BATCH;
-
-/// Values that take the place of stored ones.
-#[derive(Debug, Default)]
-pub struct Overrides<'o> {
-    values: BTreeMap<ParamId, (&'static Spec, Cow<'o, [u8]>)>,
-    /// Matrices of single experts, as f32.
-    experts: BTreeMap<(ParamId, usize), Vec<u8>>,
-}
-
-impl<'o> Overrides<'o> {
-    /// None.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// `bytes`: all rows of the parameter (of all its experts) in canonical order, encoded as `spec` says.
-    pub fn encoded(&mut self, id: ParamId, spec: &'static Spec, bytes: impl Into<Cow<'o, [u8]>>) {
-        self.values.insert(id, (spec, bytes.into()));
-    }
-
-    /// `values`: all numbers of the parameter, row-major.
-    pub fn floats(&mut self, id: ParamId, values: &[f32]) {
-        let (spec, bytes) = stored(values);
-        self.encoded(id, spec, bytes);
-    }
-
-    /// `values`: one expert's matrix, row-major; the other experts keep theirs.
-    pub fn expert(&mut self, id: ParamId, expert: usize, values: &[f32]) {
-        self.experts.insert((id, expert), stored(values).1);
-    }
-
-    /// The value of a parameter, if it has another one.
-    pub(super) fn get(&self, id: ParamId) -> Option<(&'static Spec, &[u8])> {
-        self.values.get(&id).map(|(spec, bytes)| (*spec, &**bytes))
-    }
-
-    /// Experts of a parameter whose matrices are other ones, and these.
-    pub(super) fn experts(&self, id: ParamId) -> impl Iterator<Item = (usize, &'static Spec, &[u8])> {
-        let spec = stored(&[]).0;
-        let of_it = self.experts.range((id, 0)..=(id, usize::MAX));
-        of_it.map(move |((_, expert), bytes)| (*expert, spec, bytes.as_slice()))
-    }
-}
-
-/// Numbers as a tensor of f32 holds them.
-fn stored(values: &[f32]) -> (&'static Spec, Vec<u8>) {
-    let format = formats::by_name("f32").expect("a row of FORMATS");
-    let mut bytes = vec![0; size_of_val(values)];
-    format.encode(values, Scales::Reference, &mut bytes);
-    (format.spec(), bytes)
-}
 
 /// A model whose parts are made ready one at a time.
 pub struct BlockRunner<'a> {
@@ -83,7 +27,7 @@ impl<'a> BlockRunner<'a> {
     /// Every sample is a sequence of its own from position 0, at most `options.context` tokens long.
     ///
     /// # Errors
-    /// As [`Engine::new`], except for types without a kernel, which are found when their block is made ready.
+    /// As [`Engine::new`].
     pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Self> {
         engine::check(model, options)?;
         Ok(BlockRunner { model, weights, options })
@@ -107,7 +51,7 @@ impl<'a> BlockRunner<'a> {
     pub fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         engine::check_tokens(self.model, tokens, self.options.context)?;
         let ops = &self.model.graph.embed;
-        let engine = Engine::of(self.model, self.weights, self.options, ops, None)?;
+        let engine = Engine::of(self.model, self.weights, self.options, ops, None);
         let mut all = Vec::with_capacity(tokens.len() * self.width());
         for (i, tokens) in tokens.chunks(BATCH).enumerate() {
             all.extend(straight(&engine, tokens, i * BATCH, ops, Vec::new())?);
@@ -117,15 +61,12 @@ impl<'a> BlockRunner<'a> {
 
     /// Makes block `i` ready to run, with some of its parameters replaced.
     ///
-    /// # Errors
-    /// If a matrix has a type without a kernel.
-    ///
     /// # Panics
     /// If there is no such block, or a value in `overrides` has not the length of its parameter.
-    pub fn block<'l>(&'l self, i: usize, overrides: &'l Overrides<'l>) -> Result<Block<'l>> {
+    pub fn block<'l>(&'l self, i: usize, overrides: &'l Overrides<'l>) -> Block<'l> {
         let ops = &self.model.graph.blocks[i];
-        let engine = Engine::of(self.model, self.weights, self.options, ops, Some(overrides))?;
-        Ok(Block { index: i, engine, caches: Vec::new(), sequences: 0, slots: Vec::new() })
+        let engine = Engine::of(self.model, self.weights, self.options, ops, Some(overrides));
+        Block { index: i, engine, caches: Vec::new(), sequences: 0, slots: Vec::new() }
     }
 
     /// What the output matrix multiplies, `[tokens, width]`, made from the residual stream after the last block.
@@ -140,7 +81,7 @@ impl<'a> BlockRunner<'a> {
         let before = head.iter().position(|op| matches!(op, Op::Linear { .. })).expect("an output matrix");
         let Op::Linear { x, .. } = &head[before] else { unreachable!("found as a linear") };
         let ops = &head[..before];
-        let engine = Engine::of(self.model, self.weights, self.options, ops, None)?;
+        let engine = Engine::of(self.model, self.weights, self.options, ops, None);
         let width = self.width();
         assert!(residual.len().is_multiple_of(width), "{} numbers in rows of {width}", residual.len());
         let mut all = Vec::with_capacity(residual.len());

@@ -32,27 +32,24 @@ impl<'a> Engine<'a> {
     /// Prepares a model.
     ///
     /// # Errors
-    /// If a tensor's type has no kernel, the context is longer than the model allows (or empty), or the cache's type
+    /// If the context is longer than the model allows (or empty), or the cache's type
     /// does not fit the heads.
     pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Engine<'a>> {
         check(model, options)?;
         let graph = &model.graph;
         let ops = graph.embed.iter().chain(graph.blocks.iter().flatten()).chain(&graph.head);
-        Self::of(model, weights, options, ops, None)
+        Ok(Self::of(model, weights, options, ops, None))
     }
 
     /// Prepares what some of the ops use, so that these can be run.
-    ///
-    /// # Errors
-    /// If a tensor's type has no kernel.
     pub(super) fn of<'g>(
         model: &'a Model,
         weights: &'a Weights<'a>,
         options: Options,
         ops: impl IntoIterator<Item = &'g Op> + Clone,
         overrides: Option<&'a Overrides<'a>>,
-    ) -> Result<Engine<'a>> {
-        let params = Params::new(&model.graph, weights, ops.clone(), overrides)?;
+    ) -> Engine<'a> {
+        let params = Params::new(&model.graph, weights, ops.clone(), overrides);
         let mut frequencies: Vec<Frequencies> = Vec::new();
         for kind in ops.into_iter().filter_map(|op| Kind::of(op, options.context)) {
             if frequencies.iter().all(|f| f.kind != kind) {
@@ -60,7 +57,7 @@ impl<'a> Engine<'a> {
                 frequencies.push(Frequencies::new(kind, factors));
             }
         }
-        Ok(Engine { model, weights, options, params, frequencies })
+        Engine { model, weights, options, params, frequencies }
     }
 
     /// The model.
@@ -161,7 +158,7 @@ impl<'a> Engine<'a> {
         let (before, context) = (session.used, self.options.context);
         if tokens.len() > context - before {
             let what = format!("{} tokens after {before} do not fit a context of {context}", tokens.len());
-            return Err(Error::unsupported(what));
+            return Err(Error::text(what));
         }
         check_tokens(self.model, tokens, context)?;
         // On a thread of the pool, so that handing work to it needs no waking and waiting from outside.
@@ -243,13 +240,13 @@ pub(super) fn check(model: &Model, options: Options) -> Result<()> {
     let most = model.hyper.context;
     if options.context == 0 || options.context > most {
         let what = format!("a context of {} tokens; this model allows 1 to {most}", options.context);
-        return Err(Error::unsupported(what));
+        return Err(Error::setting(what));
     }
     for (_, dim) in heads(model.graph.blocks.iter().flatten()) {
         if options.cache == CacheType::Q8_0 && !dim.is_multiple_of(Q8_BLOCK) {
             let what =
                 format!("a q8_0 cache needs heads of a multiple of {Q8_BLOCK} numbers, these have {dim}; use f16");
-            return Err(Error::unsupported(what));
+            return Err(Error::setting(what));
         }
     }
     Ok(())
@@ -261,13 +258,13 @@ pub(super) fn check(model: &Model, options: Options) -> Result<()> {
 /// If they do not fit the context, or one is outside the vocabulary.
 pub(super) fn check_tokens(model: &Model, tokens: &[u32], context: usize) -> Result<()> {
     if tokens.len() > context {
-        return Err(Error::unsupported(format!("{} tokens do not fit a context of {context}", tokens.len())));
+        return Err(Error::text(format!("{} tokens do not fit a context of {context}", tokens.len())));
     }
     let vocab = model.graph.slots[model.graph.logits.0];
     match tokens.iter().position(|&t| t as usize >= vocab) {
         Some(i) => {
             let what = format!("token {} (number {i}) is outside the vocabulary of {vocab}", tokens[i]);
-            Err(Error::unsupported(what))
+            Err(Error::text(what))
         }
         None => Ok(()),
     }

@@ -1,7 +1,7 @@
 //! Linears, with and without experts. Neighbours that share an input share its preparation too.
 
 use super::batch::Batch;
-use super::kernels::{Acts, matmul};
+use super::kernels::Acts;
 use super::maths::in_chunks;
 use crate::model::{Op, ParamId, Slot};
 
@@ -49,7 +49,7 @@ impl Batch<'_, '_, '_> {
             self.tell(*weight, None, x, cols);
             let width = self.width(*out);
             let mut y = self.fresh(*out, rows);
-            matmul(self.engine.params.matrix(*weight, 0), &acts, self.engine.options.exact, &mut y);
+            self.engine.params.linear(*weight, 0).forward(&acts, self.engine.options.exact, &mut y);
             if let Some(bias) = bias {
                 let bias = self.engine.params.vector(*bias);
                 in_chunks(&mut y, width, |_, y| y.chunks_exact_mut(width).for_each(|y| add(y, bias)));
@@ -75,7 +75,8 @@ impl Batch<'_, '_, '_> {
                 self.tell(*weight, Some(*expert), &gathered, cols);
                 let width = self.width(*out);
                 product.resize(choices.len() * width, 0.0);
-                matmul(self.engine.params.matrix(*weight, *expert), &acts, self.engine.options.exact, &mut product);
+                let linear = self.engine.params.linear(*weight, *expert);
+                linear.forward(&acts, self.engine.options.exact, &mut product);
                 for (c, row) in choices.iter().zip(product.chunks_exact_mut(width)) {
                     if let Some(bias) = bias {
                         add(row, &self.engine.params.vector(*bias)[expert * width..][..width]);

@@ -8,6 +8,8 @@
 //! | `engine` | what can be asked of a model that runs |
 //! | `blocks` | the same block by block, over many sequences, with weights of the caller's choice |
 //! | `probe` | what other weights of a few linears do to the residual stream |
+//! | `operator` | [`Linear`]: what a linear multiplies with; matrices as they are stored, low ranks, sums |
+//! | `overrides` | values in the place of a checkpoint's |
 //! | `prepared` | parameters in the form in which ops use them |
 //! | `session`, `cache` | one sequence: keys and values of what came before, in tiles |
 //! | `batch` | the ops over one batch's slots; `linear`, `norm`, `rope`, `route` are those that need more than a line |
@@ -31,6 +33,8 @@ mod linear;
 mod maths;
 mod naive;
 mod norm;
+mod operator;
+mod overrides;
 mod prepared;
 mod probe;
 mod rope;
@@ -38,9 +42,11 @@ mod route;
 pub mod sampler;
 mod session;
 
-pub use blocks::{Block, BlockRunner, Overrides};
+pub use blocks::{Block, BlockRunner};
 pub use engine::Engine;
 pub use linear::{LinearInput, Tap};
+pub use operator::{Linear, LowRank, Sum};
+pub use overrides::Overrides;
 pub use probe::{Probe, Stopped};
 pub use session::Session;
 
@@ -58,6 +64,13 @@ pub struct Options {
     pub attention: Attention,
 }
 
+impl Options {
+    /// Activations, keys and values as the model defines them: nothing rounded.
+    pub fn exact(context: usize) -> Options {
+        Options { context, exact: true, cache: CacheType::F32, attention: Attention::Flash }
+    }
+}
+
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheType {
@@ -70,6 +83,20 @@ pub enum CacheType {
     Q8_0,
 }
 
+impl CacheType {
+    /// All of them.
+    pub const ALL: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Q8_0];
+
+    /// Name as users know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheType::F32 => "f32",
+            CacheType::F16 => "f16",
+            CacheType::Q8_0 => "q8_0",
+        }
+    }
+}
+
 /// How attention is computed; both give the same up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attention {
@@ -77,4 +104,17 @@ pub enum Attention {
     Naive,
     /// In tiles with an online softmax; no score matrix.
     Flash,
+}
+
+impl Attention {
+    /// Both of them.
+    pub const ALL: [Attention; 2] = [Attention::Flash, Attention::Naive];
+
+    /// Name as users know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Attention::Naive => "naive",
+            Attention::Flash => "flash",
+        }
+    }
 }

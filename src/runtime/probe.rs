@@ -9,7 +9,6 @@ use super::cache::Cache;
 use super::engine::{self, BATCH};
 use super::route::Route;
 use super::{BlockRunner, Engine, Overrides};
-use crate::Result;
 use crate::model::Op;
 
 /// A block and some samples, from whose start on it can be run in part.
@@ -69,17 +68,14 @@ impl<'p, 'a> Probe<'p, 'a> {
 
     /// Runs the samples to the start of the stretch, and on to its end to see what comes of the stored weights.
     ///
-    /// # Errors
-    /// If a matrix has a type without a kernel.
-    ///
     /// # Panics
     /// If the block has no such ops.
-    pub fn stop_at(&'p self, stretch: Range<usize>) -> Result<Stopped<'p, 'a>> {
+    pub fn stop_at(&'p self, stretch: Range<usize>) -> Stopped<'p, 'a> {
         let runner = self.runner;
         let graph = &runner.model.graph;
         let (before, ops) = graph.blocks[self.block][..stretch.end].split_at(stretch.start);
-        let engine = Engine::of(runner.model, runner.weights, runner.options, before, None)?;
-        let tail = Engine::of(runner.model, runner.weights, runner.options, ops, None)?;
+        let engine = Engine::of(runner.model, runner.weights, runner.options, before, None);
+        let tail = Engine::of(runner.model, runner.weights, runner.options, ops, None);
         let starts = self.groups.iter().filter(|group| !group.residual.is_empty()).map(|group| {
             let tokens = vec![0; group.residual.len() / runner.width()];
             let mut batch = Batch::together(&engine, &tokens, 0, group.sequences);
@@ -92,7 +88,7 @@ impl<'p, 'a> Probe<'p, 'a> {
         });
         // On a thread of the pool, so that handing work to it needs no waking and waiting from outside.
         let starts = rayon::scope(|_| starts.collect());
-        Ok(Stopped { probe: self, ops, starts })
+        Stopped { probe: self, ops, starts }
     }
 
     /// Of every attention among some ops one for each sequence.
@@ -114,14 +110,11 @@ impl Stopped<'_, '_> {
     /// By how much the residual stream after the stretch changes if it has other weights: the mean over tokens of the
     /// squared differences, summed over the width. Infinite if a number overflows.
     ///
-    /// # Errors
-    /// If a matrix has a type without a kernel.
-    ///
     /// # Panics
     /// If a value in `overrides` has not the length of its parameter.
-    pub fn change(&self, overrides: &Overrides<'_>) -> Result<f64> {
+    pub fn change(&self, overrides: &Overrides<'_>) -> f64 {
         let runner = self.probe.runner;
-        let engine = Engine::of(runner.model, runner.weights, runner.options, self.ops, Some(overrides))?;
+        let engine = Engine::of(runner.model, runner.weights, runner.options, self.ops, Some(overrides));
         let (mut sum, mut tokens) = (0.0, 0);
         rayon::scope(|_| {
             for start in &self.starts {
@@ -134,6 +127,6 @@ impl Stopped<'_, '_> {
                 tokens += start.tokens.len();
             }
         });
-        Ok(if sum.is_nan() { f64::INFINITY } else { sum / tokens.max(1) as f64 })
+        if sum.is_nan() { f64::INFINITY } else { sum / tokens.max(1) as f64 }
     }
 }

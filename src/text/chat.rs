@@ -54,7 +54,7 @@ impl ChatTemplate {
     pub fn open(tokenizer: &Tokenizer) -> Result<ChatTemplate> {
         let source = match tokenizer.metadata().get(KEY) {
             Some(Value::String(source)) => source,
-            Some(_) => return Err(Error::unsupported(format!("{KEY}: must be a string"))),
+            Some(_) => return Err(Error::template(format!("{KEY}: must be a string"))),
             None => {
                 let names: Vec<&str> = match tokenizer.metadata().get("tokenizer.chat_templates") {
                     Some(Value::Array(names)) => names.iter().filter_map(|n| n.as_str()).collect(),
@@ -64,8 +64,8 @@ impl ChatTemplate {
                     0 => String::new(),
                     _ => format!(" without a name (only {})", names.join(", ")),
                 };
-                let advice = "it was not made for chat, or lost its template. Give a plain --prompt without --chat";
-                return Err(Error::unsupported(format!("the model has no chat template{others}; {advice}")));
+                let advice = "it was not made for chat, or lost its template. Give it a plain prompt, without `chat`";
+                return Err(Error::template(format!("the model has no chat template{others}; {advice}")));
             }
         };
         let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or("");
@@ -124,7 +124,7 @@ impl ChatTemplate {
 fn fault(e: &minijinja::Error) -> Error {
     let line = e.line().map_or(String::new(), |line| format!(", line {line}"));
     let what = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
-    Error::unsupported(format!("chat template{line}: {what}"))
+    Error::template(format!("chat template{line}: {what}"))
 }
 
 /// Jinja as `transformers` sets it up.

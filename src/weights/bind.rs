@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Format, formats};
+use aurora_quantizers::{Store, formats};
 
 use super::{Edits, Weights};
 use crate::checkpoint::{Config, Packed, TensorInfo, TensorSource};
@@ -34,7 +34,7 @@ pub(super) struct Run<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Numbers<'a> {
     /// They lie one after the other.
-    Stored(&'static dyn Format),
+    Stored(&'static dyn Store),
     /// They are put together from codes and scales.
     Packed(&'a Packed),
 }
@@ -146,8 +146,8 @@ impl<'a> Binder<'a> {
         } else if tensor.spec.kind == Kind::Int {
             fault = Some(format!("holds {} numbers; weights must be floating point", tensor.spec.name));
         }
-        let format = formats::by_ggml_id(tensor.spec.ggml_id);
-        if fault.is_none() && format.is_none() && tensor.packed.is_none() {
+        let store = formats::by_name(tensor.spec.name);
+        if fault.is_none() && store.is_none() && tensor.packed.is_none() {
             let known: Vec<_> = formats::FORMATS.iter().map(|f| f.spec().name).collect();
             fault = Some(format!("type {} cannot be read yet (known: {})", tensor.spec.name, known.join(", ")));
         }
@@ -157,7 +157,7 @@ impl<'a> Binder<'a> {
         }
         let numbers = match &tensor.packed {
             Some(packed) => Numbers::Packed(packed),
-            None => Numbers::Stored(format?),
+            None => Numbers::Stored(store?),
         };
         Some(Run { tensor, numbers, first_row, rows })
     }

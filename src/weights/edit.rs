@@ -18,7 +18,7 @@ pub enum Edit {
     /// Rows or columns are gone; the others keep their order.
     Remove(Gather),
     /// Something is added.
-    Add(LowRank),
+    Add(LowRankTerm),
     /// Everything is replaced: `[rows, cols]`, row-major.
     Values(Vec<f32>),
 }
@@ -52,7 +52,7 @@ pub struct Scale {
 
 /// A product of two thin matrices, `scale * B A`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LowRank {
+pub struct LowRankTerm {
     /// Columns of B and rows of A.
     pub rank: usize,
     /// Multiplies the product.
@@ -155,7 +155,7 @@ impl Edit {
                 Err(format!("a mask of [{}, {}], needed [{rows}, {cols}]", mask.rows(), mask.cols()))
             }
             Edit::Mask(_) => Ok(()),
-            Edit::Add(LowRank { rank, b, a, .. }) => {
+            Edit::Add(LowRankTerm { rank, b, a, .. }) => {
                 let size = |n: usize| rank.checked_mul(n).unwrap_or(usize::MAX);
                 counted(&format!("numbers of B of rank {rank}"), b.len(), size(rows))?;
                 counted(&format!("numbers of A of rank {rank}"), a.len(), size(cols))

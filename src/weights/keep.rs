@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use aurora_quantizers::grid::Levels;
-use aurora_quantizers::spec::{self, Kind};
-use aurora_quantizers::{BlockFormat, Format, Spec, formats};
+use aurora_quantizers::spec::Kind;
+use aurora_quantizers::{BlockFormat, Store, formats};
 
 use super::Weights;
 use super::bind::Numbers;
@@ -37,9 +37,9 @@ pub(super) struct Part<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
     /// What would hold it: the smallest type of enough levels; of floats, their own.
-    pub wanted: &'static Spec,
+    pub wanted: &'static dyn Store,
     /// What does hold it.
-    pub spec: &'static Spec,
+    pub store: &'static dyn Store,
     /// Why integers cannot be carried over, if they cannot.
     pub reason: Option<String>,
     /// Whether codes become codes (else the numbers are stored as floats).
@@ -57,18 +57,18 @@ impl<'a> Weights<'a> {
         if whole {
             return choose(&parts, self.changes(id).as_deref(), self.edits.left(id));
         }
-        let mut specs = self.bound[id.0].runs.iter().map(|run| match run.numbers {
-            Numbers::Stored(format) if format.spec().kind == Kind::Float => format.spec(),
-            _ => named("f16"),
+        let mut stores = self.bound[id.0].runs.iter().map(|run| match run.numbers {
+            Numbers::Stored(store) if store.spec().kind == Kind::Float => store,
+            _ => &formats::F16,
         });
-        let first = specs.next().unwrap_or(named("f32"));
-        let spec = match specs.all(|spec| spec == first) {
+        let first = stores.next().unwrap_or(&formats::F32);
+        let store = match stores.all(|store| store == first) {
             // What checkpoints alone have (64 bits) GGUF's readers do not multiply with.
-            true if first.name == "f64" => named("f32"),
+            true if first.spec().name == "f64" => &formats::F32,
             true => first,
-            false => named("f16"),
+            false => &formats::F16,
         };
-        Kept { wanted: spec, spec, reason: None, integers: false }
+        Kept { wanted: store, store, reason: None, integers: false }
     }
 
     /// The packed tensors behind a parameter, and whether they are all of it. Reads their scales and zeros.
@@ -90,18 +90,18 @@ impl<'a> Weights<'a> {
     }
 
     /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found. `values`:
-    /// receives the weights of these rows, `[rows.len(), cols]`. `out`: exactly their bytes in `spec`.
+    /// receives the weights of these rows, `[rows.len(), cols]`. `out`: exactly their bytes in `store`.
     ///
     /// # Panics
     /// If the parameter has no integers or its weights were [changed](Weights::changes), or a length does not fit.
-    pub fn carry(&self, id: ParamId, rows: Range<usize>, spec: &Spec, values: &mut [f32], out: &mut [u8]) {
+    pub fn carry(&self, id: ParamId, rows: Range<usize>, store: &dyn Store, values: &mut [f32], out: &mut [u8]) {
         let param = self.graph.param(id);
         let cols = param.cols();
         assert_eq!(values.len(), rows.len() * cols, "{}: length of the values", param.name);
         assert_eq!(self.changes(id), None, "{}: what was done to its integers", param.name);
         self.rows(id, rows.clone(), values);
-        let format = formats::by_ggml_id(spec.ggml_id).and_then(Format::as_blocks).expect("a type of BLOCKS");
-        let row_bytes = spec.bytes_for(cols).expect("rows of whole blocks");
+        let format = store.blocks().expect("a type of BLOCKS");
+        let row_bytes = store.spec().bytes_for(cols).expect("rows of whole blocks");
         let mut rest = out;
         let mut write = |places: Places, columns: Option<&[u32]>| {
             for piece in self.gather(id, places.list().into_iter()) {
@@ -127,25 +127,25 @@ fn runs(packed: &Packed, columns: Option<&[u32]>) -> bool {
     columns.map_or(packed.order.is_none(), |columns| columns.chunks(BLOCK).all(of_one))
 }
 
-fn named(name: &str) -> &'static Spec {
-    spec::by_name(name).expect("a row of SPECS")
+fn named(name: &str) -> &'static dyn Store {
+    formats::by_name(name).expect("a row of FORMATS")
 }
 
-fn grid(name: &str) -> (&'static Spec, bool, (i32, i32)) {
-    let format = formats::by_name(name).and_then(Format::as_blocks).expect("a type of BLOCKS");
+/// Whether a format has offsets, and its lowest and highest codes.
+fn grid(format: &dyn BlockFormat) -> (bool, (i32, i32)) {
     let spec = format.spec();
     let (mut codes, bytes) = (vec![0; spec.block], vec![0; spec.bytes]);
     let grid = format.unpack(&bytes, &mut codes);
-    let Levels::Linear { min, max } = grid.levels else { unreachable!("{name} has integers") };
+    let Levels::Linear { min, max } = grid.levels else { unreachable!("{} has integers", spec.name) };
     // A format without offsets has a negative zero there.
-    (spec, grid.offset[0].is_sign_positive(), (i32::from(min), i32::from(max)))
+    (grid.offset[0].is_sign_positive(), (i32::from(min), i32::from(max)))
 }
 
 /// The smallest type that holds the integers of all parts of a matrix. `changes`: what was done to its weights;
 /// `stuck`: why columns cannot be put in order.
 pub(super) fn choose(parts: &[Part<'_>], changes: Option<&str>, stuck: Option<&str>) -> Kept {
-    let holds = |name: &&'static str| {
-        let (_, offset, codes) = grid(name);
+    let holds = |store: &&'static dyn Store| {
+        let (offset, codes) = grid(store.blocks().expect("a type of blocks"));
         parts.iter().all(|Part { packed, survey, .. }| {
             let (low, high) = (i32::from(survey.lowest), i32::from(survey.highest));
             let (from, to) = survey.span();
@@ -156,10 +156,10 @@ pub(super) fn choose(parts: &[Part<'_>], changes: Option<&str>, stuck: Option<&s
                 }
         })
     };
-    let wanted = BLOCKS.iter().copied().find(holds).map(named);
+    let wanted = BLOCKS.iter().map(|name| named(name)).find(holds);
     let obstacle = |Part { packed, survey, runs }: &Part<'_>| {
         let (from, to) = survey.span();
-        let Some(wanted) = wanted else {
+        let Some(wanted) = wanted.map(Store::spec) else {
             return packed.linear().then(|| format!("no type holds integers from {from} to {to}"));
         };
         if !runs {
@@ -178,14 +178,14 @@ pub(super) fn choose(parts: &[Part<'_>], changes: Option<&str>, stuck: Option<&s
     let gone = changes.map(|what| format!("its weights are {what}, and no longer the checkpoint's integers"));
     let reason = gone.or_else(|| parts.iter().find_map(obstacle));
     match (wanted, reason) {
-        (Some(spec), None) => Kept { wanted: spec, spec, reason: None, integers: true },
+        (Some(store), None) => Kept { wanted: store, store, reason: None, integers: true },
         (wanted, reason) => {
-            let f16 = named("f16");
-            let fit = parts.iter().all(|part| part.packed.largest(&part.survey) <= f16.max_abs);
-            let spec = if fit { f16 } else { named("bf16") };
+            let most = formats::F16.spec().max_abs;
+            let fit = parts.iter().all(|part| part.packed.largest(&part.survey) <= most);
+            let store: &dyn Store = if fit { &formats::F16 } else { &formats::BF16 };
             // Floats are all that can be wanted of what has no integers.
-            let wanted = if reason.is_some() { wanted.unwrap_or(named("q8_0")) } else { spec };
-            Kept { wanted, spec, reason, integers: false }
+            let wanted = if reason.is_some() { wanted.unwrap_or(named("q8_0")) } else { store };
+            Kept { wanted, store, reason, integers: false }
         }
     }
 }
@@ -201,7 +201,7 @@ fn blocks(
     let Piece { packed, rows, .. } = piece;
     let spec = format.spec();
     let (n, cols) = (spec.block, packed.cols);
-    let (_, offset, (low, _)) = grid(spec.name);
+    let (offset, (low, _)) = grid(format);
     let mut levels = vec![0; rows.len() * cols];
     packed.levels(source, rows, &mut levels);
     let (mut lines, mut codes) = (Grid::default(), vec![0; n]);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use aurora_quantizers::Spec;
+use aurora_quantizers::Store;
 
 use super::Weights;
 use super::bind::{Bound, Numbers, Run};
@@ -14,7 +14,7 @@ use crate::model::{Import, Param, ParamId};
 #[derive(Debug, Clone, Copy)]
 pub struct Stored<'a> {
     /// How the numbers are stored.
-    pub spec: &'static Spec,
+    pub store: &'static dyn Store,
     /// The bytes of these rows and of no others.
     pub bytes: &'a [u8],
     /// How many rows they are.
@@ -133,11 +133,10 @@ impl<'a> Weights<'a> {
         }
         let cols = self.graph.param(id).cols();
         let stored = |run: &Run<'a>| {
-            let Numbers::Stored(format) = run.numbers else { return None };
-            let spec = format.spec();
-            let bytes = |rows: usize| spec.bytes_for(rows * cols).expect("whole blocks");
+            let Numbers::Stored(store) = run.numbers else { return None };
+            let bytes = |rows: usize| store.spec().bytes_for(rows * cols).expect("whole blocks");
             let range = bytes(run.first_row)..bytes(run.first_row + run.rows);
-            Some(Stored { spec, bytes: self.source.bytes(run.tensor, range), rows: run.rows })
+            Some(Stored { store, bytes: self.source.bytes(run.tensor, range), rows: run.rows })
         };
         bound.runs.iter().map(stored).collect()
     }
@@ -174,24 +173,24 @@ impl<'a> Weights<'a> {
         }
         let cols = self.graph.param(id).cols();
         bound.for_each(rows, |run, first, n| {
-            let Numbers::Stored(format) = run.numbers else { unreachable!("packed rows are not in order") };
-            let bytes = |rows: usize| format.spec().bytes_for(rows * cols).expect("whole blocks");
+            let Numbers::Stored(store) = run.numbers else { unreachable!("packed rows are not in order") };
+            let bytes = |rows: usize| store.spec().bytes_for(rows * cols).expect("whole blocks");
             self.source.release(run.tensor, bytes(first)..bytes(first + n));
         });
     }
 
     fn decode(&self, run: &Run, first_row: usize, cols: usize, out: &mut [f32]) {
-        let format = match run.numbers {
-            Numbers::Stored(format) => format,
+        let store = match run.numbers {
+            Numbers::Stored(store) => store,
             Numbers::Packed(packed) => {
                 let rows: Vec<usize> = (first_row..first_row + out.len() / cols).collect();
                 return packed.decode(self.source, &rows, out);
             }
         };
-        let spec = format.spec();
+        let spec = store.spec();
         let at = spec.bytes_for(first_row * cols).expect("whole blocks");
         let len = spec.bytes_for(out.len()).expect("whole blocks");
-        format.decode(self.source.bytes(run.tensor, at..at + len), out);
+        store.decode(self.source.bytes(run.tensor, at..at + len), out);
     }
 
     fn consecutive(&self, bound: &Bound, cols: usize, rows: Range<usize>, out: &mut [f32]) {
@@ -222,13 +221,13 @@ impl<'a> Weights<'a> {
     /// The tensor is stored `[in, out]`: each canonical row is a stored column.
     fn transposed(&self, run: &Run, rows: Range<usize>, out: &mut [f32]) {
         let (inputs, outputs) = (run.tensor.shape[0], run.tensor.shape[1]);
-        let Numbers::Stored(format) = run.numbers else { unreachable!("packed matrices are bound as they are") };
-        let spec = format.spec();
+        let Numbers::Stored(store) = run.numbers else { unreachable!("packed matrices are bound as they are") };
+        let spec = store.spec();
         let mut segment = vec![0.0; rows.len()];
         for i in 0..inputs {
             let at = spec.bytes_for(i * outputs + rows.start).expect("floats have blocks of one");
             let len = spec.bytes_for(rows.len()).expect("floats have blocks of one");
-            format.decode(self.source.bytes(run.tensor, at..at + len), &mut segment);
+            store.decode(self.source.bytes(run.tensor, at..at + len), &mut segment);
             for (row, v) in segment.iter().enumerate() {
                 out[row * inputs + i] = *v;
             }

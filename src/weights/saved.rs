@@ -3,7 +3,7 @@
 use aurora_quantizers::BitMask;
 use serde::{Deserialize, Serialize};
 
-use super::edit::{Edit, Gather, LowRank, Scale, Side};
+use super::edit::{Edit, Gather, LowRankTerm, Scale, Side};
 
 /// All edits of a model.
 #[derive(Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl From<&Edit> for SavedEdit {
             Edit::Scale(scale) => SavedEdit::Scale(scale.cols.as_deref().map(bits), scale.rows.as_deref().map(bits)),
             Edit::Mask(mask) => SavedEdit::Mask(mask.rows(), mask.cols(), mask.words().to_vec()),
             Edit::Remove(Gather { side, from }) => SavedEdit::Remove(*side == Side::Rows, from.clone()),
-            Edit::Add(LowRank { rank, scale, b, a }) => SavedEdit::Add(*rank, scale.to_bits(), bits(b), bits(a)),
+            Edit::Add(LowRankTerm { rank, scale, b, a }) => SavedEdit::Add(*rank, scale.to_bits(), bits(b), bits(a)),
             Edit::Values(values) => SavedEdit::Values(bits(values)),
         }
     }
@@ -60,7 +60,7 @@ impl TryFrom<SavedEdit> for Edit {
             }
             SavedEdit::Remove(rows, from) => Edit::Remove(gather(rows, from)),
             SavedEdit::Add(rank, scale, b, a) => {
-                Edit::Add(LowRank { rank, scale: f32::from_bits(scale), b: floats(b), a: floats(a) })
+                Edit::Add(LowRankTerm { rank, scale: f32::from_bits(scale), b: floats(b), a: floats(a) })
             }
             SavedEdit::Values(values) => Edit::Values(floats(values)),
         })

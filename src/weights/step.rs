@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::edit::{Edit, Gather, LowRank, Scale, Side};
+use super::edit::{Edit, Gather, LowRankTerm, Scale, Side};
 
 /// An edit as it applies to one matrix; the edit itself may span several.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ impl Scale {
     }
 }
 
-impl LowRank {
+impl LowRankTerm {
     /// Summed in f64 and rounded once. `sum`: room for a row.
     fn apply(&self, row: usize, sum: &mut [f64], values: &mut [f32]) {
         sum.fill(0.0);

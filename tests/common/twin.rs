@@ -1,7 +1,7 @@
 //! Random edits, and their slow twin: whole matrices, changed number by number.
 
 use aurora_quant::model::{Model, ParamId, Role};
-use aurora_quant::weights::{Edit, Gather, LowRank, Scale, Side};
+use aurora_quant::weights::{Edit, Gather, LowRankTerm, Scale, Side};
 use aurora_quantizers::BitMask;
 
 /// Numbers that are the same on every machine.
@@ -59,7 +59,7 @@ pub fn edit(kind: &str, rows: usize, cols: usize, random: &mut Random) -> Edit {
         "add" => {
             let rank = 1 + random.below(3);
             let (b, a) = (random.floats(rows * rank), random.floats(rank * cols));
-            Edit::Add(LowRank { rank, scale: random.float(), b, a })
+            Edit::Add(LowRankTerm { rank, scale: random.float(), b, a })
         }
         _ => Edit::Values(random.floats(rows * cols)),
     }
@@ -127,7 +127,7 @@ pub fn apply(m: &mut Matrix, edit: &Edit) {
                             *w *= s.rows.as_ref().map_or(1.0, |by| by[r]);
                         }
                         Edit::Mask(mask) => *w = if mask.stays(r, c) { *w } else { 0.0 },
-                        Edit::Add(LowRank { rank, scale, b, a }) => {
+                        Edit::Add(LowRankTerm { rank, scale, b, a }) => {
                             let cols = before[0].len();
                             let terms = (0..*rank).map(|k| f64::from(b[r * rank + k]) * f64::from(a[k * cols + c]));
                             *w = (f64::from(*w) + f64::from(*scale) * terms.fold(0.0, |sum, t| sum + t)) as f32;

@@ -1,18 +1,18 @@
 //! What the five types with 32 weights under one scale (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4) have in common.
 //!
 //! A type says what its codes can be ([`Single`]), how ggml's reference chooses scale and codes ([`Layout::quantize`])
-//! and where they lie in the block ([`Layout::write`], [`Layout::read`]); [`Format`] and [`BlockFormat`] follow from that
+//! and where they lie in the block ([`Layout::write`], [`Layout::read`]); [`Store`] and [`BlockFormat`] follow from that
 //! here.
 
 use super::stored;
 use crate::bits::{F16_NEG_ZERO, f16_from_f32, f16_to_f32};
-use crate::format::{check_lengths, columns_of};
 use crate::grid::Levels;
 use crate::search::block32::{self as search, Single};
 use crate::search::lanes::LANES;
 use crate::search::{Offset, finite_f16};
 use crate::simd::{Isa, dispatch, trunc_within};
-use crate::{BlockFormat, Format, Grid, Scales, Spec, spec};
+use crate::store::{check_lengths, columns_of};
+use crate::{BlockFormat, Care, Grid, Scales, Spec, Store, spec};
 
 /// Weights per block.
 pub(super) const N: usize = search::N;
@@ -117,7 +117,7 @@ dispatch!(fn fit_with<L: Layout>(x: &[f32], importance: &[f32], grids: &mut [Gri
 /// The format of a layout.
 pub(super) struct Block32<L>(pub L);
 
-impl<L: Layout> Format for Block32<L> {
+impl<L: Layout> Store for Block32<L> {
     fn spec(&self) -> &'static Spec {
         spec::by_name(L::NAME).expect("a row of SPECS")
     }
@@ -135,16 +135,12 @@ impl<L: Layout> Format for Block32<L> {
         }
     }
 
-    fn has_reference(&self) -> bool {
-        L::REFERENCE
-    }
-
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
         check_lengths(self.spec(), out.len(), bytes.len());
         decode_with::<L>(Isa::best(), bytes, out);
     }
 
-    fn as_blocks(&self) -> Option<&dyn BlockFormat> {
+    fn blocks(&self) -> Option<&dyn BlockFormat> {
         Some(self)
     }
 }
@@ -154,7 +150,11 @@ fn grid_of<L: Layout>(block: &Block) -> Grid {
 }
 
 impl<L: Layout> BlockFormat for Block32<L> {
-    fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+    fn has_reference(&self) -> bool {
+        L::REFERENCE
+    }
+
+    fn fit_many(&self, x: &[f32], importance: &[f32], _: Care, grids: &mut [Grid]) {
         let columns = columns_of(self.spec(), x.len(), Some(importance));
         assert_eq!(x.len(), grids.len() * N, "{}: weights against {} grids", L::NAME, grids.len());
         if L::SEARCH {

@@ -1,8 +1,8 @@
 //! F32, F16, BF16 and F64: one number each, no blocks. Rounding is to nearest, ties to even.
 
-use crate::format::check_lengths;
 use crate::simd::{Isa, dispatch};
-use crate::{Format, Scales, Spec, bits, spec};
+use crate::store::check_lengths;
+use crate::{BlockFormat, Scales, Spec, Store, bits, spec};
 
 /// 32-bit floating point: nothing is lost.
 pub struct F32;
@@ -17,7 +17,7 @@ fn named(name: &str) -> &'static Spec {
     spec::by_name(name).expect("a row of SPECS")
 }
 
-impl Format for F32 {
+impl Store for F32 {
     fn spec(&self) -> &'static Spec {
         named("f32")
     }
@@ -34,6 +34,10 @@ impl Format for F32 {
         for (o, b) in out.iter_mut().zip(bytes.as_chunks().0) {
             *o = f32::from_le_bytes(*b);
         }
+    }
+
+    fn blocks(&self) -> Option<&dyn BlockFormat> {
+        None
     }
 }
 
@@ -56,7 +60,7 @@ dispatch!(pub(super) fn decode_f16(b: &[u8], out: &mut [f32]) = |b, out| decode_
 dispatch!(pub(super) fn encode_bf16(x: &[f32], out: &mut [u8]) = |x, out| encode_halves(x, out, bits::bf16_from_f32));
 dispatch!(pub(super) fn decode_bf16(b: &[u8], out: &mut [f32]) = |b, out| decode_halves(b, out, bits::bf16_to_f32));
 
-impl Format for F16 {
+impl Store for F16 {
     fn spec(&self) -> &'static Spec {
         named("f16")
     }
@@ -70,9 +74,13 @@ impl Format for F16 {
         check_lengths(self.spec(), out.len(), bytes.len());
         decode_f16(Isa::best(), bytes, out);
     }
+
+    fn blocks(&self) -> Option<&dyn BlockFormat> {
+        None
+    }
 }
 
-impl Format for BF16 {
+impl Store for BF16 {
     fn spec(&self) -> &'static Spec {
         named("bf16")
     }
@@ -86,9 +94,13 @@ impl Format for BF16 {
         check_lengths(self.spec(), out.len(), bytes.len());
         decode_bf16(Isa::best(), bytes, out);
     }
+
+    fn blocks(&self) -> Option<&dyn BlockFormat> {
+        None
+    }
 }
 
-impl Format for F64 {
+impl Store for F64 {
     fn spec(&self) -> &'static Spec {
         named("f64")
     }
@@ -105,5 +117,9 @@ impl Format for F64 {
         for (o, b) in out.iter_mut().zip(bytes.as_chunks().0) {
             *o = f64::from_le_bytes(*b) as f32;
         }
+    }
+
+    fn blocks(&self) -> Option<&dyn BlockFormat> {
+        None
     }
 }

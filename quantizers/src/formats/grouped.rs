@@ -12,11 +12,11 @@
 //! format cannot store it.
 
 use crate::bits::f16_to_f32;
-use crate::format::{check_lengths, columns_of};
 use crate::grid::Levels;
 use crate::search::finite_f16;
 use crate::spec::Kind;
-use crate::{BlockFormat, Format, Grid, Scales, Spec};
+use crate::store::{check_lengths, columns_of};
+use crate::{BlockFormat, Care, Grid, Scales, Spec, Store};
 
 /// One width, size of groups and symmetry.
 pub(super) struct Grouped {
@@ -25,33 +25,30 @@ pub(super) struct Grouped {
     symmetric: bool,
 }
 
-/// Ids that no file has: these types are never written as they are.
-const FIRST_ID: u32 = 1 << 16;
-
-const fn row(name: &'static str, id: u32, group: usize, bits: u32, symmetric: bool) -> Spec {
+const fn row(name: &'static str, group: usize, bits: u32, symmetric: bool) -> Spec {
     let bytes = 2 + !symmetric as usize + group * bits as usize / 8;
     let top = if symmetric { (1 << (bits - 1)) as f32 } else { 1.0 };
-    Spec { name, ggml_id: FIRST_ID + id, block: group, bytes, kind: Kind::Block, max_abs: 65504.0 * top }
+    Spec { name, ggml_id: None, block: group, bytes, kind: Kind::Block, max_abs: 65504.0 * top }
 }
 
 static SPECS: [Spec; 10] = [
-    row("int4_g64", 0, 64, 4, true),
-    row("int4_g128", 1, 128, 4, true),
-    row("int8_g64", 2, 64, 8, true),
-    row("int8_g128", 3, 128, 8, true),
-    row("uint4_g32", 4, 32, 4, false),
-    row("uint4_g64", 5, 64, 4, false),
-    row("uint4_g128", 6, 128, 4, false),
-    row("uint8_g32", 7, 32, 8, false),
-    row("uint8_g64", 8, 64, 8, false),
-    row("uint8_g128", 9, 128, 8, false),
+    row("int4_g64", 64, 4, true),
+    row("int4_g128", 128, 4, true),
+    row("int8_g64", 64, 8, true),
+    row("int8_g128", 128, 8, true),
+    row("uint4_g32", 32, 4, false),
+    row("uint4_g64", 64, 4, false),
+    row("uint4_g128", 128, 4, false),
+    row("uint8_g32", 32, 8, false),
+    row("uint8_g64", 64, 8, false),
+    row("uint8_g128", 128, 8, false),
 ];
 
 const fn of(spec: &'static Spec, bits: u32, symmetric: bool) -> Grouped {
     Grouped { spec, bits, symmetric }
 }
 
-/// All of them, in the order of their ids.
+/// All of them.
 pub(super) static ALL: [Grouped; 10] = [
     of(&SPECS[0], 4, true),
     of(&SPECS[1], 4, true),
@@ -180,7 +177,7 @@ impl Grouped {
     }
 }
 
-impl Format for Grouped {
+impl Store for Grouped {
     fn spec(&self) -> &'static Spec {
         self.spec
     }
@@ -198,10 +195,6 @@ impl Format for Grouped {
         }
     }
 
-    fn has_reference(&self) -> bool {
-        false
-    }
-
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
         check_lengths(self.spec, out.len(), bytes.len());
         let mut codes = vec![0; self.spec.block];
@@ -211,13 +204,17 @@ impl Format for Grouped {
         }
     }
 
-    fn as_blocks(&self) -> Option<&dyn BlockFormat> {
+    fn blocks(&self) -> Option<&dyn BlockFormat> {
         Some(self)
     }
 }
 
 impl BlockFormat for Grouped {
-    fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+    fn has_reference(&self) -> bool {
+        false
+    }
+
+    fn fit_many(&self, x: &[f32], importance: &[f32], _: Care, grids: &mut [Grid]) {
         let columns = columns_of(self.spec, x.len(), Some(importance));
         assert_eq!(x.len(), grids.len() * self.spec.block, "{}: weights against grids", self.spec.name);
         let blocks = x.chunks_exact(self.spec.block).zip(columns.chunks_exact(self.spec.block).cycle());

@@ -1,8 +1,9 @@
 //! The table of formats: a new one is one file here and one row.
 
-use crate::Format;
+use crate::Store;
 use crate::bits::{f16_from_f32, f16_to_f32};
 use block32::Block32;
+pub use floats::{BF16, F16, F32};
 use superblock::SuperBlock;
 
 mod block32;
@@ -26,10 +27,10 @@ mod superblock;
 mod twins;
 
 /// Every format that can be encoded and decoded, in the order in which help and docs list them.
-pub static FORMATS: &[&dyn Format] = &[
-    &floats::F32,
-    &floats::F16,
-    &floats::BF16,
+pub static FORMATS: &[&dyn Store] = &[
+    &F32,
+    &F16,
+    &BF16,
     &Block32(q8_0::Q8_0),
     &SuperBlock(q6_k::Q6K),
     &SuperBlock(q5_k::Q5K),
@@ -47,23 +48,17 @@ pub static FORMATS: &[&dyn Format] = &[
 ];
 
 /// The format with this name, in any case.
-pub fn by_name(name: &str) -> Option<&'static dyn Format> {
+pub fn by_name(name: &str) -> Option<&'static dyn Store> {
     FORMATS.iter().copied().find(|f| f.spec().name.eq_ignore_ascii_case(name))
-}
-
-/// The format with this ggml id (or the id by which a format of [`grouped`] goes).
-pub fn by_ggml_id(id: u32) -> Option<&'static dyn Format> {
-    let groups = grouped::ALL.iter().map(|f| f as &dyn Format);
-    FORMATS.iter().copied().chain(groups).find(|f| f.spec().ggml_id == id)
 }
 
 /// The grid of a checkpoint of 4 or 8 bits with a scale for every `group` (32, 64 or 128) weights, and a zero if it is not
 /// symmetric. GGUF's own type where there is one.
-pub fn grouped(bits: u32, group: usize, symmetric: bool) -> Option<&'static dyn Format> {
+pub fn grouped(bits: u32, group: usize, symmetric: bool) -> Option<&'static dyn Store> {
     match (bits, group, symmetric) {
         (4, 32, true) => by_name("q4_0"),
         (8, 32, true) => by_name("q8_0"),
-        _ => grouped::find(bits, group, symmetric).map(|f| f as &dyn Format),
+        _ => grouped::find(bits, group, symmetric).map(|f| f as &dyn Store),
     }
 }
 

@@ -1,16 +1,16 @@
 //! What the types with 256 weights in 8 or 16 groups (the K types, IQ4_XS) have in common.
 //!
 //! A type says what its codes and integers can be ([`Levels`], [`Super`]) and where they lie in the block ([`Layout`]);
-//! [`Format`] and [`BlockFormat`] follow from that here.
+//! [`Store`] and [`BlockFormat`] follow from that here.
 
 use super::stored;
 use crate::bits::f16_from_f32;
-use crate::format::{check_lengths, columns_of};
 use crate::grid::{self, MAX_GROUPS, Parts};
 use crate::search::superblock::{self as search, N, Super};
 use crate::search::{Effort, Offset};
 use crate::simd::{Isa, dispatch};
-use crate::{BlockFormat, Format, Grid, Scales, Spec, spec};
+use crate::store::{check_lengths, columns_of};
+use crate::{BlockFormat, Care, Grid, Scales, Spec, Store, spec};
 
 /// One type's layout. Every method must be `#[inline(always)]`: they are compiled once per instruction set.
 pub(super) trait Layout: Super {
@@ -70,7 +70,7 @@ dispatch!(pub(super) fn search_with<L: Layout>(x: &[f32], importance: &[f32], ou
 dispatch!(pub(super) fn decode_with<L: Layout>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
 dispatch!(pub(super) fn fit_with<L: Layout>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) = fit_blocks::<L>);
 
-impl<L: Layout> Format for SuperBlock<L> {
+impl<L: Layout> Store for SuperBlock<L> {
     fn spec(&self) -> &'static Spec {
         spec::by_name(L::NAME).expect("a row of SPECS")
     }
@@ -81,35 +81,29 @@ impl<L: Layout> Format for SuperBlock<L> {
         search_with::<L>(Isa::best(), x, columns_of(self.spec(), x.len(), importance), out);
     }
 
-    fn has_reference(&self) -> bool {
-        false
-    }
-
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
         check_lengths(self.spec(), out.len(), bytes.len());
         decode_with::<L>(Isa::best(), bytes, out);
     }
 
-    fn as_blocks(&self) -> Option<&dyn BlockFormat> {
+    fn blocks(&self) -> Option<&dyn BlockFormat> {
         Some(self)
     }
 }
 
-impl<L: Layout> SuperBlock<L> {
-    fn fit_at(&self, x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) {
+impl<L: Layout> BlockFormat for SuperBlock<L> {
+    fn has_reference(&self) -> bool {
+        false
+    }
+
+    fn fit_many(&self, x: &[f32], importance: &[f32], care: Care, grids: &mut [Grid]) {
         let columns = columns_of(self.spec(), x.len(), Some(importance));
         assert_eq!(x.len(), grids.len() * N, "{}: weights against {} grids", L::NAME, grids.len());
+        let effort = match care {
+            Care::Quick => L::DRAFT,
+            Care::Full => Effort::FULL,
+        };
         fit_with::<L>(Isa::best(), x, columns, effort, grids);
-    }
-}
-
-impl<L: Layout> BlockFormat for SuperBlock<L> {
-    fn fit_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
-        self.fit_at(x, importance, Effort::FULL, grids);
-    }
-
-    fn draft_many(&self, x: &[f32], importance: &[f32], grids: &mut [Grid]) {
-        self.fit_at(x, importance, L::DRAFT, grids);
     }
 
     fn with_group(&self, grid: &Grid, g: usize, scale: f32, offset: f32) -> Grid {

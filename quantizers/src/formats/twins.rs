@@ -4,7 +4,7 @@ use super::{FORMATS, block32, floats, superblock};
 use super::{iq4_nl::Iq4Nl, iq4_xs::Iq4Xs, mxfp4::Mxfp4, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K, q5_k::Q5K, q6_k::Q6K};
 use super::{q4_0::Q4_0, q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q8_0::Q8_0};
 use crate::simd::Isa;
-use crate::{Format, Grid};
+use crate::{Grid, Store};
 
 type Encode = fn(Isa, &[f32], &mut [u8]);
 type Decode = fn(Isa, &[u8], &mut [f32]);
@@ -18,7 +18,7 @@ fn search_superblock<L: superblock::Layout>(isa: Isa, x: &[f32], out: &mut [u8])
 }
 
 fn draft_superblock<L: superblock::Layout>(isa: Isa, x: &[f32], out: &mut [u8]) {
-    let format = super::by_name(L::NAME).and_then(|f| f.as_blocks()).expect("a row");
+    let format = super::by_name(L::NAME).and_then(|f| f.blocks()).expect("a row");
     let none = Grid::single(256, 0.0, 0.0, L::LEVELS);
     let mut grids = vec![none; x.len() / 256];
     superblock::fit_with::<L>(isa, x, &[1.0, 0.5].repeat(128), L::DRAFT, &mut grids);
@@ -78,7 +78,7 @@ impl Random {
 }
 
 /// Blocks of one kind, chosen by the seed; an odd number of them.
-fn input(seed: u64, format: &dyn Format) -> Vec<f32> {
+fn input(seed: u64, format: &dyn Store) -> Vec<f32> {
     let mut random = Random(seed);
     let (limit, block) = (format.spec().max_abs, format.spec().block);
     let len = block * (1 + 2 * (random.next() % (1280 / block as u64).max(2)) as usize);

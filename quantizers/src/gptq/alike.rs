@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::kernels::{self, LANES, Lanes};
 use super::{Hessian, Order};
+use crate::matrix;
 use crate::simd::{Isa, dispatch};
 
 /// What correlations of weights count for those of inputs. Of 0.3, 0.6 and 0.9 the middle one had the smallest true loss.
@@ -120,7 +121,7 @@ pub(super) fn prepare(mut like: Vec<f32>, n: usize, rows: usize, importance: Opt
         }
         like[i * (n + 1)] = sizes[i] * sizes[i];
     }
-    Hessian::prepare(&like, n, DAMPING, Order::Static).ok().map(Hessian::without_products)
+    Hessian::prepare(matrix(&like, n), DAMPING, Order::Static).ok().map(Hessian::without_products)
 }
 
 /// Roots of the importances, in units of their mean; ones where they say nothing.

@@ -16,28 +16,19 @@
 
 use std::ops::Range;
 
+use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::Hessian;
 use super::alike::{correlations, prepare};
 use super::factor::panels;
 use super::kernels::{self, LANES, Lanes, Panel};
-use crate::format::{check_lengths, columns_of};
 use crate::grid::Levels;
 use crate::simd::Isa;
 use crate::spec::Kind;
-use crate::{BlockFormat, Grid, Spec, scan};
-
-/// How much time a guess and its grids may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Care {
-    /// Strips of 128 columns, grids by [`BlockFormat::draft_many`].
-    #[default]
-    Quick,
-    /// Strips of 256 columns, grids by [`BlockFormat::fit_many`]: 2 to 6 % less KL divergence (Q3_K to Q6_K) for about twice the
-    /// time.
-    Full,
-}
+use crate::store::{check_lengths, columns_of};
+use crate::view::elements;
+use crate::{BlockFormat, Care, Grid, Spec, scan};
 
 impl Care {
     /// Columns that are looked at together.
@@ -78,8 +69,7 @@ pub struct Guess {
 /// Some rows of a matrix that is to be guessed about, part by part: several threads can share the parts.
 #[derive(Debug)]
 pub struct Sample {
-    w: Vec<f32>,
-    cols: usize,
+    w: Array2<f32>,
     importance: Option<Vec<f32>>,
     care: Care,
 }
@@ -89,32 +79,33 @@ pub struct Sample {
 pub struct Part(Option<Hessian>);
 
 impl Sample {
-    /// `w`: `[rows, cols]`, row-major. `importance`: E\[x_col^2\], as for [`Scales::Search`](crate::Scales::Search); equal
+    /// `w`: `[rows, cols]`. `importance`: E\[x_col^2\], as for [`Scales::Search`](crate::Scales::Search); equal
     /// without. `None` where there is nothing to look at, or weights are not finite.
     ///
     /// # Panics
-    /// If the lengths do not belong together.
-    pub fn new(w: Vec<f32>, cols: usize, importance: Option<&[f32]>, care: Care) -> Option<Sample> {
-        assert!(cols > 0 && w.len().is_multiple_of(cols), "{} weights in rows of {cols}", w.len());
+    /// If there are not as many importances as columns, or rows do not lie [one after the other](crate::view).
+    pub fn new(w: Array2<f32>, importance: Option<&[f32]>, care: Care) -> Option<Sample> {
+        let cols = w.ncols();
         if let Some(importance) = importance {
             assert_eq!(importance.len(), cols, "importances of the columns");
         }
-        let usable = !w.is_empty() && scan(&w).first.is_none();
-        usable.then(|| Sample { w, cols, importance: importance.map(<[f32]>::to_vec), care })
+        let usable = !w.is_empty() && scan(elements(w.view())).first.is_none();
+        usable.then(|| Sample { w, importance: importance.map(<[f32]>::to_vec), care })
     }
 
     /// How many parts there are.
     pub fn parts(&self) -> usize {
-        self.cols.div_ceil(self.care.strip())
+        self.w.ncols().div_ceil(self.care.strip())
     }
 
     /// Looks at part `i`. Starts no jobs on a thread pool.
     pub fn part(&self, i: usize) -> Part {
         let strip = self.care.strip();
-        let columns = i * strip..((i + 1) * strip).min(self.cols);
-        let like = correlations(&self.w, self.cols, columns.clone());
+        let (rows, cols) = self.w.dim();
+        let columns = i * strip..((i + 1) * strip).min(cols);
+        let like = correlations(elements(self.w.view()), cols, columns.clone());
         let importance = self.importance.as_ref().map(|all| &all[columns.clone()]);
-        Part(prepare(like, columns.len(), self.w.len() / self.cols, importance))
+        Part(prepare(like, columns.len(), rows, importance))
     }
 }
 
@@ -129,28 +120,35 @@ impl Guess {
     ///
     /// # Panics
     /// As [`Sample::new`].
-    pub fn of(w: Vec<f32>, cols: usize, importance: Option<&[f32]>, care: Care) -> Option<Guess> {
-        let sample = Sample::new(w, cols, importance, care)?;
+    pub fn of(w: Array2<f32>, importance: Option<&[f32]>, care: Care) -> Option<Guess> {
+        let sample = Sample::new(w, importance, care)?;
         Guess::from_parts(&sample, (0..sample.parts()).into_par_iter().map(|i| sample.part(i)).collect())
     }
 
     /// From all [parts](Sample::part) of a sample in their order; `None` if nothing seems to go together.
     pub fn from_parts(sample: &Sample, parts: Vec<Part>) -> Option<Guess> {
-        let Sample { cols, care, .. } = *sample;
+        let (cols, care) = (sample.w.ncols(), sample.care);
         assert_eq!(parts.len(), sample.parts(), "parts of a guess for {cols} columns");
         let strips: Vec<_> = parts.into_iter().map(|part| part.0).collect();
         strips.iter().any(Option::is_some).then_some(Guess { cols, care, strips })
     }
 
+    /// Columns of the matrix.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
     /// Rounds rows: grids as [`Care`] says, codes that make up for each other's errors.
     ///
-    /// `x`: whole rows, row-major. `importance`: as for [`Sample::new`]. `out`: exactly their bytes in the format. Rows do not
+    /// `x`: `[rows, cols]`. `importance`: as for [`Sample::new`]. `out`: exactly their bytes in the format. Rows do not
     /// depend on those beside them; sixteen at a time are quickest.
     ///
     /// # Panics
-    /// If the lengths do not belong together, or blocks do not divide a strip.
-    pub fn encode(&self, format: &dyn BlockFormat, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        assert!(x.len().is_multiple_of(self.cols), "{} weights in rows of {}", x.len(), self.cols);
+    /// If the lengths do not belong together, blocks do not divide a strip, or rows do not lie
+    /// [one after the other](crate::view).
+    pub fn encode(&self, format: &dyn BlockFormat, x: ArrayView2<'_, f32>, importance: Option<&[f32]>, out: &mut [u8]) {
+        assert_eq!(x.ncols(), self.cols, "columns of the weights and of those that were looked at");
+        let x = elements(x);
         let spec = format.spec();
         check_lengths(spec, x.len(), out.len());
         let importance = columns_of(spec, x.len(), importance);
@@ -160,10 +158,7 @@ impl Guess {
         let mut rounding = Rounding::new(format, self.cols, strip, span);
         for (x, out) in x.chunks(LANES * self.cols).zip(out.chunks_mut(LANES * row_bytes)) {
             rounding.grids.resize(x.len() / spec.block, rounding.none.clone());
-            match self.care {
-                Care::Quick => format.draft_many(x, importance, &mut rounding.grids),
-                Care::Full => format.fit_many(x, importance, &mut rounding.grids),
-            }
+            format.fit_many(x, importance, self.care, &mut rounding.grids);
             for (at, strips) in self.strips.chunks(span / strip).enumerate() {
                 let columns = at * span..(at * span + span).min(self.cols);
                 assert!(columns.len().is_multiple_of(spec.block), "{}: blocks in columns {columns:?}", spec.name);

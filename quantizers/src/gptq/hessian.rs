@@ -1,10 +1,12 @@
 //! The Hessian of one site, prepared once for all linears that read the site.
 
+use ndarray::{ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
 
 use super::Order;
 use super::factor::Factor;
 use super::kernels::STRIP;
+use crate::view::elements;
 use crate::{NumError, cholesky, par};
 
 /// Largest damping tried, in mean diagonal elements: the matrix is then more damping than Hessian.
@@ -63,9 +65,11 @@ impl Hessian {
     /// [`NumError::NoActivations`] if H is zero.
     ///
     /// # Panics
-    /// If `h` is not n * n long or `damp` is not a positive number.
-    pub fn prepare(h: &[f32], n: usize, damp: f64, order: Order) -> Result<Hessian, NumError> {
-        assert_eq!(Some(h.len()), n.checked_mul(n), "elements of a Hessian of {n} channels");
+    /// If `h` is not square or its rows do not lie [one after the other](crate::view), or `damp` is not a positive number.
+    pub fn prepare(h: ArrayView2<'_, f32>, damp: f64, order: Order) -> Result<Hessian, NumError> {
+        let n = h.nrows();
+        assert_eq!(h.ncols(), n, "rows and columns of a Hessian");
+        let h = elements(h);
         assert!(damp > 0.0 && damp.is_finite(), "damping {damp}: need a positive number");
         check(h, n)?;
         let importance: Vec<f32> = (0..n).map(|i| h[i * n + i]).collect();
@@ -87,7 +91,7 @@ impl Hessian {
         let mut lower = vec![0.0; n * n];
         loop {
             load_backwards(&permuted, share * mean, &mut lower);
-            let failed = match cholesky::factor(&mut lower, n) {
+            let failed = match cholesky::factor(ArrayViewMut2::from_shape((n, n), &mut lower).expect("n rows of n")) {
                 Ok(()) => None,
                 Err(at) => Some((at.row, at.pivot)),
             };

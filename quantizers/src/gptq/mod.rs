@@ -18,12 +18,14 @@ mod kernels;
 mod rows;
 mod shrink;
 
+use ndarray::ArrayView2;
 use rayon::prelude::*;
 
-pub use guess::{Care, Guess, Part, Sample, sample};
+pub use guess::{Guess, Part, Sample, sample};
 pub use hessian::{Hessian, Prepared};
 pub use shrink::shrink;
 
+use crate::view::elements;
 use crate::{BlockFormat, NumError, scan};
 
 /// In which order columns are rounded, and from what their scales come.
@@ -86,24 +88,25 @@ impl Solved {
 
 /// Rounds a linear's weights to `format` so that its outputs on the calibration inputs change least.
 ///
-/// `w`: `[rows, channels]`, row-major. `out`: exactly their bytes in the format.
+/// `w`: `[rows, channels]`. `out`: exactly their bytes in the format.
 ///
 /// # Errors
 /// [`NumError::NotFinite`] and [`NumError::NotRepresentable`] for weights that the format cannot hold.
 ///
 /// # Panics
-/// If the lengths do not belong together, or blocks do not divide a row.
+/// If the lengths do not belong together, blocks do not divide a row, or rows do not lie [one after the other](crate::view).
 pub fn solve(
     format: &dyn BlockFormat,
-    w: &[f32],
+    w: ArrayView2<'_, f32>,
     hessian: &Hessian,
     options: Options,
     out: &mut [u8],
 ) -> Result<Solved, NumError> {
     let (cols, spec) = (hessian.channels(), format.spec());
     let row_bytes = spec.bytes_for(cols).unwrap_or_else(|| panic!("{}: rows of {cols} columns", spec.name));
-    assert!(w.len().is_multiple_of(cols), "{} weights in rows of {cols}", w.len());
-    crate::format::check_lengths(spec, w.len(), out.len());
+    assert_eq!(w.ncols(), cols, "columns of the weights and channels of the Hessian");
+    let w = elements(w);
+    crate::store::check_lengths(spec, w.len(), out.len());
     scan(w).check(spec)?;
     let chunks: Vec<Solved> = w
         .par_chunks(rows::CHUNK * cols)

@@ -7,7 +7,7 @@ use super::kernels::{self, LANES, Lanes, Panel};
 use super::{Hessian, Options, Order, RowLoss, Solved};
 use crate::grid::Levels;
 use crate::simd::Isa;
-use crate::{BlockFormat, Grid, Scales};
+use crate::{BlockFormat, Care, Grid, Scales};
 
 /// Rows of a chunk: four tiles share what is read of the factor.
 pub(super) const CHUNK: usize = 4 * LANES;
@@ -256,7 +256,7 @@ impl Chunk<'_> {
             }));
         }
         let mut grids = vec![Grid::single(spec.block, 0.0, 0.0, self.levels); tile.rows];
-        self.format.fit_many(&x, &self.hessian.importance()[range], &mut grids);
+        self.format.fit_many(&x, &self.hessian.importance()[range], Care::Full, &mut grids);
         for (row, grid) in grids.into_iter().enumerate() {
             self.set_grid(tile, row, block, grid);
         }

@@ -6,7 +6,10 @@
 //! the expected squared error of the matrix (Ledoit and Wolf 2004; Schäfer and Strimmer 2005, for correlations) leaves of GPTQ as
 //! much as the tokens support: all of it with many, rounding to nearest with few.
 
+use ndarray::ArrayViewMut2;
 use rayon::prelude::*;
+
+use crate::view::elements_mut;
 
 /// Tokens of a text that tell as much as one drawn alone: neighbours resemble each other. Measured on bookworm-8m (256 channels,
 /// 768 between up and down; KL divergence at Q4_K by tokens seen): of 1, 2, 4, 8 this was best or even at 64 to 32768 tokens.
@@ -21,9 +24,11 @@ const TOKENS_PER_DRAW: f64 = 4.0;
 /// `h`: `[n, n]`, of which the lower triangle is looked at. `tokens`: that it is the mean over.
 ///
 /// # Panics
-/// If `h` is not n * n long.
-pub fn shrink(h: &mut [f32], n: usize, tokens: u64) -> f64 {
-    assert_eq!(Some(h.len()), n.checked_mul(n), "elements of a Hessian of {n} channels");
+/// If `h` is not square, or its rows do not lie [one after the other](crate::view).
+pub fn shrink(h: ArrayViewMut2<'_, f32>, tokens: u64) -> f64 {
+    let n = h.nrows();
+    assert_eq!(h.ncols(), n, "rows and columns of a Hessian");
+    let h = elements_mut(h);
     let scales: Vec<f64> = (0..n).map(|i| f64::from(h[i * n + i]).sqrt().recip()).collect();
     let living = scales.iter().filter(|s| s.is_finite()).count();
     let squares_of = |i: usize| {
@@ -50,6 +55,10 @@ pub fn shrink(h: &mut [f32], n: usize, tokens: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shrunk(h: &mut [f32], n: usize, tokens: u64) -> f64 {
+        shrink(ArrayViewMut2::from_shape((n, n), h).unwrap(), tokens)
+    }
 
     /// Tokens of `n` channels that have `common` of their variance in common, and their mean products.
     fn draw(tokens: usize, n: usize, common: f64) -> Vec<f32> {
@@ -91,7 +100,7 @@ mod tests {
             let before = draw(tokens, n, common);
             let mut after = before.clone();
             // Drawn one by one, unlike a text.
-            let share = shrink(&mut after, n, tokens as u64 * TOKENS_PER_DRAW as u64);
+            let share = shrunk(&mut after, n, tokens as u64 * TOKENS_PER_DRAW as u64);
             assert!(share > 0.0, "{tokens} {common}: {share}");
             let (was, is) = (apart(&before, n, common), apart(&after, n, common));
             assert!(is < was, "{tokens} tokens, {common} in common, pulled by {share}: {is} after {was}");
@@ -103,7 +112,7 @@ mod tests {
     fn what_is_well_known_stays() {
         let n = 24;
         let mut h = draw(20_000, n, 0.5);
-        let share = shrink(&mut h, n, 20_000);
+        let share = shrunk(&mut h, n, 20_000);
         assert!(share < 0.002, "{share}");
     }
 
@@ -111,21 +120,21 @@ mod tests {
     fn factors_of_channels_and_dead_channels_change_nothing() {
         let n = 8;
         let h = draw(100, n, 0.3);
-        let share = shrink(&mut h.clone(), n, 100);
+        let share = shrunk(&mut h.clone(), n, 100);
         let factor = |i: usize| 2f32.powi(i as i32 % 3 - 1);
         let mut scaled: Vec<f32> = (0..n * n).map(|k| h[k] * factor(k / n) * factor(k % n)).collect();
-        assert_eq!(shrink(&mut scaled, n, 100), share);
+        assert_eq!(shrunk(&mut scaled, n, 100), share);
         let mut wider = vec![0.0; (n + 1) * (n + 1)];
         (0..n * n).for_each(|k| wider[k / n * (n + 1) + k % n] = h[k]);
-        assert_eq!(shrink(&mut wider, n + 1, 100), share);
-        assert_eq!(shrink(&mut [0.0; 4], 2, 5), 0.0, "nothing lives");
-        assert_eq!(shrink(&mut [2.0], 1, 5), 0.0, "one channel");
+        assert_eq!(shrunk(&mut wider, n + 1, 100), share);
+        assert_eq!(shrunk(&mut [0.0; 4], 2, 5), 0.0, "nothing lives");
+        assert_eq!(shrunk(&mut [2.0], 1, 5), 0.0, "one channel");
     }
 
     #[test]
     fn what_is_not_finite_stays_so() {
         let mut h = [1.0, f32::NAN, f32::NAN, 1.0];
-        shrink(&mut h, 2, 1);
+        shrunk(&mut h, 2, 1);
         assert!(h[1].is_nan());
     }
 }

@@ -9,11 +9,8 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as SerdeError;
 
-/// No ggml type: such a tensor cannot be written to GGUF.
-const NO_GGML_ID: u32 = u32::MAX;
-
 const fn extra(name: &'static str, block: usize, bytes: usize) -> Spec {
-    Spec { name, ggml_id: NO_GGML_ID, block, bytes, kind: Kind::Int, max_abs: f32::MAX }
+    Spec { name, ggml_id: None, block, bytes, kind: Kind::Int, max_abs: f32::MAX }
 }
 
 /// Types that nothing here decodes. The small floats are listed as [`Kind::Int`] too: without the scales that go with

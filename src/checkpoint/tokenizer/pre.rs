@@ -64,7 +64,7 @@ pub(super) fn name(
     if let Some(wanted) = wanted {
         return match known_names().contains(&wanted) {
             true => Ok(wanted.to_owned()),
-            false => Err(Error::unsupported(format!("--pre {wanted}: llama.cpp knows {}", names()))),
+            false => Err(Error::setting(format!("`pre` {wanted}: llama.cpp knows {}", names()))),
         };
     }
     if json.pre_tokenizer.is_null() {
@@ -84,7 +84,7 @@ pub(super) fn name(
             Err(step) => format!("a pre-tokenizer with the step {step}"),
         };
         let what = format!(
-            "{shown} is none of those llama.cpp has. If one of its names is close enough, give it with --pre NAME: {}",
+            "{shown} is none of those llama.cpp has. If one of its names is close enough, give it as `pre`: {}",
             names()
         );
         return Err(Error::malformed(&files.path("tokenizer.json"), what));
@@ -224,7 +224,7 @@ mod tests {
             serde_json::from_value(json!({"model": {}, "pre_tokenizer": split("[a-z]+x", "Isolated", false)})).unwrap();
         let files = Files { dir: "x".into(), tokenizer: None, config: None, added_tokens: None };
         let error = name(&files, &json, "llama", None, &mut Vec::new()).unwrap_err().to_string();
-        assert!(error.contains("[a-z]+x") && error.contains("--pre") && error.contains("qwen2"), "{error}");
+        assert!(error.contains("[a-z]+x") && error.contains("`pre`") && error.contains("qwen2"), "{error}");
         assert_eq!(name(&files, &json, "llama", Some("tekken"), &mut Vec::new()).unwrap(), "tekken");
         assert!(name(&files, &json, "llama", Some("nonsense"), &mut Vec::new()).is_err());
     }

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use aurora_quantizers::spec::Kind;
 
-use super::{scales, solved};
+use super::{scaled, solved};
 use crate::cli::args::Common;
-use crate::cli::ui;
+use crate::cli::{ui, wording};
 use crate::plan::{Plan, TensorPlan};
 use crate::record::{RunRecord, TensorRecord};
 
 /// One tensor that did not get the type that was asked for.
 pub(super) fn fallback_line(t: &TensorPlan) -> String {
     let reason = t.reason.as_deref().unwrap_or_default();
-    format!("{}: {} instead of {} ({reason})", t.name, t.actual.name, t.requested.name)
+    format!("{}: {} instead of {} ({reason})", t.name, t.spec().name, t.requested.spec().name)
 }
 
 /// The plan as a table.
@@ -22,7 +22,7 @@ pub(super) fn plan_text(plan: &Plan, record: &RunRecord) -> String {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(plan.tensors.iter().map(|t| {
         let reason = t.reason.clone().unwrap_or_default();
-        let names = [t.requested.name, t.actual.name].map(str::to_owned);
+        let names = [t.requested.spec().name, t.spec().name].map(str::to_owned);
         let [requested, actual] = names;
         vec![t.name.clone(), ui::shape(&t.shape), requested, actual, t.bytes.to_string(), reason]
     }));
@@ -36,7 +36,7 @@ type Why<'p> = (&'p str, &'p str, &'p str);
 fn fallbacks(plan: &Plan) -> Vec<String> {
     let mut groups: Vec<(Why, Vec<String>)> = Vec::new();
     for t in plan.fallbacks() {
-        let why = (t.actual.name, t.requested.name, t.reason.as_deref().unwrap_or_default());
+        let why = (t.spec().name, t.requested.spec().name, t.reason.as_deref().unwrap_or_default());
         match groups.iter_mut().find(|(known, _)| *known == why) {
             Some((_, names)) => names.push(t.name.clone()),
             None => groups.push((why, vec![t.name.clone()])),
@@ -75,7 +75,7 @@ fn permuted_line(record: &RunRecord) -> Option<String> {
 pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
     let mut types: BTreeMap<&str, usize> = BTreeMap::new();
     for t in &plan.tensors {
-        *types.entry(t.actual.name).or_default() += 1;
+        *types.entry(t.spec().name).or_default() += 1;
     }
     let types: Vec<String> = types.iter().map(|(name, n)| format!("{n} {name}")).collect();
     let took = ui::duration(std::time::Duration::from_secs_f64(record.seconds));
@@ -91,7 +91,7 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
             types.join(", ")
         ),
     );
-    let scales = scales::lines(&record.scales);
+    let scales = scaled::lines(&record.passes);
     if !scales.is_empty() {
         ui::message(common, &scales.join("\n"));
     }
@@ -102,11 +102,11 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
     for line in [errors_line(record), permuted_line(record)].into_iter().flatten() {
         ui::message(common, &line);
     }
-    let grids = plan.tensors.iter().filter(|t| t.actual.kind == Kind::Block);
+    let grids = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
     let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
-    solved::lines(record, &grids).iter().for_each(|line| ui::message(common, line));
+    solved::lines(&record.method, &record.passes, &grids).iter().for_each(|line| ui::message(common, line));
     for note in &record.notes {
-        ui::message(common, &format!("note: {note}"));
+        ui::message(common, &wording::flags(&format!("note: {note}")));
     }
     if common.verbose && !record.dry_run {
         for t in &record.tensors {

@@ -3,11 +3,15 @@
 
 use serde_json::{Value as Json, json};
 
+use super::super::About;
 use super::bits::{bytes, turned};
-use super::{Matrix, PackedLayout, Part, Settings};
+use super::{BITS, Codes, Limits, Matrix, PackedLayout, Part, SETTINGS};
 
 /// The layout.
 pub struct Awq;
+
+static ABOUT: About =
+    About { name: "awq", title: "AWQ", summary: "a folder in the layout of AWQ (GEMM)", settings: SETTINGS };
 
 /// Which of eight neighbours each nibble of a word holds, from the lowest.
 const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
@@ -22,19 +26,15 @@ fn interleaved(values: &[u8], rows: usize, cols: usize) -> Vec<u8> {
 }
 
 impl PackedLayout for Awq {
-    fn name(&self) -> &'static str {
-        "awq"
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
-    fn usually_symmetric(&self) -> bool {
-        false
+    fn limits(&self) -> Limits {
+        Limits { symmetric: false, bits: &BITS[..1] }
     }
 
-    fn objection(&self, s: Settings) -> Option<&'static str> {
-        (s.bits != 4).then_some("has 4 bits only")
-    }
-
-    fn parts(&self, rows: usize, cols: usize, s: Settings) -> Vec<Part> {
+    fn parts(&self, rows: usize, cols: usize, s: Codes) -> Vec<Part> {
         let groups = cols / s.group;
         vec![
             (".qweight", "I32", vec![cols, rows / 8]),
@@ -43,7 +43,7 @@ impl PackedLayout for Awq {
         ]
     }
 
-    fn pack(&self, m: &Matrix, s: Settings) -> Vec<Vec<u8>> {
+    fn pack(&self, m: &Matrix, s: Codes) -> Vec<Vec<u8>> {
         let groups = m.cols / s.group;
         vec![
             interleaved(&m.codes, m.rows, m.cols),
@@ -52,14 +52,15 @@ impl PackedLayout for Awq {
         ]
     }
 
-    fn config(&self, s: Settings, skipped: &[String]) -> Json {
-        json!({
+    fn config(&self, s: Codes, skipped: &[String]) -> (Json, Option<&'static str>) {
+        let config = json!({
             "quant_method": "awq",
             "bits": s.bits,
             "group_size": s.group,
             "zero_point": !s.symmetric,
             "version": "gemm",
             "modules_to_not_convert": skipped,
-        })
+        });
+        (config, None)
     }
 }

@@ -3,18 +3,26 @@
 
 use serde_json::{Value as Json, json};
 
+use super::super::About;
 use super::bits::{bytes, words};
-use super::{Matrix, PackedLayout, Part, Settings};
+use super::{Codes, Matrix, PackedLayout, Part, SETTINGS};
 
 /// The layout.
 pub struct CompressedTensors;
 
+static ABOUT: About = About {
+    name: "compressed-tensors",
+    title: "compressed-tensors",
+    summary: "a folder in the layout of compressed-tensors (pack-quantized)",
+    settings: SETTINGS,
+};
+
 impl PackedLayout for CompressedTensors {
-    fn name(&self) -> &'static str {
-        "compressed-tensors"
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
-    fn parts(&self, rows: usize, cols: usize, s: Settings) -> Vec<Part> {
+    fn parts(&self, rows: usize, cols: usize, s: Codes) -> Vec<Part> {
         let (per, groups) = (32 / s.bits as usize, cols / s.group);
         let mut parts = vec![
             (".weight_packed", "I32", vec![rows, cols / per]),
@@ -27,7 +35,7 @@ impl PackedLayout for CompressedTensors {
         parts
     }
 
-    fn pack(&self, m: &Matrix, s: Settings) -> Vec<Vec<u8>> {
+    fn pack(&self, m: &Matrix, s: Codes) -> Vec<Vec<u8>> {
         let (per, groups) = (32 / s.bits as usize, m.cols / s.group);
         let mut parts = vec![
             bytes(words(m.rows * m.cols, s.bits, |i| m.codes[i])),
@@ -44,7 +52,7 @@ impl PackedLayout for CompressedTensors {
         parts
     }
 
-    fn config(&self, s: Settings, skipped: &[String]) -> Json {
+    fn config(&self, s: Codes, skipped: &[String]) -> (Json, Option<&'static str>) {
         let weights = json!({
             "num_bits": s.bits,
             "type": "int",
@@ -57,7 +65,7 @@ impl PackedLayout for CompressedTensors {
             "observer": "minmax",
             "observer_kwargs": {},
         });
-        json!({
+        let config = json!({
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
             "quantization_status": "compressed",
@@ -72,6 +80,7 @@ impl PackedLayout for CompressedTensors {
             "ignore": skipped,
             "kv_cache_scheme": null,
             "global_compression_ratio": null,
-        })
+        });
+        (config, None)
     }
 }

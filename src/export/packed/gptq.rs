@@ -6,23 +6,31 @@
 
 use serde_json::{Value as Json, json};
 
+use super::super::About;
 use super::bits::{bytes, turned, words};
-use super::{Matrix, PackedLayout, Part, Settings};
+use super::{Codes, Matrix, PackedLayout, Part, SETTINGS};
 
 /// The layout.
 pub struct Gptq;
 
+static ABOUT: About = About {
+    name: "gptq",
+    title: "GPTQ",
+    summary: "a folder in the layout of GPTQ, for vLLM, Transformers and their like",
+    settings: SETTINGS,
+};
+
 /// The format's name, and what is taken off every zero.
-fn format(s: Settings) -> (&'static str, u8) {
+fn format(s: Codes) -> (&'static str, u8) {
     if s.symmetric { ("gptq", 1) } else { ("gptq_v2", 0) }
 }
 
 impl PackedLayout for Gptq {
-    fn name(&self) -> &'static str {
-        "gptq"
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
-    fn parts(&self, rows: usize, cols: usize, s: Settings) -> Vec<Part> {
+    fn parts(&self, rows: usize, cols: usize, s: Codes) -> Vec<Part> {
         let (per, groups) = (32 / s.bits as usize, cols / s.group);
         vec![
             (".qweight", "I32", vec![cols / per, rows]),
@@ -32,7 +40,7 @@ impl PackedLayout for Gptq {
         ]
     }
 
-    fn pack(&self, m: &Matrix, s: Settings) -> Vec<Vec<u8>> {
+    fn pack(&self, m: &Matrix, s: Codes) -> Vec<Vec<u8>> {
         let (per, groups) = (32 / s.bits as usize, m.cols / s.group);
         let lines = (0..m.cols / per).flat_map(|line| (0..m.rows).map(move |row| (line, row)));
         let codes = lines.map(|(line, row)| {
@@ -49,7 +57,7 @@ impl PackedLayout for Gptq {
         ]
     }
 
-    fn config(&self, s: Settings, skipped: &[String]) -> Json {
+    fn config(&self, s: Codes, skipped: &[String]) -> (Json, Option<&'static str>) {
         let (format, _) = format(s);
         let mut config = json!({
             "quant_method": "gptq",
@@ -70,10 +78,6 @@ impl PackedLayout for Gptq {
             let rules = skipped.iter().map(|name| (format!("-:^{}$", regex::escape(name)), json!({})));
             config["dynamic"] = Json::Object(rules.collect());
         }
-        config
-    }
-
-    fn file(&self) -> Option<&'static str> {
-        Some("quantize_config.json")
+        (config, Some("quantize_config.json"))
     }
 }

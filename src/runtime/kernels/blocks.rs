@@ -9,7 +9,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Matrix;
+use super::Dense;
 use super::acts::{Acts, RUN, Rounded, Shared};
 use super::codes::Codes;
 use super::isa::{Isa, Task};
@@ -28,7 +28,7 @@ const TOKENS: usize = 4;
 const BATCH: usize = 7;
 
 /// The product of all rows with all tokens into `out`, `chunk` rows at a time.
-pub(super) fn product<L: Codes<N>, const N: usize>(isa: Isa, w: &Matrix, x: &Acts, chunk: usize, out: &mut [f32]) {
+pub(super) fn product<L: Codes<N>, const N: usize>(isa: Isa, w: &Dense, x: &Acts, chunk: usize, out: &mut [f32]) {
     let tokens = x.tokens();
     let x = x.rounded::<L::Kind>(isa);
     by_rows(out, tokens, w.rows(), chunk, |out| {
@@ -42,7 +42,7 @@ pub(super) fn product<L: Codes<N>, const N: usize>(isa: Isa, w: &Matrix, x: &Act
 
 /// Eight stored rows, from `first` on; those beyond `end` repeat the last.
 #[inline(always)]
-fn tile<'a>(w: &'a Matrix, first: usize, end: usize) -> [&'a [u8]; ROWS] {
+fn tile<'a>(w: &'a Dense, first: usize, end: usize) -> [&'a [u8]; ROWS] {
     let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
     for (i, row) in rows.iter_mut().enumerate() {
         *row = w.row((first + i).min(end - 1));
@@ -66,7 +66,7 @@ fn add<S: Simd, L: Codes<N>, const N: usize>(
 
 /// Row by row straight from where the weights are stored.
 struct Rows<'a, L: Codes<N>, const N: usize> {
-    w: &'a Matrix<'a>,
+    w: &'a Dense<'a>,
     x: &'a Rounded<L::Kind>,
     out: Out<'a>,
 }
@@ -123,7 +123,7 @@ fn tile_dot<S: Simd, L: Codes<N>, const N: usize>(
 
 /// A panel of rows is unpacked, a part of their length at a time, and multiplied with every token.
 struct Batch<'a, L: Codes<N>, const N: usize> {
-    w: &'a Matrix<'a>,
+    w: &'a Dense<'a>,
     x: &'a Rounded<L::Kind>,
     out: Out<'a>,
     layout: PhantomData<L>,

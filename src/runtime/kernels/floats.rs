@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::isa::{Isa, Task};
 use super::out::Out;
 use super::simd::{Simd, sum, unroll8};
-use super::{Acts, Matrix};
+use super::{Acts, Dense};
 
 /// Rows in one tile.
 const ROWS: usize = 16;
@@ -89,7 +89,7 @@ pub(super) fn dot<S: Simd, L: Stored<N>, const N: usize>(s: S, w: &[[u8; N]], x:
 }
 
 /// The product of `out`'s rows with all tokens; the type's values are read by `L`.
-pub(super) fn product<L: Stored<N>, const N: usize>(isa: Isa, w: &Matrix, x: &Acts, out: Out) {
+pub(super) fn product<L: Stored<N>, const N: usize>(isa: Isa, w: &Dense, x: &Acts, out: Out) {
     if out.tokens() < BATCH {
         isa.run(Rows::<L, N> { w, x, out, layout: PhantomData });
     } else {
@@ -98,13 +98,13 @@ pub(super) fn product<L: Stored<N>, const N: usize>(isa: Isa, w: &Matrix, x: &Ac
 }
 
 /// The product of `out`'s rows with all tokens, for any type that can be decoded.
-pub(super) fn decoded(isa: Isa, w: &Matrix, x: &Acts, mut out: Out) {
+pub(super) fn decoded(isa: Isa, w: &Dense, x: &Acts, mut out: Out) {
     if out.tokens() >= BATCH {
         return isa.run(Batch::<Decoded> { w, x, out, source: PhantomData });
     }
     let mut row = vec![0.0; w.cols()];
     for r in out.rows() {
-        w.format().decode(w.row(r), &mut row);
+        w.store().decode(w.row(r), &mut row);
         for t in 0..out.tokens() {
             out.put(t, r, &[isa.run(Dot { a: &row, b: x.row(t) })], 1);
         }
@@ -155,7 +155,7 @@ pub(super) fn dot_f32<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
 
 /// Row by row straight from where the weights are stored.
 struct Rows<'a, L, const N: usize> {
-    w: &'a Matrix<'a>,
+    w: &'a Dense<'a>,
     x: &'a Acts<'a>,
     out: Out<'a>,
     layout: PhantomData<L>,
@@ -178,7 +178,7 @@ impl<L: Stored<N>, const N: usize> Task for Rows<'_, L, N> {
 
 /// A panel of rows is decoded, a part of their length at a time, and multiplied with every token.
 struct Batch<'a, R> {
-    w: &'a Matrix<'a>,
+    w: &'a Dense<'a>,
     x: &'a Acts<'a>,
     out: Out<'a>,
     source: PhantomData<R>,
@@ -187,7 +187,7 @@ struct Batch<'a, R> {
 /// How some columns of a row become floats.
 trait Source {
     /// Must be `#[inline(always)]`.
-    fn read<S: Simd>(s: S, w: &Matrix, row: usize, columns: Range<usize>, out: &mut [f32]);
+    fn read<S: Simd>(s: S, w: &Dense, row: usize, columns: Range<usize>, out: &mut [f32]);
 }
 
 /// With the type's decoder.
@@ -195,7 +195,7 @@ struct Decoded;
 
 impl Source for Decoded {
     #[inline(always)]
-    fn read<S: Simd>(_: S, w: &Matrix, row: usize, columns: Range<usize>, out: &mut [f32]) {
+    fn read<S: Simd>(_: S, w: &Dense, row: usize, columns: Range<usize>, out: &mut [f32]) {
         w.decode(row, columns, out);
     }
 }
@@ -205,7 +205,7 @@ struct Values<L, const N: usize>(PhantomData<L>);
 
 impl<L: Stored<N>, const N: usize> Source for Values<L, N> {
     #[inline(always)]
-    fn read<S: Simd>(s: S, w: &Matrix, row: usize, columns: Range<usize>, out: &mut [f32]) {
+    fn read<S: Simd>(s: S, w: &Dense, row: usize, columns: Range<usize>, out: &mut [f32]) {
         let (values, rest) = w.row(row).as_chunks::<N>().0[columns].as_chunks::<8>();
         let (out, out_rest) = out.as_chunks_mut::<8>();
         for (values, out) in values.iter().zip(out) {
@@ -263,7 +263,7 @@ impl<R: Source> Task for Batch<'_, R> {
 #[inline(always)]
 fn unpack<S: Simd, R: Source>(
     s: S,
-    w: &Matrix,
+    w: &Dense,
     rows: Range<usize>,
     columns: Range<usize>,
     buffer: &mut [f32],

@@ -42,14 +42,14 @@ mod x86;
 use std::borrow::Cow;
 use std::ops::Range;
 
-use aurora_quantizers::{Format, Spec, formats};
+use aurora_quantizers::{Spec, Store};
 
 pub use acts::Acts;
 use isa::Isa;
 use out::Out;
 
-type Float = fn(Isa, &Matrix, &Acts, Out);
-type Integer = fn(Isa, &Matrix, &Acts, usize, &mut [f32]);
+type Float = fn(Isa, &Dense, &Acts, Out);
+type Integer = fn(Isa, &Dense, &Acts, usize, &mut [f32]);
 
 /// Types whose values are read one by one, without decoding a row first.
 static FLOATS: &[(&str, Float)] = &[
@@ -85,10 +85,11 @@ const CHUNK_PRODUCTS: usize = 1 << 24;
 /// With fewer tokens than this a thread takes fewer rows: the work is short and bound by memory.
 const FEW: usize = 5;
 
-/// A weight matrix `[rows, cols]` as it is stored: what turns `cols` inputs into `rows` outputs.
-pub struct Matrix<'a> {
+/// A weight matrix `[rows, cols]`, every weight of it stored: what turns `cols` inputs into `rows` outputs.
+pub struct Dense<'a> {
+    store: &'static dyn Store,
+    /// The store's: looked up once.
     spec: &'static Spec,
-    format: &'static dyn Format,
     float: Float,
     integer: Option<Integer>,
     rows: usize,
@@ -98,21 +99,20 @@ pub struct Matrix<'a> {
     order: Option<Box<[u32]>>,
 }
 
-impl<'a> Matrix<'a> {
-    /// `bytes`: `rows` rows of `cols` weights of the type. `order`: logical row `r` is stored as row `order[r]`.
+impl<'a> Dense<'a> {
+    /// `bytes`: `rows` rows of `cols` weights, stored so. `order`: logical row `r` is stored as row `order[r]`.
     ///
     /// # Panics
-    /// If the type is not [`supported`], its blocks do not divide a row, the bytes are not `rows` rows, or `order` is
-    /// not `rows` numbers below `rows`.
+    /// If the store's blocks do not divide a row, the bytes are not `rows` rows, or `order` is not `rows` numbers below
+    /// `rows`.
     pub fn new(
-        spec: &'static Spec,
+        store: &'static dyn Store,
         rows: usize,
         cols: usize,
         bytes: Cow<'a, [u8]>,
         order: Option<Box<[u32]>>,
-    ) -> Matrix<'a> {
-        let format = formats::by_ggml_id(spec.ggml_id).filter(|_| supported(spec));
-        let format = format.unwrap_or_else(|| panic!("{}: no kernel", spec.name));
+    ) -> Dense<'a> {
+        let spec = store.spec();
         let row_bytes = spec.bytes_for(cols);
         let row_bytes =
             row_bytes.unwrap_or_else(|| panic!("{}: {cols} columns, blocks of {} weights", spec.name, spec.block));
@@ -124,7 +124,7 @@ impl<'a> Matrix<'a> {
         }
         let float = FLOATS.iter().find(|(name, _)| *name == spec.name).map_or(floats::decoded as Float, |row| row.1);
         let integer = INTEGERS.iter().find(|(name, _)| *name == spec.name).map(|row| row.1);
-        Matrix { spec, format, float, integer, rows, cols, row_bytes, bytes, order }
+        Dense { store, spec, float, integer, rows, cols, row_bytes, bytes, order }
     }
 
     /// The stored bytes of logical row `r`.
@@ -147,31 +147,21 @@ impl<'a> Matrix<'a> {
         self.cols
     }
 
-    /// The type of the weights.
-    pub fn spec(&self) -> &'static Spec {
-        self.spec
-    }
-
     /// The stored bytes of all rows, in stored order.
-    pub fn bytes(&self) -> &[u8] {
+    pub fn stored(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The type's encoder and decoder.
-    pub fn format(&self) -> &'static dyn Format {
-        self.format
+    /// How the weights are stored.
+    pub fn store(&self) -> &'static dyn Store {
+        self.store
     }
 
     /// Some columns of row `r` as floats. `columns` must start and end between blocks.
     fn decode(&self, r: usize, columns: Range<usize>, out: &mut [f32]) {
         let at = |column: usize| column / self.spec.block * self.spec.bytes;
-        self.format.decode(&self.row(r)[at(columns.start)..at(columns.end)], out);
+        self.store.decode(&self.row(r)[at(columns.start)..at(columns.end)], out);
     }
-}
-
-/// Whether matrices of this type can be multiplied: every type that can be decoded.
-pub fn supported(spec: &Spec) -> bool {
-    formats::by_ggml_id(spec.ggml_id).is_some()
 }
 
 /// `out[t * rows + r] = sum over k of w[r][k] * x[t][k]`.
@@ -183,7 +173,7 @@ pub fn supported(spec: &Spec) -> bool {
 ///
 /// # Panics
 /// If `x` has not as many columns as `w`, or `out` is not `tokens * rows` long.
-pub fn matmul(w: &Matrix, x: &Acts, exact: bool, out: &mut [f32]) {
+pub fn matmul(w: &Dense, x: &Acts, exact: bool, out: &mut [f32]) {
     matmul_with(Isa::best(), w, x, exact, out);
 }
 
@@ -191,7 +181,7 @@ pub fn matmul(w: &Matrix, x: &Acts, exact: bool, out: &mut [f32]) {
 ///
 /// # Panics
 /// As [`matmul`].
-pub fn matmul_with(isa: Isa, w: &Matrix, x: &Acts, exact: bool, out: &mut [f32]) {
+pub fn matmul_with(isa: Isa, w: &Dense, x: &Acts, exact: bool, out: &mut [f32]) {
     assert_eq!(x.cols(), w.cols, "columns of activations and of weights");
     let (tokens, rows) = (x.tokens(), w.rows);
     let weights = CHUNK_WEIGHTS.min(CHUNK_PRODUCTS / tokens.max(1));

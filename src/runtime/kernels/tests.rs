@@ -3,7 +3,7 @@
 use super::acts::{Round, Shared, Single, Super};
 use super::*;
 use aurora_quantizers::Scales;
-use aurora_quantizers::formats::FORMATS;
+use aurora_quantizers::formats::{self, FORMATS};
 use aurora_quantizers::spec::Kind;
 
 /// SplitMix64: a seed is enough to repeat a failure.
@@ -41,7 +41,7 @@ impl Random {
     }
 
     /// Random bytes, drawn again until the values are finite and sums of their products stay so.
-    fn block(&mut self, format: &dyn Format, block: &mut [u8]) {
+    fn block(&mut self, format: &dyn Store, block: &mut [u8]) {
         let mut values = vec![f32::NAN; format.spec().block];
         while !values.iter().all(|v| v.abs() < 1e6) {
             block.fill_with(|| self.next() as u8);
@@ -62,7 +62,7 @@ struct Case {
 impl Case {
     /// Odd numbers of rows, tokens and blocks. Weights are encoded values, or blocks of noise, which hold what an
     /// encoder would not write.
-    fn new(format: &dyn Format, seed: u64) -> Case {
+    fn new(format: &dyn Store, seed: u64) -> Case {
         let mut random = Random(seed);
         let rows = [1, 7, 8, 9, 33, 65, 131][random.below(7)];
         let tokens = [1, 2, 3, 5, 6, 7, 13, 19, 100][random.below(9)];
@@ -81,18 +81,18 @@ impl Case {
         Case { bytes, order, rows, cols, tokens, x }
     }
 
-    fn matrix(&self, format: &dyn Format) -> Matrix<'_> {
-        Matrix::new(format.spec(), self.rows, self.cols, Cow::Borrowed(&self.bytes), self.order.clone())
+    fn matrix(&self, format: &'static dyn Store) -> Dense<'_> {
+        Dense::new(format, self.rows, self.cols, Cow::Borrowed(&self.bytes), self.order.clone())
     }
 
-    fn product(&self, isa: Isa, format: &dyn Format, exact: bool) -> Vec<f32> {
+    fn product(&self, isa: Isa, format: &'static dyn Store, exact: bool) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.tokens * self.rows];
         matmul_with(isa, &self.matrix(format), &Acts::new(&self.x, self.tokens, self.cols), exact, &mut out);
         out
     }
 
     /// The product in f64 with these activations, and the sum of magnitudes.
-    fn wanted(&self, format: &dyn Format, x: &[f32]) -> Vec<(f64, f64)> {
+    fn wanted(&self, format: &'static dyn Store, x: &[f32]) -> Vec<(f64, f64)> {
         let mut row = vec![0.0; self.cols];
         let mut out = vec![(0.0, 0.0); self.tokens * self.rows];
         for r in 0..self.rows {
@@ -109,7 +109,7 @@ impl Case {
     }
 
     /// The activations as the integer product sees them.
-    fn rounded(&self, format: &dyn Format) -> Vec<f32> {
+    fn rounded(&self, format: &'static dyn Store) -> Vec<f32> {
         if format.spec().block == 32 { self.rounded_as::<Single>() } else { self.rounded_as::<Super>() }
     }
 
@@ -122,11 +122,11 @@ impl Case {
 }
 
 /// A way of choosing scales that the format has; which does not matter here.
-fn scales(format: &dyn Format) -> Scales<'static> {
+fn scales(format: &dyn Store) -> Scales<'static> {
     if format.has_reference() { Scales::Reference } else { Scales::Search(None) }
 }
 
-fn weights() -> impl Iterator<Item = &'static dyn Format> {
+fn weights() -> impl Iterator<Item = &'static dyn Store> {
     FORMATS.iter().copied().filter(|f| f.spec().kind != Kind::Int)
 }
 
@@ -195,7 +195,7 @@ fn the_number_of_threads_changes_nothing() {
         let w = random.values(0, rows * cols, 1.0);
         let mut bytes = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
         format.encode(&w, scales(format), &mut bytes);
-        let w = Matrix::new(format.spec(), rows, cols, Cow::Owned(bytes), None);
+        let w = Dense::new(format, rows, cols, Cow::Owned(bytes), None);
         for tokens in [1, 3, 300] {
             let x = random.values(0, tokens * cols, 1.0);
             let run = |threads| {
@@ -211,12 +211,12 @@ fn the_number_of_threads_changes_nothing() {
 
 #[test]
 fn empty_products_are_empty_or_zero() {
-    let f32 = formats::by_name("f32").expect("a row").spec();
+    let f32 = &formats::F32;
     let mut out = vec![1.0; 3];
-    matmul(&Matrix::new(f32, 3, 0, Cow::Borrowed(&[]), None), &Acts::new(&[], 1, 0), false, &mut out);
+    matmul(&Dense::new(f32, 3, 0, Cow::Borrowed(&[]), None), &Acts::new(&[], 1, 0), false, &mut out);
     assert_eq!(out, [0.0; 3]);
-    matmul(&Matrix::new(f32, 0, 2, Cow::Borrowed(&[]), None), &Acts::new(&[1.0; 2], 1, 2), false, &mut []);
-    matmul(&Matrix::new(f32, 1, 2, Cow::Owned(vec![0; 8]), None), &Acts::new(&[], 0, 2), false, &mut []);
+    matmul(&Dense::new(f32, 0, 2, Cow::Borrowed(&[]), None), &Acts::new(&[1.0; 2], 1, 2), false, &mut []);
+    matmul(&Dense::new(f32, 1, 2, Cow::Owned(vec![0; 8]), None), &Acts::new(&[], 0, 2), false, &mut []);
 }
 
 #[test]

@@ -203,9 +203,9 @@ impl Tokenizer {
     }
 
     fn piece(&self, id: u32, control: Control) -> Result<&[u8]> {
-        self.vocab.piece(id, control == Control::Show).ok_or_else(|| {
-            Error::unsupported(format!("token {id} is outside the vocabulary of {} tokens", self.vocab.len()))
-        })
+        self.vocab
+            .piece(id, control == Control::Show)
+            .ok_or_else(|| Error::text(format!("token {id} is outside the vocabulary of {} tokens", self.vocab.len())))
     }
 
     /// The token that begins a sequence, if the model knows one.

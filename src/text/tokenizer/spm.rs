@@ -24,7 +24,7 @@ pub(super) fn encode(text: &str, prefix: bool, vocab: &Vocab, ids: &mut Vec<u32>
             None => {
                 for &byte in &text.as_bytes()[symbol.start..symbol.end] {
                     ids.push(vocab.byte(byte).ok_or_else(|| {
-                        Error::unsupported(format!("the vocabulary has no token for the byte <0x{byte:02X}>"))
+                        Error::text(format!("the vocabulary has no token for the byte <0x{byte:02X}>"))
                     })?);
                 }
             }

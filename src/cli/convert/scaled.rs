@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::ScaleRecord;
+use crate::passes::awq::EXPONENTS;
+use crate::record::PassRecord;
 
 /// A line for the whole, one for each block, one for each reason why an input has no scales.
-pub fn lines(records: &[ScaleRecord]) -> Vec<String> {
+pub fn lines(records: &[PassRecord]) -> Vec<String> {
+    let records: Vec<&PassRecord> = records.iter().filter(|r| r.pass == "awq").collect();
     if records.is_empty() {
         return Vec::new();
     }
-    let scaled = records.iter().filter(|r| r.exponents.is_some()).count();
+    let scaled = records.iter().filter(|r| r.facts.contains_key(EXPONENTS)).count();
     let mut lines = vec![format!(
         "scaled inputs: {scaled} of {}; error of the attention's or MLP's output, of that without scales:",
         records.len()
@@ -17,11 +19,11 @@ pub fn lines(records: &[ScaleRecord]) -> Vec<String> {
     let mut blocks: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for record in records {
-        let first = record.readers.first().map_or("", String::as_str);
-        match (&record.note, record.block, record.loss_before, record.loss) {
-            (Some(note), ..) => reasons.entry(note).or_default().push(first),
-            (None, Some(block), Some(before), Some(loss)) => {
-                let ratio = if before > 0.0 { loss / before } else { 1.0 };
+        let first = record.tensors.first().map_or("", String::as_str);
+        match (&record.note, record.block) {
+            (Some(note), _) => reasons.entry(note).or_default().push(first),
+            (None, Some(block)) if record.after.is_some() => {
+                let ratio = record.ratio().unwrap_or(1.0);
                 blocks.entry(block).or_default().push(format!("{} {ratio:.2}x", short(first)));
             }
             _ => {}
@@ -43,13 +45,15 @@ mod tests {
 
     #[test]
     fn every_block_and_every_reason_has_its_line() {
-        let record = |block, name: &str, loss: Option<f64>| ScaleRecord {
-            loss_before: loss.map(|_| 2.0),
-            loss,
-            exponents: loss.filter(|&loss| loss < 2.0).map(|_| [0.5, 0.0]),
-            ..ScaleRecord::new(Some(block), vec![name.to_owned()], None)
+        let record = |block, name: &str, loss: Option<f64>| {
+            let mut record = PassRecord::new("awq", Some(block), vec![name.to_owned()]);
+            (record.before, record.after) = (loss.map(|_| 2.0), loss);
+            if loss.is_some_and(|loss| loss < 2.0) {
+                record.fact(EXPONENTS, [0.5, 0.0]);
+            }
+            record
         };
-        let refused = ScaleRecord { note: Some("a norm".to_owned()), ..record(1, "blk.1.ffn_down.weight", None) };
+        let refused = PassRecord { note: Some("a norm".to_owned()), ..record(1, "blk.1.ffn_down.weight", None) };
         let all = [record(0, "blk.0.attn_q.weight", Some(1.0)), record(1, "blk.1.attn_q.weight", Some(2.0)), refused];
         let lines = lines(&all);
         assert!(lines[0].contains("1 of 3"), "{lines:?}");

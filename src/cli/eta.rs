@@ -11,13 +11,13 @@ use indicatif::{HumanDuration, ProgressState};
 
 /// The key `left` of a progress bar's template.
 #[derive(Debug, Clone, Default)]
-pub struct Left {
+pub struct Eta {
     position: u64,
     /// When the position was reached, from the start.
     reached: Duration,
 }
 
-impl ProgressTracker for Left {
+impl ProgressTracker for Eta {
     fn clone_box(&self) -> Box<dyn ProgressTracker> {
         Box::new(self.clone())
     }
@@ -29,7 +29,7 @@ impl ProgressTracker for Left {
     }
 
     fn reset(&mut self, _: &ProgressState, _: Instant) {
-        *self = Left::default();
+        *self = Eta::default();
     }
 
     fn write(&self, state: &ProgressState, out: &mut dyn Write) {

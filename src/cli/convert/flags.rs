@@ -1,0 +1,91 @@
+//! From flags to a recipe: what was typed counts more than what a recipe file says.
+
+use crate::cli::args::{Convert, Format as Flags, Sampling};
+use crate::recipe::{Format, Importance, PassSpec, Propagate, Recipe, Setting, TensorType, Text};
+use crate::{Error, Result};
+
+/// The recipe that the flags ask for.
+///
+/// # Errors
+/// If a recipe file cannot be read, or flags do not go together.
+pub(super) fn recipe(args: &Convert) -> Result<Recipe> {
+    let mut recipe = match (&args.recipe, &args.model) {
+        (Some(file), None) => Recipe::load(file)?,
+        (Some(file), Some(model)) => Recipe { model: model.clone(), ..Recipe::load(file)? },
+        (None, model) => Recipe::new(model.as_deref().expect("clap asks for one of the two")),
+    };
+    let given = |flag: &Option<String>, setting: &mut Option<String>| {
+        if flag.is_some() {
+            setting.clone_from(flag);
+        }
+    };
+    given(&args.file_type, &mut recipe.file_type);
+    given(&args.output_type, &mut recipe.output_type);
+    given(&args.embedding_type, &mut recipe.embedding_type);
+    given(&args.pre, &mut recipe.pre);
+    recipe.pure |= args.pure;
+    recipe.allow_requantize |= args.allow_requantize;
+    let types = args.tensor_type.iter().cloned().map(|(pattern, name)| TensorType { pattern, name });
+    // The first match wins.
+    recipe.tensor_types.splice(0..0, types);
+    if let Some(path) = &args.imatrix {
+        recipe.importance = Some(Importance::File(path.clone()));
+    } else if args.calibrate {
+        recipe.importance = Some(Importance::Calibrate);
+    }
+    match args.solving.propagate.as_deref() {
+        Some("quantized") => recipe.propagate = Propagate::Quantized,
+        Some(_) => recipe.propagate = Propagate::Float,
+        None => {}
+    }
+    format(&args.format, &mut recipe.format);
+    text(&args.sampling, &mut recipe.text);
+    passes(args, &mut recipe.passes)?;
+    Ok(recipe)
+}
+
+fn passes(args: &Convert, passes: &mut Vec<PassSpec>) -> Result<()> {
+    if let Some(method) = &args.method {
+        *passes = method.split('+').map(|name| PassSpec::new(name.trim())).collect();
+    }
+    if args.solving.clip {
+        match &passes[..] {
+            [awq] if awq.name.eq_ignore_ascii_case("awq") => passes.push(PassSpec::new("clip")),
+            _ => {
+                let method = args.method.as_deref().unwrap_or("rtn");
+                let what = format!("--clip belongs to --method awq alone; {method} finds its own ranges");
+                return Err(Error::setting(what));
+            }
+        }
+    }
+    args.solving.options.apply(passes)
+}
+
+fn format(flags: &Flags, format: &mut Format) {
+    if let Some(name) = &flags.format {
+        // Options of another format are not this one's.
+        if *name != format.name {
+            format.options.clear();
+        }
+        format.name.clone_from(name);
+    }
+    let mut set = |name: &str, value: Option<Setting>| {
+        if let Some(value) = value {
+            format.options.insert(name.to_owned(), value);
+        }
+    };
+    set("bits", flags.bits.map(|n| Setting::Count(n.into())));
+    set("group_size", flags.group_size.map(|n| Setting::Count(n.into())));
+    set("sym", flags.sym.then_some(Setting::Flag(true)));
+    set("sym", flags.asym.then_some(Setting::Flag(false)));
+}
+
+/// What a model is calibrated on.
+pub(in crate::cli) fn text(flags: &Sampling, text: &mut Text) {
+    if !flags.text.is_empty() {
+        text.files.clone_from(&flags.text);
+    }
+    text.context = flags.context.or(text.context);
+    text.samples = flags.samples.map(Into::into).or(text.samples);
+    text.seed = flags.seed.unwrap_or(text.seed);
+}

@@ -1,0 +1,44 @@
+//! What stands beside the tensors in a Hugging Face folder: tokenizer, generation settings, licences; copied as they are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use crate::{Error, Result};
+
+/// Beginnings of the names of what is copied.
+const COPIED: [&str; 12] = [
+    "tokenizer",
+    "vocab",
+    "merges",
+    "special_tokens_map",
+    "added_tokens",
+    "generation_config",
+    "chat_template",
+    "spiece",
+    "sentencepiece",
+    "LICENSE",
+    "NOTICE",
+    "USE_POLICY",
+];
+
+/// Copies a checkpoint's companions from one folder to another.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
+    let entries = fs::read_dir(from).map_err(|e| Error::io(from, "list", e))?;
+    let mut names: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    names.sort();
+    for path in names.iter().filter(|p| p.is_file()) {
+        let name = path.file_name().unwrap_or_default();
+        if COPIED.iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            fs::copy(path, to.join(name)).map_err(|e| Error::io(path, "copy", e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes JSON as people read it.
+pub(super) fn write_json(path: &Path, json: &Json) -> Result<()> {
+    let text = serde_json::to_string_pretty(json).expect("JSON of JSON");
+    fs::write(path, text + "\n").map_err(|e| Error::io(path, "write", e))
+}

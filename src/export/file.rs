@@ -1,0 +1,65 @@
+//! A file whose every byte has its place before the first is written.
+
+use std::path::Path;
+
+use super::{AtomicFile, Sink};
+use crate::Result;
+use crate::watch::Watch;
+
+/// Where every byte of an output file will be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layout {
+    /// The file's first bytes.
+    pub header: Vec<u8>,
+    /// Position of each tensor of the plan in the file.
+    pub offsets: Vec<u64>,
+    /// Size of the file.
+    pub size: u64,
+}
+
+/// An output file that is being written. Tensors may arrive in any order and from any thread.
+pub struct Output {
+    file: AtomicFile,
+    layout: Layout,
+}
+
+impl Output {
+    /// Creates a temporary file beside `path`, of its final size, and writes the header. `replace`: whether a file that
+    /// has that name at the end may be replaced.
+    ///
+    /// # Errors
+    /// If the directory cannot be written or the disk is too small.
+    pub fn begin(path: &Path, layout: Layout, replace: bool) -> Result<Output> {
+        let file = AtomicFile::create(path, layout.size, replace)?;
+        file.write_at(0, &layout.header)?;
+        Ok(Output { file, layout })
+    }
+
+    /// Writes a run of a tensor's bytes. `at`: from the tensor's start.
+    ///
+    /// # Errors
+    /// If the disk is full or fails.
+    pub fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_at(self.layout.offsets[tensor] + at, bytes)
+    }
+
+    /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// If the disk fails, the watch says to stop, or the name cannot be taken; then nothing is left behind and what was
+    /// there stays.
+    pub fn finish(self, watch: &dyn Watch) -> Result<()> {
+        self.file.commit(watch)
+    }
+}
+
+impl Sink for Output {
+    fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
+        Output::put(self, tensor, at, bytes)
+    }
+
+    fn finish(self: Box<Self>, watch: &dyn Watch) -> Result<u64> {
+        let size = self.layout.size;
+        Output::finish(*self, watch).map(|()| size)
+    }
+}

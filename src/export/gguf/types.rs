@@ -1,0 +1,75 @@
+//! What a request comes to for a GGUF file: a file type's rules, or the integers of a quantised checkpoint kept as they are.
+
+use std::collections::BTreeMap;
+
+use super::super::{Assigned, KEEP, Request};
+use crate::checkpoint::TensorSource;
+use crate::model::ParamId;
+use crate::plan::FileType;
+use crate::weights::{Edits, Weights};
+use crate::{Error, Result};
+
+/// The types of a file. Where integers are kept, columns are put in the order of their groups.
+pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned> {
+    let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
+    let usual = match quantised {
+        Some(_) => KEEP,
+        None if request.choosing.method => "q4_k_m",
+        None => "q8_0",
+    };
+    let asked = request.file_type.as_deref().unwrap_or(usual);
+    if !asked.eq_ignore_ascii_case(KEEP) {
+        let file_type = FileType::by_name(asked)?;
+        let warning = quantised.map(|packed| {
+            format!(
+                "the checkpoint is quantised ({}); {} rounds it a second time, on top of what the first cost. \
+                 `type` keep carries its integers over as they are",
+                packed.describe(source),
+                file_type.name
+            )
+        });
+        return Ok(Assigned { warning, ..assigned(request, file_type.name, file_type) });
+    }
+    if quantised.is_none() {
+        let what = "`type` keep carries the integers of a quantised checkpoint over; this one has floats: name a type";
+        return Err(Error::setting(what));
+    }
+    let choosing = request.choosing;
+    let idle = [
+        (choosing.method, "`method`"),
+        (choosing.imatrix, "`importance.file`"),
+        (choosing.calibrate, "`importance.calibrate`"),
+        (choosing.reference, "`scales` reference"),
+        (request.pure, "`pure`"),
+    ];
+    if let Some((_, setting)) = idle.iter().find(|(given, _)| *given) {
+        let what = format!(
+            "the checkpoint is quantised, and `type` keep chooses no codes: leave out {setting}, or name a `type`, \
+             which rounds it a second time"
+        );
+        return Err(Error::setting(what));
+    }
+    let edits = weights.sort_groups();
+    let weights = weights.edited(&edits)?;
+    let params = weights.graph().params.iter().enumerate();
+    let matrices = params.filter(|(_, p)| p.role.quantizable() && p.shape.len() > 1);
+    let kept: BTreeMap<_, _> = matrices.map(|(i, _)| (ParamId(i), weights.kept(ParamId(i)))).collect();
+    let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+    for (id, kept) in &kept {
+        *sizes.entry(kept.store.spec().name).or_default() += weights.graph().param(*id).len();
+    }
+    let most = sizes.iter().max_by_key(|(_, size)| **size).map_or("f16", |(name, _)| name);
+    Ok(Assigned { kept, edits, ..assigned(request, KEEP, FileType::by_name(most)?) })
+}
+
+/// With nothing kept and nothing edited.
+fn assigned(request: &Request, name: &str, file_type: &'static FileType) -> Assigned {
+    Assigned {
+        name: name.to_owned(),
+        ending: format!("{}.gguf", file_type.name),
+        rules: request.rules(file_type),
+        kept: BTreeMap::new(),
+        edits: Edits::new(),
+        warning: None,
+    }
+}

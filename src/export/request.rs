@@ -1,0 +1,94 @@
+//! What a conversion asks of a format, and the refusal of what a format does not take.
+//!
+//! Errors name a setting in backquotes; a command line puts its own spelling there.
+
+use aurora_quantizers::Store;
+use regex::Regex;
+
+use super::{About, EXPORTERS};
+use crate::plan::{FileType, Rules};
+use crate::{Error, Result};
+
+/// The type that carries the integers of a quantised checkpoint over.
+pub const KEEP: &str = "keep";
+
+/// What is asked of the output. Each format takes a part of the settings and refuses the rest.
+#[derive(Clone, Default)]
+pub struct Request {
+    /// Name of the matrices' type: a [file type](crate::plan::FILE_TYPES), or [`KEEP`].
+    pub file_type: Option<String>,
+    /// Whether every matrix has that type, without the exceptions that it makes.
+    pub pure: bool,
+    /// Type of the output matrix.
+    pub output_type: Option<&'static dyn Store>,
+    /// Type of the token embedding.
+    pub embedding_type: Option<&'static dyn Store>,
+    /// Types of tensors by name; the first match counts.
+    pub tensor_types: Vec<(Regex, &'static dyn Store)>,
+    /// Name of the pre-tokenizer, where it is not recognised.
+    pub pre: Option<String>,
+    /// Bits of a code.
+    pub bits: Option<u32>,
+    /// Weights that share a scale.
+    pub group_size: Option<usize>,
+    /// Whether zeros are in the middle of the codes.
+    pub symmetric: Option<bool>,
+    /// How codes will be chosen.
+    pub choosing: Choosing,
+}
+
+/// What chooses codes, besides plain rounding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Choosing {
+    /// A method that runs the model chooses codes.
+    pub method: bool,
+    /// Importances from a file.
+    pub imatrix: bool,
+    /// Importances made on the way.
+    pub calibrate: bool,
+    /// Scales by ggml's formula.
+    pub reference: bool,
+}
+
+impl Request {
+    /// Names of the settings that are given.
+    pub fn given(&self) -> Vec<&'static str> {
+        let symmetric = if self.symmetric == Some(false) { "asym" } else { "sym" };
+        let all = [
+            ("type", self.file_type.is_some()),
+            ("pure", self.pure),
+            ("tensor-type", !self.tensor_types.is_empty()),
+            ("output-type", self.output_type.is_some()),
+            ("embedding-type", self.embedding_type.is_some()),
+            ("pre", self.pre.is_some()),
+            ("bits", self.bits.is_some()),
+            ("group-size", self.group_size.is_some()),
+            (symmetric, self.symmetric.is_some()),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+
+    /// Refuses a setting that a format does not take.
+    pub(super) fn check(&self, format: &About) -> Result<()> {
+        let Some(foreign) = self.given().into_iter().find(|name| !format.settings.contains(name)) else {
+            return Ok(());
+        };
+        let takers = EXPORTERS.iter().map(|e| e.about()).filter(|about| about.settings.contains(&foreign));
+        let takers: Vec<_> = takers.map(|about| about.title).collect();
+        let own: Vec<_> = format.settings.iter().map(|name| format!("`{name}`")).collect();
+        let (takers, own) = (takers.join(", "), own.join(", "));
+        Err(Error::setting(format!("`{foreign}` is for {takers}; `format` {} has {own}", format.name)))
+    }
+
+    /// Rules of the plan for a file type.
+    pub(super) fn rules(&self, file_type: &'static FileType) -> Rules {
+        Rules {
+            file_type,
+            pure: self.pure,
+            calibrated: self.choosing.method || self.choosing.imatrix || self.choosing.calibrate,
+            output: self.output_type,
+            embedding: self.embedding_type,
+            overrides: self.tensor_types.clone(),
+        }
+    }
+}

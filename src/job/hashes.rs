@@ -1,0 +1,84 @@
+//! SHA-256 of the files that a conversion read and wrote, for its record.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::Job;
+use crate::checkpoint::{Config, directory_of};
+use crate::recipe::Importance;
+use crate::record::FileRecord;
+use crate::watch::Watch;
+use crate::{Error, Result};
+
+/// Bytes that are read at a time.
+const BUFFER: usize = 1 << 20;
+
+/// Endings of the files of a checkpoint's folder that say what the model is, beside its tensors.
+const BESIDE: [&str; 5] = ["json", "model", "txt", "jinja", "md"];
+
+impl Job {
+    /// All files that the conversion reads: tensors, what stands beside them, statistics and texts.
+    pub(super) fn hash_inputs(&self, watch: &dyn Watch) -> Result<Vec<FileRecord>> {
+        let mut files: Vec<PathBuf> = self.opened.source.files().to_vec();
+        if let Config::HuggingFace(config) = self.opened.source.config() {
+            let folder = directory_of(&config.path);
+            let known = |p: &Path| p.extension().is_some_and(|e| BESIDE.iter().any(|known| e == *known));
+            files.extend(listed(folder)?.into_iter().filter(|path| known(path)));
+        }
+        if let Some(Importance::File(path)) = &self.recipe.importance {
+            files.push(path.clone());
+        }
+        files.extend(self.recipe.text.files.iter().cloned());
+        hashes(files, &|path| path.display().to_string(), watch)
+    }
+}
+
+/// The file that was written, or all files of the folder.
+pub(super) fn outputs(path: &Path, watch: &dyn Watch) -> Result<Vec<FileRecord>> {
+    let files = if path.is_dir() { listed(path)? } else { vec![path.to_owned()] };
+    let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    hashes(files, &name, watch)
+}
+
+/// The files of a folder, by name.
+fn listed(folder: &Path) -> Result<Vec<PathBuf>> {
+    let fail = |e| Error::io(folder, "list", e);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn hashes(
+    mut files: Vec<PathBuf>,
+    name: &(dyn Fn(&Path) -> String + Sync),
+    watch: &dyn Watch,
+) -> Result<Vec<FileRecord>> {
+    let mut seen = std::collections::BTreeSet::new();
+    files.retain(|path| seen.insert(path.clone()));
+    files.par_iter().map(|path| hash(path, name(path), watch)).collect()
+}
+
+fn hash(path: &Path, name: String, watch: &dyn Watch) -> Result<FileRecord> {
+    let fail = |e| Error::io(path, "read", e);
+    let mut file = File::open(path).map_err(fail)?;
+    let (mut sum, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; BUFFER]);
+    loop {
+        watch.go_on()?;
+        let n = file.read(&mut buffer).map_err(fail)?;
+        if n == 0 {
+            return Ok(FileRecord { path: name, bytes, sha256: format!("{:x}", sum.finalize()) });
+        }
+        sum.update(&buffer[..n]);
+        bytes += n as u64;
+    }
+}

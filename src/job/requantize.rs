@@ -1,0 +1,24 @@
+//! Whether a checkpoint may be rounded at all.
+
+use aurora_quantizers::spec::Kind;
+
+use crate::checkpoint::{Config, TensorSource};
+use crate::error::printable;
+use crate::{Error, Result};
+
+/// Refuses GGUF files that are quantised already, unless they are allowed.
+pub(super) fn refuse(source: &dyn TensorSource, allowed: bool) -> Result<()> {
+    let quantized = source.tensors().iter().find(|t| t.spec.kind == Kind::Block);
+    match (source.config(), quantized) {
+        (Config::Gguf(_), Some(t)) if !allowed => Err(Error::tensor(
+            source.file_of(t),
+            printable(&t.name),
+            format!(
+                "is quantised already ({}); convert the original checkpoint instead, or accept the second rounding with \
+                 `allow_requantize`",
+                t.spec.name
+            ),
+        )),
+        _ => Ok(()),
+    }
+}

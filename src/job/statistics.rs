@@ -1,0 +1,101 @@
+//! What errors are weighed by: importances from a file or made now, which tensors they serve, and what the header says of them.
+
+use std::collections::BTreeSet;
+
+use aurora_quantizers::spec::Kind;
+
+use super::Job;
+use crate::Result;
+use crate::calibrate::Wanted;
+use crate::calibrate::dataset::Dataset;
+use crate::calibrate::imatrix::{Imatrix, Origin};
+use crate::model::{ModelGraph, ParamId};
+use crate::pipeline::{self, Importances};
+use crate::plan::{Plan, TensorPlan};
+use crate::recipe::{Importance, Recipe};
+use crate::record::ImportanceRecord;
+use crate::runtime::{BlockRunner, Options};
+use crate::watch::Watch;
+use crate::weights::Weights;
+
+/// Statistics that a conversion rounds with.
+pub(super) struct Statistics {
+    /// What the record says of them.
+    pub record: ImportanceRecord,
+    /// Those of a file; of a calibration that has not run yet, none.
+    found: Option<Importances>,
+}
+
+impl Statistics {
+    /// What a recipe asks for: reads the file, or looks at what a calibration will cover. Notes say what is not covered.
+    pub fn of(
+        recipe: &Recipe,
+        graph: &ModelGraph,
+        plan: &Plan,
+        data: Option<&Dataset>,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Statistics>> {
+        let Some(importance) = &recipe.importance else { return Ok(None) };
+        let (origin, entries, found, covered, path) = match importance {
+            Importance::File(path) => {
+                let file = Imatrix::open(path)?;
+                let all = file.importances(graph)?;
+                notes.extend(idle(graph, &all.idle));
+                let covered: BTreeSet<ParamId> = all.values.keys().copied().collect();
+                (file.origin.clone(), file.entries.len(), Some(all.values), covered, Some(path.as_path()))
+            }
+            Importance::Calibrate => {
+                let within = graph.sites().into_iter().filter(|site| site.block.is_some());
+                let covered: BTreeSet<ParamId> = within.flat_map(|site| site.readers).map(|r| r.weight).collect();
+                (Origin::from(data.expect("calibrations have a text")), covered.len(), None, covered, None)
+            }
+        };
+        let blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
+        let (used, uniform): (Vec<_>, Vec<_>) = blocks.partition(|t| covered.contains(&t.param));
+        let names = |tensors: Vec<&TensorPlan>| tensors.into_iter().map(|t| t.name.clone()).collect::<Vec<_>>();
+        let (used, uniform) = (names(used), names(uniform));
+        if !uniform.is_empty() {
+            notes.insert(0, format!("no importances for {}: all columns count alike", uniform.join(", ")));
+        }
+        let record = ImportanceRecord {
+            file: path.map(|p| p.display().to_string()),
+            datasets: origin.datasets,
+            entries,
+            chunks: origin.chunks,
+            used,
+            uniform,
+        };
+        Ok(Some(Statistics { record, found }))
+    }
+
+    /// The importances; where they are made now, the model is run.
+    pub fn find(
+        &self,
+        job: &Job,
+        weights: &Weights<'_>,
+        notes: &mut Vec<String>,
+        watch: &dyn Watch,
+    ) -> Result<Importances> {
+        if let Some(found) = &self.found {
+            return Ok(found.clone());
+        }
+        let (graph, data) = (&job.opened.model.graph, job.data.as_ref().expect("calibrations have a text"));
+        let runner = BlockRunner::new(&job.opened.model, weights, Options::exact(data.context))?;
+        let mut all = Imatrix::new(Origin::from(data));
+        let mut sink = |feed: &_, stats| {
+            all.put(graph, feed, &stats);
+            Ok(())
+        };
+        pipeline::statistics::collect(&runner, &data.samples, Wanted::default(), &mut sink, watch)?;
+        let found = all.importances(graph)?;
+        notes.extend(idle(graph, &found.idle));
+        Ok(found.values)
+    }
+}
+
+fn idle<'g>(graph: &'g ModelGraph, found: &'g [(ParamId, usize)]) -> impl Iterator<Item = String> + 'g {
+    found.iter().map(|(id, expert)| {
+        let name = &graph.param(*id).name;
+        format!("{name}: expert {expert} saw no token; its columns count alike")
+    })
+}

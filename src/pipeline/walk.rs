@@ -1,0 +1,172 @@
+//! The one block loop: all samples stand in front of a block, a visitor works there, all go through it, and so on to the head.
+//!
+//! In go a runner and samples, as tokens or as the residual streams that an earlier run was left with; what comes out is what the
+//! visitor makes of it. Memory holds the residual streams of all samples and one block's weights. The loop knows nothing of methods or
+//! files.
+
+use std::ops::Range;
+
+use crate::calibrate::not_finite;
+use crate::calibrate::observe::Observer;
+use crate::runtime::{BlockRunner, LinearInput, Overrides, Tap};
+use crate::{Error, Result};
+
+/// What goes through the model.
+pub enum Samples<'s> {
+    /// Sequences, each from position 0.
+    Tokens(&'s [Vec<u32>]),
+    /// The residual stream of each in front of the first block of the walk, `[tokens, width]`.
+    Residuals(Vec<Vec<f32>>),
+}
+
+/// Works at every stop of a walk.
+pub trait Visit {
+    /// All samples stand in front of a block. Those that the visitor leaves there go through it afterwards, with the stored weights.
+    ///
+    /// # Errors
+    /// Whatever is to end the walk.
+    fn block(&mut self, stop: &mut Stop<'_, '_>) -> Result<()>;
+
+    /// All samples are through the last block of the model.
+    ///
+    /// # Errors
+    /// Whatever is to end the walk.
+    fn head(&mut self, head: &Head<'_, '_>) -> Result<()>;
+}
+
+/// Takes the samples through some blocks; if the model's last is among them, the head is visited too.
+///
+/// # Errors
+/// If a token does not fit the model, a value is not finite (block, op and tensor are named), or the visitor says so.
+///
+/// # Panics
+/// If there are no such blocks, or a residual stream is not whole rows.
+pub fn walk(runner: &BlockRunner<'_>, samples: Samples<'_>, blocks: Range<usize>, visit: &mut dyn Visit) -> Result<()> {
+    let mut residuals = match samples {
+        Samples::Tokens(samples) => samples.iter().map(|tokens| runner.embed(tokens)).collect::<Result<Vec<_>>>()?,
+        Samples::Residuals(residuals) => residuals,
+    };
+    runner.release(None);
+    let last = blocks.end;
+    for index in blocks {
+        let mut stop = Stop { runner, index, residuals: &mut residuals, through: false };
+        visit.block(&mut stop)?;
+        if !stop.through {
+            stop.through(&Overrides::new(), &mut |_| Ok(()))?;
+        }
+        runner.release(Some(index));
+    }
+    if last == runner.model().graph.blocks.len() {
+        visit.head(&Head { runner, residuals: &residuals })?;
+    }
+    Ok(())
+}
+
+/// Told how many samples are done, and asked whether to go on.
+pub type Each<'e> = &'e mut dyn FnMut(usize) -> Result<()>;
+
+/// All samples in front of one block, or behind it once they went through.
+pub struct Stop<'w, 'a> {
+    runner: &'w BlockRunner<'a>,
+    index: usize,
+    residuals: &'w mut [Vec<f32>],
+    through: bool,
+}
+
+impl<'w, 'a> Stop<'w, 'a> {
+    /// Which block.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What runs it.
+    pub fn runner(&self) -> &'w BlockRunner<'a> {
+        self.runner
+    }
+
+    /// The residual stream of every sample where it stands now, `[tokens, width]`.
+    pub fn residuals(&self) -> &[Vec<f32>] {
+        self.residuals
+    }
+
+    /// Shows what the block's linears read, with the stored weights. The samples stay where they are.
+    ///
+    /// # Errors
+    /// If a value is not finite, or `each` says so.
+    pub fn observe(&mut self, observer: &mut Observer, each: Each<'_>) -> Result<()> {
+        self.run(&Overrides::new(), Some(observer), false, each)
+    }
+
+    /// The same, and the samples go through.
+    ///
+    /// # Errors
+    /// As [`Stop::observe`].
+    pub fn observe_through(&mut self, observer: &mut Observer, each: Each<'_>) -> Result<()> {
+        self.run(&Overrides::new(), Some(observer), true, each)
+    }
+
+    /// All samples go through, with other values for some of the block's parameters.
+    ///
+    /// # Errors
+    /// As [`Stop::observe`].
+    pub fn through(&mut self, overrides: &Overrides<'_>, each: Each<'_>) -> Result<()> {
+        self.run(overrides, None, true, each)
+    }
+
+    fn run(
+        &mut self,
+        overrides: &Overrides<'_>,
+        mut observer: Option<&mut Observer>,
+        go: bool,
+        each: Each<'_>,
+    ) -> Result<()> {
+        assert!(!self.through, "the samples are through block {} already", self.index);
+        let mut block = self.runner.block(self.index, overrides);
+        let mut done = 0;
+        while done < self.residuals.len() {
+            let some = done..done + block.together(&self.residuals[done..]);
+            done = some.end;
+            let tap = observer.as_mut().map(|o| &mut **o as &mut dyn Tap);
+            match go {
+                true => block.run_all(&mut self.residuals[some], tap)?,
+                false => block.run_all(&mut self.residuals[some].to_vec(), tap)?,
+            }
+            if let Some(observer) = &observer {
+                observed(self.runner, observer)?;
+            }
+            each(done)?;
+        }
+        self.through = go;
+        Ok(())
+    }
+}
+
+/// All samples behind the last block.
+pub struct Head<'w, 'a> {
+    runner: &'w BlockRunner<'a>,
+    residuals: &'w [Vec<f32>],
+}
+
+impl Head<'_, '_> {
+    /// Shows what the output matrix reads, to an observer of its feed.
+    ///
+    /// # Errors
+    /// If a value is not finite, or `each` says so.
+    pub fn observe(&self, observer: &mut Observer, each: Each<'_>) -> Result<()> {
+        let Some(reader) = observer.feeds().next().map(|feed| feed.reader()) else { return Ok(()) };
+        for (i, residual) in self.residuals.iter().enumerate() {
+            let x = self.runner.head_inputs(residual)?;
+            let cols = self.runner.model().graph.param(reader.weight).cols();
+            let input = LinearInput { block: None, weight: reader.weight, expert: reader.expert, x: &x, cols };
+            observer.linear_input(&input);
+            observed(self.runner, observer)?;
+            each(i + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether all that was observed is finite.
+fn observed(runner: &BlockRunner<'_>, observer: &Observer) -> Result<(), Error> {
+    observer.check().map_err(|(feed, e)| not_finite(&runner.model().graph, feed, &e.to_string()))
+}

@@ -1,0 +1,118 @@
+//! One conversion: what decided its bytes, what it wrote, what was found on the way.
+
+use serde::{Deserialize, Serialize};
+
+use super::{PassRecord, Tool};
+use crate::recipe::Recipe;
+
+/// One conversion.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// What ran.
+    #[serde(flatten)]
+    pub tool: Tool,
+    /// The checkpoint as it was named.
+    pub input: String,
+    /// Everything that decided the bytes.
+    pub recipe: Recipe,
+    /// Architecture, as in the output's header.
+    pub architecture: String,
+    /// The output's path.
+    pub output: String,
+    /// Whether nothing was written because only the plan was asked for.
+    pub dry_run: bool,
+    /// Method chain.
+    pub method: String,
+    /// File type.
+    #[serde(rename = "type")]
+    pub file_type: String,
+    /// Numbers in all tensors.
+    pub weights: u64,
+    /// Size of the output file in bytes.
+    pub file_bytes: u64,
+    /// Storage bits per weight over all tensors (header and padding left out).
+    pub bits_per_weight: f64,
+    /// How many tensors did not get the type that was asked for.
+    pub fallbacks: usize,
+    /// Threads used.
+    pub threads: usize,
+    /// Wall time in seconds.
+    pub seconds: f64,
+    /// Most memory this process has had resident, mapped files included, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+    /// Things the user should know.
+    pub notes: Vec<String>,
+    /// Files that were read: the checkpoint's, statistics, texts. Empty unless hashes were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<FileRecord>,
+    /// Files that were written. Empty unless hashes were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<FileRecord>,
+    /// What errors were weighed by, if by anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<ImportanceRecord>,
+    /// Every tensor.
+    pub tensors: Vec<TensorRecord>,
+    /// What the passes did, place by place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passes: Vec<PassRecord>,
+}
+
+/// What errors were weighed by.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImportanceRecord {
+    /// File of statistics; none if they were made on the fly.
+    pub file: Option<String>,
+    /// Texts behind it.
+    pub datasets: Vec<String>,
+    /// Matrices it covers.
+    pub entries: usize,
+    /// Samples behind it.
+    pub chunks: u32,
+    /// Tensors that were rounded with importances.
+    pub used: Vec<String>,
+    /// Tensors with blocks that were rounded with all columns counting alike.
+    pub uniform: Vec<String>,
+}
+
+/// A file that was read or written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Path as it was named, or within the folder that was named.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of its contents, in hexadecimal.
+    pub sha256: String,
+}
+
+/// One tensor of a conversion.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TensorRecord {
+    /// Name in the output.
+    pub name: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Type that the rules asked for.
+    pub requested: String,
+    /// Type that was written.
+    #[serde(rename = "type")]
+    pub actual: String,
+    /// Why the two differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Size in the output in bytes, without padding.
+    pub bytes: u64,
+    /// How rows or columns changed places for the sake of act order, and with those of what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permuted: Option<String>,
+    /// How a quantised checkpoint stores it: "gptq, 4 bits, groups of 32, symmetric".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<String>,
+    /// Whether the checkpoint's integers became its codes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub carried: bool,
+    /// Largest magnitude of written value less weight, where a quantised checkpoint was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest_error: Option<f32>,
+}

@@ -1,0 +1,54 @@
+//! Figures as records have them: with their errors, or how they are spread.
+
+use aurora_quantizers::metrics;
+use serde::{Deserialize, Serialize};
+
+/// A figure and its standard error, both in the figure's unit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The figure.
+    pub value: f64,
+    /// Its standard error.
+    pub error: f64,
+}
+
+impl From<metrics::Estimate> for Estimate {
+    fn from(e: metrics::Estimate) -> Self {
+        Estimate { value: e.value, error: e.error }
+    }
+}
+
+/// How a figure is spread over tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)] // Each name is the share of tokens below it, in percent.
+pub struct Quantiles {
+    pub min: f64,
+    pub p1: f64,
+    pub p10: f64,
+    pub median: f64,
+    pub p90: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub p99_9: f64,
+    pub max: f64,
+}
+
+/// Figures of several runs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The middle one.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of some figures; none of none.
+    pub fn of(mut figures: Vec<f64>) -> Option<Spread> {
+        figures.sort_by(f64::total_cmp);
+        let (min, max) = (*figures.first()?, *figures.last()?);
+        Some(Spread { median: metrics::quantile(&figures, 0.5), min, max })
+    }
+}
