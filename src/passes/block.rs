@@ -101,8 +101,8 @@ pub struct BlockState<'a> {
 }
 
 impl<'a> BlockState<'a> {
-    /// A block as it was loaded. `stores`: what each parameter of the model is to be stored as; `probe`: of a transformer
-    /// block, where a pass wants it.
+    /// A block as it was loaded. `stores`: what each parameter of the model is to be stored as; `probe`: of a
+    /// transformer block, where a pass wants it.
     pub fn new(
         graph: &'a ModelGraph,
         values: &'a dyn Values,
