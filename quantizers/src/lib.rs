@@ -4,13 +4,13 @@
 //! nothing, reads no environment and no clock.
 //!
 //! Conventions: matrices are `[out, in]` and cross as views of [ndarray](::ndarray), row-major (others are refused, see
-//! [`view`]); blocks run along a row; every length is checked, in release builds too, because a caller that is off by one
-//! block would otherwise write a file that loads and is wrong.
+//! [`view`]); blocks run along a row; every length is checked, in release builds too, because a caller that is off by
+//! one block would otherwise write a file that loads and is wrong.
 //!
 //! | module | what it answers |
 //! |---|---|
 //! | [`spec`] | what every ggml tensor type is called and how many bytes it takes |
-//! | [`store`] | [`Store`]: what a matrix becomes, its rows encoded and decoded; [`BlockFormat`]: the grid of one block |
+//! | [`store`] | [`Store`]: what a matrix becomes, its rows encoded and decoded; [`BlockFormat`]: one block's grid |
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
