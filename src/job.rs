@@ -81,8 +81,9 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let opened = Opened::open(&recipe.model)?;
     let (source, model) = (opened.source.as_ref(), &opened.model);
     requantize::refuse(source, recipe.allow_requantize)?;
-    let mut weights = Weights::bind(source, &model.graph)?;
-    let assigned = exporter.assign(&asked.request, source, &mut weights)?;
+    let bound = Weights::bind(source, &model.graph)?;
+    let assigned = exporter.assign(&asked.request, source, &bound)?;
+    let weights = bound.edited(&assigned.edits)?;
     let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
     let data = match asked.reads_text(recipe) {
@@ -98,7 +99,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     }
     notes.extend(assigned.warning.clone());
     let tensors = plan.tensors.iter().map(|t| TensorRecord {
-        permuted: weights.reordered(t.param).map(str::to_owned),
+        permuted: weights.edits().about(t.param).map(str::to_owned),
         packed: weights.packed(t.param).next().map(|(_, packed)| packed.describe(source)),
         ..TensorRecord::from(t)
     });
@@ -165,10 +166,7 @@ impl Job {
         let named = self.output(to);
         let path = self.exporter.destination(&named, to.replace)?;
         let (source, model) = (self.opened.source.as_ref(), &self.opened.model);
-        let mut weights = Weights::bind(source, &model.graph)?;
-        if self.plan.tensors.iter().any(|t| t.carried) {
-            weights.sort_groups();
-        }
+        let weights = Weights::bind(source, &model.graph)?.edited(&self.assigned.edits)?;
         let mut record = self.record.clone();
         (record.output, record.dry_run) = (named.display().to_string(), false);
         // Whatever takes long comes after this: a disk that is full is an error now.

@@ -59,7 +59,7 @@ pub struct Rounding<'a> {
     pub care: Care,
     /// What the search weighs errors by; all columns of a matrix without any count alike.
     pub importances: Option<&'a Importances>,
-    /// What the block loop did before: tensors that are written, and factors for the others.
+    /// What the block loop did before: tensors that are written, and edits of the others.
     pub solved: Option<&'a Solved>,
     /// Whether to look at what every reader of the output will see, and tell how far it is from the checkpoint.
     pub measure: bool,
@@ -99,6 +99,15 @@ pub fn run(
     output: &dyn Sink,
     watch: &dyn Watch,
 ) -> Result<Vec<Option<f32>>> {
+    let edited = rounding.solved.map(|solved| weights.edited(&solved.edits)).transpose()?;
+    let weights = edited.as_ref().unwrap_or(weights);
+    for t in plan.tensors.iter().filter(|t| t.carried) {
+        if let Some(what) = weights.changes(t.param) {
+            let what =
+                format!("was {what} after it was planned to carry its integers over; plan a type that rounds it");
+            return Err(weights.error(t.param, what));
+        }
+    }
     let (chunks, groups) = split(weights, plan, rounding.solved);
     let seen: Vec<Mutex<Seen>> = plan.tensors.iter().map(|_| Mutex::new(Seen::default())).collect();
     let mut counts = vec![0; plan.tensors.len()];
@@ -238,9 +247,6 @@ fn convert(
             weights.carry(t.param, rows.clone(), t.store, values, bytes);
         } else {
             weights.rows(t.param, rows.clone(), values);
-        }
-        if let Some(solved) = rounding.solved {
-            blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, values);
         }
         let mut found = Seen { scan: scan(values), error: None };
         if found.scan.check(t.spec()).is_ok() {

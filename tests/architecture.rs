@@ -1,13 +1,14 @@
 //! Who may use whom: the table of docs/architecture.md, held against every `use` and every path in the source, tests within it
 //! included; and no circle of files, in any room.
 
-mod common;
+#[path = "common/sources.rs"]
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use common::sources::{Crate, sources};
+use sources::{Crate, sources};
 
 /// Leaves, open to all.
 const LEAVES: &[&str] = &["error", "watch", "memory", "paths"];

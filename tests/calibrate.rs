@@ -10,10 +10,9 @@ use aurora_quant::calibrate::imatrix::{Imatrix, Origin};
 use aurora_quant::checkpoint::{self, TensorSource};
 use aurora_quant::model::{Model, ParamId, describe};
 use aurora_quant::pipeline::statistics;
-use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, LowRank, Options, Overrides, Tap};
+use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, Options, Overrides, Tap};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
-use aurora_quantizers::matrix;
 use common::binary::{good, refused};
 use common::{MODELS, canonical, fixtures};
 use serde_json::Value as Json;
@@ -139,45 +138,6 @@ fn values_of_the_callers_choice_are_used() {
     // BF16 weights as F32 take another kernel, which sums in another order.
     assert!(apart(&plain, &run(&same)) < 1e-4);
     assert!(apart(&plain, &run(&other)) > 1e-2, "no expert adds anything");
-}
-
-#[test]
-fn what_is_added_to_a_matrix_is_as_if_it_were_part_of_it() {
-    let opened = open("tiny-mixtral");
-    let graph = &opened.model.graph;
-    let weights = Weights::bind(&*opened.source, graph).unwrap();
-    let runner = BlockRunner::new(&opened.model, &weights, EXACT).unwrap();
-    let start = runner.embed(&tokens("tiny-mixtral")).unwrap();
-    let run = |overrides: &Overrides<'_>| {
-        let mut residual = start.clone();
-        runner.block(0, overrides).run(&mut residual, None).unwrap();
-        residual
-    };
-    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    let plain = run(&Overrides::new());
-    for (name, expert) in [("blk.0.attn_v.weight", None), ("blk.0.ffn_down_exps.weight", Some(1))] {
-        let id = ParamId(graph.params.iter().position(|p| p.name == name).unwrap());
-        let param = graph.param(id);
-        let (rows, cols) = (param.shape[param.shape.len() - 2], param.cols());
-        let first = expert.unwrap_or(0) * rows;
-        let mut values = vec![0.0; rows * cols];
-        weights.rows(id, first..first + rows, &mut values);
-        // Rank 2, added twice: scale * B A of the numbers below, in two halves.
-        let a: Vec<f32> = (0..2 * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
-        let b: Vec<f32> = (0..rows * 2).map(|i| ((i * 53 % 97) as f32 - 48.0) / 48.0).collect();
-        let (mut added, mut whole) = (Overrides::new(), Overrides::new());
-        for _ in 0..2 {
-            added.add(id, expert, LowRank::new(matrix(&a, cols), matrix(&b, 2), 0.25));
-        }
-        for (row, b) in values.chunks_exact_mut(cols).zip(b.chunks_exact(2)) {
-            row.iter_mut().enumerate().for_each(|(c, w)| *w += 0.5 * (b[0] * a[c] + b[1] * a[cols + c]));
-        }
-        whole.expert(id, expert.unwrap_or(0), &values);
-        let (added, whole) = (run(&added), run(&whole));
-        let size = whole.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
-        assert!(apart(&added, &whole) < 1e-4 * size, "{name}: {} apart", apart(&added, &whole));
-        assert!(apart(&added, &plain) > 1e-2 * size, "{name}: nothing is added");
-    }
 }
 
 /// Statistics of the library's run.

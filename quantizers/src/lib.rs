@@ -4,13 +4,13 @@
 //! nothing, reads no environment and no clock.
 //!
 //! Conventions: matrices are `[out, in]` and cross as views of [ndarray](::ndarray), row-major (others are refused, see
-//! [`view`]); blocks run along a row; every length is checked, in release builds too, because a caller that is off by one
-//! block would otherwise write a file that loads and is wrong.
+//! [`view`]); blocks run along a row; every length is checked, in release builds too, because a caller that is off by
+//! one block would otherwise write a file that loads and is wrong.
 //!
 //! | module | what it answers |
 //! |---|---|
 //! | [`spec`] | what every ggml tensor type is called and how many bytes it takes |
-//! | [`store`] | [`Store`]: what a matrix becomes, its rows encoded and decoded; [`BlockFormat`]: the grid of one block |
+//! | [`store`] | [`Store`]: what a matrix becomes, its rows encoded and decoded; [`BlockFormat`]: one block's grid |
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
@@ -20,6 +20,7 @@
 //! | [`stats`] | what calibration keeps of the inputs of linears |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`awq`] | factors per channel that make rounding hurt less |
+//! | [`mask`] | which weights of a matrix stay |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
 //! | [`view`] | [`matrix`]: how matrices cross the face of this crate |
@@ -34,6 +35,7 @@ pub mod formats;
 pub mod gptq;
 pub mod grid;
 pub mod linalg;
+pub mod mask;
 pub mod metrics;
 pub mod par;
 pub mod scan;
@@ -47,6 +49,7 @@ pub mod view;
 pub use error::NumError;
 pub use fallback::fallback;
 pub use grid::Grid;
+pub use mask::BitMask;
 pub use scan::{Scan, scan};
 pub use spec::Spec;
 pub use stats::SiteStats;

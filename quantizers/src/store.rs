@@ -23,12 +23,12 @@ pub enum Scales<'a> {
 /// How thorough a search for scales is, and how much a [guess](crate::gptq::Guess) looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Care {
-    /// For codes that will not be the nearest ones: a type that loses nothing by it searches less. A guess looks at strips
-    /// of 128 columns.
+    /// For codes that will not be the nearest ones: a type that loses nothing by it searches less. A guess looks at
+    /// strips of 128 columns.
     #[default]
     Quick,
-    /// The whole search; a guess looks at strips of 256 columns: 2 to 6 % less KL divergence (Q3_K to Q6_K) for about twice
-    /// the time.
+    /// The whole search; a guess looks at strips of 256 columns: 2 to 6 % less KL divergence (Q3_K to Q6_K) for about
+    /// twice the time.
     Full,
 }
 
@@ -117,13 +117,14 @@ pub trait BlockFormat: Store {
     /// The grids of several blocks of weights, found by the search of [`Scales::Search`].
     ///
     /// `x`: as many blocks as there are `grids`, one after the other. `importance`: the weight of each squared error,
-    /// E[x_col^2] of the inputs; ones for none. It is that of whole blocks: block `i` of `x` has that of block `i % n`, if
-    /// there are `n` (whole rows of their columns, or one strip of columns of many rows). Only ratios matter; if all of a
-    /// block's are zero they count as ones. The grids' scales and offsets are already rounded to what the block stores.
+    /// E[x_col^2] of the inputs; ones for none. It is that of whole blocks: block `i` of `x` has that of block `i % n`,
+    /// if there are `n` (whole rows of their columns, or one strip of columns of many rows). Only ratios matter; if all
+    /// of a block's are zero they count as ones. The grids' scales and offsets are already rounded to what the block
+    /// stores.
     fn fit_many(&self, x: &[f32], importance: &[f32], care: Care, grids: &mut [Grid]);
 
-    /// `grid` with the scale and offset of group `g` replaced by the nearest that the block can store beside all others: a
-    /// super-block's steps stay. What the format does not have (an offset, a sign of the scale) is left out.
+    /// `grid` with the scale and offset of group `g` replaced by the nearest that the block can store beside all others:
+    /// a super-block's steps stay. What the format does not have (an offset, a sign of the scale) is left out.
     fn with_group(&self, grid: &Grid, g: usize, scale: f32, offset: f32) -> Grid;
 
     /// Stores a grid and its codes. `codes`: one per weight, within the grid's levels. `block`: one block's bytes.

@@ -1,9 +1,9 @@
 //! Matrices as callers bring them, and as kernels go on with them.
 //!
-//! What has rows and columns crosses this crate's face as a view, so that a wrong shape cannot pass for a right length; a
-//! vector, which has only a length, is a slice. Kernels want rows that lie one after the other. A view whose rows do not
-//! (transposed, or columns cut off) is refused and never copied: a copy of a large matrix is for the caller to decide
-//! (`as_standard_layout`).
+//! What has rows and columns crosses this crate's face as a view, so that a wrong shape cannot pass for a right length;
+//! a vector, which has only a length, is a slice. Kernels want rows that lie one after the other. A view whose rows do
+//! not (transposed, or columns cut off) is refused and never copied: whether to copy a large matrix is for the caller
+//! to decide (`as_standard_layout`).
 
 use ndarray::{ArrayView, ArrayView2, ArrayViewMut, Dimension};
 

@@ -4,11 +4,12 @@
 //!
 //! ```no_run
 //! # use aurora_quant::{Result, checkpoint::TensorSource, export::*, model::Model, plan::Plan, watch::Unwatched, weights::Weights};
-//! # fn convert(source: &dyn TensorSource, model: &Model, mut weights: Weights, path: &std::path::Path) -> Result<()> {
+//! # fn convert(source: &dyn TensorSource, model: &Model, weights: Weights, path: &std::path::Path) -> Result<()> {
 //! let exporter = by_name("gguf")?;
 //! let request = Request { file_type: Some("q4_0".to_owned()), ..Request::default() };
 //! // Which type each matrix is to have, and with it the plan.
-//! let types = exporter.assign(&request, source, &mut weights)?;
+//! let types = exporter.assign(&request, source, &weights)?;
+//! let weights = weights.edited(&types.edits)?;
 //! let plan = Plan::keeping(model, &types.rules, &types.kept)?;
 //! // What can go wrong goes wrong here, before hours of calibration.
 //! let path = exporter.destination(path, false)?;
@@ -33,7 +34,7 @@ use crate::model::{Model, ParamId};
 use crate::plan::{Plan, Rules};
 use crate::record::ImportanceRecord;
 use crate::watch::Watch;
-use crate::weights::{Kept, Weights};
+use crate::weights::{Edits, Kept, Weights};
 use crate::{Error, Result};
 
 mod atomic;
@@ -57,11 +58,12 @@ pub trait Exporter: Send + Sync {
     /// What it is called, and which settings it takes.
     fn about(&self) -> &'static About;
 
-    /// Which type every matrix is to have. May put columns of a quantised checkpoint in the order of their groups.
+    /// Which type every matrix is to have, and which edits that takes (columns of a quantised checkpoint put in the order of
+    /// their groups).
     ///
     /// # Errors
     /// If the format does not take one of the settings, or cannot hold the model.
-    fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &mut Weights<'_>) -> Result<Assigned>;
+    fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned>;
 
     /// Checks and lays out all that is known before the work: keys, tokenizer, names, sizes.
     ///
@@ -99,6 +101,8 @@ pub struct Assigned {
     pub rules: Rules,
     /// Types of single parameters.
     pub kept: BTreeMap<ParamId, Kept>,
+    /// What has to be done to the weights for these types.
+    pub edits: Edits,
     /// What the user should know.
     pub warning: Option<String>,
 }

@@ -1,8 +1,8 @@
 //! One transformer block (or the head) while passes work on it: weights, sites, statistics, and the only legal edits.
 //!
-//! A scale that moves through a site changes three things: the readers' columns, the producer's rows and the statistics.
-//! [`BlockState::scale_site`] changes all three, so they cannot disagree. Weights are not copied for it: what is kept is a
-//! factor per row and column, applied whenever rows are read.
+//! A scale that moves through a site changes three things: the readers' columns, the producer's rows and the
+//! statistics. [`BlockState::scale_site`] changes all three, so they cannot disagree. Weights are not copied for it:
+//! what is kept are [`Edits`], and rows are read through a view that has them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,16 +11,8 @@ use aurora_quantizers::stats::SiteStats;
 use aurora_quantizers::{NumError, Store};
 
 use crate::model::{ModelGraph, ParamId, Producer, Reader, Site};
+use crate::weights::{Edit, Edits, Scale, Weights};
 use crate::{Error, Result};
-
-/// Where the weights themselves come from.
-pub trait Values: Sync {
-    /// Canonical rows of a parameter as it was loaded, row-major; rows count over all outer dimensions.
-    ///
-    /// # Panics
-    /// If there are no such rows, or `out` has another length.
-    fn rows(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]);
-}
 
 /// Tries other weights on some of the calibration text.
 pub trait Probe: Sync {
@@ -34,40 +26,12 @@ pub trait Probe: Sync {
 /// A block, stopped in front of the readers of one site.
 pub trait Trial {
     /// What other weights (canonical rows of whole matrices, as they would stand in the original checkpoint) do to the
-    /// attention's or the MLP's output, the residual stream behind them: the mean over tokens of the squared change, summed over
-    /// the width. Everything else in the block is as it was loaded.
+    /// attention's or the MLP's output, the residual stream behind them: the mean over tokens of the squared change,
+    /// summed over the width. Everything else in the block is as it was loaded.
     ///
     /// # Errors
     /// If the block cannot be run.
     fn change(&self, weights: &[(Reader, Vec<f32>)]) -> Result<f64>;
-}
-
-/// What a parameter (or one expert's part of it) is multiplied with on the way from the checkpoint to the output.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Factors {
-    /// One for each column of a matrix; for each element of a vector.
-    pub cols: Option<Vec<f32>>,
-    /// One for each row of a matrix.
-    pub rows: Option<Vec<f32>>,
-}
-
-impl Factors {
-    /// Multiplies rows `first..` of a matrix of `cols` columns in place.
-    pub fn apply(&self, first: usize, cols: usize, values: &mut [f32]) {
-        for (i, row) in values.chunks_exact_mut(cols).enumerate() {
-            if let Some(factors) = &self.cols {
-                row.iter_mut().zip(factors).for_each(|(v, f)| *v *= f);
-            }
-            if let Some(factors) = &self.rows {
-                let f = factors[first + i];
-                row.iter_mut().for_each(|v| *v *= f);
-            }
-        }
-    }
-
-    fn multiply(side: &mut Option<Vec<f32>>, length: usize, at: usize, by: f32) {
-        side.get_or_insert_with(|| vec![1.0; length])[at] *= by;
-    }
 }
 
 /// A site and what was seen of it.
@@ -91,26 +55,27 @@ impl SiteState {
 
 /// A block under way.
 pub struct BlockState<'a> {
-    graph: &'a ModelGraph,
-    values: &'a dyn Values,
+    loaded: &'a Weights<'a>,
     stores: &'a [&'static dyn Store],
     probe: Option<&'a dyn Probe>,
     sites: Vec<SiteState>,
-    factors: BTreeMap<Reader, Factors>,
+    edits: Edits,
+    /// What was loaded, with all edits.
+    view: Weights<'a>,
     encoded: BTreeMap<Reader, Vec<u8>>,
 }
 
 impl<'a> BlockState<'a> {
-    /// A block as it was loaded. `stores`: what each parameter of the model is to be stored as; `probe`: of a transformer
-    /// block, where a pass wants it.
+    /// A block as `loaded` has it. `stores`: what each parameter of the model is to be stored as; `probe`: of a
+    /// transformer block, where a pass wants it.
     pub fn new(
-        graph: &'a ModelGraph,
-        values: &'a dyn Values,
+        loaded: &'a Weights<'a>,
         stores: &'a [&'static dyn Store],
         probe: Option<&'a dyn Probe>,
         sites: Vec<SiteState>,
     ) -> Self {
-        BlockState { graph, values, stores, probe, sites, factors: BTreeMap::new(), encoded: BTreeMap::new() }
+        let (edits, view) = (Edits::new(), loaded.clone());
+        BlockState { loaded, stores, probe, sites, edits, view, encoded: BTreeMap::new() }
     }
 
     /// Where other weights can be tried.
@@ -120,7 +85,7 @@ impl<'a> BlockState<'a> {
 
     /// The model.
     pub fn graph(&self) -> &'a ModelGraph {
-        self.graph
+        self.loaded.graph()
     }
 
     /// The block's sites, in the order in which they run.
@@ -135,15 +100,13 @@ impl<'a> BlockState<'a> {
 
     /// Rows and columns of the matrix that a reader is.
     pub fn shape(&self, reader: Reader) -> (usize, usize) {
-        let param = self.graph.param(reader.weight);
-        match reader.expert {
-            None => (param.rows(), param.cols()),
-            Some(_) => (param.rows() / param.shape[0], param.cols()),
-        }
+        let (outer, cols) = self.view.shape(reader.weight).split_at(self.view.shape(reader.weight).len() - 1);
+        let rows: usize = outer.iter().product();
+        (reader.expert.map_or(rows, |_| rows / outer[0]), cols[0])
     }
 
     /// A matrix as it stands, `[rows, cols]` row-major: decoded from its codes if it has some, else as loaded, with all
-    /// factors so far.
+    /// edits so far.
     pub fn weights(&self, reader: Reader) -> Vec<f32> {
         let (rows, cols) = self.shape(reader);
         let mut out = vec![0.0; rows * cols];
@@ -154,17 +117,13 @@ impl<'a> BlockState<'a> {
         out
     }
 
-    /// Rows of a matrix as loaded, with all factors so far.
+    /// Rows of a matrix as loaded, with all edits so far.
     ///
     /// # Panics
     /// If there are no such rows, or `out` has another length.
     pub fn rows(&self, reader: Reader, rows: Range<usize>, out: &mut [f32]) {
-        let (all, cols) = self.shape(reader);
-        let first = reader.expert.unwrap_or(0) * all;
-        self.values.rows(reader.weight, first + rows.start..first + rows.end, out);
-        if let Some(factors) = self.factors.get(&reader) {
-            factors.apply(rows.start, cols, out);
-        }
+        let first = reader.expert.map_or(0, |expert| expert * self.shape(reader).0);
+        self.view.rows(reader.weight, first + rows.start..first + rows.end, out);
     }
 
     /// Multiplies column c of every reader of site `index` by `factors[c]`, divides what makes channel c by it, and the
@@ -181,7 +140,7 @@ impl<'a> BlockState<'a> {
         assert_eq!(factors.len(), state.site.width, "factors of a site");
         let readers = state.site.readers.clone();
         assert!(!readers.iter().any(|r| self.encoded.contains_key(r)), "scales come before codes");
-        let name = &self.graph.param(readers[0].weight).name;
+        let name = &self.graph().param(readers[0].weight).name;
         if let Some(f) = factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
             return Err(Error::numbers(name, format!("a scale of {f} for its input")));
         }
@@ -194,12 +153,10 @@ impl<'a> BlockState<'a> {
             }
         }
         for reader in &readers {
-            let edit = self.factors.entry(*reader).or_default();
-            for (c, f) in factors.iter().enumerate() {
-                Factors::multiply(&mut edit.cols, factors.len(), c, *f);
-            }
+            self.edits.push(reader.weight, reader.expert, Edit::Scale(Scale::of_cols(factors.to_vec())));
         }
         self.divide(&producer, factors);
+        self.view = self.loaded.edited(&self.edits)?;
         self.sites[index].stats.iter_mut().for_each(|(_, stats)| stats.rescale(factors));
         Ok(())
     }
@@ -208,27 +165,22 @@ impl<'a> BlockState<'a> {
     fn divide(&mut self, producer: &Producer, factors: &[f32]) {
         match producer {
             Producer::Norm { weight, bias } => {
+                let by: Vec<f32> = factors.iter().map(|f| f.recip()).collect();
                 for id in std::iter::once(*weight).chain(*bias) {
-                    let edit = self.factors.entry(Reader { weight: id, expert: None }).or_default();
-                    for (c, f) in factors.iter().enumerate() {
-                        Factors::multiply(&mut edit.cols, factors.len(), c, f.recip());
-                    }
+                    self.edits.push(id, None, Edit::Scale(Scale::of_cols(by.clone())));
                 }
             }
             Producer::Rows { weight, bias, expert, rows, channels } => {
-                let matrix = Reader { weight: *weight, expert: *expert };
-                let height = self.shape(matrix).0;
-                for i in 0..channels.rows() {
+                let mut by = vec![1.0; self.shape(Reader { weight: *weight, expert: *expert }).0];
+                for (i, by) in by[rows.clone()].iter_mut().enumerate().take(channels.rows()) {
                     // All that a row makes have one factor.
                     let Some(c) = channels.of(i).next() else { continue };
-                    let (row, by) = (rows.start + i, factors[c].recip());
-                    let edit = self.factors.entry(matrix).or_default();
-                    Factors::multiply(&mut edit.rows, height, row, by);
-                    if let Some(bias) = bias {
-                        let edit = self.factors.entry(Reader { weight: *bias, expert: *expert }).or_default();
-                        Factors::multiply(&mut edit.cols, height, row, by);
-                    }
+                    *by = factors[c].recip();
                 }
+                if let Some(bias) = bias {
+                    self.edits.push(*bias, *expert, Edit::Scale(Scale::of_cols(by.clone())));
+                }
+                self.edits.push(*weight, *expert, Edit::Scale(Scale::of_rows(by)));
             }
         }
     }
@@ -249,19 +201,14 @@ impl<'a> BlockState<'a> {
         self.encoded.get(&reader).map(Vec::as_slice)
     }
 
-    /// All factors that scales left behind.
-    pub fn factors(&self) -> &BTreeMap<Reader, Factors> {
-        &self.factors
-    }
-
-    /// All codes, and all factors.
-    pub fn finish(self) -> (BTreeMap<Reader, Vec<u8>>, BTreeMap<Reader, Factors>) {
-        (self.encoded, self.factors)
+    /// All codes, and all edits.
+    pub fn finish(self) -> (BTreeMap<Reader, Vec<u8>>, Edits) {
+        (self.encoded, self.edits)
     }
 
     /// An error about a reader, with what went wrong in its numbers.
     pub fn error(&self, reader: Reader, e: &NumError) -> Error {
-        let name = &self.graph.param(reader.weight).name;
+        let name = &self.graph().param(reader.weight).name;
         match reader.expert {
             None => Error::numbers(name, e.to_string()),
             Some(i) => Error::numbers(name, format!("expert {i}: {e}")),

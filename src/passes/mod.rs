@@ -10,7 +10,7 @@ pub mod gptq;
 mod options;
 mod rtn;
 
-pub use block::{BlockState, Factors, Probe, SiteState, Trial, Values};
+pub use block::{BlockState, Probe, SiteState, Trial};
 pub use options::{Opt, OptKind, Options};
 pub use rtn::{CODES, JOINT, REFERENCE, SCALES};
 

@@ -3,8 +3,7 @@
 //! In memory at any time: the residual stream of all samples, one block's statistics and codes. The order of all sums is
 //! fixed, so the bytes are the same for any number of threads.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeMap;
 
 use aurora_quantizers::{SiteStats, Store};
 
@@ -13,14 +12,14 @@ use super::resume::Resume;
 use super::walk::{Head, Samples, Stop, Visit, walk};
 use crate::calibrate::observe::{Feed, Observer, feeds};
 use crate::export::Sink;
-use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
-use crate::passes::{self, BlockState, Factors, Log, Pass, SiteState, StatsKind, Values};
+use crate::model::{Model, ParamId, Reader, Site};
+use crate::passes::{self, BlockState, Log, Pass, SiteState, StatsKind};
 use crate::plan::Plan;
 use crate::recipe::Propagate;
 use crate::record::PassRecord;
 use crate::runtime::{Attention, BlockRunner, CacheType, Options, Overrides};
 use crate::watch::Watch;
-use crate::weights::Weights;
+use crate::weights::{Edits, Weights};
 use crate::{Error, Result};
 
 /// What the block loop is to do.
@@ -33,21 +32,15 @@ pub struct Job<'a> {
     pub propagate: Propagate,
 }
 
-/// What the block loop leaves to be done: everything that is not a matrix of a block format, with its factors.
+/// What the block loop leaves to be done: everything that is not a matrix of a block format, with its edits.
 #[derive(Debug, Default)]
 pub struct Solved {
     /// Tensors of the plan whose bytes are written.
     pub written: Vec<bool>,
-    /// Factors for what is not.
-    pub factors: BTreeMap<Reader, Factors>,
+    /// Edits of what is not.
+    pub edits: Edits,
     /// What the passes did, place by place.
     pub records: Vec<PassRecord>,
-}
-
-impl Values for Weights<'_> {
-    fn rows(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]) {
-        Weights::rows(self, id, rows, out);
-    }
 }
 
 /// Runs the passes over all blocks and the head, and writes what they encode.
@@ -94,8 +87,8 @@ pub fn run(
 pub struct Done {
     /// Bytes of whole parameters.
     pub encoded: BTreeMap<ParamId, Vec<u8>>,
-    /// Factors of what is not encoded.
-    pub factors: BTreeMap<Reader, Factors>,
+    /// Edits of what is not encoded.
+    pub edits: Edits,
     /// What the passes did.
     pub records: Vec<PassRecord>,
 }
@@ -126,7 +119,7 @@ impl Visit for Work<'_> {
         let probe = probe.as_ref().map(|p| p as &dyn passes::Probe);
         let done = self.passes(Some(index), observer, probe)?;
         if self.job.propagate == Propagate::Quantized {
-            stop.through(&self.overrides(&done), &mut self.each(&format!("block {index}: outputs"))?)?;
+            stop.through(&self.overrides(&done)?, &mut self.each(&format!("block {index}: outputs"))?)?;
         }
         if let Some(resume) = self.resume {
             resume.save(index, &done, stop.residuals())?;
@@ -178,36 +171,35 @@ impl Work<'_> {
             Ok(SiteState { site: site.clone(), stats })
         });
         let states = states.collect::<Result<_>>()?;
-        let mut state = BlockState::new(&self.model.graph, self.weights, self.stores, probe, states);
+        let mut state = BlockState::new(self.weights, self.stores, probe, states);
         let mut log = Lines { watch: self.watch, records: Vec::new() };
         for pass in self.job.passes {
             pass.apply(&mut state, &mut log)?;
         }
-        let (codes, factors) = state.finish();
+        let (codes, mut edits) = state.finish();
         let mut encoded: BTreeMap<ParamId, Vec<u8>> = BTreeMap::new();
         // Experts come in their order: the bytes of a parameter are those of its matrices, one after the other.
         for (reader, bytes) in codes {
             encoded.entry(reader.weight).or_default().extend(bytes);
         }
-        let factors = factors.into_iter().filter(|(reader, _)| !encoded.contains_key(&reader.weight)).collect();
-        Ok(Done { encoded, factors, records: log.records })
+        edits.retain(|id| !encoded.contains_key(&id));
+        Ok(Done { encoded, edits, records: log.records })
     }
 
     /// The block's parameters as they will be written.
-    fn overrides<'d>(&self, done: &'d Done) -> Overrides<'d> {
+    fn overrides<'d>(&self, done: &'d Done) -> Result<Overrides<'d>> {
         let mut overrides = Overrides::new();
         for (id, bytes) in &done.encoded {
             overrides.encoded(*id, self.stores[id.0], bytes.as_slice());
         }
-        let edited: BTreeSet<ParamId> = done.factors.keys().map(|reader| reader.weight).collect();
-        for id in edited {
+        let edited = self.weights.edited(&done.edits)?;
+        for id in done.edits.params() {
             let param = self.model.graph.param(id);
             let mut values = vec![0.0; param.len()];
-            self.weights.rows(id, 0..param.rows(), &mut values);
-            apply(&self.model.graph, &done.factors, id, 0, &mut values);
+            edited.rows(id, 0..param.rows(), &mut values);
             overrides.floats(id, &values);
         }
-        overrides
+        Ok(overrides)
     }
 
     /// Writes what a block came to, and remembers the rest.
@@ -218,34 +210,9 @@ impl Work<'_> {
             let param = self.model.graph.param(*id);
             self.watch.advance(&param.name, param.len() as u64);
         }
-        self.solved.factors.extend(done.factors);
+        self.solved.edits.append(&done.edits);
         self.solved.records.extend(done.records);
         Ok(())
-    }
-}
-
-/// Multiplies canonical rows `first..` of a parameter (counted over all its experts) with its factors.
-pub(super) fn apply(
-    graph: &ModelGraph,
-    factors: &BTreeMap<Reader, Factors>,
-    id: ParamId,
-    first: usize,
-    values: &mut [f32],
-) {
-    let param = graph.param(id);
-    if let Some(factors) = factors.get(&Reader { weight: id, expert: None }) {
-        return factors.apply(first, param.cols(), values);
-    }
-    if !factors.keys().any(|reader| reader.weight == id) {
-        return;
-    }
-    // Factors of experts' matrices and biases are each their own.
-    let height = param.rows() / param.shape[0].max(1);
-    for (i, row) in values.chunks_exact_mut(param.cols()).enumerate() {
-        let (expert, row_of_it) = ((first + i) / height, (first + i) % height);
-        if let Some(factors) = factors.get(&Reader { weight: id, expert: Some(expert) }) {
-            factors.apply(row_of_it, param.cols(), row);
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use aurora_quantizers::gptq::{self, Guess, Part, Sample};
 use ndarray::Array2;
 
-use super::{Rounding, blocks};
+use super::Rounding;
 use crate::model::{ModelGraph, ParamId, Role};
 use crate::plan::{Plan, TensorPlan};
 use crate::weights::Weights;
@@ -152,10 +152,7 @@ fn sample(
     for rows in gptq::sample(height) {
         let (rows, at) = (expert * height + rows.start..expert * height + rows.end, sample.len());
         sample.resize(at + rows.len() * cols, 0.0);
-        weights.rows(t.param, rows.clone(), &mut sample[at..]);
-        if let Some(solved) = rounding.solved {
-            blocks::apply(weights.graph(), &solved.factors, t.param, rows.start, &mut sample[at..]);
-        }
+        weights.rows(t.param, rows, &mut sample[at..]);
     }
     let sample = Array2::from_shape_vec((sample.len() / cols, cols), sample).expect("whole rows");
     Sample::new(sample, importance, rounding.care)

@@ -5,7 +5,6 @@
 //! them. A file has its name only once it is whole, and ends in a checksum of its bytes. The residuals of a block are written
 //! before the block, and removed when the next are there: a block that has its name can be gone on from.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,9 +13,9 @@ use flate2::{Crc, CrcWriter};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::Done;
-use crate::model::{ParamId, Reader};
-use crate::passes::Factors;
+use crate::model::ParamId;
 use crate::record::PassRecord;
+use crate::weights::Edits;
 use crate::{Error, Result};
 
 /// Where a run keeps what it needs to go on.
@@ -140,40 +139,31 @@ impl Resume {
         let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|n| *n <= rest.len());
         let (header, mut rest) = rest.split_at(length.ok_or_else(damaged)?);
         let header: Header = serde_json::from_slice(header).map_err(|_| damaged())?;
-        let mut done = Done { records: header.records, ..Done::default() };
-        for (id, length) in header.encoded {
+        let Header { encoded, edits, records } = header;
+        let mut done = Done { edits, records, ..Done::default() };
+        for (id, length) in encoded {
             let (bytes, after) = rest.split_at_checked(length).ok_or_else(damaged)?;
             done.encoded.insert(ParamId(id), bytes.to_vec());
             rest = after;
         }
-        for (weight, expert, cols, rows) in header.factors {
-            let floats = |bits: Option<Vec<u32>>| bits.map(|b| b.into_iter().map(f32::from_bits).collect());
-            let factors = Factors { cols: floats(cols), rows: floats(rows) };
-            done.factors.insert(Reader { weight: ParamId(weight), expert }, factors);
-        }
         Ok(done)
     }
 }
-
-/// A factor's place and the bits of its numbers: parameter, expert, columns, rows.
-type StoredFactors = (usize, Option<usize>, Option<Vec<u32>>, Option<Vec<u32>>);
 
 /// What precedes the bytes of a block.
 #[derive(Serialize, Deserialize)]
 struct Header {
     /// Parameter and number of bytes, in the order of the bytes.
     encoded: Vec<(usize, usize)>,
-    factors: Vec<StoredFactors>,
+    edits: Edits,
     records: Vec<PassRecord>,
 }
 
 impl Header {
     fn of(done: &Done) -> Header {
-        let bits = |x: &Option<Vec<f32>>| x.as_ref().map(|x| x.iter().map(|x| x.to_bits()).collect());
-        let factors: &BTreeMap<Reader, Factors> = &done.factors;
         Header {
             encoded: done.encoded.iter().map(|(id, bytes)| (id.0, bytes.len())).collect(),
-            factors: factors.iter().map(|(r, f)| (r.weight.0, r.expert, bits(&f.cols), bits(&f.rows))).collect(),
+            edits: done.edits.clone(),
             records: done.records.clone(),
         }
     }
@@ -224,17 +214,22 @@ fn whole(path: &Path, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::weights::{Edit, Scale};
 
     fn done() -> Done {
-        let reader = |weight, expert| Reader { weight: ParamId(weight), expert };
-        let factors = Factors { cols: Some(vec![0.1, f32::MIN_POSITIVE]), rows: None };
+        let factors = Scale { cols: Some(vec![0.1, f32::MIN_POSITIVE]), rows: None };
+        let mut edits = Edits::new();
+        edits.push(ParamId(4), None, Edit::Scale(factors.clone()));
+        edits.push(ParamId(5), Some(2), Edit::Scale(factors));
         let mut record = PassRecord::new("gptq", Some(0), vec!["blk.0.attn_q.weight".to_owned()]);
         (record.tokens, record.after) = (7, Some(0.1 + 0.2));
         record.fact("range", (0.3, 1.7));
         Done {
             encoded: BTreeMap::from([(ParamId(3), vec![1, 2, 3]), (ParamId(9), vec![])]),
-            factors: BTreeMap::from([(reader(4, None), factors.clone()), (reader(5, Some(2)), factors)]),
+            edits,
             records: vec![record],
         }
     }

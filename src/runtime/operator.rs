@@ -18,7 +18,8 @@ pub trait Linear: Send + Sync {
     /// Bytes of weights that one product reads.
     fn bytes(&self) -> usize;
 
-    /// `out[t * rows + r]`: output `r` of token `t`. `exact`: keep activations in f32 where they would be rounded to 8 bits.
+    /// `out[t * rows + r]`: output `r` of token `t`. `exact`: keep activations in f32 where they would be rounded to 8
+    /// bits.
     ///
     /// Parallel on the current rayon pool; the result is the same for any number of threads.
     ///

@@ -39,8 +39,8 @@ impl<'o> Overrides<'o> {
         self.experts.insert((id, expert), bytes_of(values));
     }
 
-    /// Adds `linear` to the product of a matrix, or of one of its experts': to what is stored, and to what was added before.
-    /// It has the matrix's shape.
+    /// Adds `linear`, which has the matrix's shape, to the product of a matrix, or of one of its experts': to what is
+    /// stored, and to what was added before.
     pub fn add(&mut self, id: ParamId, expert: Option<usize>, linear: impl Linear + 'o) {
         self.added.entry((id, expert.unwrap_or(0))).or_default().push(Box::new(linear));
     }

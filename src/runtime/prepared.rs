@@ -179,7 +179,7 @@ fn materialised(
         return exact;
     }
     let mut specs = weights.tensors(id).map(|t| t.spec);
-    let first = specs.next().filter(|_| param.import == Import::Transpose);
+    let first = specs.next().filter(|_| param.import == Import::Transpose && !weights.is_edited(id));
     let own = first.filter(|first| specs.all(|s| s == *first)).and_then(|s| formats::by_name(s.name));
     let store = own.unwrap_or(&formats::F32);
     let row = store.spec().bytes_for(cols).expect("floats have blocks of one");

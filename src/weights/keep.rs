@@ -1,8 +1,8 @@
 //! Carrying a quantiser's integers over into GGUF's blocks, without rounding weights a second time.
 //!
-//! A block of 32 weights `scale * (level - zero)` is exactly a block `d * q` where `level - zero` is within the type's codes,
-//! and a block `d * q + m` with `m = -scale * zero` where only the width of the levels fits. What is rounded is `m`, and a
-//! scale that half precision does not hold.
+//! A block of 32 weights `scale * (level - zero)` is exactly a block `d * q` where `level - zero` is within the type's
+//! codes, and a block `d * q + m` with `m = -scale * zero` where only the width of the levels fits. What is rounded is
+//! `m`, and a scale that half precision does not hold.
 
 use std::ops::Range;
 
@@ -10,10 +10,12 @@ use aurora_quantizers::grid::Levels;
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{BlockFormat, Store, formats};
 
-use super::reorder::Piece;
-use super::{Numbers, Weights};
+use super::Weights;
+use super::bind::Numbers;
+use super::read::Piece;
+use super::step::Places;
 use crate::checkpoint::quantized::{Grid, Survey};
-use crate::checkpoint::{Packed, TensorInfo, TensorSource};
+use crate::checkpoint::{Packed, TensorSource};
 use crate::model::ParamId;
 
 /// Types whose blocks can take over integers, from the fewest bits to the most.
@@ -27,8 +29,8 @@ pub(super) const BLOCK: usize = 32;
 pub(super) struct Part<'a> {
     pub(super) packed: &'a Packed,
     pub(super) survey: Survey,
-    /// Whether its columns have been put in the order of their groups.
-    pub(super) sorted: bool,
+    /// Whether every block's columns, where they are now, are of one group (if groups and blocks divide each other).
+    pub(super) runs: bool,
 }
 
 /// The type in which a parameter keeps what the checkpoint has.
@@ -46,12 +48,14 @@ pub struct Kept {
 
 impl<'a> Weights<'a> {
     /// In which type a matrix keeps its numbers: the integers of a packed one, else the floats as they are stored.
+    /// Integers go where rows and columns go, but no other edit leaves them what they were: then the type is one of
+    /// floats, and the reason says so.
     ///
     /// Reads the scales and zeros of a packed matrix.
     pub fn kept(&self, id: ParamId) -> Kept {
         let (parts, whole) = self.parts(id);
         if whole {
-            return choose(&parts, self.moves[id.0].stuck.as_deref());
+            return choose(&parts, self.changes(id).as_deref(), self.edits.left(id));
         }
         let mut stores = self.bound[id.0].runs.iter().map(|run| match run.numbers {
             Numbers::Stored(store) if store.spec().kind == Kind::Float => store,
@@ -69,47 +73,58 @@ impl<'a> Weights<'a> {
 
     /// The packed tensors behind a parameter, and whether they are all of it. Reads their scales and zeros.
     pub(super) fn parts(&self, id: ParamId) -> (Vec<Part<'a>>, bool) {
-        let (runs, each) = (&self.bound[id.0].runs, self.rows_of_each(id));
+        let (all, each) = (&self.bound[id.0].runs, self.rows_of_each(id));
         let (mut parts, mut row) = (Vec::new(), 0);
-        for run in runs {
+        for run in all {
             if let Numbers::Packed(packed) = run.numbers {
-                let sorted = self.moves[id.0].cols_of(row / each).is_some();
-                parts.push(Part { packed, survey: packed.survey(self.source), sorted });
+                let runs = match &self.edited[id.0] {
+                    None => packed.order.is_none(),
+                    Some(edited) => edited.made_of(row / each).all(|made| runs(packed, made.columns().as_deref())),
+                };
+                parts.push(Part { packed, survey: packed.survey(self.source), runs });
             }
             row += run.rows;
         }
-        let whole = !parts.is_empty() && parts.len() == runs.len();
+        let whole = !parts.is_empty() && parts.len() == all.len();
         (parts, whole)
     }
 
-    /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found. `values`: receives
-    /// the weights of these rows, `[rows.len(), cols]`. `out`: exactly their bytes in `store`.
+    /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found. `values`:
+    /// receives the weights of these rows, `[rows.len(), cols]`. `out`: exactly their bytes in `store`.
     ///
     /// # Panics
-    /// If the parameter has no integers, or a length does not fit.
+    /// If the parameter has no integers or its weights were [changed](Weights::changes), or a length does not fit.
     pub fn carry(&self, id: ParamId, rows: Range<usize>, store: &dyn Store, values: &mut [f32], out: &mut [u8]) {
         let param = self.graph.param(id);
         let cols = param.cols();
         assert_eq!(values.len(), rows.len() * cols, "{}: length of the values", param.name);
+        assert_eq!(self.changes(id), None, "{}: what was done to its integers", param.name);
         self.rows(id, rows.clone(), values);
         let format = store.blocks().expect("a type of BLOCKS");
         let row_bytes = store.spec().bytes_for(cols).expect("rows of whole blocks");
-        let mut place = 0;
-        for piece in self.gather(id, rows) {
-            let bytes = &mut out[place * row_bytes..(place + piece.rows.len()) * row_bytes];
-            blocks(self.source, &piece, self.moves[id.0].cols_of(piece.expert), format, bytes);
-            place += piece.rows.len();
+        let mut rest = out;
+        let mut write = |places: Places, columns: Option<&[u32]>| {
+            for piece in self.gather(id, places.list().into_iter()) {
+                let (now, later) = std::mem::take(&mut rest).split_at_mut(piece.rows.len() * row_bytes);
+                blocks(self.source, &piece, columns, format, now);
+                rest = later;
+            }
+        };
+        match &self.edited[id.0] {
+            None => write(Places::Run(rows), None),
+            Some(edited) => {
+                edited.split(rows).for_each(|(made, rows)| write(edited.sources(made, rows), made.columns().as_deref()))
+            }
         }
-        assert_eq!(place * row_bytes, out.len(), "{}: bytes of rows", param.name);
+        assert!(rest.is_empty(), "{}: bytes of rows", param.name);
     }
+}
 
-    /// The packed matrices behind a parameter.
-    pub fn packed(&self, id: ParamId) -> impl Iterator<Item = (&TensorInfo, &Packed)> {
-        self.bound[id.0].runs.iter().filter_map(|run| match run.numbers {
-            Numbers::Packed(packed) => Some((run.tensor, packed)),
-            Numbers::Stored(_) => None,
-        })
-    }
+/// Whether every block of a matrix's columns, which come from `columns`, is of one group.
+fn runs(packed: &Packed, columns: Option<&[u32]>) -> bool {
+    let of_one =
+        |block: &[u32]| block.iter().all(|&c| packed.group_of(c as usize) == packed.group_of(block[0] as usize));
+    columns.map_or(packed.order.is_none(), |columns| columns.chunks(BLOCK).all(of_one))
 }
 
 fn named(name: &str) -> &'static dyn Store {
@@ -126,8 +141,9 @@ fn grid(format: &dyn BlockFormat) -> (bool, (i32, i32)) {
     (grid.offset[0].is_sign_positive(), (i32::from(min), i32::from(max)))
 }
 
-/// The smallest type that holds the integers of all parts of a matrix. `stuck`: why columns cannot be put in order.
-pub(super) fn choose(parts: &[Part<'_>], stuck: Option<&str>) -> Kept {
+/// The smallest type that holds the integers of all parts of a matrix. `changes`: what was done to its weights;
+/// `stuck`: why columns cannot be put in order.
+pub(super) fn choose(parts: &[Part<'_>], changes: Option<&str>, stuck: Option<&str>) -> Kept {
     let holds = |store: &&'static dyn Store| {
         let (offset, codes) = grid(store.blocks().expect("a type of blocks"));
         parts.iter().all(|Part { packed, survey, .. }| {
@@ -141,14 +157,15 @@ pub(super) fn choose(parts: &[Part<'_>], stuck: Option<&str>) -> Kept {
         })
     };
     let wanted = BLOCKS.iter().map(|name| named(name)).find(holds);
-    let obstacle = |Part { packed, survey, sorted }: &Part<'_>| {
+    let obstacle = |Part { packed, survey, runs }: &Part<'_>| {
         let (from, to) = survey.span();
         let Some(wanted) = wanted.map(Store::spec) else {
             return packed.linear().then(|| format!("no type holds integers from {from} to {to}"));
         };
-        if packed.order.is_some() && !sorted {
+        if !runs {
+            let how = if packed.order.is_some() { "act order" } else { "columns permuted" };
             let why = stuck.map_or(String::new(), |why| format!("; they cannot be made so: {why}"));
-            return Some(format!("act order: the groups are no runs of columns, as {} needs{why}", wanted.name));
+            return Some(format!("{how}: the groups are no runs of columns, as {} needs{why}", wanted.name));
         }
         let needs = |what: String| format!("{what}, {} needs a multiple of {}", wanted.name, wanted.block);
         if !packed.cols.is_multiple_of(wanted.block) {
@@ -158,7 +175,8 @@ pub(super) fn choose(parts: &[Part<'_>], stuck: Option<&str>) -> Kept {
         let whole = groups.across == 1 || groups.cols.is_multiple_of(wanted.block);
         (!whole).then(|| needs(format!("groups of {}", groups.cols)))
     };
-    let reason = parts.iter().find_map(obstacle);
+    let gone = changes.map(|what| format!("its weights are {what}, and no longer the checkpoint's integers"));
+    let reason = gone.or_else(|| parts.iter().find_map(obstacle));
     match (wanted, reason) {
         (Some(store), None) => Kept { wanted: store, store, reason: None, integers: true },
         (wanted, reason) => {

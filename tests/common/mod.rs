@@ -17,7 +17,7 @@ pub mod conversion;
 pub mod interpreter;
 pub mod mixtures;
 pub mod packed;
-pub mod sources;
+pub mod twin;
 
 /// All Hugging Face fixtures.
 pub const MODELS: &[&str] = &[

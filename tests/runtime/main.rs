@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod golden;
+mod overrides;
 mod refusals;
 mod same;
 mod tap;

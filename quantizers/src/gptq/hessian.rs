@@ -65,7 +65,7 @@ impl Hessian {
     /// [`NumError::NoActivations`] if H is zero.
     ///
     /// # Panics
-    /// If `h` is not square or its rows do not lie [one after the other](crate::view), or `damp` is not a positive number.
+    /// If `h` is not square, its rows do not lie [one after the other](crate::view), or `damp` is no positive number.
     pub fn prepare(h: ArrayView2<'_, f32>, damp: f64, order: Order) -> Result<Hessian, NumError> {
         let n = h.nrows();
         assert_eq!(h.ncols(), n, "rows and columns of a Hessian");

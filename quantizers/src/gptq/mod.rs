@@ -94,7 +94,8 @@ impl Solved {
 /// [`NumError::NotFinite`] and [`NumError::NotRepresentable`] for weights that the format cannot hold.
 ///
 /// # Panics
-/// If the lengths do not belong together, blocks do not divide a row, or rows do not lie [one after the other](crate::view).
+/// If the lengths do not belong together, blocks do not divide a row, or rows do not lie
+/// [one after the other](crate::view).
 pub fn solve(
     format: &dyn BlockFormat,
     w: ArrayView2<'_, f32>,

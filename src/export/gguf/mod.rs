@@ -28,7 +28,7 @@ impl Exporter for Gguf {
         &ABOUT
     }
 
-    fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &mut Weights<'_>) -> Result<Assigned> {
+    fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned> {
         request.check(&ABOUT)?;
         types::assign(request, source, weights)
     }

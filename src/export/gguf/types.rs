@@ -6,11 +6,11 @@ use super::super::{Assigned, KEEP, Request};
 use crate::checkpoint::TensorSource;
 use crate::model::ParamId;
 use crate::plan::FileType;
-use crate::weights::{Kept, Weights};
+use crate::weights::{Edits, Weights};
 use crate::{Error, Result};
 
 /// The types of a file. Where integers are kept, columns are put in the order of their groups.
-pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &mut Weights<'_>) -> Result<Assigned> {
+pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned> {
     let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
     let usual = match quantised {
         Some(_) => KEEP,
@@ -28,7 +28,7 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &mut
                 file_type.name
             )
         });
-        return Ok(assigned(request, file_type.name, file_type, BTreeMap::new(), warning));
+        return Ok(Assigned { warning, ..assigned(request, file_type.name, file_type) });
     }
     if quantised.is_none() {
         let what = "`type` keep carries the integers of a quantised checkpoint over; this one has floats: name a type";
@@ -49,7 +49,8 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &mut
         );
         return Err(Error::setting(what));
     }
-    weights.sort_groups();
+    let edits = weights.sort_groups();
+    let weights = weights.edited(&edits)?;
     let params = weights.graph().params.iter().enumerate();
     let matrices = params.filter(|(_, p)| p.role.quantizable() && p.shape.len() > 1);
     let kept: BTreeMap<_, _> = matrices.map(|(i, _)| (ParamId(i), weights.kept(ParamId(i)))).collect();
@@ -58,16 +59,17 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &mut
         *sizes.entry(kept.store.spec().name).or_default() += weights.graph().param(*id).len();
     }
     let most = sizes.iter().max_by_key(|(_, size)| **size).map_or("f16", |(name, _)| name);
-    Ok(assigned(request, KEEP, FileType::by_name(most)?, kept, None))
+    Ok(Assigned { kept, edits, ..assigned(request, KEEP, FileType::by_name(most)?) })
 }
 
-fn assigned(
-    request: &Request,
-    name: &str,
-    file_type: &'static FileType,
-    kept: BTreeMap<ParamId, Kept>,
-    warning: Option<String>,
-) -> Assigned {
-    let (name, ending) = (name.to_owned(), format!("{}.gguf", file_type.name));
-    Assigned { name, ending, rules: request.rules(file_type), kept, warning }
+/// With nothing kept and nothing edited.
+fn assigned(request: &Request, name: &str, file_type: &'static FileType) -> Assigned {
+    Assigned {
+        name: name.to_owned(),
+        ending: format!("{}.gguf", file_type.name),
+        rules: request.rules(file_type),
+        kept: BTreeMap::new(),
+        edits: Edits::new(),
+        warning: None,
+    }
 }

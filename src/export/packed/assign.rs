@@ -10,7 +10,7 @@ use crate::Result;
 use crate::checkpoint::TensorSource;
 use crate::model::{Import, ParamId, Role};
 use crate::plan::FileType;
-use crate::weights::{Kept, Weights};
+use crate::weights::{Edits, Kept, Weights};
 
 /// The types of a folder.
 pub(super) fn assign(
@@ -31,7 +31,7 @@ pub(super) fn assign(
     let sort = if codes.symmetric { "" } else { "-asym" };
     let name = format!("{layout}-{}bit-g{}{sort}", codes.bits, codes.group);
     let rules = request.rules(FileType::by_name("f16")?);
-    Ok(Assigned { ending: name.clone(), name, rules, kept, warning })
+    Ok(Assigned { ending: name.clone(), name, rules, kept, edits: Edits::new(), warning })
 }
 
 /// Refuses matrices that are stored `[in, out]`: layers of that kind are not what quantised checkpoints are loaded into.

@@ -122,7 +122,7 @@ impl Exporter for Packed {
         self.0.about()
     }
 
-    fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &mut Weights<'_>) -> Result<Assigned> {
+    fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned> {
         let codes = self.codes(request)?;
         if matches!(source.config(), Config::Gguf(_)) {
             let name = self.0.about().name;

@@ -1,0 +1,185 @@
+//! Which tensors a parameter's numbers are in: names, shapes and types of everything are checked before anything is
+//! read.
+
+use std::ops::Range;
+
+use aurora_quantizers::spec::Kind;
+use aurora_quantizers::{Store, formats};
+
+use super::{Edits, Weights};
+use crate::checkpoint::{Config, Packed, TensorInfo, TensorSource};
+use crate::error::printable;
+use crate::model::{Import, ModelGraph, Param, Part, Role};
+use crate::{Error, Result};
+
+/// Most problems that one error lists in full.
+const MOST_PROBLEMS: usize = 200;
+
+/// Where one parameter's numbers are.
+pub(super) struct Bound<'a> {
+    /// What is left to do; nothing for a GGUF file.
+    pub(super) import: &'a Import,
+    pub(super) runs: Vec<Run<'a>>,
+}
+
+/// A run of rows of one source tensor, in the tensor's own layout.
+pub(super) struct Run<'a> {
+    pub(super) tensor: &'a TensorInfo,
+    pub(super) numbers: Numbers<'a>,
+    pub(super) first_row: usize,
+    pub(super) rows: usize,
+}
+
+/// How a tensor's rows are read.
+#[derive(Clone, Copy)]
+pub(super) enum Numbers<'a> {
+    /// They lie one after the other.
+    Stored(&'static dyn Store),
+    /// They are put together from codes and scales.
+    Packed(&'a Packed),
+}
+
+impl<'a> Weights<'a> {
+    /// Finds every parameter of `graph` in `source`.
+    ///
+    /// # Errors
+    /// One error that lists every tensor that is missing, has another shape, holds something else than weights, or
+    /// belongs to no parameter.
+    pub fn bind(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> Result<Self> {
+        let mut binder = Binder { source, used: vec![false; source.tensors().len()], problems: Vec::new() };
+        let bound: Vec<Option<Bound>> = graph.params.iter().map(|p| binder.bind(p)).collect();
+        binder.report_unused(graph);
+        if !binder.problems.is_empty() {
+            let mut problems = binder.problems;
+            if problems.len() > MOST_PROBLEMS {
+                let more = problems.len() - MOST_PROBLEMS;
+                problems.truncate(MOST_PROBLEMS);
+                problems.push(format!("and {more} more"));
+            }
+            return Err(Error::Checkpoint { path: source.path().to_owned(), problems });
+        }
+        let edited = vec![None; graph.params.len()];
+        Ok(Weights { source, graph, bound: bound.into_iter().flatten().collect(), edited, edits: Edits::new() })
+    }
+}
+
+impl<'a> Bound<'a> {
+    /// Calls `f(run, first stored row, rows)` for the runs that canonical rows `rows` fall into, in order.
+    pub(super) fn for_each(&self, rows: Range<usize>, mut f: impl FnMut(&Run<'a>, usize, usize)) {
+        let mut start = 0;
+        for run in &self.runs {
+            let end = start + run.rows;
+            let (from, to) = (rows.start.max(start), rows.end.min(end));
+            if from < to {
+                f(run, run.first_row + (from - start), to - from);
+            }
+            start = end;
+        }
+    }
+}
+
+struct Binder<'a> {
+    source: &'a dyn TensorSource,
+    used: Vec<bool>,
+    problems: Vec<String>,
+}
+
+impl<'a> Binder<'a> {
+    fn bind(&mut self, param: &'a Param) -> Option<Bound<'a>> {
+        match self.source.config() {
+            Config::Gguf(_) => self.bind_gguf(param),
+            Config::HuggingFace(_) => self.bind_parts(param),
+        }
+    }
+
+    /// In a GGUF file, the parameter is the tensor of its name.
+    fn bind_gguf(&mut self, param: &'a Param) -> Option<Bound<'a>> {
+        let run = self.find(std::slice::from_ref(&param.name), &param.shape, param, 0, param.rows())?;
+        Some(Bound { import: &Import::AsIs, runs: vec![run] })
+    }
+
+    fn bind_parts(&mut self, param: &'a Param) -> Option<Bound<'a>> {
+        let exists = |part: &Part| part.names.iter().any(|n| self.source.find(n).is_some());
+        let complete = |parts: &&'a Vec<Part>| parts.iter().all(exists);
+        let parts = std::iter::once(&param.parts).chain(&param.alternatives).find(complete).unwrap_or(&param.parts);
+        let runs: Vec<_> = parts
+            .iter()
+            .map(|Part { names, shape, first_row, rows }| self.find(names, shape, param, *first_row, *rows))
+            .collect();
+        let runs: Vec<Run> = runs.into_iter().collect::<Option<_>>()?;
+        // Quantisers store [out, in], also of layers whose floats are [in, out].
+        let turned = param.import == Import::Transpose && runs.iter().any(|r| matches!(r.numbers, Numbers::Packed(_)));
+        Some(Bound { import: if turned { &Import::AsIs } else { &param.import }, runs })
+    }
+
+    fn find(
+        &mut self,
+        names: &[String],
+        shape: &[usize],
+        param: &Param,
+        first_row: usize,
+        rows: usize,
+    ) -> Option<Run<'a>> {
+        let tensors = self.source.tensors();
+        let found = names.iter().find_map(|n| tensors.binary_search_by(|t| t.name.as_str().cmp(n)).ok());
+        let Some(index) = found else {
+            let hint = if names[0] == param.name { String::new() } else { format!(" (for {})", param.name) };
+            self.problems.push(format!("missing tensor {}, shape {shape:?}{hint}", names[0]));
+            return None;
+        };
+        self.used[index] = true;
+        let tensor = &tensors[index];
+        let mut fault = None;
+        let mut shape = shape.to_vec();
+        if tensor.packed.is_some() && param.import == Import::Transpose {
+            shape.reverse();
+        }
+        if tensor.shape != shape {
+            let key = match (param.role, self.source.config()) {
+                (Role::Embedding | Role::Output, Config::HuggingFace(_)) => " (vocab_size, hidden_size in config.json)",
+                (_, Config::HuggingFace(_)) => " (from config.json)",
+                (_, Config::Gguf(_)) => " (from the header's keys)",
+            };
+            fault = Some(format!("shape {:?}, needed {shape:?}{key}", tensor.shape));
+        } else if tensor.packed.is_some() {
+            // Only a matrix is ever packed; norms and biases have one dimension.
+        } else if tensor.spec.kind == Kind::Int {
+            fault = Some(format!("holds {} numbers; weights must be floating point", tensor.spec.name));
+        }
+        let store = formats::by_name(tensor.spec.name);
+        if fault.is_none() && store.is_none() && tensor.packed.is_none() {
+            let known: Vec<_> = formats::FORMATS.iter().map(|f| f.spec().name).collect();
+            fault = Some(format!("type {} cannot be read yet (known: {})", tensor.spec.name, known.join(", ")));
+        }
+        if let Some(fault) = fault {
+            self.problems.push(format!("tensor {}: {fault}", tensor.name));
+            return None;
+        }
+        let numbers = match &tensor.packed {
+            Some(packed) => Numbers::Packed(packed),
+            None => Numbers::Stored(store?),
+        };
+        Some(Run { tensor, numbers, first_row, rows })
+    }
+
+    /// AutoGPTQ stores a bias of zeros beside every matrix, whether or not the model has one.
+    fn is_idle_bias(&self, tensor: &TensorInfo) -> bool {
+        let Some(stem) = tensor.name.strip_suffix(".bias") else { return false };
+        let matrix = self.source.find(&format!("{stem}.weight"));
+        matrix.is_some_and(|m| m.packed.is_some())
+            && tensor.spec.kind == Kind::Float
+            && self.source.bytes(tensor, 0..tensor.range.len()).iter().all(|&byte| byte == 0)
+    }
+
+    fn report_unused(&mut self, graph: &ModelGraph) {
+        for (tensor, used) in self.source.tensors().iter().zip(&self.used) {
+            if !used && !graph.ignores(&tensor.name) && !self.is_idle_bias(tensor) {
+                self.problems.push(format!(
+                    "unexpected tensor {}, shape {:?}: this architecture has no such parameter",
+                    printable(&tensor.name),
+                    tensor.shape
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Rows of parameters: decoded, put in GGUF's order, and edited.
+
+use std::ops::Range;
+
+use aurora_quantizers::Store;
+
+use super::Weights;
+use super::bind::{Bound, Numbers, Run};
+use super::step::Places;
+use crate::checkpoint::Packed;
+use crate::model::{Import, Param, ParamId};
+
+/// Stored rows of one tensor, as they lie in the mapped file.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored<'a> {
+    /// How the numbers are stored.
+    pub store: &'static dyn Store,
+    /// The bytes of these rows and of no others.
+    pub bytes: &'a [u8],
+    /// How many rows they are.
+    pub rows: usize,
+}
+
+/// Rows of one packed tensor.
+pub(super) struct Piece<'w, 'a> {
+    pub(super) packed: &'a Packed,
+    /// As the tensor counts them.
+    pub(super) rows: Vec<usize>,
+    run: &'w Run<'a>,
+}
+
+impl<'a> Weights<'a> {
+    /// Reads canonical rows of a parameter, with all edits. `out`: `rows.len() * cols` numbers, row-major; rows count
+    /// over all outer dimensions of its [shape](Weights::shape) (a vector is one row).
+    ///
+    /// # Panics
+    /// If `rows` reaches past the parameter or `out` has another length.
+    pub fn rows(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]) {
+        let (outer, cols) = self.shape(id).split_at(self.shape(id).len() - 1);
+        let (all, name) = (outer.iter().product(), &self.graph.param(id).name);
+        assert!(rows.end <= all, "{name}: rows {rows:?} of {all}");
+        assert_eq!(out.len(), rows.len() * cols[0], "{name}: length of the output");
+        match &self.edited[id.0] {
+            None => self.imported(id, rows, out),
+            Some(edited) => edited.read(rows, out, &|places, out| self.unedited(id, places, out)),
+        }
+    }
+
+    /// Rows from anywhere in a parameter, as they were before any edit.
+    fn unedited(&self, id: ParamId, places: &Places, out: &mut [f32]) {
+        let rows = match places {
+            Places::Run(rows) => return self.imported(id, rows.clone(), out),
+            Places::List(rows) => rows,
+        };
+        let (cols, runs, mut rest) = (self.graph.param(id).cols(), &self.bound[id.0].runs, out);
+        if !runs.is_empty() && runs.iter().all(|run| matches!(run.numbers, Numbers::Packed(_))) {
+            for piece in self.gather(id, rows.iter().copied()) {
+                let (now, later) = std::mem::take(&mut rest).split_at_mut(piece.rows.len() * cols);
+                piece.packed.decode(self.source, &piece.rows, now);
+                rest = later;
+            }
+            return;
+        }
+        for run in rows.chunk_by(|a, b| a + 1 == *b) {
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(run.len() * cols);
+            self.imported(id, run[0]..run[0] + run.len(), now);
+            rest = later;
+        }
+    }
+
+    /// The packed tensors behind unedited rows of a parameter that has no others, neighbours of one tensor together.
+    pub(super) fn gather(&self, id: ParamId, rows: impl Iterator<Item = usize>) -> Vec<Piece<'_, 'a>> {
+        let (param, bound) = (self.graph.param(id), &self.bound[id.0]);
+        let mut pieces: Vec<Piece<'_, 'a>> = Vec::new();
+        for row in rows {
+            let mut start = 0;
+            let run = bound.runs.iter().find(|run| {
+                start += run.rows;
+                row < start
+            });
+            let run = run.expect("a row of the parameter");
+            let Numbers::Packed(packed) = run.numbers else { unreachable!("{}: not all is packed", param.name) };
+            let stored = match bound.import {
+                Import::RopePermute { heads } => halved(row, param.rows() / heads),
+                _ => row - (start - run.rows),
+            };
+            let stored = run.first_row + stored;
+            match pieces.last_mut() {
+                Some(last) if std::ptr::eq(last.run, run) => last.rows.push(stored),
+                _ => pieces.push(Piece { packed, rows: vec![stored], run }),
+            }
+        }
+        pieces
+    }
+
+    /// Before any edit.
+    fn imported(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]) {
+        let param = self.graph.param(id);
+        let cols = param.cols();
+        let bound = &self.bound[id.0];
+        match bound.import {
+            Import::Computed(values) => {
+                out.copy_from_slice(&values[rows.start * cols..rows.end * cols]);
+            }
+            Import::RopePermute { heads } => self.permuted(bound, *heads, param, rows, out),
+            Import::Transpose => self.transposed(&bound.runs[0], rows, out),
+            Import::AsIs => self.consecutive(bound, cols, rows, out),
+            Import::AddOne => {
+                self.consecutive(bound, cols, rows, out);
+                out.iter_mut().for_each(|v| *v += 1.0);
+            }
+        }
+    }
+
+    /// Which row of its tensors, counted on from run to run, the canonical row at a place of a matrix (or element of a
+    /// bias) is written back to. Edits have no say: what they moved is written where it is now.
+    pub fn stored_row(&self, id: ParamId, row: usize) -> usize {
+        let param = self.graph.param(id);
+        let total = if param.shape.len() == 1 { param.len() } else { param.rows() };
+        match self.bound[id.0].import {
+            Import::RopePermute { heads } => halved(row, total / heads),
+            _ => row,
+        }
+    }
+
+    /// The runs of stored rows that a parameter consists of, to be used in place: canonical row `r` is row
+    /// [`order`](Weights::order)`[r]` of them, counted on from run to run. `None` if the numbers themselves are changed
+    /// or rearranged on the way in, or come from several tensors; then only [`rows`](Weights::rows) has them.
+    pub fn storage(&self, id: ParamId) -> Option<Vec<Stored<'a>>> {
+        let bound = &self.bound[id.0];
+        if !matches!(bound.import, Import::AsIs | Import::RopePermute { .. }) || self.is_edited(id) {
+            return None;
+        }
+        let cols = self.graph.param(id).cols();
+        let stored = |run: &Run<'a>| {
+            let Numbers::Stored(store) = run.numbers else { return None };
+            let bytes = |rows: usize| store.spec().bytes_for(rows * cols).expect("whole blocks");
+            let range = bytes(run.first_row)..bytes(run.first_row + run.rows);
+            Some(Stored { store, bytes: self.source.bytes(run.tensor, range), rows: run.rows })
+        };
+        bound.runs.iter().map(stored).collect()
+    }
+
+    /// Which row of its [`storage`](Weights::storage) each canonical row of a matrix is; `None` if they are in order.
+    pub fn order(&self, id: ParamId) -> Option<Vec<u32>> {
+        if self.is_packed(id) || self.is_edited(id) {
+            return None;
+        }
+        let Import::RopePermute { heads } = self.bound[id.0].import else { return None };
+        let rows = self.graph.param(id).rows();
+        Some((0..rows).map(|row| halved(row, rows / heads) as u32).collect())
+    }
+
+    /// Whether canonical rows are read in the order in which they are stored.
+    pub fn in_order(&self, id: ParamId) -> bool {
+        let moved = self.edited[id.0].as_ref().is_some_and(|edited| edited.moves_rows());
+        !matches!(self.bound[id.0].import, Import::RopePermute { .. } | Import::Transpose)
+            && !self.is_packed(id)
+            && !moved
+    }
+
+    /// Tells the system that rows `rows` will not be read again soon. Of a parameter that is not
+    /// [in order](Weights::in_order), all rows at once.
+    pub fn release(&self, id: ParamId, rows: Range<usize>) {
+        let bound = &self.bound[id.0];
+        if !self.in_order(id) {
+            return bound.runs.iter().for_each(|run| match run.numbers {
+                Numbers::Stored(_) => self.source.release(run.tensor, 0..run.tensor.range.len()),
+                Numbers::Packed(packed) => {
+                    packed.parts.iter().for_each(|part| self.source.release(part, 0..part.range.len()));
+                }
+            });
+        }
+        let cols = self.graph.param(id).cols();
+        bound.for_each(rows, |run, first, n| {
+            let Numbers::Stored(store) = run.numbers else { unreachable!("packed rows are not in order") };
+            let bytes = |rows: usize| store.spec().bytes_for(rows * cols).expect("whole blocks");
+            self.source.release(run.tensor, bytes(first)..bytes(first + n));
+        });
+    }
+
+    fn decode(&self, run: &Run, first_row: usize, cols: usize, out: &mut [f32]) {
+        let store = match run.numbers {
+            Numbers::Stored(store) => store,
+            Numbers::Packed(packed) => {
+                let rows: Vec<usize> = (first_row..first_row + out.len() / cols).collect();
+                return packed.decode(self.source, &rows, out);
+            }
+        };
+        let spec = store.spec();
+        let at = spec.bytes_for(first_row * cols).expect("whole blocks");
+        let len = spec.bytes_for(out.len()).expect("whole blocks");
+        store.decode(self.source.bytes(run.tensor, at..at + len), out);
+    }
+
+    fn consecutive(&self, bound: &Bound, cols: usize, rows: Range<usize>, out: &mut [f32]) {
+        let mut rest = out;
+        bound.for_each(rows, |run, first, n| {
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(n * cols);
+            self.decode(run, first, cols, now);
+            rest = later;
+        });
+    }
+
+    fn permuted(&self, bound: &Bound, heads: usize, param: &Param, rows: Range<usize>, out: &mut [f32]) {
+        let run = &bound.runs[0];
+        // A bias: the elements move as the rows of its matrix do.
+        let vector = param.shape.len() == 1;
+        let (total, cols) = if vector { (param.len(), 1) } else { (param.rows(), param.cols()) };
+        let rows = if vector { 0..total } else { rows };
+        let dim = total / heads;
+        if let Numbers::Packed(packed) = run.numbers {
+            let rows: Vec<usize> = rows.map(|row| run.first_row + halved(row, dim)).collect();
+            return packed.decode(self.source, &rows, out);
+        }
+        for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+            self.decode(run, run.first_row + halved(row, dim), cols, out);
+        }
+    }
+
+    /// The tensor is stored `[in, out]`: each canonical row is a stored column.
+    fn transposed(&self, run: &Run, rows: Range<usize>, out: &mut [f32]) {
+        let (inputs, outputs) = (run.tensor.shape[0], run.tensor.shape[1]);
+        let Numbers::Stored(store) = run.numbers else { unreachable!("packed matrices are bound as they are") };
+        let spec = store.spec();
+        let mut segment = vec![0.0; rows.len()];
+        for i in 0..inputs {
+            let at = spec.bytes_for(i * outputs + rows.start).expect("floats have blocks of one");
+            let len = spec.bytes_for(rows.len()).expect("floats have blocks of one");
+            store.decode(self.source.bytes(run.tensor, at..at + len), &mut segment);
+            for (row, v) in segment.iter().enumerate() {
+                out[row * inputs + i] = *v;
+            }
+        }
+    }
+}
+
+/// Canonical row 2j of a head of `dim` rows is stored row j, row 2j + 1 is stored row dim/2 + j.
+pub(super) fn halved(row: usize, dim: usize) -> usize {
+    let (head, i) = (row / dim, row % dim);
+    head * dim + i / 2 + if i % 2 == 0 { 0 } else { dim / 2 }
+}
