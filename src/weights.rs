@@ -8,9 +8,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::Error;
 use crate::checkpoint::{Packed, TensorInfo, TensorSource};
 use crate::model::{Import, ModelGraph, ParamId, Role};
+use crate::{Error, Result};
 
 mod act_order;
 mod bind;
@@ -43,6 +43,16 @@ pub struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
+    /// Finds every parameter of `graph` in `source`.
+    ///
+    /// # Errors
+    /// One error that lists every tensor that is missing, has another shape, holds something else than weights, or
+    /// belongs to no parameter.
+    pub fn bind(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> Result<Self> {
+        let (bound, edited) = (bind::bind(source, graph)?.into(), vec![None; graph.params.len()]);
+        Ok(Weights { source, graph, bound, edited, edits: Edits::new() })
+    }
+
     /// The model that the source was bound to.
     pub fn graph(&self) -> &'a ModelGraph {
         self.graph

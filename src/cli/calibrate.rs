@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::args::{Calibrate, Common};
-use super::convert::flags;
 use super::progress::Progress;
-use super::{signals, ui};
+use super::{sampling, signals, ui};
 use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::{self, Imatrix, Origin, Writer};
 use crate::calibrate::{self, Wanted};
@@ -44,7 +43,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     let output = export::file_destination(&output, args.force)?;
     let stop = signals::stop_flag()?;
     let mut text = Text::default();
-    flags::text(&args.sampling, &mut text);
+    sampling::text(&args.sampling, &mut text);
     let data = job::dataset(&text, None, opened.source.as_ref(), &opened.model)?;
     let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
     let runner = BlockRunner::new(&opened.model, &weights, Options::exact(data.context))?;

@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::record::Record;
 use crate::{Error, Result};
 
-pub(super) mod flags;
+mod flags;
 mod scaled;
 mod solved;
 mod summary;

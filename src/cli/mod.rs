@@ -13,6 +13,7 @@ mod lines;
 mod open;
 mod passes;
 mod progress;
+mod sampling;
 mod signals;
 mod ui;
 mod wording;
@@ -24,9 +25,6 @@ use clap::{CommandFactory, Parser};
 use crate::runtime::kernels::isa::Isa;
 use crate::{Error, Result};
 use args::{Args, Command};
-
-/// A run that was interrupted ends as a shell expects of Ctrl-C.
-const INTERRUPTED: u8 = 130;
 
 /// Runs the program: 0 for success, 1 for a failure, 2 for wrong usage, 130 when interrupted.
 pub fn main() -> ExitCode {
@@ -44,7 +42,7 @@ pub fn main() -> ExitCode {
         Err(e) if ui::is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
             ui::failure(&e, args.common.json);
-            if matches!(e, Error::Interrupted) { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+            if matches!(e, Error::Interrupted) { ExitCode::from(signals::INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }

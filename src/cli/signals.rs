@@ -6,8 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::INTERRUPTED;
 use crate::{Error, Result};
+
+/// A run that was interrupted ends as a shell expects of Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
 
 /// A flag that becomes true when the process is told to stop. The second time it ends at once.
 ///

@@ -13,7 +13,7 @@ use ndarray::aview1;
 use rayon::prelude::*;
 use tempfile::NamedTempFile;
 
-use super::perplexity::Chunks;
+use super::chunks::Chunks;
 use crate::checkpoint::directory_of;
 use crate::{Error, Result};
 

@@ -5,98 +5,18 @@
 //! where the model wants one. Only tokens with at least half a context before them are scored: logits of positions
 //! `context / 2 ..= context - 2` against the tokens that follow them. Perplexity is exp of the mean NLL.
 
-use std::ops::Range;
-
 use aurora_quantizers::metrics::{self, Comparison, Estimate};
 use ndarray::aview1;
 use rayon::prelude::*;
 
-use super::Scorer;
+use super::chunks::Chunks;
 use super::logits::LogitsFile;
+use super::scorer::Scorer;
 use crate::watch::Watch;
 use crate::{Error, Result};
 
-/// Fewest tokens of a chunk: with fewer, none has half a chunk before it and one after it.
-pub const SHORTEST: usize = 4;
-
 /// Numbers of the reference's logits that are kept at a time: 64 MiB of them.
 const KEPT: usize = 16 << 20;
-
-/// A text cut into chunks.
-#[derive(Debug)]
-pub struct Chunks<'a> {
-    tokens: &'a [u32],
-    context: usize,
-    bos: Option<u32>,
-}
-
-impl<'a> Chunks<'a> {
-    /// Cuts `tokens` into whole chunks of `context` tokens, at most `most` of them. `bos` replaces the first token of each.
-    ///
-    /// # Errors
-    /// If the text is empty or does not fill one chunk: how long it is, what to ask for.
-    pub fn new(tokens: &'a [u32], context: usize, bos: Option<u32>, most: Option<usize>) -> Result<Self> {
-        if context < SHORTEST {
-            return Err(Error::setting(format!("`context` {context}: scoring needs at least {SHORTEST} tokens")));
-        }
-        // A begin mark alone is no text.
-        if tokens.is_empty() || (tokens.len() == 1 && tokens.first().copied() == bos) {
-            return Err(Error::text("the text is empty; there is nothing to score"));
-        }
-        let whole = tokens.len() / context;
-        if whole == 0 {
-            let advice = match tokens.len() {
-                n if n < SHORTEST => "name a longer text".to_owned(),
-                n => format!("name a longer text or use `context` {n} or less"),
-            };
-            return Err(Error::text(format!(
-                "the text has {} tokens, one chunk of `context` {context} needs {context}; {advice}",
-                tokens.len()
-            )));
-        }
-        let count = most.map_or(whole, |n| n.min(whole));
-        Ok(Chunks { tokens: &tokens[..count * context], context, bos })
-    }
-
-    /// How many chunks there are.
-    pub fn count(&self) -> usize {
-        self.tokens.len() / self.context
-    }
-
-    /// Tokens of a chunk.
-    pub fn context(&self) -> usize {
-        self.context
-    }
-
-    /// Tokens scored in every chunk.
-    pub fn scored(&self) -> usize {
-        self.rows().len()
-    }
-
-    /// The tokens of all chunks, as they are in the text.
-    pub fn tokens(&self) -> &'a [u32] {
-        self.tokens
-    }
-
-    /// Positions whose logits are scored.
-    fn rows(&self) -> Range<usize> {
-        self.context / 2..self.context - 1
-    }
-
-    /// The tokens that the model sees of chunk `i`: all but the last, which is only predicted.
-    fn input(&self, i: usize) -> Vec<u32> {
-        let mut input = self.tokens[i * self.context..(i + 1) * self.context - 1].to_vec();
-        if let Some(bos) = self.bos {
-            input[0] = bos;
-        }
-        input
-    }
-
-    /// The token that follows position `at` of chunk `i`.
-    fn target(&self, i: usize, at: usize) -> usize {
-        self.tokens[i * self.context + at + 1] as usize
-    }
-}
 
 /// Scores of every token, in the order of the text.
 #[derive(Debug, Clone, PartialEq)]
@@ -251,7 +171,7 @@ mod tests {
             self.seen.clear();
         }
 
-        fn feed(&mut self, tokens: &[u32], from: usize, each: super::super::Receiver<'_>) -> Result<()> {
+        fn feed(&mut self, tokens: &[u32], from: usize, each: super::super::scorer::Receiver<'_>) -> Result<()> {
             for (i, &t) in tokens.iter().enumerate() {
                 self.seen.push(t);
                 if i >= from {

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::chunks::Chunks;
 use super::divergence::divergence;
 use super::logits::LogitsFile;
-use super::perplexity::{self, Chunks, Scores};
+use super::perplexity::{self, Scores};
 use super::{Scorer, Sequence, text};
 use crate::checkpoint::Guard;
 use crate::model::Opened;

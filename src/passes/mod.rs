@@ -8,85 +8,16 @@ mod block;
 mod clip;
 pub mod gptq;
 mod options;
+mod pass;
 mod rtn;
 
 pub use block::{BlockState, Probe, SiteState, Trial};
 pub use options::{Opt, OptKind, Options};
+pub use pass::{Log, Needs, Pass, PassRow, RTN, StatsKind};
 pub use rtn::{CODES, JOINT, REFERENCE, SCALES};
 
 use crate::recipe::{PassSpec, Settings};
-use crate::record::PassRecord;
 use crate::{Error, Result};
-
-/// The pass that ends every chain.
-pub const RTN: &str = "rtn";
-
-/// How much a pass wants to know of the inputs of linears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StatsKind {
-    /// Nothing.
-    None,
-    /// Mean square and mean magnitude of each channel.
-    Diagonal,
-    /// The means of all products of channels.
-    Gram,
-}
-
-/// What a pass needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Needs {
-    /// Statistics of the inputs of linears.
-    pub stats: StatsKind,
-    /// Trials of other weights ([`BlockState::probe`]).
-    pub probe: bool,
-}
-
-impl From<StatsKind> for Needs {
-    fn from(stats: StatsKind) -> Needs {
-        Needs { stats, probe: false }
-    }
-}
-
-/// Receives what a pass does, place by place.
-pub trait Log {
-    /// The work in one place is done.
-    fn done(&mut self, record: PassRecord);
-
-    /// Work on this tensor begins.
-    ///
-    /// # Errors
-    /// If the user wants to stop.
-    fn begin(&mut self, tensor: &str) -> Result<()>;
-}
-
-/// One step of a method chain.
-pub trait Pass: Send + Sync {
-    /// What it needs to have been observed. The model is not run for passes that need nothing.
-    fn needs(&self) -> Needs;
-
-    /// Works on one block.
-    ///
-    /// # Errors
-    /// If numbers are not finite, or the user wants to stop.
-    fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()>;
-}
-
-/// A row of [`PASSES`].
-#[derive(Debug)]
-pub struct PassRow {
-    /// Name as `--method` takes it.
-    pub name: &'static str,
-    /// One line for help.
-    pub about: &'static str,
-    /// What can be set.
-    pub options: &'static [Opt],
-    /// Whether it chooses codes; what only prepares weights comes before.
-    pub solves: bool,
-    /// Whether its codes make up for each other's errors on the calibration text.
-    pub compensates: bool,
-    /// Makes the pass; told which passes come after it.
-    pub make: fn(&Options, &[&PassRow]) -> Box<dyn Pass>,
-}
 
 /// All passes.
 pub static PASSES: &[PassRow] = &[rtn::ROW, gptq::ROW, awq::ROW, clip::ROW];

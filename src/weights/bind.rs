@@ -6,7 +6,6 @@ use std::ops::Range;
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Store, formats};
 
-use super::{Edits, Weights};
 use crate::checkpoint::{Config, Packed, TensorInfo, TensorSource};
 use crate::error::printable;
 use crate::model::{Import, ModelGraph, Param, Part, Role};
@@ -39,28 +38,21 @@ pub(super) enum Numbers<'a> {
     Packed(&'a Packed),
 }
 
-impl<'a> Weights<'a> {
-    /// Finds every parameter of `graph` in `source`.
-    ///
-    /// # Errors
-    /// One error that lists every tensor that is missing, has another shape, holds something else than weights, or
-    /// belongs to no parameter.
-    pub fn bind(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> Result<Self> {
-        let mut binder = Binder { source, used: vec![false; source.tensors().len()], problems: Vec::new() };
-        let bound: Vec<Option<Bound>> = graph.params.iter().map(|p| binder.bind(p)).collect();
-        binder.report_unused(graph);
-        if !binder.problems.is_empty() {
-            let mut problems = binder.problems;
-            if problems.len() > MOST_PROBLEMS {
-                let more = problems.len() - MOST_PROBLEMS;
-                problems.truncate(MOST_PROBLEMS);
-                problems.push(format!("and {more} more"));
-            }
-            return Err(Error::Checkpoint { path: source.path().to_owned(), problems });
+/// Finds every parameter of `graph` in `source`.
+pub(super) fn bind<'a>(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> Result<Vec<Bound<'a>>> {
+    let mut binder = Binder { source, used: vec![false; source.tensors().len()], problems: Vec::new() };
+    let bound: Vec<Option<Bound>> = graph.params.iter().map(|p| binder.bind(p)).collect();
+    binder.report_unused(graph);
+    if !binder.problems.is_empty() {
+        let mut problems = binder.problems;
+        if problems.len() > MOST_PROBLEMS {
+            let more = problems.len() - MOST_PROBLEMS;
+            problems.truncate(MOST_PROBLEMS);
+            problems.push(format!("and {more} more"));
         }
-        let edited = vec![None; graph.params.len()];
-        Ok(Weights { source, graph, bound: bound.into_iter().flatten().collect(), edited, edits: Edits::new() })
+        return Err(Error::Checkpoint { path: source.path().to_owned(), problems });
     }
+    Ok(bound.into_iter().flatten().collect())
 }
 
 impl<'a> Bound<'a> {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value as Json;
 
 use super::files::{Files, TokenizerJson};
+use super::rows;
 use super::vocab::{Token, TokenType, padding, texts};
 use crate::gguf::Value;
 use crate::{Error, Result};
@@ -17,8 +18,8 @@ pub(super) fn tokens(files: &Files, json: &TokenizerJson, rows: usize) -> Result
     let path = files.path("tokenizer.json");
     let mut tokens = padding(rows);
     let normal = |text: &str| Token { text: text.to_owned(), score: 0.0, kind: TokenType::Normal };
-    super::place(&path, &json.model.vocab.0, &mut tokens, normal)?;
-    super::overlay_added(files, json, &mut tokens, Token::added)?;
+    rows::place(&path, &json.model.vocab.0, &mut tokens, normal)?;
+    rows::overlay_added(files, json, &mut tokens, Token::added)?;
     let special = named_special(files);
     for t in tokens.iter_mut().filter(|t| t.kind == TokenType::Normal && special.contains(t.text.as_str())) {
         t.kind = TokenType::Control;

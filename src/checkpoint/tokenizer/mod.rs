@@ -9,6 +9,7 @@ mod bpe;
 mod files;
 mod pre;
 mod pre_table;
+mod rows;
 mod sentencepiece;
 mod special;
 mod spm;
@@ -213,42 +214,4 @@ fn kind(files: &Files) -> Result<Kind<'_>> {
         return Ok(Kind::ByteLevel(json));
     }
     Err(Error::malformed(&path, format!("BPE that is neither byte-level nor has byte fallback; {SUPPORTED}")))
-}
-
-/// Puts `entries` into their rows.
-fn place(path: &Path, entries: &[(String, u64)], tokens: &mut [Token], make: impl Fn(&str) -> Token) -> Result<()> {
-    for (text, id) in entries {
-        let row = row(path, *id, text, tokens)?;
-        if row.kind != TokenType::Unused {
-            return Err(Error::malformed(path, format!("tokens {:?} and {text:?} have the same id {id}", row.text)));
-        }
-        *row = make(text);
-    }
-    Ok(())
-}
-
-/// Puts the tokens that tokenizer.json and tokenizer_config.json add into their rows.
-fn overlay_added(
-    files: &Files,
-    json: &TokenizerJson,
-    tokens: &mut [Token],
-    make: impl Fn(&str, bool) -> Token,
-) -> Result<()> {
-    let path = files.path("tokenizer.json");
-    for t in &json.added_tokens {
-        *row(&path, t.id, &t.content, tokens)? = make(&t.content, t.special);
-    }
-    let path = files.path("tokenizer_config.json");
-    for t in files.added_tokens_decoder()? {
-        *row(&path, t.id, &t.content, tokens)? = make(&t.content, t.special);
-    }
-    Ok(())
-}
-
-fn row<'t>(path: &Path, id: u64, text: &str, tokens: &'t mut [Token]) -> Result<&'t mut Token> {
-    let rows = tokens.len();
-    usize::try_from(id).ok().and_then(|id| tokens.get_mut(id)).ok_or_else(|| {
-        let what = format!("token id {id} ({text:?}) is outside the vocabulary of {rows} (rows of the embedding)");
-        Error::malformed(path, what)
-    })
 }

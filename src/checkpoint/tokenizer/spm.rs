@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use serde_json::Value as Json;
 
 use super::files::{AddedToken, Files, TokenizerJson};
+use super::rows;
 use super::sentencepiece::{Piece, SentencePiece};
 use super::vocab::{ADDED_SCORE, Token, TokenType, padding};
 use crate::{Error, Result};
@@ -117,7 +118,7 @@ pub(super) fn from_json(files: &Files, json: &TokenizerJson, rows: usize) -> Res
     }
     let unmerged = json.model.merges.len();
     let mut tokens = padding(rows);
-    super::place(&path, &json.model.vocab.0, &mut tokens, |text| {
+    rows::place(&path, &json.model.vocab.0, &mut tokens, |text| {
         let byte = is_byte(text);
         let unknown = json.model.unk_token.as_deref() == Some(text);
         Token {
@@ -133,7 +134,7 @@ pub(super) fn from_json(files: &Files, json: &TokenizerJson, rows: usize) -> Res
             },
         }
     })?;
-    super::overlay_added(files, json, &mut tokens, Token::added)?;
+    rows::overlay_added(files, json, &mut tokens, Token::added)?;
     Ok(tokens)
 }
 

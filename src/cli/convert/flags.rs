@@ -1,7 +1,8 @@
 //! From flags to a recipe: what was typed counts more than what a recipe file says.
 
-use crate::cli::args::{Convert, Format as Flags, Sampling};
-use crate::recipe::{Format, Importance, PassSpec, Propagate, Recipe, Setting, TensorType, Text};
+use crate::cli::args::{Convert, Format as Flags};
+use crate::cli::sampling::text;
+use crate::recipe::{Format, Importance, PassSpec, Propagate, Recipe, Setting, TensorType};
 use crate::{Error, Result};
 
 /// The recipe that the flags ask for.
@@ -78,14 +79,4 @@ fn format(flags: &Flags, format: &mut Format) {
     set("group_size", flags.group_size.map(|n| Setting::Count(n.into())));
     set("sym", flags.sym.then_some(Setting::Flag(true)));
     set("sym", flags.asym.then_some(Setting::Flag(false)));
-}
-
-/// What a model is calibrated on.
-pub(in crate::cli) fn text(flags: &Sampling, text: &mut Text) {
-    if !flags.text.is_empty() {
-        text.files.clone_from(&flags.text);
-    }
-    text.context = flags.context.or(text.context);
-    text.samples = flags.samples.map(Into::into).or(text.samples);
-    text.seed = flags.seed.unwrap_or(text.seed);
 }

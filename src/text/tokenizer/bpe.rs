@@ -42,7 +42,7 @@ impl Bpe {
             merges.entry(pair).or_insert((rank as u32, made));
         }
         let letters = byte_alphabet().map(|letter| Letter { letter, id: vocab.id(letter.encode_utf8(&mut [0; 4])) });
-        Ok(Bpe { merges, splitter: Splitter::new(keys, pre)?, ignore_merges: pre::ignores_merges(pre), letters })
+        Ok(Bpe { merges, splitter: Splitter::new(keys.path, pre)?, ignore_merges: pre::ignores_merges(pre), letters })
     }
 
     /// Appends the tokens of `text`, which holds no special tokens. A byte that the vocabulary does not have is left

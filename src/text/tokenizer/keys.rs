@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::pre;
+use super::pre::{self, PRE};
 use super::vocab::{Spelling, Vocab};
 use crate::checkpoint::tokenizer::TokenType;
 use crate::gguf::{Metadata, Value};
@@ -33,7 +33,6 @@ pub(super) struct Loaded {
 }
 
 pub(super) const MODEL: &str = "tokenizer.ggml.model";
-pub(super) const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
 const TYPES: &str = "tokenizer.ggml.token_type";

@@ -3,9 +3,13 @@
 //! Most of them end with "white space, but not the last of it if a word follows", a look-ahead that would need a
 //! backtracking engine. That ending is cut off and done by hand, so that what remains runs in linear time on any text.
 
-use super::keys::{Keys, PRE};
-use crate::Result;
+use std::path::Path;
+
 use crate::checkpoint::tokenizer::{known_pre_tokenizers, pre_tokenizer_expressions};
+use crate::{Error, Result};
+
+/// The key that names a pre-tokenizer.
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 
@@ -103,14 +107,14 @@ const ENDINGS: &[(&str, &str, bool)] = &[
 impl Splitter {
     /// # Errors
     /// If `pre` is not known or has no expressions.
-    pub fn new(keys: &Keys, pre: &str) -> Result<Self> {
+    pub fn new(path: &Path, pre: &str) -> Result<Self> {
         let steps = expressions(pre).ok_or_else(|| {
             let mut known = known_pre_tokenizers();
             known.retain(|name| expressions(name).is_some());
             let what = format!("the pre-tokenizer {pre:?} is not supported; known are {}", known.join(", "));
-            keys.error(PRE, what)
+            Error::config(path, PRE, what)
         })?;
-        let compile = |step: &&str| Step::new(step).map_err(|e| keys.error(PRE, format!("{pre}: {e}")));
+        let compile = |step: &&str| Step::new(step).map_err(|e| Error::config(path, PRE, format!("{pre}: {e}")));
         Ok(Splitter { steps: steps.iter().map(compile).collect::<Result<_>>()? })
     }
 

@@ -1,0 +1,14 @@
+//! Flags of every command that calibrates.
+
+use super::args::Sampling;
+use crate::recipe::Text;
+
+/// What a model is calibrated on.
+pub fn text(flags: &Sampling, text: &mut Text) {
+    if !flags.text.is_empty() {
+        text.files.clone_from(&flags.text);
+    }
+    text.context = flags.context.or(text.context);
+    text.samples = flags.samples.map(Into::into).or(text.samples);
+    text.seed = flags.seed.unwrap_or(text.seed);
+}

@@ -1,0 +1,45 @@
+//! An architecture: a row of [`ARCHS`](super::ARCHS), and the model that comes of one.
+
+use super::graph::ModelGraph;
+use super::hyper::Hyper;
+use crate::Result;
+use crate::checkpoint::config::HfConfig;
+use crate::gguf::Metadata;
+
+/// An architecture: how its configuration is read, what it computes, what its GGUF file says of it.
+pub struct Arch {
+    /// What people call it ("Llama", "Gemma 2").
+    pub title: &'static str,
+    /// `general.architecture` of its GGUF files, which is also the prefix of its keys.
+    pub gguf: &'static str,
+    /// Entries of config.json's `architectures`, and its `model_type`, which counts where there are none.
+    pub hf: &'static [&'static str],
+    /// Reads config.json.
+    pub hyper: fn(&HfConfig) -> Result<Hyper>,
+    /// Describes the model.
+    pub graph: fn(&Hyper) -> ModelGraph,
+    /// Adds this architecture's own keys to a GGUF header (all but `general.*` and `tokenizer.*`).
+    pub keys: fn(&Hyper, &HfConfig, &mut Metadata),
+    /// Fills in what its GGUF files leave unsaid because llama.cpp knows it by heart.
+    pub untold: fn(&mut Hyper),
+}
+
+impl std::fmt::Debug for Arch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Arch({})", self.title)
+    }
+}
+
+/// Nothing is left unsaid.
+pub(super) fn untold(_: &mut Hyper) {}
+
+/// A described model.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Its row in [`ARCHS`].
+    pub arch: &'static Arch,
+    /// Its numbers.
+    pub hyper: Hyper,
+    /// Its parameters and ops.
+    pub graph: ModelGraph,
+}
