@@ -17,6 +17,7 @@ pub mod guesses;
 mod probe;
 pub mod resume;
 pub mod statistics;
+pub mod stored;
 pub mod walk;
 
 use crate::export::Output;

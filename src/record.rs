@@ -248,6 +248,9 @@ pub struct ScaleRecord {
     pub exponents: Option<[f64; 2]>,
     /// Whether they are powers of two, which change no digit of what absorbs them.
     pub powers_of_two: bool,
+    /// What the losses are, if not those of the block's outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged_by: Option<String>,
     /// The smallest and the largest.
     pub range: Option<(f32, f32)>,
     /// Time in seconds.
@@ -268,6 +271,7 @@ impl ScaleRecord {
             loss: None,
             exponents: None,
             powers_of_two: false,
+            judged_by: None,
             range: None,
             seconds: 0.0,
             note: None,

@@ -17,6 +17,7 @@
 //! | [`cholesky`] | the factor L of a symmetric matrix A = L L^T, the same bits everywhere |
 //! | [`linalg`] | X^T X of activations |
 //! | [`stats`] | what calibration keeps of the inputs of linears |
+//! | [`tree`] | such sums in the order of a fixed tree, however a text is cut |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`awq`] | factors per channel that make rounding hurt less |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
@@ -40,6 +41,7 @@ mod search;
 pub mod simd;
 pub mod spec;
 pub mod stats;
+pub mod tree;
 
 pub use error::NumError;
 pub use fallback::fallback;

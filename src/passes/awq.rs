@@ -92,7 +92,8 @@ impl Pass for Awq {
                 continue;
             }
             let probe = block.probe().expect("looked at above");
-            let trial = probe.stop_at(site)?;
+            record.judged_by = probe.judges().map(str::to_owned);
+            let trial = probe.stop_at(site, block.sites())?;
             let chosen = self.search(block, &unit, &*trial, &mut record, log)?;
             record.seconds = started.elapsed().as_secs_f64();
             log.scaled(record);

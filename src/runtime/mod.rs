@@ -38,7 +38,7 @@ mod route;
 pub mod sampler;
 mod session;
 
-pub use blocks::{Block, BlockRunner, Overrides};
+pub use blocks::{Block, BlockRunner, Overrides, TOGETHER};
 pub use engine::Engine;
 pub use linear::{LinearInput, Tap};
 pub use probe::{Probe, Stopped};

@@ -5,6 +5,7 @@ use std::path::Path;
 use flate2::Crc;
 
 use super::{CODES, SCALES};
+use crate::calibrate::imatrix::Imatrix;
 use crate::checkpoint::TensorSource;
 use crate::cli::args::Convert;
 use crate::cli::calibrate;
@@ -57,6 +58,11 @@ pub(super) fn passes(args: &Convert) -> Result<Option<Vec<Box<dyn Pass>>>> {
         },
     };
     let chain = passes::chain(&method(args)?, &settings)?;
+    if args.stats.is_some() && (!solves(args) || solving.propagate != "float") {
+        let what = "--stats is for a --method that calibrates, on what the original model gives every block; --imatrix is what \
+                    rounding to nearest takes";
+        return Err(Error::unsupported(what));
+    }
     if !solves(args) {
         return Ok(None);
     }
@@ -85,6 +91,11 @@ pub(super) fn solve(
     output: &Output,
     watch: &dyn Watch,
 ) -> Result<(Solved, Option<Resume>)> {
+    if let Some(path) = &args.stats {
+        let statistics = Imatrix::open(path)?;
+        let solved = pipeline::stored::run(model, weights, plan, passes, &statistics, output, watch)?;
+        return Ok((solved, None));
+    }
     let data = calibrate::dataset(&args.sampling, Some(SAMPLES), source, model)?;
     let propagate = if args.solving.propagate == "float" { Propagate::Float } else { Propagate::Quantized };
     let resume = match args.solving.resume {

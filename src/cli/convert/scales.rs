@@ -10,10 +10,11 @@ pub fn lines(records: &[ScaleRecord]) -> Vec<String> {
         return Vec::new();
     }
     let scaled = records.iter().filter(|r| r.exponents.is_some()).count();
-    let mut lines = vec![format!(
-        "scaled inputs: {scaled} of {}; error of the attention's or MLP's output, of that without scales:",
-        records.len()
-    )];
+    let of = match records.iter().find_map(|r| r.judged_by.as_deref()) {
+        None => "error of the attention's or MLP's output".to_owned(),
+        Some(what) => format!("error by {what}"),
+    };
+    let mut lines = vec![format!("scaled inputs: {scaled} of {}; {of}, of that without scales:", records.len())];
     let mut blocks: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for record in records {
