@@ -157,6 +157,11 @@ pub struct Head<'w, 'a> {
 }
 
 impl Head<'_, '_> {
+    /// The residual stream of every sample, `[tokens, width]`.
+    pub fn residuals(&self) -> &[Vec<f32>] {
+        self.residuals
+    }
+
     /// Shows what the output matrix reads, to an observer of its feed.
     ///
     /// # Errors
