@@ -18,6 +18,7 @@ use std::time::Instant;
 use aurora_quantizers::Care;
 
 use crate::calibrate::dataset::Dataset;
+use crate::calibrate::imatrix::Imatrix;
 use crate::checkpoint::Guard;
 use crate::export::{self, Assigned, Contents, Exporter, Sink};
 use crate::model::Opened;
@@ -219,14 +220,19 @@ impl Job {
         output: &dyn Sink,
         watch: &dyn Watch,
     ) -> Result<(Solved, Option<Resume>)> {
+        let (plan, passes) = (&self.plan, &self.asked.passes);
+        if let Some(path) = &self.recipe.stats {
+            let file = Imatrix::open(path)?;
+            let solved = pipeline::stored::run(&self.opened.model, weights, plan, passes, &file, output, watch)?;
+            return Ok((solved, None));
+        }
         let samples = &self.data.as_ref().expect("passes that solve have a text").samples;
         let resume = match resume {
             true => Some(Resume::open(Resume::directory(path), &resume::identity(self, samples))?),
             false => None,
         };
-        let job = pipeline::blocks::Job { samples, passes: &self.asked.passes, propagate: self.recipe.propagate };
-        let solved =
-            pipeline::blocks::run(&self.opened.model, weights, &self.plan, &job, resume.as_ref(), output, watch)?;
+        let job = pipeline::blocks::Job { samples, passes, propagate: self.recipe.propagate };
+        let solved = pipeline::blocks::run(&self.opened.model, weights, plan, &job, resume.as_ref(), output, watch)?;
         Ok((solved, resume))
     }
 }

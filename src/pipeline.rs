@@ -13,10 +13,12 @@ use aurora_quantizers::scan::{Scan, scan};
 use aurora_quantizers::{Care, NumError, Scales, matrix, par};
 
 pub mod blocks;
+mod done;
 pub mod guesses;
 mod probe;
 pub mod resume;
 pub mod statistics;
+pub mod stored;
 pub mod walk;
 
 use crate::export::Sink;

@@ -45,6 +45,9 @@ pub struct Recipe {
     /// What errors are weighed by where no pass has statistics of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importance: Option<Importance>,
+    /// Statistics that the passes work on, so that the model is not run: a file of a calibration that kept X^T X.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<PathBuf>,
     /// Whose outputs the next block is calibrated on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub propagate: Propagate,
@@ -187,6 +190,7 @@ impl Recipe {
             allow_requantize: false,
             pre: None,
             importance: None,
+            stats: None,
             propagate: Propagate::default(),
             format: Format::default(),
             text: Text::default(),
@@ -249,6 +253,7 @@ impl Recipe {
         if let Some(Importance::File(path)) = &mut self.importance {
             all.push(path);
         }
+        all.extend(&mut self.stats);
         all
     }
 }

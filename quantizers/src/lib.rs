@@ -18,6 +18,7 @@
 //! | [`cholesky`] | the factor L of a symmetric matrix A = L L^T, the same bits everywhere |
 //! | [`linalg`] | X^T X of activations |
 //! | [`stats`] | what calibration keeps of the inputs of linears |
+//! | [`tree`] | such sums in the order of a fixed tree, however a text is cut |
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`awq`] | factors per channel that make rounding hurt less |
 //! | [`mask`] | which weights of a matrix stay |
@@ -44,6 +45,7 @@ pub mod simd;
 pub mod spec;
 pub mod stats;
 pub mod store;
+pub mod tree;
 pub mod view;
 
 pub use error::NumError;

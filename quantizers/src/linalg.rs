@@ -6,7 +6,8 @@
 //!
 //! Products are those of whole numbers: every 512 tokens each channel is rounded to multiples of a 2047th of its largest
 //! magnitude there, eleven bits and a sign, where BF16 has eight. Processors multiply such numbers half as fast again as F32, and
-//! their sums are exact: the same bits for any number of threads and on every machine. A number is off by at most a 4094th of
+//! their sums are exact: the same bits for any number of threads and on every machine. What 1024 tokens come to is rounded to F32,
+//! which has twice the digits that the numbers had, and added in F32: half the memory of F64. A number is off by at most a 4094th of
 //! the largest beside it, each in its own direction, so that over many tokens next to nothing is left of it: of 8192
 //! tokens of evenly spread numbers less than one in 30,000 of a channel's mean square, where damping is a hundredth.
 
@@ -27,7 +28,7 @@ const LARGEST: f32 = 2047.0;
 /// in the nearest cache.
 const DEPTH: usize = 512;
 /// Tokens laid out at a time: each time all sums go through memory once.
-const SPAN: usize = 2 * DEPTH;
+pub const SPAN: usize = 2 * DEPTH;
 
 /// Magnitudes below this count as zero: their products would vanish in F32.
 const VANISHING: f32 = 1e-30;
@@ -91,12 +92,12 @@ fn lay_out_of(strip: &mut Strip, x: &[f32], width: usize, columns: &Range<usize>
 dispatch!(fn lay_out(strip: &mut Strip, x: &[f32], width: usize, columns: &Range<usize>) = lay_out_of);
 
 /// Adds `X^T X` to its lower triangle. `x`: `[tokens, width]` row-major; `tiles`: see [`tile_of`] and [`place`]; above
-/// the diagonal anything may be added. Sums over 512 tokens are exact, but of numbers rounded as the head of this file says;
-/// they are added in f64.
+/// the diagonal anything may be added. Sums over [`SPAN`] tokens are those of numbers rounded as the head of this file says, rounded
+/// to F32 once; they are added in F32.
 ///
 /// # Panics
 /// If the lengths do not belong together.
-pub fn add_gram(x: &[f32], width: usize, tiles: &mut [f64]) {
+pub fn add_gram(x: &[f32], width: usize, tiles: &mut [f32]) {
     add_gram_with(Isa::best(), x, width, tiles);
 }
 
@@ -104,29 +105,74 @@ pub fn add_gram(x: &[f32], width: usize, tiles: &mut [f64]) {
 ///
 /// # Panics
 /// As [`add_gram`].
-pub fn add_gram_with(isa: Isa, x: &[f32], width: usize, tiles: &mut [f64]) {
+pub fn add_gram_with(isa: Isa, x: &[f32], width: usize, tiles: &mut [f32]) {
     assert!(width > 0 && x.len().is_multiple_of(width), "{} numbers in rows of {width}", x.len());
-    assert_eq!(tiles.len(), tiles_len(width), "numbers in the tiles of a matrix {width} wide");
-    for x in x.chunks(SPAN * width) {
-        let strips: Vec<Vec<Strip>> = (0..width.div_ceil(TILE))
-            .into_par_iter()
-            .map(|i| {
-                let columns = i * TILE..width.min((i + 1) * TILE);
-                x.chunks(DEPTH * width).map(|x| Strip::new(isa, x, width, &columns)).collect()
-            })
-            .collect();
-        tiles.par_chunks_mut(TILE * TILE).enumerate().for_each(|(at, tile)| {
+    x.chunks(SPAN * width).for_each(|x| sum_gram(isa, x, width, &[], Onto::Added, tiles));
+}
+
+/// What becomes of the numbers that are in the tiles already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onto {
+    /// They are the last to be added to.
+    Added,
+    /// They are replaced.
+    Replaced,
+}
+
+/// `X^T X` of at most [`SPAN`] tokens, to which `below` are added one after the other, and then what `onto` says: all sums go through
+/// memory once, however many there are.
+///
+/// # Panics
+/// If the lengths do not belong together, or there are more tokens.
+pub fn sum_gram(isa: Isa, x: &[f32], width: usize, below: &[&[f32]], onto: Onto, tiles: &mut [f32]) {
+    assert!(width > 0 && x.len().is_multiple_of(width), "{} numbers in rows of {width}", x.len());
+    assert!(x.len() <= SPAN * width, "{} tokens at a time, at most {SPAN}", x.len() / width);
+    let all = below.iter().map(|b| b.len()).chain([tiles.len()]);
+    all.for_each(|n| assert_eq!(n, tiles_len(width), "numbers in the tiles of a matrix {width} wide"));
+    let strips: Vec<Vec<Strip>> = (0..width.div_ceil(TILE))
+        .into_par_iter()
+        .map(|i| {
+            let columns = i * TILE..width.min((i + 1) * TILE);
+            x.chunks(DEPTH * width).map(|x| Strip::new(isa, x, width, &columns)).collect()
+        })
+        .collect();
+    let tiles = tiles.par_chunks_mut(TILE * TILE).enumerate();
+    tiles.for_each_init(
+        || vec![0.0; TILE * TILE],
+        |sums, (at, tile)| {
             let (i, j) = tile_of(at, width);
+            sums.fill(0.0);
             for (a, b) in strips[i.start / TILE].iter().zip(&strips[j.start / TILE]) {
-                tile_with(isa, isa, a, b, i == j, tile);
+                tile_with(isa, isa, a, b, i == j, sums);
             }
-        });
+            let here = at * TILE * TILE..(at + 1) * TILE * TILE;
+            let below: Vec<&[f32]> = below.iter().map(|b| &b[here.clone()]).collect();
+            settle(isa, sums, &below, onto, tile);
+        },
+    );
+}
+
+/// Rounds a tile's sums to F32, adds those below, and puts what comes of it where it belongs.
+#[inline(always)]
+fn settle_in(sums: &[f64], below: &[&[f32]], onto: Onto, tile: &mut [f32]) {
+    let mut row = [0.0; TILE];
+    for (i, (sums, tile)) in sums.as_chunks::<TILE>().0.iter().zip(tile.as_chunks_mut::<TILE>().0).enumerate() {
+        row.iter_mut().zip(sums).for_each(|(x, sum)| *x = *sum as f32);
+        for below in below {
+            row.iter_mut().zip(&below[i * TILE..]).for_each(|(x, b)| *x += b);
+        }
+        match onto {
+            Onto::Added => tile.iter_mut().zip(&row).for_each(|(to, x)| *to += x),
+            Onto::Replaced => *tile = row,
+        }
     }
 }
 
+dispatch!(fn settle(sums: &[f64], below: &[&[f32]], onto: Onto, tile: &mut [f32]) = settle_in);
+
 dispatch!(fn tile_with(isa: Isa, a: &Strip, b: &Strip, diagonal: bool, out: &mut [f64]) = add_tile);
 
-/// Adds the product of two strips to a tile. On the diagonal, blocks above it are left out.
+/// Adds the product of two strips to a tile's sums. On the diagonal, blocks above it are left out.
 #[inline(always)]
 fn add_tile(isa: Isa, a: &Strip, b: &Strip, diagonal: bool, out: &mut [f64]) {
     let pairs = a.rows.len() / (TILE / BLOCK.0);
@@ -224,7 +270,7 @@ pub(crate) mod tests {
                         want += f64::from(x[i]) * f64::from(x[j]);
                         bound += f64::from(x[i].abs()) * half[j] + f64::from(x[j].abs()) * half[i] + half[i] * half[j];
                     }
-                    let apart = (tiles[place(i, j)] - want).abs();
+                    let apart = (f64::from(tiles[place(i, j)]) - want).abs();
                     assert!(apart <= bound, "{tokens} x {width} at {i} {j}: {apart:e}, at most {bound:e}");
                 }
             }
@@ -244,7 +290,7 @@ pub(crate) mod tests {
         for i in 0..width {
             for j in 0..=i {
                 let want: f64 = x.chunks_exact(width).map(|x| f64::from(x[i]) * f64::from(x[j])).sum();
-                let apart = (tiles[place(i, j)] - want).abs() / tokens as f64;
+                let apart = (f64::from(tiles[place(i, j)]) - want).abs() / tokens as f64;
                 assert!(apart < 1e-5, "{apart:e} of numbers whose mean square is a third");
             }
         }

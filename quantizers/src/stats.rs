@@ -1,9 +1,11 @@
 //! What calibration keeps of the inputs of one site: per channel the sum of x^2 and of |x| over tokens, and, if asked
 //! for, the Gram matrix X^T X, from which GPTQ makes its Hessian 2/N X^T X (Frantar et al. 2022, equation 1).
 //!
-//! Sums, not means: sums of parts of a text add up to those of the whole ([`SiteStats::merge`]). They are f64; of the
-//! Gram matrix, sums of numbers rounded to a 2047th of their channel's largest of 512 tokens. Order is fixed: the same bits for any
-//! number of threads.
+//! Sums, not means: sums of parts of a text add up to those of the whole ([`SiteStats::merge`]). They are f64; the
+//! Gram matrix is f32, made of numbers rounded to a 2047th of their channel's largest of 512 tokens. Order is fixed: the same bits for
+//! any number of threads. What adds up a text in an order that does not depend on how it was cut is [`crate::tree`].
+
+use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
@@ -115,17 +117,44 @@ impl SiteStats {
     /// If the widths differ.
     pub fn merge(&mut self, other: &SiteStats) {
         assert_eq!(self.width(), other.width(), "channels of the statistics that are merged");
-        self.tokens += other.tokens;
-        let add = |to: &mut [f64], from: &[f64]| to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
-        add(&mut self.sum_sq, &other.sum_sq);
-        add(&mut self.sum_abs, &other.sum_abs);
+        self.add_sums(other);
         self.gram = match (self.gram.take(), &other.gram) {
             (Some(mut gram), Some(other)) => {
-                add(&mut gram.tiles, &other.tiles);
+                gram.add(other);
                 Some(gram)
             }
             _ => None,
         };
+    }
+
+    /// Of both; where only one saw tokens, X^T X is its.
+    pub(crate) fn joined(mut self, mut other: SiteStats) -> SiteStats {
+        let both = (self.gram.take(), other.gram.take());
+        self.add_sums(&other);
+        self.gram = match both {
+            (Some(mut gram), Some(other)) => {
+                gram.add(&other);
+                Some(gram)
+            }
+            (one, other) => one.or(other),
+        };
+        self
+    }
+
+    pub(crate) fn take_gram(&mut self) -> Option<Gram> {
+        self.gram.take()
+    }
+
+    pub(crate) fn set_gram(&mut self, gram: Gram) {
+        self.gram = Some(gram);
+    }
+
+    /// All sums but X^T X.
+    pub(crate) fn add_sums(&mut self, other: &SiteStats) {
+        let add = |to: &mut [f64], from: &[f64]| to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
+        self.tokens += other.tokens;
+        add(&mut self.sum_sq, &other.sum_sq);
+        add(&mut self.sum_abs, &other.sum_abs);
     }
 
     /// The statistics of x / s: what they become when the producer absorbs `s` (AWQ).
@@ -182,7 +211,7 @@ fn not_finite(x: &[f32]) -> NumError {
 pub struct Gram {
     width: usize,
     /// See [`linalg::place`]. In tiles on the diagonal only the lower triangle counts.
-    tiles: Vec<f64>,
+    pub(crate) tiles: Vec<f32>,
 }
 
 impl Gram {
@@ -195,7 +224,7 @@ impl Gram {
     ///
     /// # Panics
     /// If there are fewer or more.
-    pub fn from_lower(width: usize, mut lower: impl Iterator<Item = f64>) -> Self {
+    pub fn from_lower(width: usize, mut lower: impl Iterator<Item = f32>) -> Self {
         let mut gram = Gram::new(width);
         for i in 0..width {
             for j in 0..=i {
@@ -214,7 +243,7 @@ impl Gram {
 
     /// Bytes held for a matrix of that width.
     pub fn bytes(width: usize) -> usize {
-        tiles_len(width) * size_of::<f64>()
+        tiles_len(width) * size_of::<f32>()
     }
 
     /// Element (i, j), which is also (j, i).
@@ -223,15 +252,15 @@ impl Gram {
     /// If there is none.
     pub fn get(&self, i: usize, j: usize) -> f64 {
         assert!(i < self.width && j < self.width, "element {i}, {j} of {}", self.width);
-        self.tiles[place(i.max(j), i.min(j))]
+        f64::from(self.tiles[place(i.max(j), i.min(j))])
     }
 
     /// The diagonal: the sums of x^2.
     pub fn diagonal(&self) -> Vec<f64> {
-        (0..self.width).map(|i| self.tiles[place(i, i)]).collect()
+        (0..self.width).map(|i| self.get(i, i)).collect()
     }
 
-    /// Elements 0 to i of row i, in f32.
+    /// Elements 0 to i of row i.
     ///
     /// # Panics
     /// If there is no such row.
@@ -239,8 +268,23 @@ impl Gram {
         assert!(i < self.width, "row {i} of {}", self.width);
         for from in (0..=i).step_by(TILE) {
             let at = place(i, from);
-            out.extend(self.tiles[at..at + (i + 1 - from).min(TILE)].iter().map(|&x| x as f32));
+            out.extend_from_slice(&self.tiles[at..at + (i + 1 - from).min(TILE)]);
         }
+    }
+
+    /// The sum of e G e^T over rows e, what errors of weights add up to in squared outputs. `rows`: `[any, width]`. Products
+    /// are summed in f32 within a tile, tiles in f64, in a fixed order.
+    ///
+    /// # Panics
+    /// If `rows` has another width, or its rows do not lie one after the other.
+    pub fn quadratic(&self, rows: ArrayView2<f32>) -> f64 {
+        let width = self.width;
+        assert!(width > 0 && rows.ncols() == width, "rows of {}, needed {width}", rows.ncols());
+        let rows = rows.to_slice().expect("rows that lie one after the other");
+        let isa = Isa::best();
+        let tiles = self.tiles.par_chunks(TILE * TILE).enumerate();
+        let sums: Vec<f64> = tiles.map(|(at, tile)| tile_sum(isa, tile, tile_of(at, width), rows, width)).collect();
+        sums.iter().sum()
     }
 
     /// The whole matrix times `factor`.
@@ -265,11 +309,42 @@ impl Gram {
         self.tiles.par_chunks_mut(TILE * TILE).enumerate().for_each(|(at, tile)| {
             let (i, j) = tile_of(at, width);
             for (sums, i) in tile.chunks_exact_mut(TILE).zip(i) {
-                sums.iter_mut().zip(j.clone()).for_each(|(x, j)| *x /= f64::from(s[i]) * f64::from(s[j]));
+                let factors = j.clone().map(|j| f64::from(s[i]) * f64::from(s[j]));
+                sums.iter_mut().zip(factors).for_each(|(x, by)| *x = (f64::from(*x) / by) as f32);
             }
         });
     }
+
+    pub(crate) fn add(&mut self, other: &Gram) {
+        self.tiles.par_iter_mut().zip(&other.tiles).for_each(|(a, b)| *a += b);
+    }
 }
+
+/// What one tile has of the sum of e G e^T. Off the diagonal its mirror image has as much.
+#[inline(always)]
+fn tile_sum_of(tile: &[f32], (i, j): (Range<usize>, Range<usize>), rows: &[f32], width: usize) -> f64 {
+    let mut sum = 0.0;
+    for row in rows.chunks_exact(width) {
+        let (left, right) = (&row[i.clone()], &row[j.clone()]);
+        let mut products = [0.0_f32; TILE];
+        let (mut diagonal, triangle) = (0.0, i == j);
+        for (a, (e, tile)) in left.iter().zip(tile.chunks_exact(TILE)).enumerate() {
+            let below = if triangle { a } else { right.len() };
+            products[..below].iter_mut().zip(&tile[..below]).for_each(|(p, g)| *p += e * g);
+            if triangle {
+                diagonal += f64::from(e * e) * f64::from(tile[a]);
+            }
+        }
+        let mut lanes = [0.0_f32; LANES];
+        for (products, right) in products.chunks_exact(LANES).zip(right.chunks(LANES)) {
+            lanes.iter_mut().zip(products.iter().zip(right)).for_each(|(lane, (p, e))| *lane += p * e);
+        }
+        sum += diagonal + 2.0 * lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
+    }
+    sum
+}
+
+dispatch!(fn tile_sum(tile: &[f32], place: (Range<usize>, Range<usize>), rows: &[f32], width: usize) -> f64 = tile_sum_of);
 
 #[cfg(test)]
 mod tests {
@@ -320,7 +395,7 @@ mod tests {
                     assert_eq!(square[[i, j]], found.get(i, j) as f32);
                 }
             }
-            let back = Gram::from_lower(width, lower.iter().map(|&x| f64::from(x)));
+            let back = Gram::from_lower(width, lower.iter().copied());
             assert_eq!(back.to_square(1.0), square, "width {width}");
         }
     }
@@ -358,6 +433,31 @@ mod tests {
         }
         merged.merge(&SiteStats::new(300, false));
         assert!(merged.gram().is_none(), "half a Gram matrix is none");
+    }
+
+    #[test]
+    fn errors_of_rows_cost_what_the_definition_says() {
+        for width in [1, 5, 96, 97, 300] {
+            let (x, e) = (numbers(40 * width, 7), numbers(3 * width, 9));
+            let mut stats = SiteStats::new(width, true);
+            stats.add(matrix(&x, width)).unwrap();
+            let gram = stats.gram().unwrap();
+            let (mut want, mut size) = (0.0, 0.0);
+            for row in e.chunks_exact(width) {
+                for (i, a) in row.iter().enumerate() {
+                    for (j, b) in row.iter().enumerate() {
+                        let term = f64::from(*a) * f64::from(*b) * gram.get(i, j);
+                        (want, size) = (want + term, size + term.abs());
+                    }
+                }
+            }
+            // At most as many roundings as a tile has terms in a row and in a column.
+            let apart = (gram.quadratic(matrix(&e, width)) - want).abs();
+            assert!(
+                apart <= size * 2.0 * TILE as f64 * f64::from(f32::EPSILON),
+                "width {width}: {apart:e} of {size:e}"
+            );
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | file | what it answers |
 //! |---|---|
 //! | [`dataset`] | which tokens: text files cut into samples |
+//! | [`shard`] | which part of the samples, and which sums are kept of it |
 //! | [`observe`] | the statistics of one block's sites |
 //! | [`imatrix`] | the file of statistics that llama-quantize reads too, and importances per matrix |
 //!
@@ -16,6 +17,7 @@
 pub mod dataset;
 pub mod imatrix;
 pub mod observe;
+pub mod shard;
 
 use crate::Error;
 use crate::model::ModelGraph;

@@ -1,9 +1,11 @@
-//! An observer of one block: the statistics of every site's input.
+//! An observer of one block: the statistics of every site's input, leaf of samples after leaf.
 
 use std::collections::HashMap;
 
+use aurora_quantizers::tree::{Place, Tree};
 use aurora_quantizers::{NumError, SiteStats, matrix};
 
+use super::shard::Shard;
 use crate::model::{ParamId, Reader, Site};
 use crate::runtime::{LinearInput, Tap};
 
@@ -49,21 +51,26 @@ pub fn feeds(sites: &[Site], block: Option<usize>) -> Vec<Feed> {
 
 /// Collects statistics while a block runs.
 pub struct Observer {
-    feeds: Vec<(Feed, SiteStats)>,
+    feeds: Vec<(Feed, Tree)>,
+    /// Leaves of all samples.
+    leaves: u64,
+    gram: bool,
     /// Of every feed its first reader: the others are shown the same.
     first: HashMap<Reader, usize>,
     failure: Option<(usize, NumError)>,
 }
 
 impl Observer {
-    /// `gram`: whether X^T X is kept.
-    pub fn new(feeds: Vec<Feed>, gram: bool) -> Self {
+    /// `gram`: whether X^T X is kept; `shard`: which samples it will be shown.
+    pub fn new(feeds: Vec<Feed>, gram: bool, shard: &Shard) -> Self {
         let first = feeds.iter().enumerate().map(|(i, f)| (f.reader(), i)).collect();
-        let with_stats = |feed: Feed| {
-            let stats = SiteStats::new(feed.width, gram);
-            (feed, stats)
+        let start = shard.leaves().start;
+        let with_tree = |feed: Feed| {
+            let tree = Tree::new(feed.width, gram, start);
+            (feed, tree)
         };
-        Observer { feeds: feeds.into_iter().map(with_stats).collect(), first, failure: None }
+        let feeds = feeds.into_iter().map(with_tree).collect();
+        Observer { feeds, leaves: shard.all_leaves(), gram, first, failure: None }
     }
 
     /// What is observed.
@@ -82,9 +89,31 @@ impl Observer {
         }
     }
 
-    /// What was collected.
-    pub fn finish(self) -> Vec<(Feed, SiteStats)> {
-        self.feeds
+    /// All samples of a leaf were shown.
+    pub fn end_leaf(&mut self) {
+        self.feeds.iter_mut().for_each(|(_, tree)| tree.end_leaf());
+    }
+
+    /// What was collected of a shard: the sums of its nodes.
+    ///
+    /// # Panics
+    /// If a leaf has not ended.
+    pub fn nodes(self) -> impl Iterator<Item = (Feed, Vec<(Place, SiteStats)>)> {
+        let leaves = self.leaves;
+        self.feeds.into_iter().map(move |(feed, tree)| (feed, tree.finish(leaves)))
+    }
+
+    /// What was collected of all samples.
+    ///
+    /// # Panics
+    /// If a leaf has not ended, or not all samples were shown.
+    pub fn whole(self) -> impl Iterator<Item = (Feed, SiteStats)> {
+        let gram = self.gram;
+        self.nodes().map(move |(feed, mut nodes)| {
+            assert!(nodes.len() <= 1, "{} sums of a part of the samples", nodes.len());
+            let stats = nodes.pop().map_or_else(|| SiteStats::new(feed.width, gram), |(_, stats)| stats);
+            (feed, stats)
+        })
     }
 }
 

@@ -123,6 +123,10 @@ pub struct Convert {
     /// How methods that solve are to do it.
     #[command(flatten)]
     pub solving: Solving,
+    /// Statistics for --method gptq, awq or awq+gptq, so that the model is not run: a file of `aurora-quant calibrate --hessian`.
+    #[arg(long, value_name = "FILE", help_heading = "Methods",
+        conflicts_with_all = ["text", "context", "samples", "imatrix", "calibrate", "resume"])]
+    pub stats: Option<PathBuf>,
     /// Name of the pre-tokenizer, where it is not recognised (llama-bpe, qwen2, gpt-2, ...).
     #[arg(long, value_name = "NAME")]
     pub pre: Option<String>,
@@ -237,6 +241,9 @@ pub struct Sampling {
 /// A few hundred samples of the kind of text that the model will see are enough. The model runs block by block, so memory
 /// holds one block, and 4 bytes for every token and unit of width. The file is also what llama-quantize --imatrix reads.
 ///
+/// With --shard a run works on a part of the samples, so that several machines can share them; --merge of all parts is the file
+/// that one run would have written, byte for byte.
+///
 /// With --merge MODEL is left out: files of other runs (other texts, other machines) are added up.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
@@ -244,7 +251,10 @@ pub struct Sampling {
   aurora-quant calibrate Llama-3.2-1B --text chats.jsonl --samples 128 -o chats.gguf
   aurora-quant calibrate Llama-3.2-1B --text corpus.txt --hessian     with X^T X of every input
   aurora-quant calibrate --merge a.gguf b.gguf -o both.gguf
-  aurora-quant convert Llama-3.2-1B --type q4_0 --imatrix both.gguf")]
+  aurora-quant calibrate Llama-3.2-1B --hessian --samples 512 --shard 0/3 -o part-0.gguf
+  aurora-quant calibrate --merge part-0.gguf part-1.gguf part-2.gguf -o stats.gguf
+  aurora-quant convert Llama-3.2-1B --type q4_0 --imatrix both.gguf
+  aurora-quant convert Llama-3.2-1B --method gptq --stats stats.gguf")]
 pub struct Calibrate {
     /// Checkpoint: directory with config.json, .safetensors file in one, or .gguf file.
     #[arg(required_unless_present = "merge", conflicts_with = "merge")]
@@ -258,7 +268,11 @@ pub struct Calibrate {
     /// Observe the output matrix too (llama-imatrix: --process-output).
     #[arg(long, conflicts_with = "merge")]
     pub output_matrix: bool,
-    /// Add up these files of statistics instead.
+    /// Work on part I of N of the samples, I from 0. --samples is how many all parts have together; text, seed and options
+    /// must be the same for every part.
+    #[arg(long, value_name = "I/N", value_parser = shard, conflicts_with = "merge")]
+    pub shard: Option<(u32, u32)>,
+    /// Add up these files of statistics instead, or put all shards of a run together.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["text", "context", "samples"])]
     pub merge: Vec<PathBuf>,
     /// Output file [default: MODEL-imatrix.gguf in the current directory, imatrix.gguf for --merge].
@@ -267,6 +281,11 @@ pub struct Calibrate {
     /// Replace the output file if it exists.
     #[arg(long)]
     pub force: bool,
+}
+
+fn shard(text: &str) -> Result<(u32, u32), String> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    numbers.filter(|(i, n)| i < n).ok_or_else(|| "must be I/N with I from 0 to N - 1, such as 0/3".to_owned())
 }
 
 /// Show what is in a checkpoint: architecture, metadata, tensors, types and sizes.

@@ -3,13 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use aurora_quantizers::SiteStats;
+use aurora_quantizers::tree::Place;
+use flate2::Crc;
+
 use super::args::{Calibrate, Common};
 use super::progress::Progress;
 use super::{sampling, signals, ui};
 use crate::calibrate::dataset::Dataset;
-use crate::calibrate::imatrix::{self, Imatrix, Origin, Writer};
+use crate::calibrate::imatrix::{self, Imatrix, Origin, Part, Run, Writer};
+use crate::calibrate::observe::Feed;
+use crate::calibrate::shard::Shard;
 use crate::calibrate::{self, Wanted};
-use crate::checkpoint::{Config, Guard, TensorSource};
+use crate::checkpoint::{self, Config, Guard, TensorSource};
 use crate::export;
 use crate::job;
 use crate::model::{ModelGraph, Opened};
@@ -39,7 +45,7 @@ pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
 
 fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<CalibrateRecord> {
     let opened = Opened::open(path)?;
-    let output = args.output.clone().unwrap_or_else(|| default_output(opened.source.as_ref()));
+    let output = args.output.clone().unwrap_or_else(|| default_output(opened.source.as_ref(), args.shard));
     let output = export::file_destination(&output, args.force)?;
     let stop = signals::stop_flag()?;
     let mut text = Text::default();
@@ -49,17 +55,23 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     let runner = BlockRunner::new(&opened.model, &weights, Options::exact(data.context))?;
     let wanted = Wanted { gram: args.hessian, output: args.output_matrix };
     let graph = &opened.model.graph;
-    let origin = Origin::from(&data);
+    let part = args.shard.map(|cut| part(cut, args, &text, &data, opened.source.as_ref())).transpose()?;
+    let shard = part.as_ref().map_or(Shard::whole(data.samples.len(), data.context), |part| part.shard);
+    let samples = &data.samples[shard.samples()];
+    let origin = Origin::of(&data, samples.len());
     let shapes = imatrix::shapes(graph, &calibrate::all_feeds(graph, wanted), wanted.gram);
-    let writer = Writer::begin(&output, &origin, shapes, args.force)?;
+    let writer = Writer::begin(&output, &origin, part.as_ref(), shapes, args.force)?;
     let mut all = Imatrix::new(origin);
     let watch = Progress::new(common, stop);
     let started = Instant::now();
-    let mut sink = |feed: &_, stats: aurora_quantizers::SiteStats| {
-        all.put(graph, feed, &stats);
-        writer.gram(graph, feed, &stats)
+    let mut sink = |feed: &Feed, nodes: Vec<(Place, SiteStats)>| {
+        all.put_nodes(graph, feed, &nodes);
+        match (&part, &nodes[..]) {
+            (None, [(_, whole)]) => writer.gram(graph, feed, whole),
+            _ => writer.nodes(graph, feed, &nodes),
+        }
     };
-    statistics::collect(&runner, &data.samples, wanted, &mut sink, &Guard::new(&watch, [&opened.files]))?;
+    statistics::collect_shard(&runner, samples, &shard, wanted, &mut sink, &Guard::new(&watch, [&opened.files]))?;
     let seconds = started.elapsed().as_secs_f64();
     watch.stage("flushing to the disk");
     writer.finish(&all, &watch)?;
@@ -72,10 +84,39 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
         hessian: args.hessian,
         idle_experts,
         dead_columns,
-        tokens_per_second: Some(data.tokens() as f64 / seconds),
-        notes: short(&data, args.sampling.samples.map(Into::into)),
+        tokens_per_second: Some((samples.len() * data.context) as f64 / seconds),
+        notes: short(&data, args.sampling.samples.map(Into::into))
+            .into_iter()
+            .chain(part.is_some().then(|| cut(&shard)))
+            .collect(),
         ..blank(&output, &all)
     })
+}
+
+/// Which part of which run `--shard` asks for.
+fn part(
+    (index, count): (u32, u32),
+    args: &Calibrate,
+    asked: &Text,
+    data: &Dataset,
+    source: &dyn TensorSource,
+) -> Result<Part> {
+    let mut text = Crc::new();
+    data.samples.iter().flatten().for_each(|token| text.update(&token.to_le_bytes()));
+    let run = Run {
+        seed: asked.seed,
+        text: text.sum(),
+        model: checkpoint::fingerprint(source),
+        gram: args.hessian,
+        output: args.output_matrix,
+    };
+    Ok(Part { shard: Shard::of(index, count, data.samples.len(), data.context)?, run })
+}
+
+fn cut(shard: &Shard) -> String {
+    let Shard { index, count, samples: all, .. } = shard;
+    let samples = shard.samples();
+    format!("shard {index} of {count}: samples {} to {} of {all}", samples.start + 1, samples.end)
 }
 
 fn merged(args: &Calibrate, common: &Common) -> Result<CalibrateRecord> {
@@ -127,15 +168,16 @@ fn short(data: &Dataset, asked: Option<usize>) -> Vec<String> {
     }
 }
 
-/// `<model>-imatrix.gguf` in the current directory.
-fn default_output(source: &dyn TensorSource) -> PathBuf {
+/// `<model>-imatrix.gguf` in the current directory, of a shard `<model>-imatrix-0-of-3.gguf`.
+fn default_output(source: &dyn TensorSource, shard: Option<(u32, u32)>) -> PathBuf {
     let config = source.config().path();
     let named = match source.config() {
         Config::HuggingFace(_) => config.parent().and_then(|dir| dir.canonicalize().ok()),
         Config::Gguf(_) => Some(config.with_extension("")),
     };
     let name = named.and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
-    PathBuf::from(format!("{}-imatrix.gguf", name.unwrap_or_else(|| "model".to_owned())))
+    let part = shard.map_or(String::new(), |(index, count)| format!("-{index}-of-{count}"));
+    PathBuf::from(format!("{}-imatrix{part}.gguf", name.unwrap_or_else(|| "model".to_owned())))
 }
 
 fn summary(r: &CalibrateRecord, common: &Common) {

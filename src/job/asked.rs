@@ -9,7 +9,7 @@ use crate::export::{Choosing, Request};
 use crate::model::Model;
 use crate::passes::{self, CODES, JOINT, Options, Pass, REFERENCE, RTN, SCALES};
 use crate::plan;
-use crate::recipe::{Importance, PassSpec, Recipe, Setting, Text};
+use crate::recipe::{Importance, PassSpec, Propagate, Recipe, Setting, Text};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -65,6 +65,12 @@ impl Asked {
             let what = format!("method {} makes its own statistics and scales; leave out `{setting}`", self.method);
             return refuse(what);
         }
+        if recipe.stats.is_some() && (!self.solves || recipe.propagate != Propagate::Float) {
+            return refuse(
+                "`stats` is for a `method` that calibrates, on what the original model gives every block; `importance.file` is \
+                 what rounding to nearest takes",
+            );
+        }
         let Text { files, context, samples, .. } = &recipe.text;
         let given = !files.is_empty() || context.is_some() || samples.is_some();
         if given && !self.reads_text(recipe) {
@@ -77,7 +83,7 @@ impl Asked {
 
     /// Whether the model is run over a text.
     pub fn reads_text(&self, recipe: &Recipe) -> bool {
-        self.solves || recipe.importance == Some(Importance::Calibrate)
+        (self.solves && recipe.stats.is_none()) || recipe.importance == Some(Importance::Calibrate)
     }
 }
 

@@ -32,6 +32,7 @@ impl Job {
         if let Some(Importance::File(path)) = &self.recipe.importance {
             files.push(path.clone());
         }
+        files.extend(self.recipe.stats.clone());
         files.extend(self.recipe.text.files.iter().cloned());
         hashes(files, &|path| path.display().to_string(), watch)
     }

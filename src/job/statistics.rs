@@ -47,7 +47,16 @@ impl Statistics {
             Importance::Calibrate => {
                 let within = graph.sites().into_iter().filter(|site| site.block.is_some());
                 let covered: BTreeSet<ParamId> = within.flat_map(|site| site.readers).map(|r| r.weight).collect();
-                (Origin::from(data.expect("calibrations have a text")), covered.len(), None, covered, None)
+                (
+                    {
+                        let data = data.expect("calibrations have a text");
+                        Origin::of(data, data.samples.len())
+                    },
+                    covered.len(),
+                    None,
+                    covered,
+                    None,
+                )
             }
         };
         let blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
@@ -81,7 +90,7 @@ impl Statistics {
         }
         let (graph, data) = (&job.opened.model.graph, job.data.as_ref().expect("calibrations have a text"));
         let runner = BlockRunner::new(&job.opened.model, weights, Options::exact(data.context))?;
-        let mut all = Imatrix::new(Origin::from(data));
+        let mut all = Imatrix::new(Origin::of(data, data.samples.len()));
         let mut sink = |feed: &_, stats| {
             all.put(graph, feed, &stats);
             Ok(())

@@ -68,6 +68,9 @@ enum Duo {
     Both,
 }
 
+/// Fact: what the losses are, if not those of the block's outputs.
+pub const JUDGED_BY: &str = "judged_by";
+
 /// Fact: the exponents of activations and of weights; none where no scales were better than none.
 pub const EXPONENTS: &str = "exponents";
 
@@ -124,7 +127,10 @@ impl Pass for Awq {
                 continue;
             }
             let probe = block.probe().expect("looked at above");
-            let trial = probe.stop_at(site)?;
+            if let Some(how) = probe.judges() {
+                record.fact(JUDGED_BY, how);
+            }
+            let trial = probe.stop_at(site, block.sites())?;
             let chosen = self.search(block, &unit, &*trial, &mut record, log)?;
             record.seconds = started.elapsed().as_secs_f64();
             log.done(record);

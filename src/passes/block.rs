@@ -14,20 +14,26 @@ use crate::model::{ModelGraph, ParamId, Producer, Reader, Site};
 use crate::weights::{Edit, Edits, Scale, Weights};
 use crate::{Error, Result};
 
-/// Tries other weights on some of the calibration text.
+/// Tries other weights on some of the calibration text, or on what is known of it.
 pub trait Probe: Sync {
-    /// Makes ready to try weights for the readers of a site.
+    /// Makes ready to try weights for the readers of a site. `states`: all sites of the block, none of them scaled yet.
     ///
     /// # Errors
     /// If the block cannot be run.
-    fn stop_at<'p>(&'p self, site: &Site) -> Result<Box<dyn Trial + 'p>>;
+    fn stop_at<'p>(&'p self, site: &Site, states: &'p [SiteState]) -> Result<Box<dyn Trial + 'p>>;
+
+    /// How it judges, if not by running the block.
+    fn judges(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A block, stopped in front of the readers of one site.
 pub trait Trial {
     /// What other weights (canonical rows of whole matrices, as they would stand in the original checkpoint) do to the
     /// attention's or the MLP's output, the residual stream behind them: the mean over tokens of the squared change,
-    /// summed over the width. Everything else in the block is as it was loaded.
+    /// summed over the width; or, where the block is not run ([`Probe::judges`]), to the outputs of the matrices
+    /// themselves. Everything else in the block is as it was loaded.
     ///
     /// # Errors
     /// If the block cannot be run.

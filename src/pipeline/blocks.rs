@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 
 use aurora_quantizers::{SiteStats, Store};
 
+use super::done::Done;
 use super::probe::Probe;
 use super::resume::Resume;
 use super::walk::{Head, Samples, Stop, Visit, walk};
 use crate::calibrate::observe::{Feed, Observer, feeds};
+use crate::calibrate::shard::Shard;
 use crate::export::Sink;
-use crate::model::{Model, ParamId, Reader, Site};
+use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
 use crate::passes::{self, BlockState, Log, Pass, SiteState, StatsKind};
 use crate::plan::Plan;
 use crate::recipe::Propagate;
@@ -60,52 +62,31 @@ pub fn run(
     let longest = job.samples.iter().map(Vec::len).max().unwrap_or(0);
     let options = Options { context: longest, exact: true, cache: CacheType::F32, attention: Attention::Flash };
     let runner = BlockRunner::new(model, weights, options)?;
-    let stores: Vec<&'static dyn Store> = plan.tensors.iter().map(|t| t.store).collect();
-    let mut work = Work {
-        model,
-        weights,
+    let mut walked = Walked {
+        work: Work::new(model, weights, plan, job.passes, output, watch),
         job,
-        stores: &stores,
-        sites: model.graph.sites(),
+        shard: Shard::whole(job.samples.len(), longest),
         resume,
-        output,
-        watch,
-        solved: Solved { written: vec![false; plan.tensors.len()], ..Solved::default() },
     };
     let mut first = 0;
     let mut samples = Samples::Tokens(job.samples);
     if let Some(state) = resume.map(Resume::load).transpose()?.flatten() {
         (first, samples) = (state.blocks, Samples::Residuals(state.residuals));
-        state.done.into_iter().try_for_each(|done| work.keep(done))?;
+        state.done.into_iter().try_for_each(|done| walked.work.keep(done))?;
     }
-    walk(&runner, samples, first..model.graph.blocks.len(), &mut work)?;
-    Ok(work.solved)
+    walk(&runner, samples, first..model.graph.blocks.len(), &mut walked)?;
+    Ok(walked.work.solved)
 }
 
-/// What one block (or the head) came to.
-#[derive(Debug, Default, PartialEq)]
-pub struct Done {
-    /// Bytes of whole parameters.
-    pub encoded: BTreeMap<ParamId, Vec<u8>>,
-    /// Edits of what is not encoded.
-    pub edits: Edits,
-    /// What the passes did.
-    pub records: Vec<PassRecord>,
-}
-
-struct Work<'a> {
-    model: &'a Model,
-    weights: &'a Weights<'a>,
+/// The methods, as they visit the blocks of a walk.
+struct Walked<'a> {
+    work: Work<'a>,
     job: &'a Job<'a>,
-    stores: &'a [&'static dyn Store],
-    sites: Vec<Site>,
+    shard: Shard,
     resume: Option<&'a Resume>,
-    output: &'a dyn Sink,
-    watch: &'a dyn Watch,
-    solved: Solved,
 }
 
-impl Visit for Work<'_> {
+impl Visit for Walked<'_> {
     fn block(&mut self, stop: &mut Stop<'_, '_>) -> Result<()> {
         let index = stop.index();
         let mut observer = self.observer(Some(index));
@@ -117,33 +98,34 @@ impl Visit for Work<'_> {
             Propagate::Quantized => stop.observe(&mut observer, &mut self.each(&inputs)?)?,
         }
         let probe = probe.as_ref().map(|p| p as &dyn passes::Probe);
-        let done = self.passes(Some(index), observer, probe)?;
+        let done = self.work.passes(Some(index), &mut seen(&self.work.model.graph, observer), probe)?;
         if self.job.propagate == Propagate::Quantized {
-            stop.through(&self.overrides(&done)?, &mut self.each(&format!("block {index}: outputs"))?)?;
+            stop.through(&self.work.overrides(&done)?, &mut self.each(&format!("block {index}: outputs"))?)?;
         }
         if let Some(resume) = self.resume {
             resume.save(index, &done, stop.residuals())?;
         }
-        self.keep(done)
+        self.work.keep(done)
     }
 
     fn head(&mut self, head: &Head<'_, '_>) -> Result<()> {
         let mut observer = self.observer(None);
         head.observe(&mut observer, &mut self.each("output matrix: inputs")?)?;
-        let done = self.passes(None, observer, None)?;
-        self.keep(done)
+        let done = self.work.passes(None, &mut seen(&self.work.model.graph, observer), None)?;
+        self.work.keep(done)
     }
 }
 
-impl Work<'_> {
+impl Walked<'_> {
     /// Of a block, or of the output matrix.
     fn observer(&self, block: Option<usize>) -> Observer {
-        Observer::new(feeds(&self.sites, block), self.gram())
+        let gram = self.job.passes.iter().any(|p| p.needs().stats == StatsKind::Gram);
+        Observer::new(feeds(&self.work.sites, block), gram, &self.shard)
     }
 
     /// Tells how many samples are done of `what`, and asks whether to go on.
     fn each(&self, what: &str) -> Result<impl FnMut(usize) -> Result<()>> {
-        let (watch, all, what) = (self.watch, self.job.samples.len(), what.to_owned());
+        let (watch, all, what) = (self.work.watch, self.job.samples.len(), what.to_owned());
         let tell = move |done: usize| {
             watch.stage(&format!("{what} {done}/{all}"));
             watch.go_on()
@@ -151,29 +133,61 @@ impl Work<'_> {
         tell(0)?;
         Ok(tell)
     }
+}
 
-    fn gram(&self) -> bool {
-        self.job.passes.iter().any(|p| p.needs().stats == StatsKind::Gram)
+/// Hands out what was observed, feed by feed.
+fn seen<'g>(graph: &'g ModelGraph, observer: Observer) -> impl FnMut(&Feed) -> Result<SiteStats> + 'g {
+    let mut seen: BTreeMap<Reader, SiteStats> = observer.whole().map(|(feed, stats)| (feed.reader(), stats)).collect();
+    move |feed| {
+        let name = &graph.param(feed.readers[0]).name;
+        seen.remove(&feed.reader()).ok_or_else(|| Error::numbers(name, "nothing was seen of its input"))
+    }
+}
+
+/// What the methods work with, and what came of it so far.
+pub(super) struct Work<'a> {
+    model: &'a Model,
+    weights: &'a Weights<'a>,
+    passes: &'a [Box<dyn Pass>],
+    pub stores: Vec<&'static dyn Store>,
+    pub sites: Vec<Site>,
+    output: &'a dyn Sink,
+    watch: &'a dyn Watch,
+    pub solved: Solved,
+}
+
+impl<'a> Work<'a> {
+    /// Nothing is done yet.
+    pub fn new(
+        model: &'a Model,
+        weights: &'a Weights<'a>,
+        plan: &Plan,
+        passes: &'a [Box<dyn Pass>],
+        output: &'a dyn Sink,
+        watch: &'a dyn Watch,
+    ) -> Self {
+        let stores = plan.tensors.iter().map(|t| t.store).collect();
+        let solved = Solved { written: vec![false; plan.tensors.len()], ..Solved::default() };
+        Work { model, weights, passes, stores, sites: model.graph.sites(), output, watch, solved }
     }
 
-    /// Lets all passes work on what was observed of a block, or of the output matrix.
-    fn passes(&self, block: Option<usize>, seen: Observer, probe: Option<&dyn passes::Probe>) -> Result<Done> {
-        let mut seen: BTreeMap<Reader, SiteStats> =
-            seen.finish().into_iter().map(|(feed, stats)| (feed.reader(), stats)).collect();
-        let mut find = |feed: &Feed| {
-            let name = &self.model.graph.param(feed.readers[0]).name;
-            let stats = seen.remove(&feed.reader());
-            stats.map(|stats| (feed.expert, stats)).ok_or_else(|| Error::numbers(name, "nothing was seen of its input"))
-        };
+    /// Lets all passes work on a block, or on the output matrix. `find`: the statistics of a feed.
+    pub fn passes(
+        &self,
+        block: Option<usize>,
+        find: &mut dyn FnMut(&Feed) -> Result<SiteStats>,
+        probe: Option<&dyn passes::Probe>,
+    ) -> Result<Done> {
         let sites = self.sites.iter().filter(|site| site.block == block);
         let states = sites.map(|site| {
-            let stats = feeds(std::slice::from_ref(site), block).iter().map(&mut find).collect::<Result<_>>()?;
+            let feeds = feeds(std::slice::from_ref(site), block);
+            let stats = feeds.iter().map(|feed| Ok((feed.expert, find(feed)?))).collect::<Result<_>>()?;
             Ok(SiteState { site: site.clone(), stats })
         });
         let states = states.collect::<Result<_>>()?;
-        let mut state = BlockState::new(self.weights, self.stores, probe, states);
+        let mut state = BlockState::new(self.weights, &self.stores, probe, states);
         let mut log = Lines { watch: self.watch, records: Vec::new() };
-        for pass in self.job.passes {
+        for pass in self.passes {
             pass.apply(&mut state, &mut log)?;
         }
         let (codes, mut edits) = state.finish();
@@ -203,7 +217,7 @@ impl Work<'_> {
     }
 
     /// Writes what a block came to, and remembers the rest.
-    fn keep(&mut self, done: Done) -> Result<()> {
+    pub fn keep(&mut self, done: Done) -> Result<()> {
         for (id, bytes) in &done.encoded {
             self.output.put(id.0, 0, bytes)?;
             self.solved.written[id.0] = true;

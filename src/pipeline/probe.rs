@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::model::{Reader, Site};
-use crate::passes;
+use crate::passes::{self, SiteState};
 use crate::runtime::{self, BlockRunner, Overrides, Stopped};
 
 /// Samples that weights are tried on, drawn evenly from all.
@@ -25,7 +25,7 @@ impl<'p, 'a> Probe<'p, 'a> {
 }
 
 impl passes::Probe for Probe<'_, '_> {
-    fn stop_at<'p>(&'p self, site: &Site) -> Result<Box<dyn passes::Trial + 'p>> {
+    fn stop_at<'p>(&'p self, site: &Site, _: &'p [SiteState]) -> Result<Box<dyn passes::Trial + 'p>> {
         Ok(Box::new(Trial(self.0.stop_at(site.reach.clone()))))
     }
 }

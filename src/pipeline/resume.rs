@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use flate2::{Crc, CrcWriter};
 use serde::{Deserialize, Serialize};
 
-use super::blocks::Done;
+use super::done::Done;
 use crate::model::ParamId;
 use crate::record::PassRecord;
 use crate::weights::Edits;

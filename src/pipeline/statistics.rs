@@ -1,17 +1,19 @@
 //! A calibration: the walk's visitor that only looks on, and hands over the statistics of every feed.
 
 use aurora_quantizers::SiteStats;
+use aurora_quantizers::tree::Place;
 
 use super::walk::{Each, Head, Samples, Stop, Visit, walk};
 use crate::Result;
 use crate::calibrate::Wanted;
 use crate::calibrate::observe::{Feed, Observer, feeds};
+use crate::calibrate::shard::{self, Shard};
 use crate::model::Site;
 use crate::runtime::BlockRunner;
 use crate::watch::Watch;
 
-/// Receives the statistics of a feed.
-pub type Sink<'s> = &'s mut dyn FnMut(&Feed, SiteStats) -> Result<()>;
+/// Receives the statistics of a feed: the sums of a shard's nodes, one of all samples.
+pub type Sink<'s> = &'s mut dyn FnMut(&Feed, Vec<(Place, SiteStats)>) -> Result<()>;
 
 /// Runs all samples and hands over the statistics of every feed, in the order in which the model computes.
 ///
@@ -22,12 +24,35 @@ pub fn collect(
     runner: &BlockRunner<'_>,
     samples: &[Vec<u32>],
     wanted: Wanted,
+    sink: &mut dyn FnMut(&Feed, SiteStats) -> Result<()>,
+    watch: &dyn Watch,
+) -> Result<()> {
+    let shard = Shard::whole(samples.len(), runner.options().context);
+    let mut whole =
+        |feed: &Feed, nodes: Vec<(Place, SiteStats)>| nodes.into_iter().try_for_each(|(_, stats)| sink(feed, stats));
+    collect_shard(runner, samples, &shard, wanted, &mut whole, watch)
+}
+
+/// The same of a part of some samples. `samples`: those of the shard.
+///
+/// # Errors
+/// As [`collect`].
+///
+/// # Panics
+/// If there are more or fewer samples, or the runner's context makes other leaves of them.
+pub fn collect_shard(
+    runner: &BlockRunner<'_>,
+    samples: &[Vec<u32>],
+    shard: &Shard,
+    wanted: Wanted,
     sink: Sink<'_>,
     watch: &dyn Watch,
 ) -> Result<()> {
+    assert_eq!(samples.len(), shard.samples().len(), "samples of the shard");
+    assert_eq!(shard::leaf(runner.options().context), shard.leaf, "samples of a leaf");
     let graph = &runner.model().graph;
     watch.begin((samples.len() * (graph.blocks.len() + 1)) as u64);
-    let mut visit = Collect { sites: graph.sites(), wanted, sink, watch };
+    let mut visit = Collect { sites: graph.sites(), shard, wanted, sink, watch };
     walk(runner, Samples::Tokens(samples), 0..graph.blocks.len(), &mut visit)?;
     watch.advance("calibrating", samples.len() as u64);
     watch.go_on()
@@ -35,14 +60,25 @@ pub fn collect(
 
 struct Collect<'c> {
     sites: Vec<Site>,
+    shard: &'c Shard,
     wanted: Wanted,
     sink: Sink<'c>,
     watch: &'c dyn Watch,
 }
 
+impl Collect<'_> {
+    fn observer(&self, block: Option<usize>) -> Observer {
+        Observer::new(feeds(&self.sites, block), self.wanted.gram, self.shard)
+    }
+
+    fn hand_over(&mut self, observer: Observer) -> Result<()> {
+        observer.nodes().try_for_each(|(feed, nodes)| (self.sink)(&feed, nodes))
+    }
+}
+
 impl Visit for Collect<'_> {
     fn block(&mut self, stop: &mut Stop<'_, '_>) -> Result<()> {
-        let mut observer = Observer::new(feeds(&self.sites, Some(stop.index())), self.wanted.gram);
+        let mut observer = self.observer(Some(stop.index()));
         let (watch, mut before) = (self.watch, 0);
         let each: Each<'_> = &mut |done| {
             watch.advance("calibrating", (done - before) as u64);
@@ -50,15 +86,15 @@ impl Visit for Collect<'_> {
             watch.go_on()
         };
         stop.observe_through(&mut observer, each)?;
-        observer.finish().into_iter().try_for_each(|(feed, stats)| (self.sink)(&feed, stats))
+        self.hand_over(observer)
     }
 
     fn head(&mut self, head: &Head<'_, '_>) -> Result<()> {
         if !self.wanted.output {
             return Ok(());
         }
-        let mut observer = Observer::new(feeds(&self.sites, None), self.wanted.gram);
+        let mut observer = self.observer(None);
         head.observe(&mut observer, &mut |_| self.watch.go_on())?;
-        observer.finish().into_iter().try_for_each(|(feed, stats)| (self.sink)(&feed, stats))
+        self.hand_over(observer)
     }
 }

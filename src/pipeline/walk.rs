@@ -1,13 +1,15 @@
 //! The one block loop: all samples stand in front of a block, a visitor works there, all go through it, and so on to the head.
 //!
 //! In go a runner and samples, as tokens or as the residual streams that an earlier run was left with; what comes out is what the
-//! visitor makes of it. Memory holds the residual streams of all samples and one block's weights. The loop knows nothing of methods or
+//! visitor makes of it. Samples go leaf by leaf ([`shard`]): which of them go together, and so every bit, does not depend on where a
+//! text was cut. Memory holds the residual streams of all samples and one block's weights. The loop knows nothing of methods or
 //! files.
 
 use std::ops::Range;
 
 use crate::calibrate::not_finite;
 use crate::calibrate::observe::Observer;
+use crate::calibrate::shard;
 use crate::runtime::{BlockRunner, LinearInput, Overrides, Tap};
 use crate::{Error, Result};
 
@@ -122,19 +124,26 @@ impl<'w, 'a> Stop<'w, 'a> {
     ) -> Result<()> {
         assert!(!self.through, "the samples are through block {} already", self.index);
         let mut block = self.runner.block(self.index, overrides);
-        let mut done = 0;
-        while done < self.residuals.len() {
-            let some = done..done + block.together(&self.residuals[done..]);
-            done = some.end;
-            let tap = observer.as_mut().map(|o| &mut **o as &mut dyn Tap);
-            match go {
-                true => block.run_all(&mut self.residuals[some], tap)?,
-                false => block.run_all(&mut self.residuals[some].to_vec(), tap)?,
+        let (leaf, mut done) = (shard::leaf(self.runner.options().context), 0);
+        for samples in self.residuals.chunks_mut(leaf) {
+            let mut rest = samples;
+            while !rest.is_empty() {
+                let (some, later) = rest.split_at_mut(block.together(rest));
+                let tap = observer.as_mut().map(|o| &mut **o as &mut dyn Tap);
+                match go {
+                    true => block.run_all(some, tap)?,
+                    false => block.run_all(&mut some.to_vec(), tap)?,
+                }
+                if let Some(observer) = &observer {
+                    observed(self.runner, observer)?;
+                }
+                done += some.len();
+                each(done)?;
+                rest = later;
             }
-            if let Some(observer) = &observer {
-                observed(self.runner, observer)?;
+            if let Some(observer) = &mut observer {
+                observer.end_leaf();
             }
-            each(done)?;
         }
         self.through = go;
         Ok(())
@@ -148,19 +157,29 @@ pub struct Head<'w, 'a> {
 }
 
 impl Head<'_, '_> {
+    /// The residual stream of every sample, `[tokens, width]`.
+    pub fn residuals(&self) -> &[Vec<f32>] {
+        self.residuals
+    }
+
     /// Shows what the output matrix reads, to an observer of its feed.
     ///
     /// # Errors
     /// If a value is not finite, or `each` says so.
     pub fn observe(&self, observer: &mut Observer, each: Each<'_>) -> Result<()> {
         let Some(reader) = observer.feeds().next().map(|feed| feed.reader()) else { return Ok(()) };
-        for (i, residual) in self.residuals.iter().enumerate() {
-            let x = self.runner.head_inputs(residual)?;
-            let cols = self.runner.model().graph.param(reader.weight).cols();
-            let input = LinearInput { block: None, weight: reader.weight, expert: reader.expert, x: &x, cols };
-            observer.linear_input(&input);
-            observed(self.runner, observer)?;
-            each(i + 1)?;
+        let (leaf, mut done) = (shard::leaf(self.runner.options().context), 0);
+        for samples in self.residuals.chunks(leaf) {
+            for residual in samples {
+                let x = self.runner.head_inputs(residual)?;
+                let cols = self.runner.model().graph.param(reader.weight).cols();
+                let input = LinearInput { block: None, weight: reader.weight, expert: reader.expert, x: &x, cols };
+                observer.linear_input(&input);
+                observed(self.runner, observer)?;
+                done += 1;
+                each(done)?;
+            }
+            observer.end_leaf();
         }
         Ok(())
     }

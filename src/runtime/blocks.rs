@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 /// Tokens of several samples that go through a block together: enough to make reading weights and waking threads cheap. At least
 /// two batches, so that samples of one batch go together.
-const TOGETHER: usize = 2 * BATCH;
+pub const TOGETHER: usize = 2 * BATCH;
 
 /// A model whose parts are made ready one at a time.
 pub struct BlockRunner<'a> {
@@ -36,6 +36,11 @@ impl<'a> BlockRunner<'a> {
     /// The model.
     pub fn model(&self) -> &'a Model {
         self.model
+    }
+
+    /// How it runs.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Numbers per token of the residual stream.

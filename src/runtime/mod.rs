@@ -42,7 +42,7 @@ mod route;
 pub mod sampler;
 mod session;
 
-pub use blocks::{Block, BlockRunner};
+pub use blocks::{Block, BlockRunner, TOGETHER};
 pub use engine::Engine;
 pub use linear::{LinearInput, Tap};
 pub use operator::{Linear, LowRank, Sum};

@@ -34,6 +34,9 @@ pub(super) fn recipe(args: &Convert) -> Result<Recipe> {
     } else if args.calibrate {
         recipe.importance = Some(Importance::Calibrate);
     }
+    if args.stats.is_some() {
+        recipe.stats.clone_from(&args.stats);
+    }
     match args.solving.propagate.as_deref() {
         Some("quantized") => recipe.propagate = Propagate::Quantized,
         Some(_) => recipe.propagate = Propagate::Float,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::passes::awq::EXPONENTS;
+use crate::passes::awq::{EXPONENTS, JUDGED_BY};
 use crate::record::PassRecord;
 
 /// A line for the whole, one for each block, one for each reason why an input has no scales.
@@ -12,10 +12,11 @@ pub fn lines(records: &[PassRecord]) -> Vec<String> {
         return Vec::new();
     }
     let scaled = records.iter().filter(|r| r.facts.contains_key(EXPONENTS)).count();
-    let mut lines = vec![format!(
-        "scaled inputs: {scaled} of {}; error of the attention's or MLP's output, of that without scales:",
-        records.len()
-    )];
+    let of = match records.iter().find_map(|r| r.facts.get(JUDGED_BY)?.as_str()) {
+        None => "error of the attention's or MLP's output".to_owned(),
+        Some(what) => format!("error by {what}"),
+    };
+    let mut lines = vec![format!("scaled inputs: {scaled} of {}; {of}, of that without scales:", records.len())];
     let mut blocks: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for record in records {

@@ -1,0 +1,152 @@
+//! The shards of one run, put together: the file that the run would have written, byte for byte.
+
+use std::ops::{Add, Range};
+use std::path::Path;
+
+use aurora_quantizers::tree::{self, Place};
+
+use super::{AT_A_TIME, Entry, GRAM, Imatrix, Shape, TREE, Writer, bytes_of, floats, triangle};
+use crate::checkpoint::mmap::Map;
+use crate::error::printable;
+use crate::watch::Watch;
+use crate::{Error, Result};
+
+/// Puts shards together, in whatever order they are named.
+///
+/// # Errors
+/// If one is missing, is there twice, belongs to another run or is no shard, is damaged, or if writing fails.
+pub(super) fn join(files: Vec<Imatrix>, output: &Path, replace: bool, watch: &dyn Watch) -> Result<Imatrix> {
+    let files = in_order(files)?;
+    let mut sum = Imatrix::new(files[0].origin.clone());
+    sum.origin.chunks = files.iter().fold(0, |all, file| all.saturating_add(file.origin.chunks));
+    let mut shapes: Vec<Shape> = Vec::new();
+    for (name, entry) in &files[0].entries {
+        for file in &files[1..] {
+            let other = file.entries.get(name).map(|other| (other.cols, other.counts.len()));
+            if other != Some((entry.cols, entry.counts.len())) {
+                let what = format!("not as in {}; make the shard again", files[0].path.display());
+                return Err(Error::tensor(&file.path, printable(name), what));
+            }
+        }
+        let (cols, experts) = (entry.cols, entry.counts.len());
+        let mut whole = Entry { cols, ..Entry::default() };
+        for expert in 0..experts {
+            let of = |what: &str, width: usize| -> Result<Vec<f32>> {
+                let read = |file: &Imatrix, node: usize| file.node_sums(name, what, expert, node, width);
+                Ok(root(&files, read)?.into_iter().map(|x: f64| x as f32).collect())
+            };
+            whole.counts.extend(of(TREE[0], 1)?);
+            whole.sum_sq.extend(of(TREE[1], cols)?);
+            whole.sum_abs.extend(of(TREE[2], cols)?);
+        }
+        sum.entries.insert(name.clone(), whole);
+        shapes.push((name.clone(), cols, experts, files[0].trees.contains_key(&format!("{name}{}", TREE[3]))));
+    }
+    let writer = Writer::begin(output, &sum.origin, None, shapes.clone(), replace)?;
+    for (name, cols, experts, _) in shapes.iter().filter(|(.., gram)| *gram) {
+        let (tensor, length) = (writer.names[&format!("{name}{GRAM}")], triangle(*cols));
+        for expert in 0..*experts {
+            for from in (0..length).step_by(AT_A_TIME) {
+                let some = from..length.min(from + AT_A_TIME);
+                let read = |file: &Imatrix, node: usize| file.node_gram(name, expert, node, *cols, some.clone());
+                let at = 4 * (expert * length + from) as u64;
+                writer.output.put(tensor, at, &bytes_of(root(&files, read)?))?;
+                watch.go_on()?;
+            }
+        }
+    }
+    writer.finish(&sum, watch)?;
+    Ok(sum)
+}
+
+/// All shards of a run, by number.
+fn in_order(files: Vec<Imatrix>) -> Result<Vec<Imatrix>> {
+    let mut found: Vec<Imatrix> = Vec::new();
+    for file in files {
+        let Some(part) = file.part.clone() else {
+            let what = "holds all samples of its run, but other files here are shards; merge the shards of one run";
+            return Err(Error::malformed(&file.path, what));
+        };
+        if let Some(first) = found.first()
+            && let Some((what, here, there)) = part.differs(first.part.as_ref().expect("looked at before"))
+        {
+            let first = first.path.display();
+            let what = format!("{} of another run: {what} is {here}, in {first} it is {there}", part.name());
+            return Err(Error::malformed(&file.path, what));
+        }
+        if let Some(twin) = found.iter().find(|other| other.part.as_ref() == Some(&part)) {
+            let what = format!("{} is {} already; name every shard once", part.name(), twin.path.display());
+            return Err(Error::malformed(&file.path, what));
+        }
+        found.push(file);
+    }
+    let index = |file: &Imatrix| file.part.as_ref().map_or(0, |part| part.shard.index);
+    found.sort_by_key(index);
+    let count = found.first().and_then(|file| file.part.as_ref()).map_or(0, |part| part.shard.count);
+    let missing = (0..count).find(|i| found.iter().all(|file| index(file) != *i));
+    match missing {
+        Some(i) => Err(Error::setting(format!("shard {i} of {count} is missing; shards count from 0"))),
+        None => Ok(found),
+    }
+}
+
+/// The sums of the root, from those of all files' nodes.
+fn root<T: Copy + Add<Output = T>>(
+    files: &[Imatrix],
+    read: impl Fn(&Imatrix, usize) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
+    let mut nodes: Vec<(Place, Vec<T>)> = Vec::new();
+    for file in files {
+        for (node, place) in file.nodes().into_iter().enumerate() {
+            tree::carry(&mut nodes, place, read(file, node)?, |mut left, right| {
+                left.iter_mut().zip(right).for_each(|(a, b)| *a = *a + b);
+                left
+            });
+        }
+    }
+    let (_, whole) = nodes.pop().expect("at least one shard of at least one leaf");
+    Ok(whole)
+}
+
+impl Imatrix {
+    /// The nodes whose sums the file has.
+    fn nodes(&self) -> Vec<Place> {
+        self.part.as_ref().map_or(Vec::new(), |part| part.shard.nodes())
+    }
+
+    /// `width` numbers of one node.
+    fn node_sums(&self, name: &str, what: &str, expert: usize, node: usize, width: usize) -> Result<Vec<f64>> {
+        let (map, range) = self.of_node(name, what, (expert, node), (width, 8))?;
+        Ok(map.bytes()[range].as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
+    }
+
+    /// Some of the triangle of one node.
+    fn node_gram(&self, name: &str, expert: usize, node: usize, cols: usize, some: Range<usize>) -> Result<Vec<f32>> {
+        let (map, range) = self.of_node(name, TREE[3], (expert, node), (triangle(cols), 4))?;
+        let part = range.start + 4 * some.start..range.start + 4 * some.end;
+        let numbers = floats(&map.bytes()[part.clone()]).collect();
+        map.release(part);
+        Ok(numbers)
+    }
+
+    /// Where the `width` numbers of a node are, of so many bytes each.
+    fn of_node(
+        &self,
+        name: &str,
+        what: &str,
+        (expert, node): (usize, usize),
+        (width, each): (usize, usize),
+    ) -> Result<(&Map, Range<usize>)> {
+        let tensor = format!("{name}{what}");
+        let nodes = self.nodes().len();
+        let experts = self.entries.get(name).map_or(0, |entry| entry.counts.len());
+        let needed = nodes.checked_mul(experts).and_then(|n| n.checked_mul(width));
+        let info = self.trees.get(&tensor).filter(|info| info.elements() == needed);
+        let (Some(info), Some(map)) = (info, &self.map) else {
+            let what = format!("missing, or not {nodes} sums of {width} numbers for each of {experts} matrices");
+            return Err(Error::tensor(&self.path, printable(&tensor), what));
+        };
+        let start = info.range.start + (expert * nodes + node) * width * each;
+        Ok((map, start..start + width * each))
+    }
+}

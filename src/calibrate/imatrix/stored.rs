@@ -1,0 +1,95 @@
+//! Statistics of a model's sites, from a file: for methods that need not run the model again.
+
+use aurora_quantizers::SiteStats;
+use aurora_quantizers::stats::Gram;
+
+use super::{GRAM, Imatrix, experts, floats, triangle};
+use crate::calibrate::observe::Feed;
+use crate::error::printable;
+use crate::model::{ModelGraph, ParamId};
+use crate::{Error, Result};
+
+impl Imatrix {
+    /// Whether the file can stand in for a run over a text. `feeds`: what has to be in it; `gram`: whether with X^T X.
+    ///
+    /// # Errors
+    /// If it is a shard, or lacks something or has it in another shape: which matrix, and what to do.
+    pub fn complete<'f>(
+        &self,
+        graph: &ModelGraph,
+        feeds: impl IntoIterator<Item = &'f Feed>,
+        gram: bool,
+    ) -> Result<()> {
+        if let Some(part) = &self.part {
+            let what = format!("{} of a run; put all of them together first (calibrate --merge)", part.name());
+            return Err(Error::malformed(&self.path, what));
+        }
+        for feed in feeds {
+            let id = feed.readers[0];
+            let name = &graph.param(id).name;
+            let fault = |what: String| Err(Error::tensor(&self.path, printable(name), what));
+            let Some(entry) = self.entries.get(name) else {
+                return fault("no statistics of this matrix; were they made with another model?".to_owned());
+            };
+            if (entry.cols, entry.counts.len()) != (feed.width, experts(graph, id)) {
+                let (found, needed) = ((entry.cols, entry.counts.len()), (feed.width, experts(graph, id)));
+                return fault(format!(
+                    "{} columns of {} matrices, needed {} of {}; were the statistics made with another model?",
+                    found.0, found.1, needed.0, needed.1
+                ));
+            }
+            let sums = entry.counts.iter().chain(&entry.sum_sq).chain(&entry.sum_abs);
+            if let Some(x) = sums.into_iter().find(|x| !x.is_finite() || **x < 0.0) {
+                return fault(format!("a sum of {x}; needed finite numbers of at least 0"));
+            }
+            if entry.sum_abs.is_empty() {
+                return fault("no sums of magnitudes; make the file with calibrate, whose files have them".to_owned());
+            }
+            let stored = self.gram_of(graph, feed);
+            if gram && stored.is_none() {
+                return fault(
+                    "no X^T X of its input, which this method needs; make the file with calibrate --hessian".to_owned(),
+                );
+            }
+            if let Some(name) = stored {
+                self.gram_bytes(name, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a feed's linears saw; none if the file has nothing of them.
+    ///
+    /// # Errors
+    /// If a number of X^T X is not finite.
+    ///
+    /// # Panics
+    /// If [`Imatrix::complete`] refuses the feed.
+    pub fn stats(&self, graph: &ModelGraph, feed: &Feed) -> Result<Option<SiteStats>> {
+        let Some(entry) = self.entries.get(&graph.param(feed.readers[0]).name) else { return Ok(None) };
+        let (expert, cols) = (feed.expert.unwrap_or(0), entry.cols);
+        let wide = |sums: &[f32]| sums[expert * cols..(expert + 1) * cols].iter().map(|x| f64::from(*x)).collect();
+        let gram = self.gram_of(graph, feed).map(|name| self.triangle(name, expert, cols)).transpose()?;
+        let tokens = entry.counts[expert] as u64;
+        Ok(Some(SiteStats::from_sums(tokens, wide(&entry.sum_sq), wide(&entry.sum_abs), gram)))
+    }
+
+    /// The name under which X^T X of a feed is stored: that of any of its linears.
+    fn gram_of<'g>(&self, graph: &'g ModelGraph, feed: &Feed) -> Option<&'g str> {
+        let name = |id: &ParamId| graph.param(*id).name.as_str();
+        feed.readers.iter().map(name).find(|name| self.grams.contains_key(*name))
+    }
+
+    fn triangle(&self, name: &str, expert: usize, cols: usize) -> Result<Gram> {
+        let (info, map) = (&self.grams[name], self.map.as_ref().expect("a file with X^T X is mapped"));
+        let start = info.range.start + 4 * expert * triangle(cols);
+        let range = start..start + 4 * triangle(cols);
+        let bytes = &map.bytes()[range.clone()];
+        if let Some(x) = floats(bytes).find(|x| !x.is_finite()) {
+            return Err(Error::tensor(&self.path, printable(&format!("{name}{GRAM}")), format!("a sum of {x}")));
+        }
+        let gram = Gram::from_lower(cols, floats(bytes));
+        map.release(range);
+        Ok(gram)
+    }
+}
