@@ -173,7 +173,7 @@ fn a_walk_takes_samples_on_by_itself_and_begins_where_another_ended() {
     for (i, found) in whole.0.iter().enumerate() {
         assert!(direct == *found, "before block {i}");
         if i < blocks {
-            runner.block(i, &Overrides::new()).unwrap().run_all(&mut direct, None).unwrap();
+            runner.block(i, &Overrides::new()).run_all(&mut direct, None).unwrap();
         }
     }
     let (mut first, mut rest) = (Idle::default(), Idle::default());
