@@ -157,6 +157,13 @@ impl SiteStats {
         add(&mut self.sum_abs, &other.sum_abs);
     }
 
+    /// With sums rounded to F32, as files hold them: so it makes no difference whether statistics came from one.
+    pub fn as_stored(mut self) -> SiteStats {
+        let sums = self.sum_sq.iter_mut().chain(&mut self.sum_abs);
+        sums.for_each(|sum| *sum = f64::from(*sum as f32));
+        self
+    }
+
     /// The statistics of x / s: what they become when the producer absorbs `s` (AWQ).
     ///
     /// # Panics

@@ -137,7 +137,8 @@ impl Walked<'_> {
 
 /// Hands out what was observed, feed by feed.
 fn seen<'g>(graph: &'g ModelGraph, observer: Observer) -> impl FnMut(&Feed) -> Result<SiteStats> + 'g {
-    let mut seen: BTreeMap<Reader, SiteStats> = observer.whole().map(|(feed, stats)| (feed.reader(), stats)).collect();
+    let mut seen: BTreeMap<Reader, SiteStats> =
+        observer.whole().map(|(feed, stats)| (feed.reader(), stats.as_stored())).collect();
     move |feed| {
         let name = &graph.param(feed.readers[0]).name;
         seen.remove(&feed.reader()).ok_or_else(|| Error::numbers(name, "nothing was seen of its input"))
