@@ -22,15 +22,14 @@ use crate::calibrate::imatrix::Imatrix;
 use crate::checkpoint::Guard;
 use crate::export::{self, Assigned, Contents, Exporter, Sink};
 use crate::model::Opened;
-use crate::pipeline::blocks::Solved;
 use crate::pipeline::resume::Resume;
-use crate::pipeline::{self, Rounding};
+use crate::pipeline::{self, Rounding, Solved};
 use crate::plan::Plan;
 use crate::recipe::{Importance, Recipe};
 use crate::record::{RunRecord, TensorRecord, Tool};
 use crate::watch::Watch;
 use crate::weights::Weights;
-use crate::{Error, Result, memory};
+use crate::{Result, memory};
 
 mod asked;
 mod hashes;
@@ -178,7 +177,7 @@ impl Job {
         }
         let sink = prepared.begin(&path, to.replace)?;
         let importances = match &self.statistics {
-            Some(statistics) => Some(statistics.find(self, &weights, &mut record.notes, watch)?),
+            Some(statistics) => Some(statistics.find(model, self.data.as_ref(), &weights, &mut record.notes, watch)?),
             None => None,
         };
         watch.begin(self.plan.weights());
@@ -204,7 +203,8 @@ impl Job {
         resume.into_iter().for_each(Resume::remove);
         if to.hash {
             watch.stage("hashing");
-            (record.inputs, record.outputs) = (self.hash_inputs(watch)?, hashes::outputs(&path, watch)?);
+            (record.inputs, record.outputs) =
+                (hashes::inputs(source, &self.recipe, watch)?, hashes::outputs(&path, watch)?);
         }
         record.seconds = started.elapsed().as_secs_f64();
         record.peak_memory_bytes = memory::peak();
@@ -228,16 +228,14 @@ impl Job {
         }
         let samples = &self.data.as_ref().expect("passes that solve have a text").samples;
         let resume = match resume {
-            true => Some(Resume::open(Resume::directory(path), &resume::identity(self, samples))?),
+            true => Some(Resume::open(
+                Resume::directory(path),
+                &resume::identity(&self.recipe, plan, self.opened.source.as_ref(), samples),
+            )?),
             false => None,
         };
         let job = pipeline::blocks::Job { samples, passes, propagate: self.recipe.propagate };
         let solved = pipeline::blocks::run(&self.opened.model, weights, plan, &job, resume.as_ref(), output, watch)?;
         Ok((solved, resume))
     }
-}
-
-/// An error about a setting or two. Names of settings stand in backticks, as recipes spell them.
-fn refuse<T>(what: impl Into<String>) -> Result<T> {
-    Err(Error::setting(what))
 }

@@ -1,5 +1,37 @@
 //! aurora-quant: Hugging Face checkpoints in, small GGUF files out.
 //!
+//! A conversion is a [`recipe::Recipe`]: everything that decides the bytes. [`job::prepare`] opens the checkpoint and checks all
+//! of it before any work; the job then calibrates, solves, rounds and writes.
+//!
+//! ```no_run
+//! use aurora_quant::eval::Evaluation;
+//! use aurora_quant::job::{self, Destination};
+//! use aurora_quant::recipe::{PassSpec, Recipe};
+//! use aurora_quant::watch::Unwatched;
+//!
+//! # fn main() -> aurora_quant::Result<()> {
+//! // Codes chosen by GPTQ, calibrated on the embedded text, in llama.cpp's Q4_K_M.
+//! let mut recipe = Recipe::new("Llama-3.2-1B");
+//! recipe.file_type = Some("q4_k_m".to_owned());
+//! recipe.passes = vec![PassSpec::new("gptq")];
+//! let job = job::prepare(&recipe)?;
+//! let to = Destination { path: Some("small.gguf".into()), ..Destination::default() };
+//! let record = job.run(&to, &Unwatched)?;
+//! println!("{} bytes, {:.2} bits per weight", record.file_bytes, record.bits_per_weight);
+//!
+//! // What that cost, on a text that nothing was calibrated on.
+//! let evaluation = Evaluation { reference: Some("Llama-3.2-1B".into()), ..Evaluation::new("small.gguf") };
+//! let scores = evaluation.run(&Unwatched)?;
+//! println!("perplexity {:.2}, KL divergence {:.5}", scores.perplexity.value, scores.divergence.unwrap().kl.value);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Work that takes long tells a [`watch::Watch`] how far it is, and asks it whether to go on. Errors are [`Error`]: a kind for each
+//! cause, with the file, the tensor, what was found and what to try.
+//!
+//! Without the feature `cli` (on by default) this is a library alone: no command line, no progress bars, no signal handlers.
+//!
 //! Data flows one way: checkpoint -> model -> weights -> plan -> pipeline -> export. `docs/architecture.md` shows the
 //! house.
 //!
@@ -26,6 +58,7 @@
 
 pub mod calibrate;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod error;
 pub mod eval;

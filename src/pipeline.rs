@@ -3,32 +3,31 @@
 //! Chunks depend on shapes alone and every chunk has its place in the output, so the bytes are the same for any
 //! number of threads. Memory is one chunk per thread and the input pages of a few megabytes, of one tensor at most.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aurora_quantizers::gptq::Guess;
 use aurora_quantizers::scan::{Scan, scan};
-use aurora_quantizers::{Care, NumError, Scales, matrix, par};
+use aurora_quantizers::{NumError, Scales, matrix, par};
 
 pub mod blocks;
 mod done;
 pub mod guesses;
 mod probe;
 pub mod resume;
+mod rounding;
 pub mod statistics;
 pub mod stored;
 pub mod walk;
 
 use crate::export::Sink;
-use crate::model::ParamId;
 use crate::plan::{self, Plan, TensorPlan};
 use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
-use blocks::Solved;
 use guesses::Guesses;
+pub use rounding::{Importances, Rounding, Solved};
 
 /// Rows of one tensor that one thread works on at a time.
 struct Chunk {
@@ -46,26 +45,6 @@ struct Group {
 
 /// Chunks per group. Giving pages back interrupts every core, so it is done for a few megabytes at a time.
 const GROUP: usize = 32;
-
-/// What errors of weights cost, where it is known: of a matrix, E[x^2] of every column's input, `[experts, cols]`.
-pub type Importances = BTreeMap<ParamId, Vec<f32>>;
-
-/// How weights are rounded, beyond what the plan says.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Rounding<'a> {
-    /// Scales by ggml's formula, instead of searched ones.
-    pub reference: bool,
-    /// Each weight to the nearest level, instead of codes that make up for each other's errors ([`guesses`]).
-    pub nearest: bool,
-    /// With more time than a conversion that runs nothing takes: for one that ran the model already.
-    pub care: Care,
-    /// What the search weighs errors by; all columns of a matrix without any count alike.
-    pub importances: Option<&'a Importances>,
-    /// What the block loop did before: tensors that are written, and edits of the others.
-    pub solved: Option<&'a Solved>,
-    /// Whether to look at what every reader of the output will see, and tell how far it is from the checkpoint.
-    pub measure: bool,
-}
 
 /// Whether every tensor of `plan` can be written so.
 ///

@@ -12,7 +12,7 @@ use super::{signals, ui};
 use crate::model::Opened;
 use crate::runtime::sampler::{Sampler, Sampling};
 use crate::runtime::{Attention, CacheType, Engine, Options, Session};
-use crate::text::{ChatTemplate, Control, Message, Special, Tokenizer};
+use crate::text::{ChatTemplate, Control, Decoder, Message, Special, Tokenizer};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -195,7 +195,7 @@ impl Writer<'_> {
         }
         answer.prompt_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        let mut decoder = self.tokenizer.decoder(Control::Hide);
+        let mut decoder = Decoder::new(self.tokenizer, Control::Hide);
         while answer.ids.len() < self.args.tokens {
             if STOP.load(Ordering::Relaxed) {
                 answer.stop = "interrupted";

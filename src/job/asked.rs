@@ -2,7 +2,6 @@
 
 use regex::Regex;
 
-use super::refuse;
 use crate::calibrate::dataset::{Choice, Dataset};
 use crate::checkpoint::TensorSource;
 use crate::export::{Choosing, Request};
@@ -143,4 +142,9 @@ pub fn dataset(text: &Text, usual: Option<usize>, source: &dyn TensorSource, mod
     let context = text.context.unwrap_or(CONTEXT.min(model.hyper.context));
     let choice = Choice { context, samples: text.samples.or(usual), seed: text.seed };
     Dataset::load(&text.files, &Tokenizer::open(source)?, choice)
+}
+
+/// An error about a setting or two. Names of settings stand in backticks, as recipes spell them.
+fn refuse<T>(what: impl Into<String>) -> Result<T> {
+    Err(Error::setting(what))
 }

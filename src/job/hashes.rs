@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::Job;
-use crate::checkpoint::{Config, directory_of};
-use crate::recipe::Importance;
+use crate::checkpoint::{Config, TensorSource, directory_of};
+use crate::recipe::{Importance, Recipe};
 use crate::record::FileRecord;
 use crate::watch::Watch;
 use crate::{Error, Result};
@@ -20,22 +19,20 @@ const BUFFER: usize = 1 << 20;
 /// Endings of the files of a checkpoint's folder that say what the model is, beside its tensors.
 const BESIDE: [&str; 5] = ["json", "model", "txt", "jinja", "md"];
 
-impl Job {
-    /// All files that the conversion reads: tensors, what stands beside them, statistics and texts.
-    pub(super) fn hash_inputs(&self, watch: &dyn Watch) -> Result<Vec<FileRecord>> {
-        let mut files: Vec<PathBuf> = self.opened.source.files().to_vec();
-        if let Config::HuggingFace(config) = self.opened.source.config() {
-            let folder = directory_of(&config.path);
-            let known = |p: &Path| p.extension().is_some_and(|e| BESIDE.iter().any(|known| e == *known));
-            files.extend(listed(folder)?.into_iter().filter(|path| known(path)));
-        }
-        if let Some(Importance::File(path)) = &self.recipe.importance {
-            files.push(path.clone());
-        }
-        files.extend(self.recipe.stats.clone());
-        files.extend(self.recipe.text.files.iter().cloned());
-        hashes(files, &|path| path.display().to_string(), watch)
+/// All files that the conversion reads: tensors, what stands beside them, statistics and texts.
+pub(super) fn inputs(source: &dyn TensorSource, recipe: &Recipe, watch: &dyn Watch) -> Result<Vec<FileRecord>> {
+    let mut files: Vec<PathBuf> = source.files().to_vec();
+    if let Config::HuggingFace(config) = source.config() {
+        let folder = directory_of(&config.path);
+        let known = |p: &Path| p.extension().is_some_and(|e| BESIDE.iter().any(|known| e == *known));
+        files.extend(listed(folder)?.into_iter().filter(|path| known(path)));
     }
+    if let Some(Importance::File(path)) = &recipe.importance {
+        files.push(path.clone());
+    }
+    files.extend(recipe.stats.clone());
+    files.extend(recipe.text.files.iter().cloned());
+    hashes(files, &|path| path.display().to_string(), watch)
 }
 
 /// The file that was written, or all files of the folder.

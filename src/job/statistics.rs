@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use aurora_quantizers::spec::Kind;
 
-use super::Job;
 use crate::Result;
 use crate::calibrate::Wanted;
 use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::{Imatrix, Origin};
-use crate::model::{ModelGraph, ParamId};
+use crate::model::{Model, ModelGraph, ParamId};
 use crate::pipeline::{self, Importances};
 use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Importance, Recipe};
@@ -80,7 +79,8 @@ impl Statistics {
     /// The importances; where they are made now, the model is run.
     pub fn find(
         &self,
-        job: &Job,
+        model: &Model,
+        data: Option<&Dataset>,
         weights: &Weights<'_>,
         notes: &mut Vec<String>,
         watch: &dyn Watch,
@@ -88,8 +88,8 @@ impl Statistics {
         if let Some(found) = &self.found {
             return Ok(found.clone());
         }
-        let (graph, data) = (&job.opened.model.graph, job.data.as_ref().expect("calibrations have a text"));
-        let runner = BlockRunner::new(&job.opened.model, weights, Options::exact(data.context))?;
+        let (graph, data) = (&model.graph, data.expect("calibrations have a text"));
+        let runner = BlockRunner::new(model, weights, Options::exact(data.context))?;
         let mut all = Imatrix::new(Origin::of(data, data.samples.len()));
         let mut sink = |feed: &_, stats| {
             all.put(graph, feed, &stats);

@@ -34,6 +34,7 @@ mod qwen3;
 mod qwen3_moe;
 mod rope;
 pub mod sites;
+mod usual;
 
 use arch::untold;
 pub use arch::{Arch, Model};

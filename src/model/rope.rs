@@ -5,7 +5,7 @@ use std::f32::consts::PI;
 
 use serde_json::{Map, Value as Json};
 
-use super::from_hf::Usual;
+use super::usual::Usual;
 use super::{Rope, RopeScaling};
 use crate::checkpoint::config::HfConfig;
 use crate::{Error, Result};

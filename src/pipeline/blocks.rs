@@ -10,6 +10,7 @@ use aurora_quantizers::{SiteStats, Store};
 use super::done::Done;
 use super::probe::Probe;
 use super::resume::Resume;
+use super::rounding::Solved;
 use super::walk::{Head, Samples, Stop, Visit, walk};
 use crate::calibrate::observe::{Feed, Observer, feeds};
 use crate::calibrate::shard::Shard;
@@ -21,7 +22,7 @@ use crate::recipe::Propagate;
 use crate::record::PassRecord;
 use crate::runtime::{Attention, BlockRunner, CacheType, Options, Overrides};
 use crate::watch::Watch;
-use crate::weights::{Edits, Weights};
+use crate::weights::Weights;
 use crate::{Error, Result};
 
 /// What the block loop is to do.
@@ -32,17 +33,6 @@ pub struct Job<'a> {
     pub passes: &'a [Box<dyn Pass>],
     /// Which inputs count.
     pub propagate: Propagate,
-}
-
-/// What the block loop leaves to be done: everything that is not a matrix of a block format, with its edits.
-#[derive(Debug, Default)]
-pub struct Solved {
-    /// Tensors of the plan whose bytes are written.
-    pub written: Vec<bool>,
-    /// Edits of what is not.
-    pub edits: Edits,
-    /// What the passes did, place by place.
-    pub records: Vec<PassRecord>,
 }
 
 /// Runs the passes over all blocks and the head, and writes what they encode.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use aurora_quantizers::gptq::{self, Guess, Part, Sample};
 use ndarray::Array2;
 
-use super::Rounding;
+use super::rounding::Rounding;
 use crate::model::{ModelGraph, ParamId, Role};
 use crate::plan::{Plan, TensorPlan};
 use crate::weights::Weights;

@@ -3,7 +3,8 @@
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{SiteStats, matrix};
 
-use super::blocks::{Solved, Work};
+use super::blocks::Work;
+use super::rounding::Solved;
 use crate::calibrate::imatrix::Imatrix;
 use crate::calibrate::observe::{Feed, feeds};
 use crate::export::Sink;

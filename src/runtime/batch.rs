@@ -4,8 +4,8 @@
 //! length. Slots are shared by all blocks, so a batch needs each only once.
 
 use super::cache::Cache;
-use super::engine::Engine;
 use super::flash::Heads;
+use super::loaded::Engine;
 use super::maths::{self, in_chunks};
 use super::norm::Norm;
 use super::rope::{self, Kind};

@@ -6,7 +6,7 @@
 
 use super::batch::{Batch, Culprit, finite};
 use super::cache::Cache;
-use super::engine::{self, BATCH};
+use super::loaded::{self, BATCH};
 use super::{Engine, Options, Overrides, Tap, blame};
 use crate::model::{Model, Op, ParamId};
 use crate::weights::Weights;
@@ -29,7 +29,7 @@ impl<'a> BlockRunner<'a> {
     /// # Errors
     /// As [`Engine::new`].
     pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Self> {
-        engine::check(model, options)?;
+        loaded::check(model, options)?;
         Ok(BlockRunner { model, weights, options })
     }
 
@@ -54,7 +54,7 @@ impl<'a> BlockRunner<'a> {
     /// # Errors
     /// If there are more tokens than the context has room for, one is outside the vocabulary, or a value is not finite.
     pub fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
-        engine::check_tokens(self.model, tokens, self.options.context)?;
+        loaded::check_tokens(self.model, tokens, self.options.context)?;
         let ops = &self.model.graph.embed;
         let engine = Engine::of(self.model, self.weights, self.options, ops, None);
         let mut all = Vec::with_capacity(tokens.len() * self.width());
@@ -177,7 +177,7 @@ impl Block<'_> {
         let length = residuals[0].len();
         assert!(length.is_multiple_of(width), "{length} numbers in rows of {width}");
         let tokens = vec![0; sequences * length / width];
-        engine::check_tokens(self.engine.model, &tokens[..length / width], self.engine.options.context)?;
+        loaded::check_tokens(self.engine.model, &tokens[..length / width], self.engine.options.context)?;
         if self.sequences != sequences {
             (self.caches, self.sequences) = (self.fresh_caches(sequences), sequences);
         }
@@ -230,7 +230,7 @@ impl Block<'_> {
     /// Of every attention of the block one for each sequence.
     fn fresh_caches(&self, sequences: usize) -> Vec<Cache> {
         let kind = self.engine.options.cache;
-        let each = engine::heads(&self.engine.model.graph.blocks[self.index]);
+        let each = loaded::heads(&self.engine.model.graph.blocks[self.index]);
         let each = each.flat_map(|heads| std::iter::repeat_n(heads, sequences));
         each.map(|(heads, dim)| Cache::new(kind, heads, dim)).collect()
     }

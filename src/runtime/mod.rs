@@ -5,7 +5,8 @@
 //!
 //! | file | what it answers |
 //! |---|---|
-//! | `engine` | what can be asked of a model that runs |
+//! | `loaded` | a model with its weights as ops use them |
+//! | `engine` | logits of tokens, with or without an observer |
 //! | `blocks` | the same block by block, over many sequences, with weights of the caller's choice |
 //! | `probe` | what other weights of a few linears do to the residual stream |
 //! | `operator` | [`Linear`]: what a linear multiplies with; matrices as they are stored, low ranks, sums |
@@ -30,6 +31,7 @@ mod engine;
 mod flash;
 pub mod kernels;
 mod linear;
+mod loaded;
 mod maths;
 mod naive;
 mod norm;
@@ -41,14 +43,15 @@ mod rope;
 mod route;
 pub mod sampler;
 mod session;
+mod tap;
 
 pub use blocks::{Block, BlockRunner, TOGETHER};
-pub use engine::Engine;
-pub use linear::{LinearInput, Tap};
+pub use loaded::Engine;
 pub use operator::{Linear, LowRank, Sum};
 pub use overrides::Overrides;
 pub use probe::{Probe, Stopped};
 pub use session::Session;
+pub use tap::{LinearInput, Tap};
 
 /// How to run.
 #[derive(Debug, Clone, Copy, PartialEq)]

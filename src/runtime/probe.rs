@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::batch::{Batch, finite};
 use super::blocks::no_culprit;
 use super::cache::Cache;
-use super::engine::{self, BATCH};
+use super::loaded::{self, BATCH};
 use super::route::Route;
 use super::{BlockRunner, Engine, Overrides};
 use crate::model::Op;
@@ -93,7 +93,7 @@ impl<'p, 'a> Probe<'p, 'a> {
 
     /// Of every attention among some ops one for each sequence.
     fn caches(&self, ops: &[Op], sequences: usize) -> Vec<Cache> {
-        let each = engine::heads(ops).flat_map(|heads| std::iter::repeat_n(heads, sequences));
+        let each = loaded::heads(ops).flat_map(|heads| std::iter::repeat_n(heads, sequences));
         each.map(|(heads, dim)| Cache::new(self.runner.options.cache, heads, dim)).collect()
     }
 

@@ -8,9 +8,11 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::floats::DEPTH;
 use super::isa::{Isa, Task};
 use super::simd::Simd;
+
+/// Columns of a batch that are multiplied at a time.
+pub(super) const DEPTH: usize = 256;
 
 /// Values that kernels take at a time.
 pub(super) const RUN: usize = 32;

@@ -9,11 +9,11 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Dense;
 use super::acts::{Acts, RUN, Rounded, Shared};
-use super::codes::Codes;
+use super::block_type::{Codes, Kind, ROWS, Sums};
+use super::dense::Dense;
 use super::isa::{Isa, Task};
-use super::kinds::{Kind, ROWS, Sums, floats};
+use super::kinds::floats;
 use super::out::{Out, by_rows};
 use super::simd::{Simd, unroll8};
 

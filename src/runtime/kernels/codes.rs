@@ -5,55 +5,8 @@
 //! (`aurora_quantizers`), read here straight into vectors; a test holds the two together.
 
 use super::acts::Single;
-use super::kinds::Kind;
+use super::block_type::{Codes, part};
 use super::simd::Simd;
-
-/// A type with `N` bytes per block.
-pub(super) trait Codes<const N: usize>: Send + Sync + 'static {
-    /// How many weights a block has, and how activations are rounded for it.
-    type Kind: Kind;
-    /// The largest code as [`Codes::codes`] returns it, unsigned.
-    const MAX: u8;
-    /// What is subtracted from an unsigned code.
-    const BIAS: i32;
-    /// Whether the block stores an offset.
-    const OFFSET: bool;
-    /// Whether codes are signed bytes; unsigned is then the same with the top bit flipped.
-    const SIGNED: bool = false;
-    /// In a super-block: whether 16 weights have factors of their own, not 32.
-    const HALVES: bool = false;
-    /// Whether the scale is a power of two instead of an F16.
-    const POWER: bool = false;
-
-    /// The codes of run `j` of 32 weights. Must be `#[inline(always)]`.
-    fn codes<S: Simd>(s: S, block: &[u8; N], j: usize) -> S::B;
-
-    /// The block's scale: F16 bits, or the exponent plus 128.
-    #[inline(always)]
-    fn scale(block: &[u8; N]) -> u16 {
-        u16::from_le_bytes(*part(block, 0))
-    }
-
-    /// The block's offset, F16, where there is one.
-    #[inline(always)]
-    fn offset(block: &[u8; N]) -> u16 {
-        u16::from_le_bytes(*part(block, 2))
-    }
-
-    /// A super-block's factors; a plain block's are one.
-    #[inline(always)]
-    fn factors(_: &[u8; N]) -> Factors {
-        Factors { scales: [1; 16], offsets: [1; 16] }
-    }
-}
-
-/// Signed bytes, for every 32 weights (the first eight) or for every 16, in the order of the weights.
-pub(super) struct Factors {
-    /// For the scale.
-    pub scales: [u8; 16],
-    /// For the offset.
-    pub offsets: [u8; 16],
-}
 
 /// Eight blocks' scales as floats.
 #[inline(always)]
@@ -68,12 +21,6 @@ pub(super) fn scales<S: Simd, L: Codes<N>, const N: usize>(s: S, stored: [u16; 8
         powers[i] = f32::from_bits(if e < 2 { 0x20_0000 << e } else { (e - 1) << 23 });
     }
     s.load(&powers)
-}
-
-/// `M` bytes of a block.
-#[inline(always)]
-pub(super) fn part<const N: usize, const M: usize>(block: &[u8; N], from: usize) -> &[u8; M] {
-    block[from..].first_chunk().expect("the layouts lie within their block")
 }
 
 /// What the codes of IQ4_NL and IQ4_XS stand for: levels closer to each other around zero (llama.cpp's

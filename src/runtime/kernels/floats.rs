@@ -7,16 +7,16 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::acts::{Acts, DEPTH};
+use super::dense::Dense;
 use super::isa::{Isa, Task};
 use super::out::Out;
 use super::simd::{Simd, sum, unroll8};
-use super::{Acts, Dense};
 
 /// Rows in one tile.
 const ROWS: usize = 16;
-/// Rows decoded at a time for a batch, and columns of each: 64 KiB, which stay in the second-level cache.
+/// Rows decoded at a time for a batch, and [`DEPTH`] columns of each: 64 KiB, which stay in the second-level cache.
 pub(super) const PANEL: usize = 64;
-pub(super) const DEPTH: usize = 256;
 /// Tokens whose `DEPTH` columns stay in the second-level cache beside the panel.
 const TOKENS: usize = 96;
 /// From this many tokens on decoding for the tile pays: its cost is shared. Timed on Zen 3, batch against row by row: at

@@ -1,44 +1,13 @@
 //! The integer sums within one block of eight rows, for the two kinds of blocks: 32 weights under one scale, and
 //! super-blocks. What `blocks` does with them is the same for both.
 
-use super::acts::{RUN, RUNS, Shared, Single, Super};
-use super::codes::{Codes, scales};
+use super::acts::{RUN, RUNS, Single, Super};
+use super::block_type::{Codes, Kind, ROWS, Sums};
+use super::codes::scales;
 use super::simd::{Simd, unroll8};
-
-/// Rows worked on at a time: the lanes of a vector.
-pub(super) const ROWS: usize = 8;
-
-/// What a block of eight rows and a block of activations add up to, a row per lane.
-#[derive(Clone, Copy)]
-pub(super) struct Sums<S: Simd> {
-    /// To be multiplied with both scales.
-    pub sum: S::I,
-    /// To be multiplied with the offset.
-    pub whole: S::F,
-}
 
 /// 32 columns of eight rows: `[8 groups of 4 columns][8 rows][4 columns]`, unsigned codes.
 type Columns = [[u8; RUN]; RUN / 4];
-
-/// How a block is summed up. All methods must be `#[inline(always)]`.
-pub(super) trait Kind: Shared {
-    /// A block of eight rows, ready for products with many tokens; but for scales and offsets.
-    type Unpacked: Copy + Default;
-
-    /// The products of eight rows' blocks as they are stored with one token's codes.
-    fn stored<S: Simd, L: Codes<N>, const N: usize>(&self, s: S, w: [&[u8; N]; ROWS], codes: &[[u8; RUN]]) -> Sums<S>;
-
-    /// Unpacks eight rows' blocks.
-    fn unpack<S: Simd, L: Codes<N>, const N: usize>(s: S, w: [&[u8; N]; ROWS], out: &mut Self::Unpacked);
-
-    /// The products of an unpacked block with the codes of `T` tokens.
-    fn unpacked<S: Simd, L: Codes<N>, const N: usize, const T: usize>(
-        s: S,
-        w: &Self::Unpacked,
-        codes: [&[[u8; RUN]]; T],
-        x: [&Self; T],
-    ) -> [Sums<S>; T];
-}
 
 /// The codes of run `j` of eight rows, unsigned, columns side by side.
 #[inline(always)]

@@ -6,6 +6,8 @@
 //! | `simd` | the vector operations that kernels are written in, and their plain twin |
 //! | `x86` | the same with AVX2, and with AVX-512 |
 //! | `neon` | the same with the dotprod instructions of aarch64 |
+//! | `dense` | a matrix as it is stored |
+//! | `block_type` | what a product needs to know of a block type |
 //! | `codes`, `supers` | where the block types keep codes, scales, offsets: blocks of 32 weights, and super-blocks |
 //! | `acts` | [`Acts`]: activations, and their 8-bit form |
 //! | `kinds` | integer sums within one block |
@@ -22,8 +24,10 @@
 //! Knows no tensor names and no files.
 
 mod acts;
+mod block_type;
 mod blocks;
 mod codes;
+mod dense;
 mod floats;
 pub mod isa;
 mod kinds;
@@ -40,16 +44,13 @@ pub mod vec;
 mod x86;
 
 use std::borrow::Cow;
-use std::ops::Range;
 
-use aurora_quantizers::{Spec, Store};
+use aurora_quantizers::Store;
 
 pub use acts::Acts;
+pub use dense::Dense;
+use dense::{Float, Integer};
 use isa::Isa;
-use out::Out;
-
-type Float = fn(Isa, &Dense, &Acts, Out);
-type Integer = fn(Isa, &Dense, &Acts, usize, &mut [f32]);
 
 /// Types whose values are read one by one, without decoding a row first.
 static FLOATS: &[(&str, Float)] = &[
@@ -85,20 +86,6 @@ const CHUNK_PRODUCTS: usize = 1 << 24;
 /// With fewer tokens than this a thread takes fewer rows: the work is short and bound by memory.
 const FEW: usize = 5;
 
-/// A weight matrix `[rows, cols]`, every weight of it stored: what turns `cols` inputs into `rows` outputs.
-pub struct Dense<'a> {
-    store: &'static dyn Store,
-    /// The store's: looked up once.
-    spec: &'static Spec,
-    float: Float,
-    integer: Option<Integer>,
-    rows: usize,
-    cols: usize,
-    row_bytes: usize,
-    bytes: Cow<'a, [u8]>,
-    order: Option<Box<[u32]>>,
-}
-
 impl<'a> Dense<'a> {
     /// `bytes`: `rows` rows of `cols` weights, stored so. `order`: logical row `r` is stored as row `order[r]`.
     ///
@@ -125,42 +112,6 @@ impl<'a> Dense<'a> {
         let float = FLOATS.iter().find(|(name, _)| *name == spec.name).map_or(floats::decoded as Float, |row| row.1);
         let integer = INTEGERS.iter().find(|(name, _)| *name == spec.name).map(|row| row.1);
         Dense { store, spec, float, integer, rows, cols, row_bytes, bytes, order }
-    }
-
-    /// The stored bytes of logical row `r`.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    #[inline(always)]
-    pub fn row(&self, r: usize) -> &[u8] {
-        let r = self.order.as_ref().map_or(r, |order| order[r] as usize);
-        &self.bytes[r * self.row_bytes..(r + 1) * self.row_bytes]
-    }
-
-    /// Outputs.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Inputs.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// The stored bytes of all rows, in stored order.
-    pub fn stored(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// How the weights are stored.
-    pub fn store(&self) -> &'static dyn Store {
-        self.store
-    }
-
-    /// Some columns of row `r` as floats. `columns` must start and end between blocks.
-    fn decode(&self, r: usize, columns: Range<usize>, out: &mut [f32]) {
-        let at = |column: usize| column / self.spec.block * self.spec.bytes;
-        self.store.decode(&self.row(r)[at(columns.start)..at(columns.end)], out);
     }
 }
 

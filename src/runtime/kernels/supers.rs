@@ -4,7 +4,8 @@
 //! side by side in the bits of the same 32 bytes. Facts: llama.cpp's `ggml-common.h` and `ggml-quants.c`.
 
 use super::acts::Super;
-use super::codes::{Codes, Factors, LEVELS, part};
+use super::block_type::{Codes, Factors, part};
+use super::codes::LEVELS;
 use super::simd::Simd;
 
 /// Two bits, factors of four bits for scale and offset of 16 weights.

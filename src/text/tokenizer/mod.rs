@@ -11,6 +11,7 @@ mod keys;
 mod merge;
 mod pre;
 mod special;
+mod special_tokens;
 mod spm;
 mod stream;
 mod vocab;
@@ -23,6 +24,7 @@ use crate::checkpoint::{Config, TensorSource};
 use crate::gguf::Metadata;
 use crate::{Error, Result};
 
+pub use self::special_tokens::{Control, Special};
 pub use self::stream::Decoder;
 
 use self::bpe::Bpe;
@@ -30,31 +32,6 @@ use self::hf::TokenizerJson;
 use self::keys::Keys;
 use self::special::{Cutter, Fragment};
 use self::vocab::Vocab;
-
-/// What is done about special tokens when text is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Special {
-    /// Put the marks of begin and end around the text, as far as the model wants them.
-    pub add: bool,
-    /// Take the spelling of a control token (`<|im_end|>`) for that token; otherwise it is text like any other.
-    pub parse: bool,
-}
-
-impl Special {
-    /// A text to be continued or scored: begin mark as the model wants it, spellings of control tokens are text.
-    pub const TEXT: Special = Special { add: true, parse: false };
-    /// A rendered chat: the template has written every mark.
-    pub const RENDERED: Special = Special { add: false, parse: true };
-}
-
-/// Whether decoding spells control tokens out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
-    /// Leave them out.
-    Hide,
-    /// Write them as the vocabulary spells them.
-    Show,
-}
 
 /// The tokenizer of a source.
 #[derive(Debug)]
@@ -195,11 +172,6 @@ impl Tokenizer {
             bytes.remove(0);
         }
         Ok(bytes)
-    }
-
-    /// Decodes tokens that continue a text, one at a time.
-    pub fn decoder(&self, control: Control) -> Decoder<'_> {
-        Decoder::new(self, control)
     }
 
     fn piece(&self, id: u32, control: Control) -> Result<&[u8]> {

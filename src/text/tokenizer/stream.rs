@@ -3,7 +3,7 @@
 use super::{Control, Tokenizer};
 use crate::Result;
 
-/// See [`Tokenizer::decoder`].
+/// Decodes token by token what a tokenizer would decode at once.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     tokenizer: &'a Tokenizer,
@@ -13,7 +13,8 @@ pub struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, control: Control) -> Self {
+    /// At the start of a sequence.
+    pub fn new(tokenizer: &'a Tokenizer, control: Control) -> Self {
         Decoder { tokenizer, control, pending: Vec::new() }
     }
 

@@ -1,0 +1,179 @@
+//! Recipes and records through the real binary and the library: whatever says what a conversion is gives the same bytes.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aurora_quant::eval::Evaluation;
+use aurora_quant::job::{self, Destination};
+use aurora_quant::recipe::Recipe;
+use aurora_quant::record::Record;
+use aurora_quant::watch::Unwatched;
+use common::binary::{good, printed, refused};
+use common::conversion::model;
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn sha256(path: &Path) -> String {
+    format!("{:x}", Sha256::digest(fs::read(path).unwrap()))
+}
+
+/// Flags, the recipe that they save, and the record of the run, in TOML and JSON, from other directories.
+#[test]
+fn flags_recipes_and_records_give_the_same_bytes() {
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("recipes")).unwrap();
+    let eval = common::fixtures().join("eval/eval.txt");
+    fs::copy(&eval, at("eval.txt")).unwrap();
+    let own = text(&at("eval.txt")).to_owned();
+    let imatrix = at("stats.gguf");
+    good(&["calibrate", text(&model("tiny-llama3")), "--text", &own, "--context", "32", "-o", text(&imatrix), "-q"]);
+    for (i, flags) in [
+        &[
+            "--type",
+            "q4_0",
+            "--method",
+            "awq+gptq",
+            "--damp",
+            "0.02",
+            "--grid",
+            "4",
+            "--context",
+            "32",
+            "--samples",
+            "4",
+        ][..],
+        &["--type", "q4_k_m", "--tensor-type", "ffn_down=q8_0", "--codes", "nearest"],
+        &["--imatrix", text(&imatrix), "--type", "q2_k_s"],
+        &["--format", "gptq", "--group-size", "32", "--asym"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let [first, toml, json, record] =
+            ["first", "recipes/r.toml", "recipes/r.json", "recipes/record.json"].map(|name| at(&format!("{name}{i}")));
+        let (toml, json) = (toml.with_extension("toml"), json.with_extension("json"));
+        let record = record.with_extension("json");
+        let whole = model("tiny-llama3");
+        let method = flags.contains(&"--method");
+        let with_text: &[&str] = if method { &["--text", &own] } else { &[] };
+        let asked = [&["convert", text(&whole), "-q", "-o", text(&first)], flags, with_text].concat();
+        good(&[&asked[..], &["--save-recipe", text(&toml), "--record", text(&record)]].concat());
+        good(&[&asked[..], &["--save-recipe", text(&json), "--dry-run"]].concat());
+        let written = |path: &Path| match path.is_dir() {
+            true => fs::read(path.join("model.safetensors")).unwrap(),
+            false => fs::read(path).unwrap(),
+        };
+        for recipe in [&toml, &json, &record] {
+            let again = at(&format!("again-{i}-{}", recipe.file_name().unwrap().to_str().unwrap()));
+            good(&["convert", "--recipe", text(recipe), "-q", "-o", text(&again)]);
+            assert!(written(&first) == written(&again), "{flags:?}: {}", recipe.display());
+        }
+        // Flags count more.
+        let other = at(&format!("other-{i}"));
+        if !flags.contains(&"--format") {
+            good(&["convert", "--recipe", text(&toml), "--type", "q8_0", "-q", "-o", text(&other)]);
+            assert!(written(&first) != written(&other));
+        }
+    }
+}
+
+#[test]
+fn a_record_has_the_hashes_of_all_files_and_is_read_back() {
+    let dir = TempDir::new().unwrap();
+    let (out, path) = (dir.path().join("out.gguf"), dir.path().join("record.json"));
+    let own = dir.path().join("own.txt");
+    fs::copy(common::fixtures().join("eval/eval.txt"), &own).unwrap();
+    let source = model("stories260k");
+    let calibrated = ["--calibrate", "--context", "32", "--samples", "2", "--text", text(&own)];
+    good(&[&["convert", text(&source), "-q", "-o", text(&out), "--record", text(&path)], &calibrated[..]].concat());
+    let Record::Convert(record) = Record::load(&path).unwrap() else { panic!("of a conversion") };
+    let [written] = &record.outputs[..] else { panic!("{:?}", record.outputs) };
+    assert_eq!((written.sha256.as_str(), written.bytes), (sha256(&out).as_str(), fs::metadata(&out).unwrap().len()));
+    for name in ["model.safetensors", "config.json", "tokenizer.json"] {
+        let file = source.join(name);
+        let of_it = record.inputs.iter().find(|f| f.path == text(&file)).unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(of_it.sha256, sha256(&file), "{name}");
+    }
+    assert!(record.inputs.iter().any(|f| f.path == text(&own) && f.sha256 == sha256(&own)));
+    let json: Json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!((&json["kind"], &json["schema"]), (&"convert".into(), &2.into()));
+    // Other kinds name themselves, too.
+    let eval = printed(&["eval", text(&out), "--chunks", "1", "--context", "32", "--json"]);
+    assert!(matches!(serde_json::from_str(&eval).unwrap(), Record::Eval(_)));
+}
+
+#[test]
+fn what_a_recipe_gets_wrong_is_named() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("r.toml");
+    let source = model("stories260k");
+    let of = |more: &str| {
+        fs::write(&path, format!("model = {:?}\n{more}", text(&source))).unwrap();
+        refused(&["convert", "--recipe", text(&path), "-o", text(&dir.path().join("out"))])
+    };
+    for (more, words) in [
+        ("tpye = \"q4_0\"", &["r.toml", "tpye", "line 2"][..]),
+        ("type = \"q4_7\"", &["q4_7", "q4_k_m"]),
+        ("[[passes]]\nname = \"gptk\"", &["gptk", "gptq"]),
+        ("[[passes]]\nname = \"gptq\"\ndmap = 0.1", &["gptq", "dmap", "damp"]),
+        ("[[passes]]\nname = \"gptq\"\ndamp = 2", &["damp", "at most 1"]),
+        ("[format]\nname = \"gguf\"\nbits = 4", &["--bits", "--format"]),
+        ("[format]\nname = \"onnx\"", &["onnx", "gguf"]),
+        ("[text]\nsamples = 3", &["--samples", "--calibrate"]),
+    ] {
+        let said = of(more);
+        assert!(words.iter().all(|w| said.contains(w)), "{more}: {said}");
+    }
+    let said = refused(&["convert", "--recipe", text(&dir.path().join("gone.toml"))]);
+    assert!(said.contains("gone.toml"), "{said}");
+    // An option without its pass.
+    let said = refused(&["convert", text(&source), "--damp", "0.1", "-o", "x"]);
+    assert!(said.contains("--damp") && said.contains("gptq"), "{said}");
+}
+
+/// What a program writes is what the command line writes; what it measures, too.
+#[test]
+fn the_library_does_what_the_command_line_does() {
+    let dir = TempDir::new().unwrap();
+    let [by_flags, by_program] = ["a.gguf", "b.gguf"].map(|name| dir.path().join(name));
+    let source = model("stories260k");
+    good(&["convert", text(&source), "-q", "-o", text(&by_flags)]);
+    let to = Destination { path: Some(by_program.clone()), ..Destination::default() };
+    let record = job::prepare(&Recipe::new(&source)).unwrap().run(&to, &Unwatched).unwrap();
+    assert!(fs::read(&by_flags).unwrap() == fs::read(&by_program).unwrap());
+    assert_eq!(record.file_bytes, fs::metadata(&by_program).unwrap().len());
+    let evaluation = Evaluation { chunks: Some(2), context: Some(32), ..Evaluation::new(&by_program) };
+    let scores = evaluation.run(&Unwatched).unwrap();
+    let printed = printed(&["eval", text(&by_program), "--chunks", "2", "--context", "32", "--json"]);
+    let printed: Json = serde_json::from_str(&printed).unwrap();
+    assert_eq!(printed["perplexity"]["value"].as_f64().unwrap(), scores.perplexity.value);
+}
+
+/// Everything that is wrong is found before a calibration, which may take an hour.
+#[test]
+fn faults_are_found_before_any_work() {
+    let dir = TempDir::new().unwrap();
+    let source = model("tiny-llama3");
+    let out: PathBuf = dir.path().join("out.gguf");
+    let asked = ["convert", text(&source), "--method", "gptq", "-o", text(&out)];
+    for (more, word) in [
+        (&["--pre", "no-such-thing"][..], "no-such-thing"),
+        (&["--text", "no-such-file.txt"], "no-such-file.txt"),
+        (&["--context", "100000"], "100000"),
+        (&["--tensor-type", "no_such_tensor=q8_0"], "no_such_tensor"),
+    ] {
+        let done = common::binary::run(&[&asked[..], more].concat());
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.contains(word) && !said.contains("block 0"), "{more:?}: {said}");
+        assert!(!out.exists());
+    }
+}
