@@ -5,7 +5,8 @@ use std::path::Path;
 
 use aurora_quantizers::tree::{self, Place};
 
-use super::{AT_A_TIME, Entry, GRAM, Imatrix, Shape, TREE, Writer, bytes_of, floats, triangle};
+use super::layout::{AT_A_TIME, GRAM, TREE, bytes_of, floats, triangle};
+use super::{Entry, Imatrix, Shape, Writer};
 use crate::checkpoint::mmap::Map;
 use crate::error::printable;
 use crate::watch::Watch;

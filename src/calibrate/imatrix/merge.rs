@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::{AT_A_TIME, Entry, GRAM, Imatrix, Writer, bytes_of, floats, join};
+use super::layout::{AT_A_TIME, GRAM, bytes_of, floats};
+use super::{Entry, Imatrix, Writer, join};
 use crate::checkpoint::mmap::Map;
 use crate::error::printable;
 use crate::watch::Watch;

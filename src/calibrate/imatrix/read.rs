@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, Entry, GRAM, Imatrix, Part, SUM_ABS, SUM_SQ, TREE};
-use super::{f32_spec, floats};
+use super::layout::{CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, GRAM, SUM_ABS, SUM_SQ, TREE, f32_spec, floats};
+use super::{Entry, Imatrix, Part};
 use crate::checkpoint::{TensorInfo, mmap::Map};
 use crate::error::printable;
 use crate::gguf::Value;

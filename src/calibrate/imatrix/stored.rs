@@ -3,7 +3,8 @@
 use aurora_quantizers::SiteStats;
 use aurora_quantizers::stats::Gram;
 
-use super::{GRAM, Imatrix, experts, floats, triangle};
+use super::Imatrix;
+use super::layout::{GRAM, experts, floats, triangle};
 use crate::calibrate::observe::Feed;
 use crate::error::printable;
 use crate::model::{ModelGraph, ParamId};

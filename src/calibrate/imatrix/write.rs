@@ -8,8 +8,11 @@ use aurora_quantizers::spec::{self, Spec};
 use aurora_quantizers::stats::Gram;
 use aurora_quantizers::tree::Place;
 
-use super::{AT_A_TIME, CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, GRAM, Imatrix, Origin, Part, SUM_ABS, SUM_SQ, TREE};
-use super::{bytes_of, experts, f32_spec, triangle};
+use super::layout::{
+    AT_A_TIME, CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, GRAM, SUM_ABS, SUM_SQ, TREE, bytes_of, experts, f32_spec,
+    triangle,
+};
+use super::{Imatrix, Origin, Part};
 use crate::calibrate::observe::Feed;
 use crate::export::{Layout, Output};
 use crate::gguf::{Metadata, TensorEntry, Value, align, string, string_array, write_header};
