@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("text", &["checkpoint", "gguf"]),
     ("plan", &["model", "weights"]),
     ("record", &["plan"]),
-    ("export", &["watch", "plan", "model", "checkpoint", "gguf", "record", "weights"]),
+    ("export", &["watch", "plan", "model", "checkpoint", "gguf", "record", "weights", "text"]),
     ("passes", &["model", "record"]),
     ("pipeline", &["weights", "plan", "export", "record", "model", "passes", "calibrate", "runtime", "watch"]),
     ("calibrate", &["runtime", "model", "checkpoint", "text", "gguf", "export", "watch"]),

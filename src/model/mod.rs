@@ -31,11 +31,13 @@ mod qwen3;
 mod qwen3_moe;
 mod rope;
 pub mod sites;
+mod to_hf;
 
 pub use graph::{
     Activation, Import, LongFactors, ModelGraph, NormKind, Op, Param, ParamId, Part, Role, RopeStyle, Slot,
 };
 pub use sites::{Channels, Lanes, Maker, Producer, Reader, Site};
+pub use to_hf::Small;
 
 /// The numbers that fix a model's shape and function, whichever file they came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -149,6 +151,8 @@ pub struct Arch {
     pub graph: fn(&Hyper) -> ModelGraph,
     /// Adds this architecture's own keys to a GGUF header (all but `general.*` and `tokenizer.*`).
     pub keys: fn(&Hyper, &HfConfig, &mut Metadata),
+    /// Writes config.json for the same numbers: class, kind and keys. Says what it cannot express.
+    config: fn(&Hyper, &mut to_hf::HfKeys<'_>) -> Result<(), String>,
     /// Fills in what its GGUF files leave unsaid because llama.cpp knows it by heart.
     pub untold: fn(&mut Hyper),
 }
@@ -216,6 +220,16 @@ pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
     limits::check(&hyper, config)?;
     let graph = (arch.graph)(&hyper);
     Ok(Model { arch, hyper, graph })
+}
+
+/// config.json of a model: sizes and settings, without tokens and types. `small` reads small tensors by name.
+///
+/// # Errors
+/// If transformers has no class or key for something; the error says for what.
+pub fn hf_config(model: &Model, small: Small<'_>) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    let mut keys = to_hf::HfKeys::new(small);
+    (model.arch.config)(&model.hyper, &mut keys)?;
+    Ok(keys.finish())
 }
 
 fn find_hf(c: &HfConfig) -> Result<&'static Arch> {

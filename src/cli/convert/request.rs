@@ -26,6 +26,7 @@ pub(super) fn request(args: &Convert) -> Result<Request> {
         bits: format.bits.map(u32::from),
         group_size: format.group_size.map(usize::from),
         symmetric: (format.sym || format.asym).then_some(format.sym),
+        shard_size: format.shard_size,
         choosing: Choosing {
             method: solves(args),
             imatrix: args.imatrix.is_some(),

@@ -10,6 +10,7 @@ mod hf;
 mod keys;
 mod merge;
 mod pre;
+mod restore;
 mod special;
 mod spm;
 mod stream;
@@ -23,6 +24,7 @@ use crate::checkpoint::{Config, TensorSource};
 use crate::gguf::Metadata;
 use crate::{Error, Result};
 
+pub use self::restore::{Restored, restored};
 pub use self::stream::Decoder;
 
 use self::bpe::Bpe;
