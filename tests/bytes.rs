@@ -99,6 +99,10 @@ const CONVERSIONS: &[&str] = &[
     "gptq-sym-g32 --method gptq --type q3_k_m @",
     "tiny-phi3.gguf --type q4_0",
     "tiny-phi3-q8_0.gguf --type q4_0 --allow-requantize",
+    // Checkpoints of floats again.
+    "tiny-gemma2 --format safetensors",
+    "tiny-mixtral --format safetensors --type f16 --shard-size 200KB",
+    "gptq-sym-g32 --format safetensors",
 ];
 
 /// A run that is killed after a block and goes on.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use aurora_quant::checkpoint::{self, TensorSource};
 use aurora_quant::export;
 use aurora_quant::model::{self, Model, ParamId, Role};
-use aurora_quant::pipeline::blocks::Solved;
+use aurora_quant::pipeline::Solved;
 use aurora_quant::pipeline::{self, Rounding};
 use aurora_quant::plan::{FileType, Plan, Rules};
 use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Options, Overrides};

@@ -92,8 +92,9 @@ pub struct Convert {
     #[command(flatten)]
     pub format: Format,
     /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
-    /// those where errors cost most [default: q8_0; of a --method that calibrates q4_k_m; keep for a checkpoint that is
-    /// quantised].
+    /// those where errors cost most. With --format safetensors f32, f16 or bf16, for all tensors [default: q8_0; of a
+    /// --method that calibrates q4_k_m; keep for a checkpoint that is quantised; what the checkpoint has for --format
+    /// safetensors].
     #[arg(long = "type", value_name = "TYPE", ignore_case = true, value_parser = types())]
     pub file_type: Option<String>,
     /// Give every matrix the same type, without the exceptions that --type has.
@@ -174,12 +175,33 @@ pub struct Format {
     /// A zero for every group [default of awq].
     #[arg(long, help_heading = "Format")]
     pub asym: bool,
+    /// Size of a file of safetensors, at most, such as 5GB or 500MB [default: 5GB].
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Format")]
+    pub shard_size: Option<u64>,
 }
 
 fn formats() -> PossibleValuesParser {
     use clap::builder::PossibleValue;
     let formats = EXPORTERS.iter().map(|e| e.about());
     PossibleValuesParser::new(formats.map(|about| PossibleValue::new(about.name).help(about.summary)))
+}
+
+/// "500MB": decimal, as the Hugging Face libraries count; or binary, "500MiB".
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KIB" => 1 << 10,
+        "MIB" => 1 << 20,
+        "GIB" => 1 << 30,
+        _ => 0,
+    };
+    let bytes = number.parse().ok().and_then(|n: u64| n.checked_mul(unit)).filter(|n| *n > 0);
+    bytes.ok_or_else(|| "must be a number and KB, MB or GB, such as 5GB".to_owned())
 }
 
 fn one_of<N: ToString>(text: &str, numbers: &[N]) -> Result<u8, String> {

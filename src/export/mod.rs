@@ -3,7 +3,8 @@
 //! One file and one row of [`EXPORTERS`] for each format. A conversion asks its row, in this order:
 //!
 //! ```no_run
-//! # use aurora_quant::{Result, checkpoint::TensorSource, export::*, model::Model, plan::Plan, watch::Unwatched, weights::Weights};
+//! # use aurora_quant::export::{Contents, Request, by_name};
+//! # use aurora_quant::{Result, checkpoint::TensorSource, model::Model, plan::Plan, watch::Unwatched, weights::Weights};
 //! # fn convert(source: &dyn TensorSource, model: &Model, weights: Weights, path: &std::path::Path) -> Result<()> {
 //! let exporter = by_name("gguf")?;
 //! let request = Request { file_type: Some("q4_0".to_owned()), ..Request::default() };
@@ -46,6 +47,7 @@ pub mod gguf;
 pub mod metadata;
 pub mod packed;
 mod request;
+pub mod safetensors;
 mod shards;
 
 pub use atomic::AtomicFile;
@@ -145,8 +147,8 @@ pub trait Prepared<'a> {
 
 /// An output that is being written. Dropped unfinished, it leaves nothing behind.
 pub trait Sink: Sync {
-    /// Takes whole rows of a tensor, in the type that the plan gives it. `tensor`: index in the plan. `at`: where `bytes`
-    /// begin, from the tensor's start. In any order and from any thread; each row comes once.
+    /// Takes whole rows of a tensor, in the type that the plan gives it. `tensor`: index in the plan. `at`: where
+    /// `bytes` begin, from the tensor's start. In any order and from any thread; each row comes once.
     ///
     /// # Errors
     /// If the disk is full or fails.
@@ -163,6 +165,7 @@ pub trait Sink: Sync {
 /// All exporters; the first is the default.
 pub static EXPORTERS: &[&dyn Exporter] = &[
     &gguf::Gguf,
+    &safetensors::Safetensors,
     &packed::Packed(&packed::Gptq),
     &packed::Packed(&packed::Awq),
     &packed::Packed(&packed::CompressedTensors),

@@ -33,6 +33,8 @@ pub struct Request {
     pub group_size: Option<usize>,
     /// Whether zeros are in the middle of the codes.
     pub symmetric: Option<bool>,
+    /// Bytes of a file, at most, unless a single tensor has more.
+    pub shard_size: Option<u64>,
     /// How codes will be chosen.
     pub choosing: Choosing,
 }
@@ -64,6 +66,7 @@ impl Request {
             ("bits", self.bits.is_some()),
             ("group-size", self.group_size.is_some()),
             (symmetric, self.symmetric.is_some()),
+            ("shard-size", self.shard_size.is_some()),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 const CONTEXT: usize = 512;
 
 /// What can be set of a format.
-const FORMAT_OPTIONS: [&str; 3] = ["bits", "group_size", "sym"];
+const FORMAT_OPTIONS: [&str; 4] = ["bits", "group_size", "sym", "shard_size"];
 
 /// What was asked for, looked up.
 pub(super) struct Asked {
@@ -117,6 +117,7 @@ fn request(recipe: &Recipe, solves: bool, reference: bool) -> Result<Request> {
         bits: count("bits")?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
         group_size: count("group_size")?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         symmetric,
+        shard_size: count("shard_size")?,
         choosing: Choosing {
             method: solves,
             imatrix: matches!(recipe.importance, Some(Importance::File(_))),

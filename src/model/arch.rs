@@ -2,6 +2,7 @@
 
 use super::graph::ModelGraph;
 use super::hyper::Hyper;
+use super::to_hf::HfKeys;
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -20,6 +21,8 @@ pub struct Arch {
     pub graph: fn(&Hyper) -> ModelGraph,
     /// Adds this architecture's own keys to a GGUF header (all but `general.*` and `tokenizer.*`).
     pub keys: fn(&Hyper, &HfConfig, &mut Metadata),
+    /// Writes config.json for the same numbers: class, kind and keys. Says what it cannot express.
+    pub(super) config: fn(&Hyper, &mut HfKeys<'_>) -> Result<(), String>,
     /// Fills in what its GGUF files leave unsaid because llama.cpp knows it by heart.
     pub untold: fn(&mut Hyper),
 }

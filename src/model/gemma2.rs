@@ -4,13 +4,14 @@ use super::build::Builder;
 use super::conventions::{self, Conventions};
 use super::from_hf::{self, KvHeads, LLAMA, Usual, window_pattern};
 use super::keys::Keys;
+use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "Gemma 2", gguf: "gemma2", hf: &["Gemma2ForCausalLM", "gemma2"], hyper, graph, keys, untold };
+    Arch { title: "Gemma 2", gguf: "gemma2", hf: &["Gemma2ForCausalLM", "gemma2"], hyper, graph, keys, config, untold };
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, norm_less_one: true, ..conventions::LLAMA };
 
@@ -129,4 +130,23 @@ fn untold(h: &mut Hyper) {
     h.attention_softcap = h.attention_softcap.or(Some(50.0));
     h.logit_softcap = h.logit_softcap.or(Some(30.0));
     implied(h, BLOCKS_27B);
+}
+
+fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    to.class("Gemma2ForCausalLM", "gemma2");
+    to.number("attn_logit_softcapping", h.attention_softcap);
+    to.number("final_logit_softcapping", h.logit_softcap);
+    to.set("sliding_window", h.window);
+    attention(h, to);
+    to.usual(h, ACTIVATION)
+}
+
+const ACTIVATION: &str = "gelu_pytorch_tanh";
+
+/// What Gemma 2 and 3 say of attention scores, and their own key of the activation.
+pub(super) fn attention(h: &Hyper, to: &mut HfKeys<'_>) {
+    let scale = h.attention_scale.expect("set for this architecture");
+    to.set("query_pre_attn_scalar", (1.0 / f64::from(scale * scale)).round() as u64);
+    to.set("hidden_activation", ACTIVATION);
+    to.set("attention_bias", false);
 }

@@ -5,6 +5,7 @@ use super::conventions::{self, Conventions};
 use super::from_hf::{self, KvHeads, Usual, refuse_flag, window_pattern};
 use super::gemma2::{self, check_scale, implied};
 use super::keys::Keys;
+use super::to_hf::HfKeys;
 use super::{Arch, Hyper, ModelGraph, RopeStyle, rope};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
@@ -17,6 +18,7 @@ pub(super) static ARCH: Arch = Arch {
     hyper,
     graph,
     keys,
+    config,
     untold,
 };
 
@@ -87,4 +89,18 @@ fn untold(h: &mut Hyper) {
     h.window_pattern = h.window_pattern.or(Some(PATTERN)).filter(|_| h.window.is_some());
     h.rope.window_base = h.rope.window_base.or(Some(10000.0));
     implied(h, BLOCKS_27B);
+}
+
+fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    to.class("Gemma3ForCausalLM", "gemma3_text");
+    to.number("final_logit_softcapping", h.logit_softcap);
+    to.number("attn_logit_softcapping", None);
+    to.number("rope_local_base_freq", h.rope.window_base);
+    let slides = |i: usize| h.window.is_some() && h.window_pattern.is_none_or(|p| i % p < p - 1);
+    let layer = |i: usize| if slides(i) { "sliding_attention" } else { "full_attention" };
+    to.set("layer_types", (0..h.blocks).map(layer).collect::<Vec<_>>());
+    to.set("sliding_window", h.window.unwrap_or(4096));
+    to.set("sliding_window_pattern", h.window_pattern.unwrap_or(1));
+    gemma2::attention(h, to);
+    to.usual(h, "gelu_pytorch_tanh")
 }

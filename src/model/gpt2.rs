@@ -4,13 +4,14 @@ use super::build::Builder;
 use super::conventions::{Conventions, Linear};
 use super::from_hf::{divided, refuse_flag};
 use super::keys::Keys;
+use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, Import, ModelGraph, NormKind, Op, Role, Rope, RopeScaling, RopeStyle, untold};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "GPT-2", gguf: "gpt2", hf: &["GPT2LMHeadModel", "gpt2"], hyper, graph, keys, untold };
+    Arch { title: "GPT-2", gguf: "gpt2", hf: &["GPT2LMHeadModel", "gpt2"], hyper, graph, keys, config, untold };
 
 const CONVENTIONS: Conventions = Conventions {
     roots: &["transformer.", ""],
@@ -100,4 +101,18 @@ fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
     keys.size("feed_forward_length", h.ffn);
     keys.size("attention.head_count", h.heads);
     keys.number("attention.layer_norm_epsilon", h.norm_eps);
+}
+
+fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    to.class("GPT2LMHeadModel", "gpt2");
+    to.set("vocab_size", h.vocab);
+    to.set("n_positions", h.context);
+    to.set("n_embd", h.width);
+    to.set("n_layer", h.blocks);
+    to.set("n_head", h.heads);
+    to.set("n_inner", h.ffn);
+    to.set("activation_function", "gelu_new");
+    to.number("layer_norm_epsilon", Some(h.norm_eps));
+    to.set("tie_word_embeddings", h.tied);
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::from_hf::{self, LLAMA, Usual};
 use super::keys::Keys;
+use super::to_hf::HfKeys;
 use super::{Arch, Hyper, llama, untold};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
@@ -14,6 +15,7 @@ pub(super) static ARCH: Arch = Arch {
     hyper,
     graph: llama::graph,
     keys,
+    config,
     untold,
 };
 
@@ -45,4 +47,14 @@ fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
     for (key, factor) in factors {
         keys.number(key, factor.unwrap_or(1.0));
     }
+}
+
+fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    to.class("GraniteForCausalLM", "granite");
+    to.number("embedding_multiplier", h.embedding_scale.or(Some(1.0)));
+    to.number("attention_multiplier", h.attention_scale.or(Some(1.0)));
+    to.number("residual_multiplier", h.residual_scale.or(Some(1.0)));
+    to.number("logits_scaling", h.logit_scale.or(Some(1.0)));
+    to.biases(h)?;
+    to.usual(h, "silu")
 }

@@ -4,6 +4,7 @@ use super::conventions;
 use super::decoder::{self, ExpertNames, Layout};
 use super::from_hf::{self, LLAMA};
 use super::keys::Keys;
+use super::to_hf::HfKeys;
 use super::{Arch, Hyper, ModelGraph, untold};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
@@ -16,6 +17,7 @@ pub(super) static ARCH: Arch = Arch {
     hyper,
     graph,
     keys,
+    config,
     untold,
 };
 
@@ -41,4 +43,19 @@ pub(super) fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
     keys.head_dim(h);
     keys.size("vocab_size", h.vocab);
     keys.size("rope.dimension_count", h.rope.dims);
+}
+
+/// Mixtral's files are of this architecture too; it is told by its experts.
+pub(super) fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    match &h.experts {
+        None => to.class("LlamaForCausalLM", "llama"),
+        Some(e) => {
+            to.class("MixtralForCausalLM", "mixtral");
+            to.set("num_local_experts", e.count);
+            to.set("num_experts_per_tok", e.used);
+            to.set("sliding_window", serde_json::Value::Null);
+        }
+    }
+    to.biases(h)?;
+    to.usual(h, "silu")
 }

@@ -15,6 +15,7 @@ pub(super) static ARCH: Arch = Arch {
     hyper,
     graph: llama::graph,
     keys: llama::keys,
+    config: llama::config,
     untold,
 };
 

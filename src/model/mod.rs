@@ -34,6 +34,7 @@ mod qwen3;
 mod qwen3_moe;
 mod rope;
 pub mod sites;
+mod to_hf;
 mod usual;
 
 use arch::untold;
@@ -44,6 +45,7 @@ pub use graph::{
 pub use hyper::{Experts, Hyper, Rope, RopeScaling};
 pub use opened::Opened;
 pub use sites::{Channels, Lanes, Maker, Producer, Reader, Site};
+pub use to_hf::Small;
 
 /// All architectures, in the order in which help and docs list them. Where several share a GGUF name, the first
 /// row reads the GGUF files of all.
@@ -88,6 +90,16 @@ pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
     limits::check(&hyper, config)?;
     let graph = (arch.graph)(&hyper);
     Ok(Model { arch, hyper, graph })
+}
+
+/// config.json of a model: sizes and settings, without tokens and types. `small` reads small tensors by name.
+///
+/// # Errors
+/// If transformers has no class or key for something; the error says for what.
+pub fn hf_config(model: &Model, small: Small<'_>) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    let mut keys = to_hf::HfKeys::new(small);
+    (model.arch.config)(&model.hyper, &mut keys)?;
+    Ok(keys.finish())
 }
 
 fn find_hf(c: &HfConfig) -> Result<&'static Arch> {

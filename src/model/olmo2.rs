@@ -4,13 +4,14 @@ use super::build::Builder;
 use super::conventions::{self, Conventions};
 use super::from_hf::{self, LLAMA, Usual};
 use super::keys::Keys;
+use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "OLMo 2", gguf: "olmo2", hf: &["Olmo2ForCausalLM", "olmo2"], hyper, graph, keys, untold };
+    Arch { title: "OLMo 2", gguf: "olmo2", hf: &["Olmo2ForCausalLM", "olmo2"], hyper, graph, keys, config, untold };
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
@@ -54,4 +55,13 @@ fn untold(h: &mut Hyper) {
         h.window_pattern = h.window_pattern.or(Some(4));
         h.rope.window_base = h.rope.window_base.or(Some(h.rope.base));
     }
+}
+
+fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    if h.window.is_some() {
+        return Err("OLMo 3, whose GGUF files have windows, cannot be said in OLMo 2's config.json".to_owned());
+    }
+    to.class("Olmo2ForCausalLM", "olmo2");
+    to.set("attention_bias", false);
+    to.usual(h, "silu")
 }

@@ -5,13 +5,14 @@ use super::conventions::{self, Conventions, Linear};
 use super::from_hf::{self, LLAMA, Usual};
 use super::keys::Keys;
 use super::mistral::uniform_window;
+use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, ModelGraph, Op, Role, RopeScaling, RopeStyle, rope, untold};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "Phi-3", gguf: "phi3", hf: &["Phi3ForCausalLM", "phi3"], hyper, graph, keys, untold };
+    Arch { title: "Phi-3", gguf: "phi3", hf: &["Phi3ForCausalLM", "phi3"], hyper, graph, keys, config, untold };
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
@@ -70,4 +71,12 @@ fn keys(h: &Hyper, c: &HfConfig, to: &mut Metadata) {
     keys.number("rope.freq_base", h.rope.base);
     // Zero for none: llama.cpp tells Phi-4 by it.
     keys.size("attention.sliding_window", h.window.unwrap_or(0));
+}
+
+fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    to.class("Phi3ForCausalLM", "phi3");
+    to.set("sliding_window", h.window);
+    to.number("partial_rotary_factor", Some(h.rope.dims as f32 / h.head_dim as f32));
+    to.set("original_max_position_embeddings", h.context);
+    to.usual(h, "silu")
 }

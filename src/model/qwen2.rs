@@ -4,13 +4,14 @@ use super::conventions::{self, Conventions};
 use super::decoder::{self, ExpertNames, Layout};
 use super::from_hf::{self, KvHeads, LLAMA, Usual, refuse_flag};
 use super::keys::Keys;
+use super::to_hf::HfKeys;
 use super::{Arch, Hyper, ModelGraph, RopeStyle, untold};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "Qwen2", gguf: "qwen2", hf: &["Qwen2ForCausalLM", "qwen2"], hyper, graph, keys, untold };
+    Arch { title: "Qwen2", gguf: "qwen2", hf: &["Qwen2ForCausalLM", "qwen2"], hyper, graph, keys, config, untold };
 
 pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
@@ -38,4 +39,10 @@ fn keys(h: &Hyper, c: &HfConfig, to: &mut Metadata) {
     if c.get("head_dim").is_some() {
         keys.head_dim(h);
     }
+}
+
+fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    to.class("Qwen2ForCausalLM", "qwen2");
+    to.set("use_sliding_window", false);
+    to.usual(h, "silu")
 }

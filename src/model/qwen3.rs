@@ -3,13 +3,14 @@
 use super::decoder::{self, Layout};
 use super::from_hf::{self, Usual, refuse_flag};
 use super::keys::Keys;
+use super::to_hf::HfKeys;
 use super::{Arch, Hyper, ModelGraph, qwen2, untold};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "Qwen3", gguf: "qwen3", hf: &["Qwen3ForCausalLM", "qwen3"], hyper, graph, keys, untold };
+    Arch { title: "Qwen3", gguf: "qwen3", hf: &["Qwen3ForCausalLM", "qwen3"], hyper, graph, keys, config, untold };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     refuse_flag(c, "use_sliding_window")?;
@@ -24,4 +25,11 @@ fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
     let mut keys = Keys::new("qwen3", to);
     keys.usual(h, h.ffn);
     keys.head_dim(h);
+}
+
+fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    to.class("Qwen3ForCausalLM", "qwen3");
+    to.set("attention_bias", h.qkv_bias);
+    to.set("use_sliding_window", false);
+    to.usual(h, "silu")
 }

@@ -2,6 +2,7 @@
 
 use super::from_hf::{self, only, refuse_flag};
 use super::keys::Keys;
+use super::to_hf::HfKeys;
 use super::{Arch, Experts, Hyper, qwen2, qwen3, untold};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
@@ -14,6 +15,7 @@ pub(super) static ARCH: Arch = Arch {
     hyper,
     graph: qwen3::graph,
     keys,
+    config,
     untold,
 };
 
@@ -50,4 +52,17 @@ fn keys(h: &Hyper, c: &HfConfig, to: &mut Metadata) {
         keys.head_dim(h);
     }
     keys.size("expert_feed_forward_length", h.ffn);
+}
+
+fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
+    to.class("Qwen3MoeForCausalLM", "qwen3_moe");
+    let experts = h.experts.as_ref().ok_or("a Qwen 3 MoE without experts")?;
+    to.set("num_experts", experts.count);
+    to.set("num_experts_per_tok", experts.used);
+    to.set("norm_topk_prob", true);
+    to.set("moe_intermediate_size", h.ffn);
+    to.set("decoder_sparse_step", 1);
+    to.set("mlp_only_layers", serde_json::json!([]));
+    to.set("use_sliding_window", false);
+    to.usual(h, "silu")
 }

@@ -110,16 +110,26 @@ fn scaling(s: &Section<'_>, usual: &Usual, rope: &Rope, context: usize) -> Resul
     }
 }
 
-/// Llama 3: long waves are stretched by `factor`, short ones not at all, with a ramp between. Computed in f32 step by
-/// step as the reference converter does, whose files hold these very numbers.
+/// Llama 3: long waves are stretched by `factor`, short ones not at all, with a ramp between.
 fn llama3_factors(s: &Section<'_>, rope: &Rope) -> Result<Vec<f32>> {
     let (factor, low, high) = (s.number("factor")?, s.number("low_freq_factor")?, s.number("high_freq_factor")?);
     let original = s.number("original_max_position_embeddings")?;
+    Ok(llama3([factor, low, high, original], rope))
+}
+
+/// The wave length of a pair of rotary dimensions.
+fn wave(rope: &Rope, i: usize) -> f32 {
+    // Not f32::powf, which is the system's and differs between systems in the last bit.
+    let frequency = 1.0 / libm::pow(f64::from(rope.base), f64::from((2 * i) as f32 / rope.dims as f32)) as f32;
+    2.0 * PI / frequency
+}
+
+/// Computed in f32 step by step as the reference converter does, whose files hold these very numbers. Settings: factor,
+/// low and high frequency factor, original context.
+fn llama3([factor, low, high, original]: [f64; 4], rope: &Rope) -> Vec<f32> {
     let (low_wave, high_wave) = ((original / low) as f32, (original / high) as f32);
     let one = |i: usize| {
-        // Not f32::powf, which is the system's and differs between systems in the last bit.
-        let frequency = 1.0 / libm::pow(f64::from(rope.base), f64::from((2 * i) as f32 / rope.dims as f32)) as f32;
-        let wave = 2.0 * PI / frequency;
+        let wave = wave(rope, i);
         if wave < high_wave {
             1.0
         } else if wave > low_wave {
@@ -129,14 +139,47 @@ fn llama3_factors(s: &Section<'_>, rope: &Rope) -> Result<Vec<f32>> {
             1.0 / ((1.0 - smooth) / factor as f32 + smooth)
         }
     };
-    Ok((0..rope.dims / 2).map(one).collect())
+    (0..rope.dims / 2).map(one).collect()
+}
+
+/// Settings of Llama 3 that give these factors, as [`llama3`] takes them: those of published models, which differ in
+/// the factor and the original context, or else what the factors between the ends of the ramp say (only ratios of the
+/// last three count).
+pub(super) fn llama3_settings(factors: &[f32], rope: &Rope) -> Option<[f64; 4]> {
+    let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
+    let gives = |settings: &[f64; 4]| {
+        let made = llama3(*settings, rope);
+        made.len() == factors.len() && made.iter().zip(factors).all(|(a, b)| (a - b).abs() <= 1e-5 * b)
+    };
+    let published = (4..=24).rev().map(|k| [factor, 1.0, 4.0, f64::from(1 << k)]);
+    if let Some(found) = published.into_iter().find(|settings| gives(settings)) {
+        return Some(found);
+    }
+    // On the ramp 1 / f is linear in 1 / wave.
+    let share = |f: f32| (1.0 / f64::from(f) - 1.0 / factor) / (1.0 - 1.0 / factor);
+    let ramp: Vec<(f64, f64)> = factors
+        .iter()
+        .enumerate()
+        .filter(|(_, f)| **f > 1.0 && f64::from(**f) < factor)
+        .map(|(i, f)| (1.0 / f64::from(wave(rope, i)), share(*f)))
+        .collect();
+    let (first, last) = (ramp.first()?, ramp.last()?);
+    let slope = (last.1 - first.1) / (last.0 - first.0);
+    let high = 1.0 + 1.0 / (slope * first.0 - first.1);
+    let settings = [factor, 1.0, (high * 1e4).round() / 1e4, (slope * (high - 1.0)).round()];
+    (settings.iter().all(|x| x.is_finite() && *x > 0.0) && gives(&settings)).then_some(settings)
+}
+
+/// How much sine and cosine grow where a context is stretched.
+pub(super) fn long_magnitude(context: usize, original: usize) -> f64 {
+    let stretch = context as f64 / original as f64;
+    if stretch > 1.0 { (1.0 + stretch.ln() / (original as f64).ln()).sqrt() } else { 1.0 }
 }
 
 /// Phi-3: given factors per frequency, and sine and cosine grow a little with the stretch.
 fn long_factors(s: &Section<'_>, rope: &Rope, context: usize) -> Result<RopeScaling> {
     let original = original_context(s.config)?;
-    let stretch = context as f64 / original as f64;
-    let magnitude = if stretch > 1.0 { (1.0 + stretch.ln() / (original as f64).ln()).sqrt() } else { 1.0 };
+    let (stretch, magnitude) = (context as f64 / original as f64, long_magnitude(context, original));
     for (name, ours) in [("attention_factor", magnitude), ("factor", stretch)] {
         if let Some(found) = s.opt_number(name)?
             && (found - ours).abs() > 1e-6 * ours
@@ -184,4 +227,27 @@ pub(super) fn sliding_base(c: &HfConfig) -> Result<f32> {
         }
     };
     Ok(base.unwrap_or(10000.0) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_found_in_the_factors_that_they_give() {
+        for (dims, base, settings) in [
+            (128, 500_000.0, [8.0, 1.0, 4.0, 8192.0]),
+            (64, 500_000.0, [32.0, 1.0, 4.0, 8192.0]),
+            (16, 500_000.0, [8.0, 1.0, 4.0, 64.0]),
+            (128, 10_000.0, [16.0, 1.0, 3.0, 3000.0]),
+        ] {
+            let rope = Rope { dims, base, window_base: None, scaling: RopeScaling::None };
+            let factors = llama3(settings, &rope);
+            let found = llama3_settings(&factors, &rope).expect("settings");
+            let again = llama3(found, &rope);
+            assert!(again.iter().zip(&factors).all(|(a, b)| (a - b).abs() <= 1e-5 * b), "{settings:?}: {found:?}");
+        }
+        let rope = Rope { dims: 8, base: 1e4, window_base: None, scaling: RopeScaling::None };
+        assert!(llama3_settings(&[3.0, 1.0, 2.0, 5.0], &rope).is_none());
+    }
 }

@@ -422,6 +422,19 @@ def test_a_zero_of_zero_in_the_first_format(binary, tmp_path):
     check(binary, tmp_path, source, plain, {"Q4_1"})
 
 
+@pytest.mark.parametrize("model", ["tiny-gpt2", "tiny-phi3", "tiny-mixtral"])
+def test_floats_return_in_the_layout_of_the_model(binary, tmp_path, model):
+    """Quantisers store [out, in] where GPT-2's floats are [in, out]."""
+    pack, config = gptq(4, 32, True)
+    source, plain = made_up(model, tmp_path, pack, config, "returned")
+    out = tmp_path / "out"
+    run(binary, "convert", source, "--format", "safetensors", "--type", "f32", "-o", out, "-q")
+    found, want = packing.load(out / "model.safetensors"), packing.load(plain / "model.safetensors")
+    assert set(found) <= set(want)
+    for name, (dtype, numbers) in found.items():
+        assert dtype == "F32" and np.array_equal(numbers, floats(*want[name])), name
+
+
 @pytest.mark.parametrize("sort", ["--sym", "--asym"])
 @pytest.mark.parametrize(("format", "bits", "group"), [
     ("gptq", 4, 32), ("gptq", 4, 128), ("gptq", 8, 64), ("awq", 4, 64), ("compressed-tensors", 4, 128),

@@ -80,6 +80,7 @@ fn format(flags: &Flags, format: &mut Format) {
     };
     set("bits", flags.bits.map(|n| Setting::Count(n.into())));
     set("group_size", flags.group_size.map(|n| Setting::Count(n.into())));
+    set("shard_size", flags.shard_size.map(Setting::Count));
     set("sym", flags.sym.then_some(Setting::Flag(true)));
     set("sym", flags.asym.then_some(Setting::Flag(false)));
 }

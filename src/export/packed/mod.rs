@@ -1,8 +1,9 @@
-//! Quantised checkpoints as other programs load them: safetensors shards whose matrices are codes, scales and zeros, with
-//! config.json, tokenizer and generation files beside them.
+//! Quantised checkpoints as other programs load them: safetensors shards whose matrices are codes, scales and zeros,
+//! with config.json, tokenizer and generation files beside them.
 //!
-//! The pipeline writes blocks row by row, as for any output. Here they are taken apart again: what was moved or fused on the way
-//! in goes back to the checkpoint's own tensors, and each [layout](PackedLayout), one file, packs a matrix its way.
+//! The pipeline writes blocks row by row, as for any output. Here they are taken apart again: what was moved or fused
+//! on the way in goes back to the checkpoint's own tensors, and each [layout](PackedLayout), one file, packs a matrix
+//! its way.
 
 use std::path::{Path, PathBuf};
 
@@ -91,7 +92,7 @@ pub const BITS: [u32; 2] = [4, 8];
 pub const GROUPS: [usize; 3] = [32, 64, 128];
 
 /// Settings that all layouts take.
-const SETTINGS: &[&str] = &["bits", "group-size", "sym", "asym"];
+const SETTINGS: &[&str] = &["bits", "group-size", "sym", "asym", "shard-size"];
 
 /// The exporter of a layout.
 pub struct Packed(pub &'static dyn PackedLayout);

@@ -40,7 +40,7 @@ impl<'a> Laid<'a> {
         let tensors = tensors::all(contents.plan, contents.weights);
         let entries: Vec<_> = tensors.iter().map(|t| t.entries(layout, codes)).collect();
         let sizes: Vec<u64> = entries.iter().map(|e| e.iter().map(Entry::bytes).sum()).collect();
-        let shards = shards::split(&sizes, shards::USUAL);
+        let shards = shards::split(&sizes, contents.request.shard_size.unwrap_or(shards::USUAL));
         Laid { contents, layout, codes, config, tensors, entries, shards }
     }
 
@@ -124,8 +124,8 @@ fn one_after_the_other(plan: &Plan) -> Layout {
     Layout { header: Vec::new(), offsets, size }
 }
 
-/// A folder that is being written. The pipeline's blocks go to a file of their own: a matrix can be packed only when all of it is
-/// there.
+/// A folder that is being written. The pipeline's blocks go to a file of their own: a matrix can be packed only when
+/// all of it is there.
 struct Packing<'a> {
     laid: Laid<'a>,
     folder: Folder,

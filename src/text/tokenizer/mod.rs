@@ -10,6 +10,7 @@ mod hf;
 mod keys;
 mod merge;
 mod pre;
+mod restore;
 mod special;
 mod special_tokens;
 mod spm;
@@ -24,6 +25,7 @@ use crate::checkpoint::{Config, TensorSource};
 use crate::gguf::Metadata;
 use crate::{Error, Result};
 
+pub use self::restore::{Restored, restored};
 pub use self::special_tokens::{Control, Special};
 pub use self::stream::Decoder;
 

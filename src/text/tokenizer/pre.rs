@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// The key that names a pre-tokenizer.
 pub(super) const PRE: &str = "tokenizer.ggml.pre";
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 
 /// What llama.cpp applies where it differs from the files that it was made from, or where no file says it.
 const OWN: &[(&str, &[&str])] = &[
@@ -68,7 +68,7 @@ pub(super) fn adds_bos(pre: &str) -> bool {
     ADD_BOS.contains(&pre)
 }
 
-fn expressions(pre: &str) -> Option<&'static [&'static str]> {
+pub(super) fn expressions(pre: &str) -> Option<&'static [&'static str]> {
     let twin = TWINS.iter().find(|(_, names)| names.contains(&pre)).map_or(pre, |t| t.0);
     let own = OWN.iter().find(|(name, _)| *name == twin).map(|o| o.1);
     own.or_else(|| pre_tokenizer_expressions(twin))

@@ -33,7 +33,7 @@ pub(super) struct Cutter {
 }
 
 /// Tokens that keep the white space behind them where all others of Phi-3 swallow it.
-const PHI3_KEEPING: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
+pub(super) const PHI3_KEEPING: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 impl Cutter {
     /// `phi3`: its special tokens swallow the white space behind them, which GGUF has no key for.

@@ -1,0 +1,49 @@
+//! The model as floats in the Hugging Face layout: what was dequantised, merged or edited returns to where it came
+//! from.
+//!
+//! Every parameter goes back to the tensors, the order of rows and the conventions that its checkpoint has ([`Import`]
+//! undone), and straight to its place in a shard. Parameters that nothing changed come back bit for bit.
+//!
+//! [`Import`]: crate::model::Import
+
+use std::path::{Path, PathBuf};
+
+use super::{About, Assigned, Contents, Exporter, Prepared, Request, destination};
+use crate::Result;
+use crate::checkpoint::TensorSource;
+use crate::weights::Weights;
+
+mod assign;
+mod config;
+mod places;
+mod stored;
+mod write;
+
+/// The exporter.
+pub struct Safetensors;
+
+static ABOUT: About = About {
+    name: "safetensors",
+    title: "safetensors",
+    summary: "a folder of floats as the Hugging Face libraries load it, with the checkpoint's names and types",
+    settings: &["type", "shard-size"],
+};
+
+impl Exporter for Safetensors {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned> {
+        request.check(&ABOUT)?;
+        assign::assign(request, source, weights)
+    }
+
+    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
+        Ok(Box::new(write::Laid::new(contents)?))
+    }
+
+    fn destination(&self, path: &Path, _: bool) -> Result<PathBuf> {
+        destination::folder(path)
+    }
+}

@@ -1,0 +1,80 @@
+//! Where each row of a parameter goes in the tensors of the checkpoint: the way in, backwards.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use aurora_quantizers::Spec;
+
+use super::super::Contents;
+use super::super::shards::{self, Entry};
+use super::stored::{self, Run};
+use crate::Result;
+use crate::model::Import;
+
+/// Tensors of the output, and where the rows of every planned tensor go in them.
+pub(super) struct Places {
+    /// By name.
+    pub entries: Vec<Entry>,
+    /// Of every tensor of the plan; none of what is computed.
+    pub targets: Vec<Vec<Target>>,
+}
+
+/// Consecutive rows of a planned tensor that are consecutive in one tensor of the output (before they are permuted).
+pub(super) struct Target {
+    /// Rows of the planned tensor.
+    pub rows: Range<usize>,
+    pub entry: usize,
+    /// The first of them in the entry.
+    pub to: usize,
+    pub spec: &'static Spec,
+}
+
+impl Places {
+    pub fn of(contents: Contents<'_>) -> Result<Places> {
+        let Contents { source, weights, plan, request, .. } = contents;
+        let chosen = stored::chosen(request)?;
+        let all: Vec<Vec<Run>> = plan.tensors.iter().map(|t| stored::runs(weights, source, t.param, chosen)).collect();
+        let mut found: BTreeMap<&str, Entry> = BTreeMap::new();
+        for run in all.iter().flatten() {
+            let dtype = shards::dtype(run.spec);
+            let entry = Entry { name: run.name.clone(), dtype, shape: run.shape.clone() };
+            found.entry(&run.name).or_insert(entry);
+        }
+        let index: BTreeMap<&str, usize> = found.keys().enumerate().map(|(i, name)| (*name, i)).collect();
+        let targets = all.iter().map(|runs| {
+            let mut from = 0;
+            let target = |run: &Run| {
+                let rows = from..from + run.rows;
+                from = rows.end;
+                Target { rows, entry: index[run.name.as_str()], to: run.to, spec: run.spec }
+            };
+            runs.iter().map(target).collect()
+        });
+        let targets = targets.collect();
+        Ok(Places { targets, entries: found.into_values().collect() })
+    }
+}
+
+/// Which stored row (element of a vector) each canonical one is. `total`: how many there are.
+pub(super) fn stored_row(import: &Import, row: usize, total: usize) -> usize {
+    match import {
+        Import::RopePermute { heads } => {
+            let dim = total / heads;
+            let (head, i) = (row / dim, row % dim);
+            head * dim + i / 2 + (i % 2) * (dim / 2)
+        }
+        _ => row,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaved_pairs_become_halves_head_by_head() {
+        let import = Import::RopePermute { heads: 2 };
+        let rows: Vec<_> = (0..8).map(|row| stored_row(&import, row, 8)).collect();
+        assert_eq!(rows, [0, 2, 1, 3, 4, 6, 5, 7]);
+    }
+}

@@ -1,0 +1,131 @@
+//! The tensors of a Hugging Face checkpoint that a parameter is made of, and the type of floats that each is to have.
+
+use aurora_quantizers::spec::{self, Kind};
+use aurora_quantizers::{Spec, Store, formats};
+
+use super::super::Request;
+use crate::checkpoint::{Config, TensorInfo, TensorSource};
+use crate::model::{Import, Param, ParamId};
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// A run of a parameter's rows in one tensor.
+pub(super) struct Run {
+    pub name: String,
+    /// Of the whole tensor, as stored.
+    pub shape: Vec<usize>,
+    /// Its first row there, after a transposition.
+    pub to: usize,
+    pub rows: usize,
+    pub spec: &'static Spec,
+}
+
+/// What the checkpoint has of a parameter, or would have: none if it is computed.
+pub(super) fn runs(
+    weights: &Weights<'_>,
+    source: &dyn TensorSource,
+    id: ParamId,
+    chosen: Option<&'static Spec>,
+) -> Vec<Run> {
+    let param = weights.graph().param(id);
+    match source.config() {
+        Config::HuggingFace(_) => {
+            let run = |(info, to, rows): (&TensorInfo, usize, usize)| Run {
+                name: info.name.clone(),
+                shape: shape(param, &info.shape),
+                to,
+                rows,
+                spec: chosen.unwrap_or_else(|| own(source, info)),
+            };
+            weights.pieces(id).map(run).collect()
+        }
+        Config::Gguf(_) => {
+            let spec = chosen.unwrap_or_else(|| own_of_gguf(weights, source, id));
+            let run = |part: &crate::model::Part| Run {
+                name: part.names[0].clone(),
+                shape: part.shape.clone(),
+                to: part.first_row,
+                rows: part.rows,
+                spec,
+            };
+            param.parts.iter().map(run).collect()
+        }
+    }
+}
+
+/// Quantisers store `[out, in]`, also of layers whose floats are `[in, out]`.
+fn shape(param: &Param, stored: &[usize]) -> Vec<usize> {
+    match param.import {
+        Import::Transpose => vec![param.cols(), param.rows()],
+        _ => stored.to_vec(),
+    }
+}
+
+/// The type that a request names for all tensors.
+pub(super) fn chosen(request: &Request) -> Result<Option<&'static Spec>> {
+    let Some(name) = &request.file_type else { return Ok(None) };
+    match ["f32", "f16", "bf16"].iter().find(|known| known.eq_ignore_ascii_case(name)) {
+        Some(known) => Ok(Some(named(known))),
+        None => Err(Error::unsupported(format!("`type` {name}: `format` safetensors has f32, f16 and bf16"))),
+    }
+}
+
+pub(super) fn named(name: &str) -> &'static Spec {
+    spec::by_name(name).expect("a row of SPECS")
+}
+
+/// The type of a checkpoint's tensor. What was quantised becomes F16: a scale times a small integer has about as many
+/// bits as F16 holds, three more than BF16. Where weights can be larger than F16's largest, BF16.
+fn own(source: &dyn TensorSource, info: &TensorInfo) -> &'static Spec {
+    match &info.packed {
+        Some(packed) if packed.largest(&packed.survey(source)) > named("f16").max_abs => named("bf16"),
+        Some(_) => named("f16"),
+        // 64 bits: everything here computes in 32.
+        None if info.spec.name == "f64" => named("f32"),
+        None => info.spec,
+    }
+}
+
+/// GGUF keeps vectors and small matrices as F32, whatever the checkpoint had. They get the type of the token embedding
+/// again where that loses nothing.
+fn own_of_gguf(weights: &Weights<'_>, source: &dyn TensorSource, id: ParamId) -> &'static Spec {
+    let float = |info: &TensorInfo| if info.spec.kind == Kind::Float { info.spec } else { named("f16") };
+    let Some(info) = source.find(&weights.graph().param(id).name) else { return named("f32") };
+    let found = float(info);
+    let Some(table) = source.find("token_embd.weight").map(float) else { return found };
+    match found.name == "f32" && !weights.graph().param(id).role.quantizable() && holds(weights, id, table) {
+        true => table,
+        false => found,
+    }
+}
+
+/// The type of floats that a spec is of.
+pub(super) fn store(spec: &Spec) -> &'static dyn Store {
+    formats::by_name(spec.name).expect("a type of floats")
+}
+
+/// Whether a type holds what would be stored of a parameter, so that it reads the same.
+fn holds(weights: &Weights<'_>, id: ParamId, spec: &'static Spec) -> bool {
+    let param = weights.graph().param(id);
+    let format = store(spec);
+    let mut values = vec![0.0; param.cols()];
+    (0..param.rows()).all(|row| {
+        weights.rows(id, row..row + 1, &mut values);
+        let mut stored = values.clone();
+        less_one(param, &mut stored);
+        let mut bytes = vec![0; stored.len() * spec.bytes];
+        format.encode(&stored, aurora_quantizers::Scales::Reference, &mut bytes);
+        format.decode(&bytes, &mut stored);
+        if param.import == Import::AddOne {
+            stored.iter_mut().for_each(|v| *v += 1.0);
+        }
+        stored == values
+    })
+}
+
+/// What a checkpoint stores of canonical numbers, where those have one added.
+pub(super) fn less_one(param: &Param, values: &mut [f32]) {
+    if param.import == Import::AddOne {
+        values.iter_mut().for_each(|v| *v = (f64::from(*v) - 1.0) as f32);
+    }
+}
