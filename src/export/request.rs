@@ -5,9 +5,7 @@
 use aurora_quantizers::Store;
 use regex::Regex;
 
-use super::{About, EXPORTERS};
 use crate::plan::{FileType, Rules};
-use crate::{Error, Result};
 
 /// The type that carries the integers of a quantised checkpoint over.
 pub const KEEP: &str = "keep";
@@ -69,18 +67,6 @@ impl Request {
             ("shard-size", self.shard_size.is_some()),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
-    }
-
-    /// Refuses a setting that a format does not take.
-    pub(super) fn check(&self, format: &About) -> Result<()> {
-        let Some(foreign) = self.given().into_iter().find(|name| !format.settings.contains(name)) else {
-            return Ok(());
-        };
-        let takers = EXPORTERS.iter().map(|e| e.about()).filter(|about| about.settings.contains(&foreign));
-        let takers: Vec<_> = takers.map(|about| about.title).collect();
-        let own: Vec<_> = format.settings.iter().map(|name| format!("`{name}`")).collect();
-        let (takers, own) = (takers.join(", "), own.join(", "));
-        Err(Error::setting(format!("`{foreign}` is for {takers}; `format` {} has {own}", format.name)))
     }
 
     /// Rules of the plan for a file type.

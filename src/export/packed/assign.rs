@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aurora_quantizers::{Store, formats};
 
 use super::super::{Assigned, Request};
-use super::Codes;
+use super::layout::Codes;
 use crate::Result;
 use crate::checkpoint::TensorSource;
 use crate::model::{Import, ParamId, Role};

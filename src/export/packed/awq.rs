@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::About;
 use super::bits::{bytes, turned};
-use super::{BITS, Codes, Limits, Matrix, PackedLayout, Part, SETTINGS};
+use super::layout::{BITS, Codes, Limits, Matrix, PackedLayout, Part, SETTINGS};
 
 /// The layout.
 pub struct Awq;

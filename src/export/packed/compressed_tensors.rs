@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::About;
 use super::bits::{bytes, words};
-use super::{Codes, Matrix, PackedLayout, Part, SETTINGS};
+use super::layout::{Codes, Matrix, PackedLayout, Part, SETTINGS};
 
 /// The layout.
 pub struct CompressedTensors;

@@ -6,7 +6,7 @@ use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Store, formats};
 
 use super::super::shards::{self, Entry};
-use super::{Codes, PackedLayout};
+use super::layout::{Codes, PackedLayout};
 use crate::plan::Plan;
 use crate::weights::Weights;
 

@@ -7,8 +7,8 @@ use aurora_quantizers::{Scales, Store, formats};
 use half::f16;
 use rayon::prelude::*;
 
+use super::layout::{Codes, Matrix};
 use super::tensors::{Piece, Tensor};
-use super::{Codes, Matrix};
 use crate::checkpoint::mmap::Map;
 use crate::model::Import;
 use crate::plan::{Plan, TensorPlan};

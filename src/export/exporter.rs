@@ -1,0 +1,120 @@
+//! What an output format is: how it assigns types, checks and lays out, and takes rows.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::request::Request;
+use crate::Result;
+use crate::checkpoint::TensorSource;
+use crate::model::{Model, ParamId};
+use crate::plan::{Plan, Rules};
+use crate::record::ImportanceRecord;
+use crate::watch::Watch;
+use crate::weights::{Edits, Kept, Weights};
+
+/// An output format: a row of [`EXPORTERS`](super::EXPORTERS).
+pub trait Exporter: Send + Sync {
+    /// What it is called, and which settings it takes.
+    fn about(&self) -> &'static About;
+
+    /// Which type every matrix is to have, and which edits that takes (columns of a quantised checkpoint put in the order of
+    /// their groups).
+    ///
+    /// # Errors
+    /// If the format does not take one of the settings, or cannot hold the model.
+    fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned>;
+
+    /// Checks and lays out all that is known before the work: keys, tokenizer, names, sizes.
+    ///
+    /// # Errors
+    /// If the output could not be written or would not load.
+    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>>;
+
+    /// Where the output goes: `path`, or what it links to. `replace`: whether a file there may be replaced.
+    ///
+    /// # Errors
+    /// If nothing can be written there.
+    fn destination(&self, path: &Path, replace: bool) -> Result<PathBuf>;
+}
+
+/// What a format is called and takes.
+#[derive(Debug)]
+pub struct About {
+    /// As `--format` takes it.
+    pub name: &'static str,
+    /// As people write it.
+    pub title: &'static str,
+    /// One line for `--help`.
+    pub summary: &'static str,
+    /// Names of the [settings](Request::given) that it takes; all others are refused.
+    pub settings: &'static [&'static str],
+}
+
+/// What an exporter makes of a request: the types of all tensors, for [`Plan::keeping`].
+pub struct Assigned {
+    /// As the record has it: "q4_k_m", "gptq-4bit-g128".
+    pub name: String,
+    /// What the output's usual name ends in, after the model's: "q4_k_m.gguf".
+    pub ending: String,
+    /// Types by rule.
+    pub rules: Rules,
+    /// Types of single parameters.
+    pub kept: BTreeMap<ParamId, Kept>,
+    /// What has to be done to the weights for these types.
+    pub edits: Edits,
+    /// What the user should know.
+    pub warning: Option<String>,
+}
+
+/// What is to be written.
+#[derive(Clone, Copy)]
+pub struct Contents<'a> {
+    /// Where the model comes from.
+    pub source: &'a dyn TensorSource,
+    /// The model.
+    pub model: &'a Model,
+    /// Its parameters.
+    pub weights: &'a Weights<'a>,
+    /// Types of its tensors.
+    pub plan: &'a Plan,
+    /// What was asked for.
+    pub request: &'a Request,
+}
+
+/// An output that is laid out: nothing but the disk can fail now.
+pub trait Prepared<'a> {
+    /// Bytes of what will be written: of the file, or of all tensors in a folder.
+    fn bytes(&self) -> u64;
+
+    /// Remarks for the user.
+    fn notes(&self) -> &[String];
+
+    /// Lets the output say which importances it was rounded with, if the format has a place for that.
+    ///
+    /// # Errors
+    /// If the format cannot hold it.
+    fn weighed(&mut self, importance: &ImportanceRecord) -> Result<()>;
+
+    /// Begins to write, beside `path`. `replace`: whether a file that has that name at the end may be replaced.
+    ///
+    /// # Errors
+    /// If the directory cannot be written or the disk is too small.
+    fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>>;
+}
+
+/// An output that is being written. Dropped unfinished, it leaves nothing behind.
+pub trait Sink: Sync {
+    /// Takes whole rows of a tensor, in the type that the plan gives it. `tensor`: index in the plan. `at`: where
+    /// `bytes` begin, from the tensor's start. In any order and from any thread; each row comes once.
+    ///
+    /// # Errors
+    /// If the disk is full or fails.
+    fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Makes everything durable and gives it its name. Returns the bytes written, as [`Prepared::bytes`] counts them.
+    ///
+    /// # Errors
+    /// If the disk fails, the watch says to stop, or the name cannot be taken; then nothing is left behind and what was
+    /// there stays.
+    fn finish(self: Box<Self>, watch: &dyn Watch) -> Result<u64>;
+}
