@@ -8,10 +8,10 @@ use std::path::Path;
 
 use aurora_quantizers::spec;
 
-use super::config::GgufConfig;
+use super::config::{Config, GgufConfig};
 use super::mapped::Mapped;
 use super::mmap::Map;
-use super::{Config, SourceKind, TensorInfo, TensorSource, has_extension};
+use super::source::{SourceKind, TensorInfo, TensorSource, has_extension};
 use crate::error::printable;
 use crate::gguf::{Header, MAGIC, Metadata, RawTensor, read_header};
 use crate::{Error, Result};

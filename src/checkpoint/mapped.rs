@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::config::Config;
 use super::mmap::Map;
-use super::{Config, TensorInfo, TensorSource};
+use super::source::{TensorInfo, TensorSource};
 
 /// A source whose tensors lie in mapped files.
 pub(super) struct Mapped {

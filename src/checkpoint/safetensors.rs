@@ -15,10 +15,11 @@ pub(super) use dtype::PACKED;
 pub use header::parse_header;
 use index::Index;
 
-use super::config::HfConfig;
+use super::config::{Config, HfConfig};
 use super::mapped::Mapped;
 use super::mmap::Map;
-use super::{Config, SourceKind, TensorInfo, TensorSource, has_extension, quantized};
+use super::quantized;
+use super::source::{SourceKind, TensorInfo, TensorSource, has_extension};
 use crate::error::printable;
 use crate::{Error, Result};
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::TensorSource;
+use super::source::TensorSource;
 use crate::watch::Watch;
 use crate::{Error, Result};
 

@@ -2,11 +2,12 @@
 //! eight to a word and interleaved; `weight = scale[g] * (code - zero[g])`. The scales of channels are already part of norms
 //! and neighbouring matrices.
 
-use super::ints::Layout;
-use super::packed::{Packed, Scales, Zeros};
-use super::{MethodRow, Parts, Reader, Stated, pack_dtype};
+use super::super::source::Layout;
+use super::super::source::TensorInfo;
+use super::super::source::{Packed, Scales, Zeros};
+use super::method::{MethodRow, Parts, Reader, pack_dtype};
+use super::stated::Stated;
 use crate::Result;
-use crate::checkpoint::TensorInfo;
 
 pub(super) const ROW: MethodRow = MethodRow { name: "awq", about: "4 bits in the GEMM layout, any group", open };
 

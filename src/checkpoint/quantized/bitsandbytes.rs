@@ -3,11 +3,12 @@
 
 use serde_json::Value as Json;
 
-use super::ints::Layout;
-use super::packed::{Groups, Packed, Scales, Zeros};
-use super::{MethodRow, Parts, Reader, Share, Stated};
+use super::super::source::Layout;
+use super::super::source::TensorInfo;
+use super::super::source::{Groups, Packed, Scales, Zeros};
+use super::method::{MethodRow, Parts, Reader, Share};
+use super::stated::Stated;
 use crate::Result;
-use crate::checkpoint::TensorInfo;
 
 pub(super) const ROW: MethodRow =
     MethodRow { name: "bitsandbytes", about: "NF4 and FP4, scales plain or quantised again, and LLM.int8", open };

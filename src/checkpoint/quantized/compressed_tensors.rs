@@ -4,11 +4,13 @@
 //! Which modules have which settings is said by groups with targets. Up to release 0.17 a word holds whole fields only, from
 //! 0.18 on fields run on from word to word; where the two differ, the number of words tells them apart.
 
-use super::ints::{Ints, Layout};
-use super::packed::{Groups, Packed, Scales, Zeros};
-use super::{MethodRow, Parts, Reader, Share, Stated, eights};
+use super::super::source::TensorInfo;
+use super::super::source::{Groups, Packed, Scales, Zeros};
+use super::super::source::{Ints, Layout};
+use super::eights;
+use super::method::{MethodRow, Parts, Reader, Share};
+use super::stated::Stated;
 use crate::Result;
-use crate::checkpoint::TensorInfo;
 
 pub(super) const ROW: MethodRow = MethodRow {
     name: "compressed-tensors",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::checkpoint::TensorInfo;
+use super::super::source::TensorInfo;
 
 /// The numbers of a tensor's codes, if it holds eight-bit floats that are known.
 pub(super) fn table(tensor: &TensorInfo) -> Option<Arc<[f32]>> {

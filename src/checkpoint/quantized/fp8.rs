@@ -1,11 +1,13 @@
 //! Eight-bit floats with a scale for the tensor, each row, or each block of it (DeepSeek's and Qwen's checkpoints, Transformers'
 //! `fp8` and `fbgemm_fp8`): `weight = scale * code`. What is called an inverse scale is one to multiply with.
 
-use super::ints::Layout;
-use super::packed::{Packed, Scales, Zeros};
-use super::{MethodRow, Parts, Reader, Share, Stated, eights};
+use super::super::source::Layout;
+use super::super::source::TensorInfo;
+use super::super::source::{Packed, Scales, Zeros};
+use super::eights;
+use super::method::{MethodRow, Parts, Reader, Share};
+use super::stated::Stated;
 use crate::Result;
-use crate::checkpoint::TensorInfo;
 
 pub(super) const ROW: MethodRow =
     MethodRow { name: "fp8", about: "E4M3 and E5M2 with a scale for the tensor, every row or every block", open };

@@ -2,11 +2,12 @@
 //! `weight = scale[g] * (code - zero[g])`. The first format stores every zero less one, `gptq_v2` as it is. `g_idx` names the
 //! group of every input; with act order it is not `i / group_size`.
 
-use super::ints::{Ints, Layout};
-use super::packed::{Groups, Packed, Scales, Zeros};
-use super::{MethodRow, Parts, Reader, Stated, pack_dtype};
+use super::super::source::TensorInfo;
+use super::super::source::{Groups, Packed, Scales, Zeros};
+use super::super::source::{Ints, Layout};
+use super::method::{MethodRow, Parts, Reader, pack_dtype};
+use super::stated::Stated;
 use crate::Result;
-use crate::checkpoint::TensorInfo;
 
 pub(super) const ROW: MethodRow =
     MethodRow { name: "gptq", about: "2, 3, 4 and 8 bits, both formats of zeros, any group, act order", open };

@@ -1,50 +1,9 @@
 //! Matrices of small integers as quantisers pack them: into 32-bit words along either axis, or one or two to a byte.
 
-use crate::checkpoint::{TensorInfo, TensorSource};
-
-/// How the integers lie in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// One to a byte, row after row.
-    Bytes {
-        /// Two's complement.
-        signed: bool,
-    },
-    /// Two to a byte, row after row, the first in the high half (bitsandbytes).
-    HighFirst,
-    /// In little-endian words of 32 bits, the first in the lowest bits.
-    Words {
-        /// A word holds neighbours of one column; else of one row.
-        down: bool,
-        /// Fields run on from one word into the next; else a word holds as many whole fields as fit.
-        dense: bool,
-    },
-    /// Eight of four bits to a word along a row, in the order that AWQ's kernels unpack them.
-    Interleaved,
-}
+use super::super::source::{Ints, Layout, TensorSource};
 
 /// Which nibble of a word holds each of eight neighbours (AutoAWQ's GEMM layout).
 const NIBBLE_OF: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
-
-/// A matrix of integers of up to eight bits.
-#[derive(Debug, Clone)]
-pub struct Ints {
-    /// Where it is stored.
-    pub tensor: TensorInfo,
-    /// Rows, of the unpacked matrix.
-    pub rows: usize,
-    /// Columns, of the unpacked matrix.
-    pub cols: usize,
-    /// Bits of a field.
-    pub bits: u32,
-    /// How fields lie in the file.
-    pub layout: Layout,
-    /// Subtracted from every field.
-    pub bias: i16,
-    /// Whether the file holds each number less one (GPTQ's first format). Where words hold whole fields it was subtracted
-    /// from whole words, so that a zero borrowed from the next field; adding to whole words gives it back.
-    pub less_one: bool,
-}
 
 impl Ints {
     /// Shape of the tensor that holds them, for layouts of words.

@@ -15,7 +15,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
-use super::super::TensorInfo;
+use super::super::source::TensorInfo;
 use super::dtype;
 use crate::error::printable;
 use crate::{Error, Result};

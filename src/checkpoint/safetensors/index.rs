@@ -9,8 +9,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::super::TensorInfo;
 use super::super::config::read_json;
+use super::super::source::TensorInfo;
 use crate::error::printable;
 use crate::{Error, Result};
 
