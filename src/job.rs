@@ -197,6 +197,7 @@ impl Job {
         };
         let errors = pipeline::run(&weights, &self.plan, rounding, &*sink, watch)?;
         record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
+        self.opened.files.check()?;
         watch.stage("flushing to the disk");
         record.file_bytes = sink.finish(watch)?;
         record.passes = solved.map_or_else(Vec::new, |solved| solved.records);

@@ -6,11 +6,10 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex};
 
 /// Settings whose flag is not their last name with dashes.
-const OTHERS: [(&str, &str); 7] = [
+const OTHERS: [(&str, &str); 6] = [
     ("importance.file", "--imatrix"),
     ("importance.calibrate", "--calibrate"),
     ("text.files", "--text"),
-    ("format.sym", "--sym"),
     ("tensor_types", "--tensor-type"),
     ("replace", "--force"),
     ("output", "-o"),

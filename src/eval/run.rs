@@ -90,6 +90,7 @@ impl Evaluation {
             }
         };
         let seconds = started.elapsed().as_secs_f64();
+        [&opened].into_iter().chain(&reference).try_for_each(|model| model.files.check())?;
         file.map_or(Ok(()), LogitsFile::finish)?;
         Ok(EvalRecord {
             tool: Tool::this(),

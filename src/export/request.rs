@@ -53,18 +53,18 @@ pub struct Choosing {
 impl Request {
     /// Names of the settings that are given.
     pub fn given(&self) -> Vec<&'static str> {
-        let symmetric = if self.symmetric == Some(false) { "asym" } else { "sym" };
+        let symmetric = if self.symmetric == Some(false) { "format.asym" } else { "format.sym" };
         let all = [
             ("type", self.file_type.is_some()),
             ("pure", self.pure),
-            ("tensor-type", !self.tensor_types.is_empty()),
-            ("output-type", self.output_type.is_some()),
-            ("embedding-type", self.embedding_type.is_some()),
+            ("tensor_types", !self.tensor_types.is_empty()),
+            ("output_type", self.output_type.is_some()),
+            ("embedding_type", self.embedding_type.is_some()),
             ("pre", self.pre.is_some()),
-            ("bits", self.bits.is_some()),
-            ("group-size", self.group_size.is_some()),
+            ("format.bits", self.bits.is_some()),
+            ("format.group_size", self.group_size.is_some()),
             (symmetric, self.symmetric.is_some()),
-            ("shard-size", self.shard_size.is_some()),
+            ("format.shard_size", self.shard_size.is_some()),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }

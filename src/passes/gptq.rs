@@ -161,3 +161,18 @@ impl Gptq {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Options;
+    use super::*;
+    use crate::recipe::Settings;
+
+    /// The solver's own defaults are the pass's.
+    #[test]
+    fn defaults_stand_in_one_place() {
+        let options = Options::of(ROW.options, &Settings::new()).unwrap();
+        let (order, sweeps) = (options.word(ACT_ORDER.name, &ORDERS), options.count(REFINE.name));
+        assert_eq!(gptq::Options { order, sweeps }, gptq::Options::default());
+    }
+}

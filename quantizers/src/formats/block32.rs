@@ -4,7 +4,7 @@
 //! and where they lie in the block ([`Layout::write`], [`Layout::read`]); [`Store`] and [`BlockFormat`] follow from
 //! that here.
 
-use super::stored;
+use super::half::stored;
 use crate::bits::{F16_NEG_ZERO, f16_from_f32, f16_to_f32};
 use crate::grid::Levels;
 use crate::search::block32::{self as search, Single};

@@ -238,7 +238,7 @@ impl BlockFormat for Grouped {
     fn pack(&self, grid: &Grid, codes: &[i8], block: &mut [u8]) {
         assert_eq!((codes.len(), block.len()), (self.spec.block, self.spec.bytes), "{}: one block", self.spec.name);
         grid.levels.check(self.spec.name, codes);
-        block[..2].copy_from_slice(&super::stored(self.spec.name, "scale", grid.scale[0]).to_le_bytes());
+        block[..2].copy_from_slice(&super::half::stored(self.spec.name, "scale", grid.scale[0]).to_le_bytes());
         let zero = self.zero(grid);
         if !self.symmetric {
             assert!((0..=self.top()).contains(&zero), "{}: a zero of {zero}", self.spec.name);

@@ -1,7 +1,6 @@
 //! The table of formats: a new one is one file here and one row.
 
 use crate::Store;
-use crate::bits::{f16_from_f32, f16_to_f32};
 use block32::Block32;
 pub use floats::{BF16, F16, F32};
 use superblock::SuperBlock;
@@ -9,6 +8,7 @@ use superblock::SuperBlock;
 mod block32;
 mod floats;
 mod grouped;
+mod half;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
@@ -60,14 +60,4 @@ pub fn grouped(bits: u32, group: usize, symmetric: bool) -> Option<&'static dyn 
         (8, 32, true) => by_name("q8_0"),
         _ => grouped::find(bits, group, symmetric).map(|f| f as &dyn Store),
     }
-}
-
-/// The F16 bits of a grid's number.
-///
-/// # Panics
-/// If it is not an F16: such a grid did not come from this format and would be stored wrong.
-fn stored(name: &str, what: &str, x: f32) -> u16 {
-    let bits = f16_from_f32(x);
-    assert_eq!(f16_to_f32(bits).to_bits(), x.to_bits(), "{name}: the grid's {what} is no half-precision number");
-    bits
 }

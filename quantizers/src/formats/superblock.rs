@@ -3,7 +3,7 @@
 //! A type says what its codes and integers can be ([`Levels`], [`Super`]) and where they lie in the block ([`Layout`]);
 //! [`Store`] and [`BlockFormat`] follow from that here.
 
-use super::stored;
+use super::half::stored;
 use crate::bits::f16_from_f32;
 use crate::grid::{self, MAX_GROUPS, Parts};
 use crate::search::superblock::{self as search, N, Super};

@@ -99,12 +99,12 @@ impl Part {
             [
                 ("the number of shards", shard.count.to_string()),
                 ("the number of samples", shard.samples.to_string()),
-                ("the number of samples in a leaf (--context)", shard.leaf.to_string()),
+                ("the number of samples in a leaf (`text.context`)", shard.leaf.to_string()),
                 ("the seed", run.seed.to_string()),
                 ("the checksum of the text's tokens", format!("{:08x}", run.text)),
                 ("the checksum of the model", format!("{:08x}", run.model)),
-                ("--hessian", run.gram.to_string()),
-                ("--output-matrix", run.output.to_string()),
+                ("`hessian`", run.gram.to_string()),
+                ("`output_matrix`", run.output.to_string()),
             ]
         };
         let pairs = facts(self).into_iter().zip(facts(other));

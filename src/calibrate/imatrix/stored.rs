@@ -22,7 +22,7 @@ impl Imatrix {
         gram: bool,
     ) -> Result<()> {
         if let Some(part) = &self.part {
-            let what = format!("{} of a run; put all of them together first (calibrate --merge)", part.name());
+            let what = format!("{} of a run; put all of them together first (calibrate `merge`)", part.name());
             return Err(Error::malformed(&self.path, what));
         }
         for feed in feeds {
@@ -49,7 +49,7 @@ impl Imatrix {
             let stored = self.gram_of(graph, feed);
             if gram && stored.is_none() {
                 return fault(
-                    "no X^T X of its input, which this method needs; make the file with calibrate --hessian".to_owned(),
+                    "no X^T X of its input, which this method needs; make the file with calibrate `hessian`".to_owned(),
                 );
             }
             if let Some(name) = stored {

@@ -20,7 +20,7 @@ static ABOUT: About = About {
     name: "gguf",
     title: "GGUF",
     summary: "a file for llama.cpp, Ollama, LM Studio and their like",
-    settings: &["type", "pure", "tensor-type", "output-type", "embedding-type", "pre"],
+    settings: &["type", "pure", "tensor_types", "output_type", "embedding_type", "pre"],
 };
 
 impl Exporter for Gguf {
@@ -36,7 +36,7 @@ impl Exporter for Gguf {
         let Contents { source, model, plan, request, .. } = contents;
         let (metadata, mut notes) = metadata::metadata(source, model, plan, request.pre.as_deref())?;
         if request.output_type.is_some() && model.hyper.tied {
-            let what = "`output-type` has no effect: this model's output matrix is its embedding (`embedding-type`)";
+            let what = "`output_type` has no effect: this model's output matrix is its embedding (`embedding_type`)";
             notes.push(what.to_owned());
         }
         let layout = layout(plan, &metadata)?;

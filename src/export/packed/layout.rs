@@ -69,4 +69,5 @@ pub const BITS: [u32; 2] = [4, 8];
 pub const GROUPS: [usize; 3] = [32, 64, 128];
 
 /// Settings that all layouts take.
-pub(super) const SETTINGS: &[&str] = &["bits", "group-size", "sym", "asym", "shard-size"];
+pub(super) const SETTINGS: &[&str] =
+    &["format.bits", "format.group_size", "format.sym", "format.asym", "format.shard_size"];

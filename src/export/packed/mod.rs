@@ -44,7 +44,7 @@ impl Packed {
             return Err(Error::setting(what));
         }
         if !GROUPS.contains(&codes.group) {
-            return Err(Error::setting(format!("`group-size` {} is none of {GROUPS:?}", codes.group)));
+            return Err(Error::setting(format!("`format.group_size` {} is none of {GROUPS:?}", codes.group)));
         }
         Ok(codes)
     }

@@ -26,7 +26,7 @@ static ABOUT: About = About {
     name: "safetensors",
     title: "safetensors",
     summary: "a folder of floats as the Hugging Face libraries load it, with the checkpoint's names and types",
-    settings: &["type", "shard-size"],
+    settings: &["type", "format.shard_size"],
 };
 
 impl Exporter for Safetensors {
