@@ -181,9 +181,9 @@ impl Job {
             None => None,
         };
         watch.begin(self.plan.weights());
-        let (solved, resume) = match self.asked.solves {
-            true => self.solve(&weights, &path, to.resume, &*sink, watch).map(|(s, r)| (Some(s), r))?,
-            false => (None, None),
+        let (solved, resume) = match self.asked.passes.is_empty() {
+            true => (None, None),
+            false => self.solve(&weights, &path, to.resume, &*sink, watch).map(|(s, r)| (Some(s), r))?,
         };
         // Running the model takes far longer than what more care does.
         let calibrated = self.recipe.importance == Some(Importance::Calibrate);
@@ -222,6 +222,10 @@ impl Job {
         watch: &dyn Watch,
     ) -> Result<(Solved, Option<Resume>)> {
         let (plan, passes) = (&self.plan, &self.asked.passes);
+        if !self.asked.solves {
+            let solved = pipeline::alone::run(&self.opened.model, weights, plan, passes, output, watch)?;
+            return Ok((solved, None));
+        }
         if let Some(path) = &self.recipe.stats {
             let file = Imatrix::open(path)?;
             let solved = pipeline::stored::run(&self.opened.model, weights, plan, passes, &file, output, watch)?;
@@ -238,5 +242,60 @@ impl Job {
         let job = pipeline::blocks::Job { samples, passes, propagate: self.recipe.propagate };
         let solved = pipeline::blocks::run(&self.opened.model, weights, plan, &job, resume.as_ref(), output, watch)?;
         Ok((solved, resume))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::{PassSpec, Setting};
+    use crate::watch::Unwatched;
+
+    /// What looks at weights alone needs no text, edits what is rounded afterwards, and may be rounded by ggml's formula.
+    #[test]
+    fn passes_without_needs_run_without_a_model() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+        let dir = tempfile::tempdir().unwrap();
+        let mut toy = PassSpec::new("toy");
+        toy.options.insert("toy_factor".to_owned(), Setting::Count(4));
+        for (name, file_type) in [("stories260k", "f32"), ("tiny-qwen3-moe", "f32"), ("stories260k", "q4_0")] {
+            let (plain, edited) = (dir.path().join("plain.gguf"), dir.path().join("edited.gguf"));
+            let mut recipe = Recipe::new(models.join(name));
+            recipe.file_type = Some(file_type.to_owned());
+            recipe.passes = vec![reference()];
+            convert(&recipe, &plain);
+            recipe.passes = vec![toy.clone(), reference()];
+            let record = convert(&recipe, &edited);
+            assert_eq!(record.method, "toy");
+            let (plain, edited) = (Opened::open(&plain).unwrap(), Opened::open(&edited).unwrap());
+            let graph = &plain.model.graph;
+            let linears: Vec<_> = graph.sites().into_iter().flat_map(|s| s.readers).map(|r| r.weight).collect();
+            assert_eq!(record.passes.len(), linears.len());
+            let [before, after] = [&plain, &edited].map(|o| Weights::bind(o.source.as_ref(), &o.model.graph).unwrap());
+            for (i, param) in graph.params.iter().enumerate() {
+                let id = crate::model::ParamId(i);
+                let [mut a, mut b] = [vec![0.0; param.len()], vec![0.0; param.len()]];
+                before.rows(id, 0..param.rows(), &mut a);
+                after.rows(id, 0..param.rows(), &mut b);
+                // A power of two changes no rounding, but of F16's subnormal numbers (2^-24 apart).
+                let factor = if linears.contains(&id) { 4.0 } else { 1.0 };
+                assert!(
+                    a.iter().zip(&b).all(|(a, b)| (a * factor - b).abs() <= 2f32.powi(-22)),
+                    "{name} {file_type} {}",
+                    param.name
+                );
+            }
+        }
+    }
+
+    fn reference() -> PassSpec {
+        let mut rtn = PassSpec::new("rtn");
+        rtn.options.insert("scales".to_owned(), Setting::Word("reference".to_owned()));
+        rtn
+    }
+
+    fn convert(recipe: &Recipe, to: &Path) -> RunRecord {
+        let to = Destination { path: Some(to.to_owned()), replace: true, ..Destination::default() };
+        prepare(recipe).unwrap().run(&to, &Unwatched).unwrap()
     }
 }

@@ -11,6 +11,7 @@ use aurora_quantizers::gptq::Guess;
 use aurora_quantizers::scan::{Scan, scan};
 use aurora_quantizers::{NumError, Scales, matrix, par};
 
+pub mod alone;
 pub mod blocks;
 mod done;
 pub mod guesses;

@@ -6,7 +6,7 @@ use crate::calibrate::dataset::{Choice, Dataset};
 use crate::checkpoint::TensorSource;
 use crate::export::{Choosing, Request};
 use crate::model::Model;
-use crate::passes::{self, CODES, JOINT, Options, Pass, REFERENCE, RTN, SCALES};
+use crate::passes::{self, CODES, JOINT, Options, Pass, REFERENCE, RTN, SCALES, StatsKind};
 use crate::plan;
 use crate::recipe::{Importance, PassSpec, Propagate, Recipe, Setting, Text};
 use crate::text::Tokenizer;
@@ -22,9 +22,9 @@ const FORMAT_OPTIONS: [&str; 4] = ["bits", "group_size", "sym", "shard_size"];
 pub(super) struct Asked {
     /// Names of the passes, joined by +.
     pub method: String,
-    /// The passes, rounding to nearest last.
+    /// The passes: with rounding to nearest as the last if they need statistics, without it if they do not.
     pub passes: Vec<Box<dyn Pass>>,
-    /// Whether there are other passes than rounding to nearest.
+    /// Whether the passes need statistics of what linears multiply.
     pub solves: bool,
     /// Scales by ggml's formula.
     pub reference: bool,
@@ -37,17 +37,21 @@ pub(super) struct Asked {
 impl Asked {
     /// Looks everything up.
     pub fn of(recipe: &Recipe) -> Result<Asked> {
-        let passes = passes::chain(&recipe.passes)?;
+        let mut passes = passes::chain(&recipe.passes)?;
         let named: Vec<&str> = recipe.passes.iter().map(|spec| spec.name.as_str()).collect();
         // Where it follows others, rounding to nearest goes without saying.
         let others: Vec<&str> = named.iter().copied().filter(|name| !name.eq_ignore_ascii_case(RTN)).collect();
-        let solves = !others.is_empty();
+        let solves = passes[..passes.len() - 1].iter().any(|pass| pass.needs() != StatsKind::None.into());
+        if !solves {
+            // What looks at weights alone leaves rounding to the conversion, which needs no block loop for it.
+            passes.pop();
+        }
         let rtn = recipe.passes.iter().find(|spec| spec.name.eq_ignore_ascii_case(RTN)).cloned();
         let rtn = rtn.unwrap_or_else(|| PassSpec::new(RTN));
         let options = Options::of(passes::row(RTN)?.options, &rtn.options).map_err(Error::setting)?;
         let reference = options.word(SCALES.name, &REFERENCE);
         let asked = Asked {
-            method: if solves { others.join("+") } else { RTN.to_owned() },
+            method: if others.is_empty() { RTN.to_owned() } else { others.join("+") },
             passes,
             solves,
             reference,

@@ -167,6 +167,20 @@ impl<'a> BlockState<'a> {
         Ok(())
     }
 
+    /// Changes one matrix, and nothing that would make up for it.
+    ///
+    /// # Errors
+    /// If the edit does not fit the matrix's shape.
+    ///
+    /// # Panics
+    /// If the matrix has its codes already.
+    pub fn edit(&mut self, reader: Reader, edit: Edit) -> Result<()> {
+        assert!(!self.encoded.contains_key(&reader), "edits come before codes");
+        self.edits.push(reader.weight, reader.expert, edit);
+        self.view = self.loaded.edited(&self.edits)?;
+        Ok(())
+    }
+
     /// Divides what makes each channel by its factor.
     fn divide(&mut self, producer: &Producer, factors: &[f32]) {
         match producer {

@@ -10,6 +10,8 @@ pub mod gptq;
 mod options;
 mod pass;
 mod rtn;
+#[cfg(test)]
+mod toy;
 
 pub use block::{BlockState, Probe, SiteState, Trial};
 pub use options::{Opt, OptKind, Options};
@@ -20,7 +22,14 @@ use crate::recipe::{PassSpec, Settings};
 use crate::{Error, Result};
 
 /// All passes.
-pub static PASSES: &[PassRow] = &[rtn::ROW, gptq::ROW, awq::ROW, clip::ROW];
+pub static PASSES: &[PassRow] = &[
+    rtn::ROW,
+    gptq::ROW,
+    awq::ROW,
+    clip::ROW,
+    #[cfg(test)]
+    toy::ROW,
+];
 
 /// The row of a pass.
 ///
