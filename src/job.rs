@@ -82,7 +82,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let (source, model) = (opened.source.as_ref(), &opened.model);
     requantize::refuse(source, recipe.allow_requantize)?;
     let bound = Weights::bind(source, &model.graph)?;
-    let assigned = exporter.assign(&asked.request, source, &bound)?;
+    let assigned = export::assign(exporter, &asked.request, source, &bound)?;
     let weights = bound.edited(&assigned.edits)?;
     let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
