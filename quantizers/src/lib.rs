@@ -3,7 +3,7 @@
 //! This crate knows how weights are stored and rounded. It knows no files, no model or tensor names, prints
 //! nothing, reads no environment and no clock.
 //!
-//! Conventions: matrices are `[out, in]` and cross as views of [ndarray](::ndarray), row-major (others are refused, see
+//! Conventions: matrices are `[out, in]` and cross as views of [ndarray], row-major (others are refused, see
 //! [`view`]); blocks run along a row; every length is checked, in release builds too, because a caller that is off by
 //! one block would otherwise write a file that loads and is wrong.
 //!

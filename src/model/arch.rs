@@ -39,7 +39,7 @@ pub(super) fn untold(_: &mut Hyper) {}
 /// A described model.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// Its row in [`ARCHS`].
+    /// Its row in [`ARCHS`](super::ARCHS).
     pub arch: &'static Arch,
     /// Its numbers.
     pub hyper: Hyper,

@@ -58,7 +58,7 @@ pub trait Pass: Send + Sync {
     fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()>;
 }
 
-/// A row of [`PASSES`].
+/// A row of [`PASSES`](super::PASSES).
 #[derive(Debug)]
 pub struct PassRow {
     /// Name as `--method` takes it.
