@@ -54,11 +54,12 @@
 //! | [`job`] | a conversion, from its recipe to its record |
 //! | [`eval`] | how good and how fast a written model is |
 //! | [`record`] | what a run did, as JSON |
-//! | [`cli`] | the command line |
+//! | `cli` | the command line |
 
 pub mod calibrate;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
 pub mod error;
 pub mod eval;

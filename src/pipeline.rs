@@ -11,15 +11,15 @@ use aurora_quantizers::gptq::Guess;
 use aurora_quantizers::scan::{Scan, scan};
 use aurora_quantizers::{NumError, Scales, matrix, par};
 
-pub mod alone;
+pub(crate) mod alone;
 pub mod blocks;
 mod done;
-pub mod guesses;
+pub(crate) mod guesses;
 mod probe;
-pub mod resume;
+pub(crate) mod resume;
 mod rounding;
 pub mod statistics;
-pub mod stored;
+pub(crate) mod stored;
 pub mod walk;
 
 use crate::export::Sink;

@@ -135,10 +135,10 @@ impl Pass for Scramble {
 
 /// Writes the model as F32 with the passes' scales.
 fn write(source: &dyn TensorSource, model: &Model, passes: &[Box<dyn Pass>], format: &str, out: &Path) {
-    let mut weights = Weights::bind(source, &model.graph).unwrap();
+    let weights = Weights::bind(source, &model.graph).unwrap();
     let exporter = export::by_name(format).unwrap();
     let request = Request { file_type: Some("f32".to_owned()), ..Request::default() };
-    let types = exporter.assign(&request, source, &mut weights).unwrap();
+    let types = exporter.assign(&request, source, &weights).unwrap();
     let plan = Plan::keeping(model, &types.rules, &types.kept).unwrap();
     let contents = Contents { source, model, weights: &weights, plan: &plan, request: &request };
     let output = exporter.prepare(contents).unwrap().begin(out, true).unwrap();

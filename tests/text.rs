@@ -105,7 +105,7 @@ fn decoding_gives_the_text_back() {
             assert_eq!(shown, case.decoded, "{model}");
             for (hugging_face, tokenizer) in [(false, &file), (true, &directory)] {
                 let ids = tokenizer.encode(&case.text, Special { add: false, parse: false }).unwrap();
-                let mut stream = Decoder::new(&tokenizer, Control::Show);
+                let mut stream = Decoder::new(tokenizer, Control::Show);
                 let mut streamed: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
                 streamed.push_str(&stream.finish());
                 let whole = tokenizer.decode(&ids, Control::Show).unwrap();

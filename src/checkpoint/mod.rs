@@ -11,14 +11,15 @@ pub mod card;
 pub mod config;
 pub mod gguf;
 mod mapped;
-pub mod mmap;
-pub mod quantized;
+pub(crate) mod mmap;
+pub(crate) mod quantized;
 pub mod safetensors;
 mod source;
 pub mod tokenizer;
 mod unchanged;
 
 pub use config::Config;
+pub use quantized::check as check_quantized;
 pub use source::{Packed, SourceKind, TensorInfo, TensorSource};
 pub use unchanged::{Guard, Unchanged};
 

@@ -9,22 +9,22 @@
 //! | `chunks` | a text cut up |
 //! | `scorer` | a model as scoring sees it |
 //! | [`perplexity`] | which tokens are scored, and how likely the model found them |
-//! | [`divergence`] | figures of a model beside a reference |
-//! | [`logits`] | the file of rounded log-probabilities that llama-perplexity reads |
+//! | `divergence` | figures of a model beside a reference |
+//! | `logits` | the file of rounded log-probabilities that llama-perplexity reads |
 //! | [`speed`] | tokens per second, bytes per token, peak memory |
-//! | [`text`] | the embedded held-out text |
+//! | `text` | the embedded held-out text |
 //!
 //! Positions are scored in parallel, each for itself, and summed in the order of the text: the same figures for any
 //! number of threads.
 
 mod chunks;
-pub mod divergence;
-pub mod logits;
+pub(crate) mod divergence;
+pub(crate) mod logits;
 pub mod perplexity;
 mod run;
 mod scorer;
 pub mod speed;
-pub mod text;
+pub(crate) mod text;
 
 pub use chunks::{Chunks, SHORTEST};
 pub use run::Evaluation;

@@ -35,9 +35,9 @@ mod file;
 mod folder;
 pub mod gguf;
 pub mod metadata;
-pub mod packed;
+pub(crate) mod packed;
 mod request;
-pub mod safetensors;
+pub(crate) mod safetensors;
 mod shards;
 
 pub use atomic::AtomicFile;

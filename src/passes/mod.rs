@@ -3,10 +3,10 @@
 //! A pass sees weights and statistics of one block ([`BlockState`]) and knows no files and no runtime. A new one is a
 //! file here and a row of [`PASSES`].
 
-pub mod awq;
+pub(crate) mod awq;
 mod block;
 mod clip;
-pub mod gptq;
+pub(crate) mod gptq;
 mod options;
 mod pass;
 mod rtn;
@@ -16,7 +16,7 @@ mod toy;
 pub use block::{BlockState, Probe, SiteState, Trial};
 pub use options::{Opt, OptKind, Options};
 pub use pass::{Log, Needs, Pass, PassRow, RTN, StatsKind};
-pub use rtn::{CODES, JOINT, REFERENCE, SCALES};
+pub(crate) use rtn::{CODES, JOINT, REFERENCE, SCALES};
 
 use crate::recipe::{PassSpec, Settings};
 use crate::{Error, Result};

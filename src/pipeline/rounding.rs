@@ -16,7 +16,7 @@ pub type Importances = BTreeMap<ParamId, Vec<f32>>;
 pub struct Rounding<'a> {
     /// Scales by ggml's formula, instead of searched ones.
     pub reference: bool,
-    /// Each weight to the nearest level, instead of codes that make up for each other's errors ([`guesses`](super::guesses)).
+    /// Each weight to the nearest level, instead of codes that make up for each other's errors (`guesses`).
     pub nearest: bool,
     /// With more time than a conversion that runs nothing takes: for one that ran the model already.
     pub care: Care,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use aurora_quant::checkpoint::{self, Config, TensorSource, quantized};
+use aurora_quant::checkpoint::{self, Config, TensorSource};
 use tempfile::TempDir;
 
 use crate::common::bad::Bad;
@@ -152,7 +152,7 @@ fn configs() {
 
 /// What conversion says of the configuration; looking at such a checkpoint is allowed.
 fn refusal(dir: &Path) -> aurora_quant::Result<()> {
-    quantized::check(checkpoint::open(dir).unwrap().as_ref())
+    checkpoint::check_quantized(checkpoint::open(dir).unwrap().as_ref())
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::method::{MethodRow, Parts, Reader, pack_dtype};
 use super::stated::Stated;
 use crate::Result;
 
-pub(super) const ROW: MethodRow = MethodRow { name: "awq", about: "4 bits in the GEMM layout, any group", open };
+pub(super) const ROW: MethodRow = MethodRow { name: "awq", open };
 
 struct Awq {
     bits: u32,

@@ -10,8 +10,7 @@ use super::method::{MethodRow, Parts, Reader, Share};
 use super::stated::Stated;
 use crate::Result;
 
-pub(super) const ROW: MethodRow =
-    MethodRow { name: "bitsandbytes", about: "NF4 and FP4, scales plain or quantised again, and LLM.int8", open };
+pub(super) const ROW: MethodRow = MethodRow { name: "bitsandbytes", open };
 
 /// Suffixes of the tensor that describes a matrix of four bits.
 const STATES: [&str; 2] = [".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4"];

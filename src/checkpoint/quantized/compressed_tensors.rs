@@ -12,11 +12,7 @@ use super::method::{MethodRow, Parts, Reader, Share};
 use super::stated::Stated;
 use crate::Result;
 
-pub(super) const ROW: MethodRow = MethodRow {
-    name: "compressed-tensors",
-    about: "pack-quantized of 2 to 8 bits (both packings), int-quantized, float-quantized, naive-quantized; act order",
-    open,
-};
+pub(super) const ROW: MethodRow = MethodRow { name: "compressed-tensors", open };
 
 const FORMATS: [&str; 5] = ["pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense"];
 

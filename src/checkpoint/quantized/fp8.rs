@@ -9,10 +9,9 @@ use super::method::{MethodRow, Parts, Reader, Share};
 use super::stated::Stated;
 use crate::Result;
 
-pub(super) const ROW: MethodRow =
-    MethodRow { name: "fp8", about: "E4M3 and E5M2 with a scale for the tensor, every row or every block", open };
+pub(super) const ROW: MethodRow = MethodRow { name: "fp8", open };
 
-pub(super) const FBGEMM: MethodRow = MethodRow { name: "fbgemm_fp8", about: "E4M3 with a scale for every row", open };
+pub(super) const FBGEMM: MethodRow = MethodRow { name: "fbgemm_fp8", open };
 
 struct Fp8 {
     block: Option<[usize; 2]>,

@@ -9,8 +9,7 @@ use super::method::{MethodRow, Parts, Reader, pack_dtype};
 use super::stated::Stated;
 use crate::Result;
 
-pub(super) const ROW: MethodRow =
-    MethodRow { name: "gptq", about: "2, 3, 4 and 8 bits, both formats of zeros, any group, act order", open };
+pub(super) const ROW: MethodRow = MethodRow { name: "gptq", open };
 
 /// What one module is stored as.
 #[derive(Debug, Clone, Copy)]

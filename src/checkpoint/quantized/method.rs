@@ -12,8 +12,6 @@ use crate::{Error, Result};
 pub struct MethodRow {
     /// `quant_method`, and what users call it.
     pub name: &'static str,
-    /// What of it is read, in a few words.
-    pub about: &'static str,
     /// Understands what a checkpoint states.
     pub(super) open: fn(&Stated) -> Result<Box<dyn Reader>>,
 }

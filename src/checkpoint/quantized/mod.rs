@@ -26,7 +26,6 @@ use super::config::Config;
 use super::config::HfConfig;
 use super::mapped::Mapped;
 use super::safetensors::PACKED;
-pub use super::source::{Groups, Ints, Layout, Packed, Scales, Zeros};
 use super::source::{TensorInfo, TensorSource};
 use crate::error::printable;
 use crate::{Error, Result};

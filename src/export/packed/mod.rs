@@ -25,7 +25,7 @@ mod write;
 pub use awq::Awq;
 pub use compressed_tensors::CompressedTensors;
 pub use gptq::Gptq;
-pub use layout::{BITS, Codes, GROUPS, Limits, Matrix, PackedLayout, Part};
+pub use layout::{BITS, Codes, GROUPS, PackedLayout};
 
 /// The exporter of a layout.
 pub struct Packed(pub &'static dyn PackedLayout);

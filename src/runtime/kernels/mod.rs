@@ -2,7 +2,7 @@
 //!
 //! | file | what it answers |
 //! |---|---|
-//! | [`isa`] | which instructions this machine has; the one dispatch |
+//! | `isa` | which instructions this machine has; the one dispatch |
 //! | `simd` | the vector operations that kernels are written in, and their plain twin |
 //! | `x86` | the same with AVX2, and with AVX-512 |
 //! | `neon` | the same with the dotprod instructions of aarch64 |
@@ -13,9 +13,9 @@
 //! | `kinds` | integer sums within one block |
 //! | `blocks` | integer products |
 //! | `floats` | float products |
-//! | [`tile`] | products of small float matrices, for attention |
+//! | `tile` | products of small float matrices, for attention |
 //! | `out` | the result, written by several threads |
-//! | [`vec`](mod@vec) | small helpers over one row: largest value, exponentials, gate |
+//! | `vec` | small helpers over one row: largest value, exponentials, gate |
 //!
 //! A product is split by rows into parts that depend on the shape alone, and every sum is made by one thread in an
 //! order that depends on the shape alone: the number of threads changes nothing. Integer products moreover give the
@@ -29,7 +29,7 @@ mod blocks;
 mod codes;
 mod dense;
 mod floats;
-pub mod isa;
+pub(crate) mod isa;
 mod kinds;
 #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
 mod neon;
@@ -38,8 +38,8 @@ mod simd;
 mod supers;
 #[cfg(test)]
 mod tests;
-pub mod tile;
-pub mod vec;
+pub(crate) mod tile;
+pub(crate) mod vec;
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
 mod x86;
 
