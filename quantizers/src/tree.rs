@@ -15,6 +15,7 @@ use ndarray::ArrayView2;
 use crate::linalg::{self, Onto, SPAN};
 use crate::simd::Isa;
 use crate::stats::Gram;
+use crate::view::elements;
 use crate::{NumError, SiteStats};
 
 /// A node's place.
@@ -85,13 +86,19 @@ pub struct Tree {
     nodes: Vec<(Place, SiteStats)>,
     /// Memory of nodes that were added to others.
     spare: Vec<Gram>,
+    /// Whether the leaf under way is among the nodes already.
+    settled: bool,
 }
 
 impl Tree {
-    /// Whose leaves begin with number `first`. `gram`: whether X^T X is kept.
-    pub fn new(width: usize, gram: bool, first: u64) -> Tree {
+    /// Of these leaves. `gram`: whether X^T X is kept.
+    pub fn new(width: usize, gram: bool, leaves: Range<u64>) -> Tree {
         let leaf = SiteStats::new(width, false);
-        Tree { next: first, gram, leaf, rows: Vec::new(), begun: None, nodes: Vec::new(), spare: Vec::new() }
+        // As many as ever wait when the first leaf is number 0. Made by the caller's thread: allocators that have a heap for each
+        // thread would else keep as much in several of them.
+        let most = if gram { (leaves.end - leaves.start + 1).ilog2() } else { 0 };
+        let spare = (0..most).map(|_| Gram::new(width)).collect();
+        Tree { next: leaves.start, gram, leaf, rows: Vec::new(), begun: None, nodes: Vec::new(), spare, settled: false }
     }
 
     /// Adds tokens to the leaf under way. `x`: `[tokens, width]`.
@@ -103,11 +110,13 @@ impl Tree {
     /// If `x` has another width, or its rows do not lie one after the other.
     pub fn add(&mut self, x: ArrayView2<f32>) -> Result<(), NumError> {
         self.leaf.add(x)?;
-        let (most, mut x) = (SPAN * self.leaf.width(), x.to_slice().expect("rows that lie one after the other"));
+        let (most, mut x) = (SPAN * self.leaf.width(), elements(x));
         while self.gram && !x.is_empty() {
             if self.rows.len() == most {
-                let begun = self.begun.take().into_iter().collect();
-                self.begun = Some(self.multiply(begun));
+                let (begun, mut rows) = (self.begun.take().into_iter().collect(), std::mem::take(&mut self.rows));
+                self.begun = Some(self.multiply(&rows, begun));
+                rows.clear();
+                self.rows = rows;
             }
             let (now, later) = x.split_at(x.len().min(most - self.rows.len()));
             self.rows.extend_from_slice(now);
@@ -116,10 +125,38 @@ impl Tree {
         Ok(())
     }
 
+    /// Adds all tokens of the leaf under way at once, which needs no copy of them.
+    ///
+    /// # Errors
+    /// As [`Tree::add`].
+    ///
+    /// # Panics
+    /// If `x` has another width, its rows do not lie one after the other, or the leaf has tokens already.
+    pub fn add_all(&mut self, x: ArrayView2<f32>) -> Result<(), NumError> {
+        assert!(self.leaf.tokens() == 0 && !self.settled, "a leaf whose tokens come at once has some already");
+        if x.nrows() > SPAN {
+            return self.add(x);
+        }
+        self.leaf.add(x)?;
+        self.settle(elements(x));
+        self.settled = true;
+        Ok(())
+    }
+
     /// The leaf is complete, empty or not.
     pub fn end_leaf(&mut self) {
-        let (width, mut place) = (self.leaf.width(), Place { level: 0, index: self.next });
+        if !std::mem::take(&mut self.settled) {
+            let mut rows = std::mem::take(&mut self.rows);
+            self.settle(&rows);
+            rows.clear();
+            self.rows = rows;
+        }
         self.next += 1;
+    }
+
+    /// Puts the leaf under way among the nodes. `rows`: those that are not in `begun`.
+    fn settle(&mut self, rows: &[f32]) {
+        let (width, mut place) = (self.leaf.width(), Place { level: 0, index: self.next });
         let mut stats = std::mem::replace(&mut self.leaf, SiteStats::new(width, false));
         let mut grams: Vec<Gram> = self.begun.take().into_iter().collect();
         while let Some((_, mut left)) = self.nodes.pop_if(|(left, _)| left.is_sibling(place)) {
@@ -129,19 +166,19 @@ impl Tree {
             place = place.parent();
         }
         if self.gram && stats.tokens() > 0 {
-            stats.set_gram(self.multiply(grams));
+            stats.set_gram(self.multiply(rows, grams));
         }
         self.nodes.push((place, stats));
     }
 
-    /// The waiting rows' product, to which `grams` are added one after the other. In the memory of the last of them.
-    fn multiply(&mut self, mut grams: Vec<Gram>) -> Gram {
+    /// The product of rows, to which `grams` are added one after the other. In the memory of the last of them.
+    fn multiply(&mut self, rows: &[f32], mut grams: Vec<Gram>) -> Gram {
         let width = self.leaf.width();
         let (mut sum, onto) = match grams.pop() {
             Some(last) => (last, Onto::Added),
             None => (self.spare.pop().unwrap_or_else(|| Gram::new(width)), Onto::Replaced),
         };
-        if self.rows.is_empty() {
+        if rows.is_empty() {
             // No token of this leaf came here: what waits is added up by itself.
             let below = grams.into_iter().reduce(|below, mut gram| {
                 gram.add(&below);
@@ -155,9 +192,8 @@ impl Tree {
             return sum;
         }
         let below: Vec<&[f32]> = grams.iter().map(|gram| gram.tiles.as_slice()).collect();
-        linalg::sum_gram(Isa::best(), &self.rows, width, &below, onto, &mut sum.tiles);
+        linalg::sum_gram(Isa::best(), rows, width, &below, onto, &mut sum.tiles);
         self.spare.extend(grams);
-        self.rows.clear();
         sum
     }
 
@@ -195,7 +231,8 @@ mod tests {
             2 => vec![],
             3 => vec![1],
             5 => vec![SPAN / 2, SPAN / 2, SPAN / 2],
-            6 => vec![SPAN],
+            6 => vec![SPAN + 3],
+            1 => vec![40],
             _ => vec![17, 40],
         };
         let leaf = |leaf| tokens(leaf).iter().map(|n| numbers(n * width, leaf as u32)).collect();
@@ -203,7 +240,7 @@ mod tests {
     }
 
     fn sums(text: &[Vec<Vec<f32>>], width: usize, range: Range<u64>) -> Vec<(Place, SiteStats)> {
-        let mut tree = Tree::new(width, true, range.start);
+        let (mut tree, mut at_once) = (Tree::new(width, true, range.clone()), true);
         for leaf in &text[range.start as usize..range.end as usize] {
             leaf.iter().for_each(|x| tree.add(matrix(x, width)).unwrap());
             tree.end_leaf();
@@ -278,7 +315,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_a_node_of_each_level_at_most() {
-        let mut tree = Tree::new(2, true, 0);
+        let mut tree = Tree::new(2, true, 0..64);
         for leaf in 0..64_u32 {
             tree.add(matrix(&[1.0, 2.0], 2)).unwrap();
             tree.end_leaf();

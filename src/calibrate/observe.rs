@@ -58,19 +58,21 @@ pub struct Observer {
     /// Of every feed its first reader: the others are shown the same.
     first: HashMap<Reader, usize>,
     failure: Option<(usize, NumError)>,
+    /// Whether each feed is shown all rows of the leaf under way in one call.
+    at_once: bool,
 }
 
 impl Observer {
     /// `gram`: whether X^T X is kept; `shard`: which samples it will be shown.
     pub fn new(feeds: Vec<Feed>, gram: bool, shard: &Shard) -> Self {
         let first = feeds.iter().enumerate().map(|(i, f)| (f.reader(), i)).collect();
-        let start = shard.leaves().start;
+        let leaves = shard.leaves();
         let with_tree = |feed: Feed| {
-            let tree = Tree::new(feed.width, gram, start);
+            let tree = Tree::new(feed.width, gram, leaves.clone());
             (feed, tree)
         };
         let feeds = feeds.into_iter().map(with_tree).collect();
-        Observer { feeds, leaves: shard.all_leaves(), gram, first, failure: None }
+        Observer { feeds, leaves: shard.all_leaves(), gram, first, failure: None, at_once: false }
     }
 
     /// What is observed.
@@ -87,6 +89,11 @@ impl Observer {
             Some((at, e)) => Err((&self.feeds[*at].0, e)),
             None => Ok(()),
         }
+    }
+
+    /// A leaf begins. `at_once`: whether each feed will be shown all of its rows in one call, which then need not be kept.
+    pub fn begin_leaf(&mut self, at_once: bool) {
+        self.at_once = at_once;
     }
 
     /// All samples of a leaf were shown.
@@ -120,7 +127,9 @@ impl Observer {
 impl Tap for Observer {
     fn linear_input(&mut self, input: &LinearInput<'_>) {
         let Some(&at) = self.first.get(&Reader { weight: input.weight, expert: input.expert }) else { return };
-        if let Err(e) = self.feeds[at].1.add(matrix(input.x, input.cols)) {
+        let (tree, x) = (&mut self.feeds[at].1, matrix(input.x, input.cols));
+        let added = if self.at_once { tree.add_all(x) } else { tree.add(x) };
+        if let Err(e) = added {
             self.failure.get_or_insert((at, e));
         }
     }

@@ -126,6 +126,9 @@ impl<'w, 'a> Stop<'w, 'a> {
         let mut block = self.runner.block(self.index, overrides);
         let (leaf, mut done) = (shard::leaf(self.runner.options().context), 0);
         for samples in self.residuals.chunks_mut(leaf) {
+            if let Some(observer) = &mut observer {
+                observer.begin_leaf(block.at_once(samples));
+            }
             let mut rest = samples;
             while !rest.is_empty() {
                 let (some, later) = rest.split_at_mut(block.together(rest));
@@ -170,6 +173,7 @@ impl Head<'_, '_> {
         let Some(reader) = observer.feeds().next().map(|feed| feed.reader()) else { return Ok(()) };
         let (leaf, mut done) = (shard::leaf(self.runner.options().context), 0);
         for samples in self.residuals.chunks(leaf) {
+            observer.begin_leaf(samples.len() == 1);
             for residual in samples {
                 let x = self.runner.head_inputs(residual)?;
                 let cols = self.runner.model().graph.param(reader.weight).cols();

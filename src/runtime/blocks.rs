@@ -145,6 +145,12 @@ impl Block<'_> {
         residuals.iter().take(most.max(1)).take_while(|r| r.len() == length).count()
     }
 
+    /// Whether [`Block::run_all`] shows a tap all inputs of a matrix for these samples in one call.
+    pub fn at_once(&self, residuals: &[Vec<f32>]) -> bool {
+        let long = residuals.len() == 1 && residuals[0].len() > BATCH * self.width();
+        self.together(residuals) == residuals.len() && !long
+    }
+
     /// Runs samples through the block, each as [`Block::run`] does and with the same numbers; `tap` is shown inputs of several
     /// samples at a time, in their order.
     ///
