@@ -314,7 +314,7 @@ fn bad_tokenizers_are_refused_by_name() {
     let strange = Copy::of("tiny-llama3").edited("tokenizer.json", |t| {
         t["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!("[a-z]+");
     });
-    mentions(&strange.error(640), &["[a-z]+", "--pre", "llama-bpe"]);
+    mentions(&strange.error(640), &["[a-z]+", "`pre`", "llama-bpe"]);
     let long = edit(|t| t["normalizer"] = Json::Array(vec![json!(0); 600_000]));
     mentions(&long.error(512), &["tokenizer.json", "1048576"]);
     // Holes are no fault: the rows of the embedding that nothing names are padding.
