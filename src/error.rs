@@ -74,14 +74,15 @@ pub enum Error {
         /// What was asked, what is known, what to try.
         what: String,
     },
-    /// A setting that has a value it cannot have, or that does not go with another. Names of settings stand in backticks, as
-    /// recipes spell them.
+    /// A setting that has a value it cannot have, or that does not go with another. Names of settings stand in
+    /// backticks, as recipes spell them.
     #[error("{what}")]
     Setting {
         /// Which, what it is, what it could be.
         what: String,
     },
-    /// A text, or its tokens, with which the model cannot do what was asked: too short, too long, of another vocabulary.
+    /// A text, or its tokens, with which the model cannot do what was asked: too short, too long, of another
+    /// vocabulary.
     #[error("{what}")]
     Text {
         /// What was found, what was needed, what to try.

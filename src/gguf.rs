@@ -2,8 +2,8 @@
 //!
 //! The one seam to gguf-rs-lib: its `MetadataValue` is our value type, its reader and writer of single values are
 //! used for the bytes. The frame around them (magic, version, counts, tensor table) is walked in [`read`] and laid
-//! out in [`mod@write`], because the library's whole-file reader refuses files that llama.cpp accepts: keys with hyphens
-//! (`gpt-oss.block_count`), version 2, arrays beyond its limits; and because its map loses the order of keys.
+//! out in [`mod@write`], because the library's whole-file reader refuses files that llama.cpp accepts: keys with
+//! hyphens (`gpt-oss.block_count`), version 2, arrays beyond its limits; and because its map loses the order of keys.
 //!
 //! Knows nothing of models or of tensors' contents.
 

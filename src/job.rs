@@ -1,8 +1,8 @@
 //! A conversion from its recipe to its record: what the command line, a program or a worker runs.
 //!
-//! [`prepare`] opens the checkpoint, describes the model, looks up everything that the recipe names, plans every tensor and
-//! lays the output out to the byte. Whatever can be wrong with the inputs is an error there, before any work. [`Job::run`]
-//! then calibrates, solves, rounds and writes.
+//! [`prepare`] opens the checkpoint, describes the model, looks up everything that the recipe names, plans every tensor
+//! and lays the output out to the byte. Whatever can be wrong with the inputs is an error there, before any work.
+//! [`Job::run`] then calibrates, solves, rounds and writes.
 //!
 //! | file | what it answers |
 //! |---|---|
@@ -65,7 +65,8 @@ pub struct Destination {
     pub path: Option<PathBuf>,
     /// Whether a file that is there may be replaced.
     pub replace: bool,
-    /// Whether what is done is kept beside the output after every block, and an earlier run that was stopped is gone on from.
+    /// Whether what is done is kept beside the output after every block, and an earlier run that was stopped is gone on
+    /// from.
     pub resume: bool,
     /// Whether all files that are read and written are hashed for the record.
     pub hash: bool,
@@ -74,7 +75,8 @@ pub struct Destination {
 /// Opens, describes, binds, plans and checks everything that a recipe asks for.
 ///
 /// # Errors
-/// Whatever is wrong with the checkpoint, the texts, the statistics, the recipe, or what they have to do with each other.
+/// Whatever is wrong with the checkpoint, the texts, the statistics, the recipe, or what they have to do with each
+/// other.
 pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let asked = Asked::of(recipe)?;
     let exporter = export::by_name(&recipe.format.name)?;
@@ -159,8 +161,8 @@ impl Job {
     /// Calibrates, solves, rounds and writes. The output is there whole at the end, or not at all.
     ///
     /// # Errors
-    /// If the destination cannot be written (found out before any work), numbers are not finite or do not fit their type, the
-    /// disk fails, or the watch says to stop.
+    /// If the destination cannot be written (found out before any work), numbers are not finite or do not fit their
+    /// type, the disk fails, or the watch says to stop.
     pub fn run(&self, to: &Destination, watch: &dyn Watch) -> Result<RunRecord> {
         let (started, watch) = (Instant::now(), &Guard::new(watch, [&self.opened.files]));
         let named = self.output(to);
@@ -251,7 +253,8 @@ mod tests {
     use crate::recipe::{PassSpec, Setting};
     use crate::watch::Unwatched;
 
-    /// What looks at weights alone needs no text, edits what is rounded afterwards, and may be rounded by ggml's formula.
+    /// What looks at weights alone needs no text, edits what is rounded afterwards, and may be rounded by ggml's
+    /// formula.
     #[test]
     fn passes_without_needs_run_without_a_model() {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");

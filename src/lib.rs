@@ -1,7 +1,7 @@
 //! aurora-quant: Hugging Face checkpoints in, small GGUF files out.
 //!
-//! A conversion is a [`recipe::Recipe`]: everything that decides the bytes. [`job::prepare`] opens the checkpoint and checks all
-//! of it before any work; the job then calibrates, solves, rounds and writes.
+//! A conversion is a [`recipe::Recipe`]: everything that decides the bytes. [`job::prepare`] opens the checkpoint and
+//! checks all of it before any work; the job then calibrates, solves, rounds and writes.
 //!
 //! ```no_run
 //! use aurora_quant::eval::Evaluation;
@@ -27,10 +27,11 @@
 //! # }
 //! ```
 //!
-//! Work that takes long tells a [`watch::Watch`] how far it is, and asks it whether to go on. Errors are [`Error`]: a kind for each
-//! cause, with the file, the tensor, what was found and what to try.
+//! Work that takes long tells a [`watch::Watch`] how far it is, and asks it whether to go on. Errors are [`Error`]: a
+//! kind for each cause, with the file, the tensor, what was found and what to try.
 //!
-//! Without the feature `cli` (on by default) this is a library alone: no command line, no progress bars, no signal handlers.
+//! Without the feature `cli` (on by default) this is a library alone: no command line, no progress bars, no signal
+//! handlers.
 //!
 //! Data flows one way: checkpoint -> model -> weights -> plan -> pipeline -> export. `docs/architecture.md` shows the
 //! house.

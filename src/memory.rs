@@ -1,6 +1,7 @@
 //! How much memory this process has used.
 
-/// Most memory this process has had resident so far, in bytes, mapped files included. `None` where the system does not say.
+/// Most memory this process has had resident so far, in bytes, mapped files included. `None` where the system does not
+/// say.
 pub fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;

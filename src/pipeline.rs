@@ -65,8 +65,8 @@ pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
 }
 
 /// Reads every tensor of `plan` from `weights`, rounds it to its format (or carries its integers over) and writes it to
-/// `output`. Returns the largest error of every tensor, where it was to be measured: the largest magnitude of written value
-/// less weight.
+/// `output`. Returns the largest error of every tensor, where it was to be measured: the largest magnitude of written
+/// value less weight.
 ///
 /// # Panics
 /// If the plan does not pass [`check`].
@@ -215,8 +215,8 @@ fn convert(
 ) -> Result<Seen> {
     let cols = t.cols();
     let row_bytes = t.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
-    // A transposed tensor is read by stored rows, all canonical rows of the chunk at once; and codes that are chosen together are
-    // chosen for many rows side by side.
+    // A transposed tensor is read by stored rows, all canonical rows of the chunk at once; and codes that are chosen
+    // together are chosen for many rows side by side.
     let few = weights.in_order(t.param) && guesses.matrices(chunk.tensor).is_none();
     let step = if few { par::rows_for(par::RUN_WEIGHTS, cols) } else { chunk.rows.len() };
     let Buffers { values, bytes, back } = buffers;
@@ -257,7 +257,8 @@ fn convert(
 /// Finds what is guessed of the inputs of an expert's matrix, whose columns have these importances.
 type Guesser<'g> = &'g dyn Fn(usize, Option<&[f32]>) -> Option<Arc<Guess>>;
 
-/// Rounds rows from `first` on. `guess`: what is guessed of one of a tensor's `matrices`, where codes are chosen together.
+/// Rounds rows from `first` on. `guess`: what is guessed of one of a tensor's `matrices`, where codes are chosen
+/// together.
 fn encode(
     t: &TensorPlan,
     first: usize,

@@ -112,8 +112,8 @@ impl Plan {
         Plan::keeping(model, rules, &BTreeMap::new())
     }
 
-    /// The same, where some matrices keep what the checkpoint has, unless an override, or the rule for their role, names a
-    /// type for them.
+    /// The same, where some matrices keep what the checkpoint has, unless an override, or the rule for their role,
+    /// names a type for them.
     ///
     /// # Errors
     /// As [`Plan::new`].

@@ -1,7 +1,7 @@
 //! A recipe: everything that decides the bytes of a conversion, and nothing else.
 //!
-//! In goes TOML or JSON (a record too, which contains its recipe), out comes a [`Recipe`]; or a program fills one in. Names of
-//! passes, formats and types are words here: what they mean, and whether they go together, is looked up by
+//! In goes TOML or JSON (a record too, which contains its recipe), out comes a [`Recipe`]; or a program fills one in.
+//! Names of passes, formats and types are words here: what they mean, and whether they go together, is looked up by
 //! [`prepare`](crate::job::prepare). Paths in a file are relative to it.
 
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ use crate::{Error, Result};
 pub struct Recipe {
     /// Checkpoint: directory with config.json, `.safetensors` file in one, or `.gguf` file.
     pub model: PathBuf,
-    /// Type of the matrices, by the name of a [`FileType`](crate::plan::FileType) or `keep`; what is usual for the format and
-    /// the passes if none is named.
+    /// Type of the matrices, by the name of a [`FileType`](crate::plan::FileType) or `keep`; what is usual for the
+    /// format and the passes if none is named.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub file_type: Option<String>,
     /// Whether every matrix gets the same type, without the exceptions that a file type has.
@@ -198,8 +198,8 @@ impl Recipe {
         }
     }
 
-    /// Reads a recipe in TOML, one in JSON, or the record of a conversion in JSON (by its ending, `.json`). Relative paths in
-    /// it become relative to where the file is.
+    /// Reads a recipe in TOML, one in JSON, or the record of a conversion in JSON (by its ending, `.json`). Relative
+    /// paths in it become relative to where the file is.
     ///
     /// # Errors
     /// If the file cannot be read or is none of these: line and column, or the field that is not known.

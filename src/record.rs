@@ -49,7 +49,8 @@ pub enum Record {
 }
 
 impl Record {
-    /// Writes it as JSON. Relative paths of its recipe become relative to where the file is, so that it can be run again.
+    /// Writes it as JSON. Relative paths of its recipe become relative to where the file is, so that it can be run
+    /// again.
     ///
     /// # Errors
     /// If the file cannot be written.

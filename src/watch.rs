@@ -4,7 +4,8 @@
 
 use crate::Result;
 
-/// Looks on while work is done, from any thread. Every method has a default, so that a watch implements what it cares for.
+/// Looks on while work is done, from any thread. Every method has a default, so that a watch implements what it cares
+/// for.
 pub trait Watch: Sync {
     /// A stretch of work begins that has so many units: weights to write, or samples times blocks to run.
     fn begin(&self, _units: u64) {}

@@ -1,5 +1,5 @@
-//! Who may use whom: the table of docs/architecture.md, held against every `use` and every path in the source, tests within it
-//! included; and no circle of files, in any room.
+//! Who may use whom: the table of docs/architecture.md, held against every `use` and every path in the source, tests
+//! within it included; and no circle of files, in any room.
 
 #[path = "common/sources.rs"]
 mod sources;

@@ -1,5 +1,5 @@
-//! AWQ: every architecture goes through and no site gets worse; moving scales keeps the function; a model whose channels were
-//! scaled against each other comes out as well as the original.
+//! AWQ: every architecture goes through and no site gets worse; moving scales keeps the function; a model whose
+//! channels were scaled against each other comes out as well as the original.
 
 mod common;
 
@@ -54,8 +54,8 @@ fn number(v: &Json) -> f64 {
     v.as_f64().unwrap_or_else(|| panic!("{v} is a number"))
 }
 
-/// Fused matrices, experts, shared key-value heads, post-norms, norms with a term: scales or a reason for every site, and
-/// never more loss on the calibration text than without.
+/// Fused matrices, experts, shared key-value heads, post-norms, norms with a term: scales or a reason for every site,
+/// and never more loss on the calibration text than without.
 #[test]
 fn every_architecture_goes_through_and_no_site_gets_worse() {
     let dir = TempDir::new().unwrap();
@@ -182,7 +182,8 @@ fn scales_keep_the_function_and_powers_of_two_every_bit() {
                 true => assert!(plain == scaled, "{name}: {apart} apart"),
                 false => assert!(apart <= 1e-4 * top, "{name}: {apart} apart, logits up to {top}"),
             }
-            // A checkpoint of what was edited computes what the file does: to the bit, unless its norms are stored less one.
+            // A checkpoint of what was edited computes what the file does: to the bit, unless its norms are stored less
+            // one.
             let returned = path(&format!("{name}-{powers_of_two}"));
             write(source, &described, &[Box::new(Scramble { powers_of_two })], "safetensors", &returned);
             let again = logits(&returned);
@@ -195,8 +196,8 @@ fn scales_keep_the_function_and_powers_of_two_every_bit() {
     }
 }
 
-/// bookworm-8m with channels scaled against each other by powers of two, its function the same: norms and the columns that
-/// read them, rows of up and columns of down, rows of v and columns of o.
+/// bookworm-8m with channels scaled against each other by powers of two, its function the same: norms and the columns
+/// that read them, rows of up and columns of down, rows of v and columns of o.
 fn with_outlier_channels(to: &Path) {
     let from = model("bookworm-8m");
     for entry in fs::read_dir(&from).unwrap() {

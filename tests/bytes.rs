@@ -1,8 +1,9 @@
-//! The bytes that conversions write: about sixty of them over the fixtures, every method, type, format and kind of input, held to
-//! the SHA-256 that tests/bytes.txt has for each. A change of that file is a change of what the program writes, and its commit says
-//! why. `UPDATE_BYTES=1 cargo test --test bytes` writes it anew.
+//! The bytes that conversions write: about sixty of them over the fixtures, every method, type, format and kind of
+//! input, held to the SHA-256 that tests/bytes.txt has for each. A change of that file is a change of what the program
+//! writes, and its commit says why. `UPDATE_BYTES=1 cargo test --test bytes` writes it anew.
 //!
-//! Where a model is run its sums differ in the last place from one instruction set to the next, so all runs use the baseline's.
+//! Where a model is run its sums differ in the last place from one instruction set to the next, so all runs use the
+//! baseline's.
 
 mod common;
 

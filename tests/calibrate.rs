@@ -342,9 +342,9 @@ fn merged_files_are_the_single_run() {
         let (Some(a), Some(b)) = (whole.gram(name, 0).unwrap(), sum.gram(name, 0).unwrap()) else { continue };
         grams += 1;
         let diagonal = a.diagonal();
-        // Factors of products are rounded to a 2047th of their channel's largest of 512 tokens, and the parts' 512 begin at other
-        // tokens. The largest is at most the root of the sum of squares, so by how roundings add up, sums are off by one part in
-        // 2047 * sqrt(6) of that or so; four times as much would be no accident.
+        // Factors of products are rounded to a 2047th of their channel's largest of 512 tokens, and the parts' 512
+        // begin at other tokens. The largest is at most the root of the sum of squares, so by how roundings add up,
+        // sums are off by one part in 2047 * sqrt(6) of that or so; four times as much would be no accident.
         let apart = |a: f64, b: f64, scale: f64| (a - b).abs() / (4.0 / (2047.0 * 6f64.sqrt()) * scale);
         for i in 0..one.cols {
             // The diagonal is the sum of squares, summed another way.

@@ -1,4 +1,5 @@
-//! Where a conversion writes: what was there stays until the new file is whole, and nothing is left of a run that ends early.
+//! Where a conversion writes: what was there stays until the new file is whole, and nothing is left of a run that ends
+//! early.
 
 mod common;
 

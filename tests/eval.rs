@@ -104,11 +104,11 @@ fn figures_of_rounded_weights_are_those_of_llama_perplexity() {
     }
 }
 
-/// Activations rounded to 8 bits as well. Both programs round to the same steps, but sums in another order put some values
-/// on the other side of a step, and from there on the errors of the two are independent. At Q8_0 such errors move the
-/// NLL of a token by about sqrt(2 * 0.0013) = 0.05 (0.0013: what they add to the KL divergence), so over 700 tokens the
-/// perplexities of two programs differ by 0.05 * sqrt(2 / 700) = 0.27 % at one standard deviation. Hence 0.5 % here, and
-/// 5 % and two standard errors for the divergence.
+/// Activations rounded to 8 bits as well. Both programs round to the same steps, but sums in another order put some
+/// values on the other side of a step, and from there on the errors of the two are independent. At Q8_0 such errors
+/// move the NLL of a token by about sqrt(2 * 0.0013) = 0.05 (0.0013: what they add to the KL divergence), so over 700
+/// tokens the perplexities of two programs differ by 0.05 * sqrt(2 / 700) = 0.27 % at one standard deviation. Hence 0.5
+/// % here, and 5 % and two standard errors for the divergence.
 #[test]
 fn figures_of_files_are_those_of_llama_perplexity() {
     for (name, rows) in recorded("llama.json").as_object().unwrap() {
@@ -137,8 +137,8 @@ fn figures_of_files_are_those_of_llama_perplexity() {
 }
 
 /// A trained model, on which errors of rounding are what they are in larger ones: 0.2 % of the perplexity, 5 % of the
-/// divergence. The noise explained above is less: over 3072 tokens, at a divergence of 0.0001 of rounded activations, it is
-/// sqrt(2 * 0.0001) * sqrt(2 / 3072) = 0.04 % at one standard deviation.
+/// divergence. The noise explained above is less: over 3072 tokens, at a divergence of 0.0001 of rounded activations,
+/// it is sqrt(2 * 0.0001) * sqrt(2 / 3072) = 0.04 % at one standard deviation.
 #[test]
 fn figures_of_a_trained_model_are_those_of_llama_perplexity() {
     let recorded = recorded("bookworm.json");

@@ -1,4 +1,5 @@
-//! Checkpoints of codes that the real binary writes, read back by our own reader. (Other programs' readers: `tests/interop`.)
+//! Checkpoints of codes that the real binary writes, read back by our own reader. (Other programs' readers:
+//! `tests/interop`.)
 
 mod common;
 
@@ -34,8 +35,8 @@ fn alone(dir: &Path, names: &[&str]) {
     assert_eq!(found, names);
 }
 
-/// Integers of four bits in groups of 32 are those of Q4_0, of eight bits those of Q8_0: exported, read back and kept they
-/// are the bytes that a direct conversion gives, whatever chose them and however the model's rows were moved.
+/// Integers of four bits in groups of 32 are those of Q4_0, of eight bits those of Q8_0: exported, read back and kept
+/// they are the bytes that a direct conversion gives, whatever chose them and however the model's rows were moved.
 #[test]
 fn what_is_read_back_is_what_a_direct_conversion_writes() {
     let gptq = ["--method", "gptq", "--samples", "2", "--context", "48"];

@@ -280,7 +280,8 @@ fn spell(key: &str, value: &Value) -> (String, String, Json) {
     (key.to_owned(), kind.to_owned(), json)
 }
 
-/// The numbers in `text` that stand in brackets behind `word`, sorted and each once: what an op's fields say, read off its debug text.
+/// The numbers in `text` that stand in brackets behind `word`, sorted and each once: what an op's fields say, read off
+/// its debug text.
 fn mentioned(text: &str, word: &str) -> Vec<usize> {
     let found = text.match_indices(word).map(|(at, _)| {
         let digits = text[at + word.len()..].split(')').next().unwrap();
@@ -296,8 +297,8 @@ fn sorted(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
     all
 }
 
-/// What an op says that it touches is what its fields name, for every kind of op; no parameter is without one, and nothing is read
-/// before it is written.
+/// What an op says that it touches is what its fields name, for every kind of op; no parameter is without one, and
+/// nothing is read before it is written.
 #[test]
 fn ops_touch_what_their_fields_name() {
     let (mut kinds, mut long) = (Vec::new(), 0);

@@ -1,5 +1,5 @@
-//! The README's table of methods: made by `UPDATE_DOCS=1 cargo test --release --test methods -- --ignored`, which takes some
-//! minutes. Everything in it is measured on the written files by the released program.
+//! The README's table of methods: made by `UPDATE_DOCS=1 cargo test --release --test methods -- --ignored`, which takes
+//! some minutes. Everything in it is measured on the written files by the released program.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Checkpoints that are quantised already: what the real binary makes of those that GPTQModel wrote, and of broken ones.
-//! (All widths, layouts and architectures are held against a NumPy decoder in `tests/interop`.)
+//! Checkpoints that are quantised already: what the real binary makes of those that GPTQModel wrote, and of broken
+//! ones. (All widths, layouts and architectures are held against a NumPy decoder in `tests/interop`.)
 
 mod common;
 

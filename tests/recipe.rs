@@ -1,4 +1,5 @@
-//! Recipes and records through the real binary and the library: whatever says what a conversion is gives the same bytes.
+//! Recipes and records through the real binary and the library: whatever says what a conversion is gives the same
+//! bytes.
 
 mod common;
 

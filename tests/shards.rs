@@ -1,4 +1,5 @@
-//! Calibration in shards, and conversions from files of statistics: the same bytes however a text was cut, and refusals that say why.
+//! Calibration in shards, and conversions from files of statistics: the same bytes however a text was cut, and refusals
+//! that say why.
 
 mod common;
 
@@ -67,8 +68,8 @@ impl Folder {
     }
 }
 
-/// Dense and a mixture, with X^T X and without, cut in 1, 3 and 7, the parts made by other numbers of threads and named in another
-/// order.
+/// Dense and a mixture, with X^T X and without, cut in 1, 3 and 7, the parts made by other numbers of threads and named
+/// in another order.
 #[test]
 fn shards_put_together_are_the_file_of_one_run() {
     let dir = Folder::new();

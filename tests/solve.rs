@@ -1,5 +1,5 @@
-//! Methods that look at the calibration text, through the real binary: every architecture, what the report says, the same
-//! bytes for any number of threads and for a run that was killed and resumed, and errors.
+//! Methods that look at the calibration text, through the real binary: every architecture, what the report says, the
+//! same bytes for any number of threads and for a run that was killed and resumed, and errors.
 
 mod common;
 
@@ -40,8 +40,8 @@ fn number(v: &Json) -> f64 {
     v.as_f64().unwrap_or_else(|| panic!("{v} is a number"))
 }
 
-/// Every matrix on a grid is solved or its reason is given, and none is worse on the calibration inputs than rounding to
-/// nearest on the same grid; fused matrices, experts, GELU models, post-norms included.
+/// Every matrix on a grid is solved or its reason is given, and none is worse on the calibration inputs than rounding
+/// to nearest on the same grid; fused matrices, experts, GELU models, post-norms included.
 #[test]
 fn every_architecture_is_solved_and_never_worse_than_rounding_to_nearest() {
     let dir = TempDir::new().unwrap();

@@ -110,8 +110,8 @@ fn decoding_gives_the_text_back() {
                 streamed.push_str(&stream.finish());
                 let whole = tokenizer.decode(&ids, Control::Show).unwrap();
                 assert!(streamed == whole || streamed == format!(" {whole}"), "{model} {streamed:?} {whole:?}");
-                // Lost for good: what Hugging Face's NFC folds, a first space where its tokenizer takes one for its own,
-                // and the difference between U+2581 and a space in SentencePiece, which spells a space so.
+                // Lost for good: what Hugging Face's NFC folds, a first space where its tokenizer takes one for its
+                // own, and the difference between U+2581 and a space in SentencePiece, which spells a space so.
                 let spaced = case.text.replace('\u{2581}', " ");
                 let first = hugging_face && spaced.strip_prefix(' ') == Some(whole.as_str());
                 let folded = case.text.contains('\u{301}') && whole.chars().count() < case.text.chars().count();

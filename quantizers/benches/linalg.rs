@@ -1,5 +1,5 @@
-//! X^T X and the Cholesky factorisation, on all cores, beside what the machine's multipliers can do: multiply-adds counted, so
-//! that figures of several widths can be compared.
+//! X^T X and the Cholesky factorisation, on all cores, beside what the machine's multipliers can do: multiply-adds
+//! counted, so that figures of several widths can be compared.
 //!
 //! The peak is that of the instructions that this program was compiled for: build it with `RUSTFLAGS="-C
 //! target-cpu=native"`.

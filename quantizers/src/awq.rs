@@ -1,12 +1,12 @@
 //! Activation-aware scales: which factor per input channel makes rounding hurt least.
 //!
-//! Source: Lin et al., "AWQ: Activation-aware Weight Quantization" (arXiv 2306.00978), section 3.2: a channel's weights are
-//! multiplied by `s = a^r` and its input divided by it, `a` the channel's mean magnitude and `r` in 0..1 found by
-//! search. The second form also divides by the weights' own magnitude, `s = a^r / b^(1 - r)`, so that channels with small
-//! weights among large ones gain too.
+//! Source: Lin et al., "AWQ: Activation-aware Weight Quantization" (arXiv 2306.00978), section 3.2: a channel's weights
+//! are multiplied by `s = a^r` and its input divided by it, `a` the channel's mean magnitude and `r` in 0..1 found by
+//! search. The second form also divides by the weights' own magnitude, `s = a^r / b^(1 - r)`, so that channels with
+//! small weights among large ones gain too.
 //!
-//! Then, where it helps, weights are clipped (the paper's code, not its text): the largest of a group are cut off, so that the
-//! others have finer steps ([`clip`]).
+//! Then, where it helps, weights are clipped (the paper's code, not its text): the largest of a group are cut off, so
+//! that the others have finer steps ([`clip`]).
 //!
 //! Numbers only: who may absorb the factors, and what a candidate costs, is the caller's affair.
 
@@ -59,11 +59,13 @@ impl WeightMagnitude {
     }
 }
 
-/// The factors `a^p / w^q`, divided by the geometric middle of the largest and the smallest of them, so that they lie around
-/// one. The paper's are those with `q = 0`, its code's second form has `q = 1 - p`; the two exponents do different things (to give
-/// large inputs finer steps, to make the weights that share a scale alike), so they are free here.
+/// The factors `a^p / w^q`, divided by the geometric middle of the largest and the smallest of them, so that they lie
+/// around one. The paper's are those with `q = 0`, its code's second form has `q = 1 - p`; the two exponents do
+/// different things (to give large inputs finer steps, to make the weights that share a scale alike), so they are free
+/// here.
 ///
-/// `activations`: mean magnitude per channel. `weights`: [`WeightMagnitude::mean`]. All factors are positive and finite.
+/// `activations`: mean magnitude per channel. `weights`: [`WeightMagnitude::mean`]. All factors are positive and
+/// finite.
 ///
 /// # Panics
 /// If the two have different lengths.
@@ -108,8 +110,8 @@ const STEPS: usize = 20;
 ///
 /// `rows`: `[rows, cols]`. `importance`: E[x^2] of each column. `grams`: for each block of columns E[x x^T] of them,
 /// `[blocks, block, block]`. `group`: weights that share a scale. `out`: the rows' bytes; of each block
-/// those with the smallest e^T E[x x^T] e, of which the plain encoder's are one. Returns the sums of these losses over all
-/// blocks: of the plain encoder's bytes, and of those in `out`.
+/// those with the smallest e^T E[x x^T] e, of which the plain encoder's are one. Returns the sums of these losses over
+/// all blocks: of the plain encoder's bytes, and of those in `out`.
 ///
 /// # Panics
 /// If shapes do not belong together, or rows do not lie [one after the other](crate::view).

@@ -1,11 +1,12 @@
 //! Cholesky factorisation of a large symmetric matrix, in double precision and in place.
 //!
-//! Written here, not taken from a library: every sum has a fixed order and no fused multiply-add, so the factor is the same
-//! for any number of threads and on every machine, and with it every code that a solver derives from it.
+//! Written here, not taken from a library: every sum has a fixed order and no fused multiply-add, so the factor is the
+//! same for any number of threads and on every machine, and with it every code that a solver derives from it.
 //!
 //! Left-looking by panels of columns. With the columns before a panel known, each row's part of the panel is
-//! A_iJ - L_i L_J^T; rows are independent of each other, so threads share them. Eight rows are worked on side by side, one in
-//! each lane of a vector. The panel's own square is then factored by one thread, and the rows below are solved against it.
+//! A_iJ - L_i L_J^T; rows are independent of each other, so threads share them. Eight rows are worked on side by side,
+//! one in each lane of a vector. The panel's own square is then factored by one thread, and the rows below are solved
+//! against it.
 
 use ndarray::ArrayViewMut2;
 use rayon::prelude::*;
@@ -79,7 +80,8 @@ pub fn factor(a: ArrayViewMut2<'_, f64>) -> Result<(), NotPositive> {
 
 /// Factors the panel's square in place, and hands out what rows below are solved with: L with its diagonal inverted.
 ///
-/// Column by column: what a column means to those behind is added to their sums at once, so that no sum waits for itself.
+/// Column by column: what a column means to those behind is added to their sums at once, so that no sum waits for
+/// itself.
 #[inline(always)]
 fn factor_square_of(panel: &mut [f64], n: usize, first: usize, diagonal: &[f64]) -> Result<Vec<f64>, NotPositive> {
     let width = panel.len() / n;

@@ -4,12 +4,13 @@
 //! 2008): some tokens are laid out in panels once, then every tile of the result is made of small blocks whose sums
 //! stay in registers. A tile is computed by one thread in an order that its place alone decides.
 //!
-//! Products are those of whole numbers: every 512 tokens each channel is rounded to multiples of a 2047th of its largest
-//! magnitude there, eleven bits and a sign, where BF16 has eight. Processors multiply such numbers half as fast again as F32, and
-//! their sums are exact: the same bits for any number of threads and on every machine. What 1024 tokens come to is rounded to F32,
-//! which has twice the digits that the numbers had, and added in F32: half the memory of F64. A number is off by at most a 4094th of
-//! the largest beside it, each in its own direction, so that over many tokens next to nothing is left of it: of 8192
-//! tokens of evenly spread numbers less than one in 30,000 of a channel's mean square, where damping is a hundredth.
+//! Products are those of whole numbers: every 512 tokens each channel is rounded to multiples of a 2047th of its
+//! largest magnitude there, eleven bits and a sign, where BF16 has eight. Processors multiply such numbers half as fast
+//! again as F32, and their sums are exact: the same bits for any number of threads and on every machine. What 1024
+//! tokens come to is rounded to F32, which has twice the digits that the numbers had, and added in F32: half the memory
+//! of F64. A number is off by at most a 4094th of the largest beside it, each in its own direction, so that over many
+//! tokens next to nothing is left of it: of 8192 tokens of evenly spread numbers less than one in 30,000 of a channel's
+//! mean square, where damping is a hundredth.
 
 use std::ops::Range;
 
@@ -18,14 +19,14 @@ use rayon::prelude::*;
 use crate::search::lanes::{inverse, whole_bits};
 use crate::simd::{BLOCK, Isa, dispatch, sum_pairs};
 
-/// Rows and columns of a tile of the result: a multiple of both block sides. Small enough that a matrix 256 wide has work for
-/// several threads, and that a tile's rows of panels (96 KiB) stay in the second cache.
+/// Rows and columns of a tile of the result: a multiple of both block sides. Small enough that a matrix 256 wide has
+/// work for several threads, and that a tile's rows of panels (96 KiB) stay in the second cache.
 pub const TILE: usize = 96;
 
 /// Largest magnitude of the whole numbers.
 const LARGEST: f32 = 2047.0;
-/// Tokens whose products are summed in registers: as many as fit, 512 * 2047^2 < 2^31. A panel of 16 columns is 16 KiB and stays
-/// in the nearest cache.
+/// Tokens whose products are summed in registers: as many as fit, 512 * 2047^2 < 2^31. A panel of 16 columns is 16 KiB
+/// and stays in the nearest cache.
 const DEPTH: usize = 512;
 /// Tokens laid out at a time: each time all sums go through memory once.
 pub const SPAN: usize = 2 * DEPTH;
@@ -33,8 +34,8 @@ pub const SPAN: usize = 2 * DEPTH;
 /// Magnitudes below this count as zero: their products would vanish in F32.
 const VANISHING: f32 = 1e-30;
 
-/// At most [`DEPTH`] tokens' numbers in one strip of [`TILE`] columns: for each group of columns, two tokens of it after the other.
-/// What is past the width, or the last token, is zero.
+/// At most [`DEPTH`] tokens' numbers in one strip of [`TILE`] columns: for each group of columns, two tokens of it
+/// after the other. What is past the width, or the last token, is zero.
 struct Strip {
     rows: Vec<[[i16; 2]; BLOCK.0]>,
     /// The same in wider panels.
@@ -92,8 +93,8 @@ fn lay_out_of(strip: &mut Strip, x: &[f32], width: usize, columns: &Range<usize>
 dispatch!(fn lay_out(strip: &mut Strip, x: &[f32], width: usize, columns: &Range<usize>) = lay_out_of);
 
 /// Adds `X^T X` to its lower triangle. `x`: `[tokens, width]` row-major; `tiles`: see [`tile_of`] and [`place`]; above
-/// the diagonal anything may be added. Sums over [`SPAN`] tokens are those of numbers rounded as the head of this file says, rounded
-/// to F32 once; they are added in F32.
+/// the diagonal anything may be added. Sums over [`SPAN`] tokens are those of numbers rounded as the head of this file
+/// says, rounded to F32 once; they are added in F32.
 ///
 /// # Panics
 /// If the lengths do not belong together.
@@ -119,8 +120,8 @@ pub enum Onto {
     Replaced,
 }
 
-/// `X^T X` of at most [`SPAN`] tokens, to which `below` are added one after the other, and then what `onto` says: all sums go through
-/// memory once, however many there are.
+/// `X^T X` of at most [`SPAN`] tokens, to which `below` are added one after the other, and then what `onto` says: all
+/// sums go through memory once, however many there are.
 ///
 /// # Panics
 /// If the lengths do not belong together, or there are more tokens.
@@ -235,7 +236,8 @@ pub(crate) mod tests {
         (0..n).map(next).collect()
     }
 
-    /// How far each channel's numbers may be from the rounded ones, by token: half a step of the tokens it is rounded with.
+    /// How far each channel's numbers may be from the rounded ones, by token: half a step of the tokens it is rounded
+    /// with.
     fn half_steps(x: &[f32], width: usize) -> Vec<f64> {
         let mut halves = Vec::with_capacity(x.len());
         for x in x.chunks(DEPTH * width) {

@@ -4,8 +4,8 @@
 //! probabilities and their shifts are fractions, not percent. Every sum has a fixed order: the same numbers for any
 //! number of threads and on every machine.
 //!
-//! Standard errors are those of a mean of independent terms, sqrt((E\[v^2\] - E\[v\]^2) / (n - 1)). Neighbouring tokens are
-//! not independent, so they say how much a figure would move on another text of that length only roughly.
+//! Standard errors are those of a mean of independent terms, sqrt((E\[v^2\] - E\[v\]^2) / (n - 1)). Neighbouring tokens
+//! are not independent, so they say how much a figure would move on another text of that length only roughly.
 
 use ndarray::ArrayView1;
 
@@ -57,8 +57,8 @@ pub fn log_sum_exp(logits: ArrayView1<'_, f32>) -> f64 {
 
 /// Compares two rows of logits, both `[vocab]` and finite, at a position that `token` follows.
 ///
-/// KL is \[sum_i e_i (b_i - x_i)\] / \[sum_i e_i\] + ln sum exp x - ln sum exp b with e_i = exp(b_i - max b), which is exactly
-/// zero for equal rows. What rounding leaves below zero is zero.
+/// KL is \[sum_i e_i (b_i - x_i)\] / \[sum_i e_i\] + ln sum exp x - ln sum exp b with e_i = exp(b_i - max b), which is
+/// exactly zero for equal rows. What rounding leaves below zero is zero.
 ///
 /// # Panics
 /// If the rows' lengths differ or `token` is outside.
@@ -152,8 +152,8 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
 /// Below this, exp is 1e-304 and of no weight beside the 1 that the largest logit adds; 2^k would leave the range.
 const SMALLEST: f64 = -700.0;
 
-/// exp(x) for x <= 0, to 2 units in the last place; below [`SMALLEST`] as there. Without branches or calls, so that loops
-/// over it become vector code.
+/// exp(x) for x <= 0, to 2 units in the last place; below [`SMALLEST`] as there. Without branches or calls, so that
+/// loops over it become vector code.
 #[inline(always)]
 fn exp(x: f64) -> f64 {
     // Adding 1.5 * 2^52 rounds to a whole number and leaves it in the low bits.

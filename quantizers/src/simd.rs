@@ -1,7 +1,7 @@
 //! Which instructions this machine has, and the one macro that compiles a kernel for each of them.
 //!
-//! A kernel is plain Rust, written once and `#[inline(always)]`. The `dispatch!` macro makes a function that picks, at run
-//! time, the copy compiled for the best instruction set present. Both copies are the same source without fused
+//! A kernel is plain Rust, written once and `#[inline(always)]`. The `dispatch!` macro makes a function that picks, at
+//! run time, the copy compiled for the best instruction set present. Both copies are the same source without fused
 //! multiply-add, so they give the same bytes; the vectoriser does the rest. On aarch64 NEON is part of the baseline,
 //! hence one copy. Built with `--cfg aurora_scalar`, only the baseline copy exists.
 //!
@@ -72,8 +72,8 @@ pub(crate) use dispatch;
 /// Rows and columns of a block of sums of products: 6 by 16 fill 12 of AVX2's 16 registers.
 pub(crate) const BLOCK: (usize, usize) = (6, 16);
 
-/// Sums of products of whole numbers, two at a time: `sums[r][c] = sum over k of a[k][r] . b[k][c]`, wrapping. The same on every
-/// machine. AVX2 has an instruction for it that no compiler finds in the plain loop.
+/// Sums of products of whole numbers, two at a time: `sums[r][c] = sum over k of a[k][r] . b[k][c]`, wrapping. The same
+/// on every machine. AVX2 has an instruction for it that no compiler finds in the plain loop.
 #[inline]
 pub(crate) fn sum_pairs(isa: Isa, a: &[[[i16; 2]; BLOCK.0]], b: &[[[i16; 2]; BLOCK.1]]) -> [[i32; BLOCK.1]; BLOCK.0] {
     match isa.0 {

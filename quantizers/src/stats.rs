@@ -2,8 +2,9 @@
 //! for, the Gram matrix X^T X, from which GPTQ makes its Hessian 2/N X^T X (Frantar et al. 2022, equation 1).
 //!
 //! Sums, not means: sums of parts of a text add up to those of the whole ([`SiteStats::merge`]). They are f64; the
-//! Gram matrix is f32, made of numbers rounded to a 2047th of their channel's largest of 512 tokens. Order is fixed: the same bits for
-//! any number of threads. What adds up a text in an order that does not depend on how it was cut is [`crate::tree`].
+//! Gram matrix is f32, made of numbers rounded to a 2047th of their channel's largest of 512 tokens. Order is fixed:
+//! the same bits for any number of threads. What adds up a text in an order that does not depend on how it was cut is
+//! [`crate::tree`].
 
 use std::ops::Range;
 
@@ -179,7 +180,8 @@ impl SiteStats {
     }
 }
 
-/// Adds squares and magnitudes of some channels. `x`: rows `width` apart, the first of which begins with these channels.
+/// Adds squares and magnitudes of some channels. `x`: rows `width` apart, the first of which begins with these
+/// channels.
 #[inline(always)]
 fn add_sums_of(x: &[f32], width: usize, sq: &mut [f64], abs: &mut [f64]) {
     let mut from = 0;
@@ -227,7 +229,8 @@ impl Gram {
         Gram { width, tiles: vec![0.0; tiles_len(width)] }
     }
 
-    /// From the rows of a lower triangle, one after the other, the diagonal included: `width * (width + 1) / 2` numbers.
+    /// From the rows of a lower triangle, one after the other, the diagonal included: `width * (width + 1) / 2`
+    /// numbers.
     ///
     /// # Panics
     /// If there are fewer or more.
@@ -279,8 +282,8 @@ impl Gram {
         }
     }
 
-    /// The sum of e G e^T over rows e, what errors of weights add up to in squared outputs. `rows`: `[any, width]`. Products
-    /// are summed in f32 within a tile, tiles in f64, in a fixed order.
+    /// The sum of e G e^T over rows e, what errors of weights add up to in squared outputs. `rows`: `[any, width]`.
+    /// Products are summed in f32 within a tile, tiles in f64, in a fixed order.
     ///
     /// # Panics
     /// If `rows` has another width, or its rows do not lie one after the other.
@@ -298,7 +301,8 @@ impl Gram {
     pub fn to_square(&self, factor: f64) -> Array2<f32> {
         let n = self.width;
         let mut square = vec![0.0; n * n];
-        // Tile by tile of the result: a tile above the diagonal is read down its columns, which stay in the nearest cache.
+        // Tile by tile of the result: a tile above the diagonal is read down its columns, which stay in the nearest
+        // cache.
         square.par_chunks_mut(n.max(1) * TILE).enumerate().for_each(|(strip, rows)| {
             for from in (0..n).step_by(TILE) {
                 for (i, row) in rows.chunks_exact_mut(n).enumerate() {
@@ -374,8 +378,8 @@ mod tests {
         (sq, abs, gram)
     }
 
-    /// What sums over `tokens` products of magnitude at most one are off by where each factor is rounded to a 2047th: as many steps
-    /// as a walk in either direction takes one far, twice.
+    /// What sums over `tokens` products of magnitude at most one are off by where each factor is rounded to a 2047th:
+    /// as many steps as a walk in either direction takes one far, twice.
     fn bound(tokens: usize) -> f64 {
         2.0 * (tokens as f64).sqrt() / 2047.0
     }

@@ -123,8 +123,8 @@ pub trait BlockFormat: Store {
     /// stores.
     fn fit_many(&self, x: &[f32], importance: &[f32], care: Care, grids: &mut [Grid]);
 
-    /// `grid` with the scale and offset of group `g` replaced by the nearest that the block can store beside all others:
-    /// a super-block's steps stay. What the format does not have (an offset, a sign of the scale) is left out.
+    /// `grid` with the scale and offset of group `g` replaced by the nearest that the block can store beside all
+    /// others: a super-block's steps stay. What the format does not have (an offset, a sign of the scale) is left out.
     fn with_group(&self, grid: &Grid, g: usize, scale: f32, offset: f32) -> Grid;
 
     /// Stores a grid and its codes. `codes`: one per weight, within the grid's levels. `block`: one block's bytes.

@@ -1,12 +1,14 @@
 //! Sums over a text that do not depend on how it was cut: those of a fixed binary tree over its leaves.
 //!
-//! A leaf is a run of tokens; node `index` of level `l` is the sum of its two children, and covers leaves `index * 2^l` to
-//! `(index + 1) * 2^l`. Leaves past the last are absent and nothing is added for them. Whoever has the sums of some leaves in a row keeps
-//! the largest nodes that these make up ([`subtrees`]); such nodes of all parts of a text make up those of the whole, the same bits.
+//! A leaf is a run of tokens; node `index` of level `l` is the sum of its two children, and covers leaves `index * 2^l`
+//! to `(index + 1) * 2^l`. Leaves past the last are absent and nothing is added for them. Whoever has the sums of some
+//! leaves in a row keeps the largest nodes that these make up ([`subtrees`]); such nodes of all parts of a text make up
+//! those of the whole, the same bits.
 //!
-//! A part's sums are carried as a binary counter carries: at most one node of each level waits for its sibling, so of X^T X there
-//! are at most log2(leaves) in memory. Carrying costs no way through memory of its own: what a leaf adds is added to all nodes that it
-//! completes tile by tile ([`linalg::sum_gram`]). Which tokens of X^T X share a step depends on their place in the leaf alone.
+//! A part's sums are carried as a binary counter carries: at most one node of each level waits for its sibling, so of
+//! X^T X there are at most log2(leaves) in memory. Carrying costs no way through memory of its own: what a leaf adds is
+//! added to all nodes that it completes tile by tile ([`linalg::sum_gram`]). Which tokens of X^T X share a step depends
+//! on their place in the leaf alone.
 
 use std::ops::Range;
 
@@ -78,7 +80,8 @@ pub struct Tree {
     gram: bool,
     /// Of the leaf under way, without X^T X.
     leaf: SiteStats,
-    /// Its rows that are not in `begun`: at most [`SPAN`] tokens. Only once more come is it known that they are not the last.
+    /// Its rows that are not in `begun`: at most [`SPAN`] tokens. Only once more come is it known that they are not the
+    /// last.
     rows: Vec<f32>,
     /// X^T X of the rows before those.
     begun: Option<Gram>,
@@ -94,8 +97,8 @@ impl Tree {
     /// Of these leaves. `gram`: whether X^T X is kept.
     pub fn new(width: usize, gram: bool, leaves: Range<u64>) -> Tree {
         let leaf = SiteStats::new(width, false);
-        // As many as ever wait when the first leaf is number 0. Made by the caller's thread: allocators that have a heap for each
-        // thread would else keep as much in several of them.
+        // As many as ever wait when the first leaf is number 0. Made by the caller's thread: allocators that have a
+        // heap for each thread would else keep as much in several of them.
         let most = if gram { (leaves.end - leaves.start + 1).ilog2() } else { 0 };
         let spare = (0..most).map(|_| Gram::new(width)).collect();
         Tree { next: leaves.start, gram, leaf, rows: Vec::new(), begun: None, nodes: Vec::new(), spare, settled: false }
@@ -225,7 +228,8 @@ mod tests {
     use crate::linalg::tests::numbers;
     use crate::matrix;
 
-    /// Leaves of a text, each a list of what comes in one call: some empty, some of more tokens than are multiplied at a time.
+    /// Leaves of a text, each a list of what comes in one call: some empty, some of more tokens than are multiplied at
+    /// a time.
     fn text(width: usize, leaves: u64) -> Vec<Vec<Vec<f32>>> {
         let tokens = |leaf: u64| match leaf % 7 {
             2 => vec![],
@@ -304,7 +308,8 @@ mod tests {
             for j in 0..=i {
                 let pairs = || column(i).zip(column(j)).map(|(a, b)| a * b);
                 let (want, size) = (pairs().sum::<f64>(), pairs().map(f64::abs).sum::<f64>());
-                // Factors are at most one: each is off by at most half of a 2047th. F32 rounds a leaf's pieces and one sum a level.
+                // Factors are at most one: each is off by at most half of a 2047th. F32 rounds a leaf's pieces and one
+                // sum a level.
                 let factors: f64 = column(i).zip(column(j)).map(|(a, b)| (a.abs() + b.abs() + 1e-3) / 4094.0).sum();
                 let rounding = size * (f64::from(height(leaves)) + 2.0) * f64::from(f32::EPSILON);
                 let apart = (gram.get(i, j) - want).abs();

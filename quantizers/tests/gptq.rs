@@ -1,5 +1,5 @@
-//! The solver against a slow one that follows the paper to the letter: the explicit inverse, one column after the other, in
-//! double precision.
+//! The solver against a slow one that follows the paper to the letter: the explicit inverse, one column after the
+//! other, in double precision.
 
 use aurora_quantizers::formats::FORMATS;
 use aurora_quantizers::gptq::{Hessian, Options, Order, Solved, solve};
@@ -108,16 +108,16 @@ fn inverse(mut a: Vec<f64>, n: usize) -> Vec<f64> {
 
 /// What the paper's algorithm says of one row of codes.
 struct Followed {
-    /// How much farther a code's value lies from the number that is rounded than the nearest value does, in steps of the
-    /// grid: the most over all columns.
+    /// How much farther a code's value lies from the number that is rounded than the nearest value does, in steps of
+    /// the grid: the most over all columns.
     off: f64,
     /// Blocks whose grid is the one that a search finds in the numbers as they are when their turn comes.
     refound: usize,
 }
 
-/// Goes through rows as the paper has them: round a column, spread its error over the columns left by the inverse Hessian, take
-/// the column out of the inverse. Grids are the solver's, and so is every code once it was looked at: were one other code taken
-/// where a number lies on the edge between two, all after it would be another problem's.
+/// Goes through rows as the paper has them: round a column, spread its error over the columns left by the inverse
+/// Hessian, take the column out of the inverse. Grids are the solver's, and so is every code once it was looked at:
+/// were one other code taken where a number lies on the edge between two, all after it would be another problem's.
 fn follow(format: &dyn BlockFormat, w: &[f32], h: &[f32], n: usize, order: Order, ours: &[u8]) -> Vec<Followed> {
     let spec = format.spec();
     let len = spec.block;
@@ -184,9 +184,10 @@ fn follow(format: &dyn BlockFormat, w: &[f32], h: &[f32], n: usize, order: Order
     rows.into_iter().map(|row| row.followed).collect()
 }
 
-/// Every row, every column: the code is the one that the paper's algorithm takes, but where the number it rounds lies so near the
-/// edge between two codes that single precision may fall either way. 512 roundings of numbers ten steps large wander by about
-/// sqrt(512) * 2^-24 * 10 = 1.4e-5 steps, and two codes beside an edge differ by twice the distance from it.
+/// Every row, every column: the code is the one that the paper's algorithm takes, but where the number it rounds lies
+/// so near the edge between two codes that single precision may fall either way. 512 roundings of numbers ten steps
+/// large wander by about sqrt(512) * 2^-24 * 10 = 1.4e-5 steps, and two codes beside an edge differ by twice the
+/// distance from it.
 #[test]
 fn codes_are_those_of_the_paper() {
     const EDGE: f64 = 1e-4;

@@ -1,4 +1,5 @@
-//! Rounding with a guess at the inputs' correlations: against a slow twin in double precision, and for what it is meant to do.
+//! Rounding with a guess at the inputs' correlations: against a slow twin in double precision, and for what it is meant
+//! to do.
 
 use aurora_quantizers::formats::FORMATS;
 use aurora_quantizers::gptq::{Guess, sample};
@@ -22,7 +23,8 @@ impl Random {
         (0..count).map(|_| self.normal()).collect()
     }
 
-    /// A model of training: `directions` that inputs take, and rows that are sums of inputs and some noise of their own.
+    /// A model of training: `directions` that inputs take, and rows that are sums of inputs and some noise of their
+    /// own.
     fn trained(&mut self, rows: usize, cols: usize) -> Trained {
         let size: Vec<f64> = self.many(cols).iter().map(|v| (0.5 * v).exp()).collect();
         let directions: Vec<Vec<f64>> = (0..6).map(|_| self.many(cols)).collect();

@@ -17,8 +17,8 @@ pub const SHORTEST: usize = 2;
 /// What records call the embedded text.
 pub const EMBEDDED: &str = "mix (embedded)";
 
-/// The calibration text that is compiled in: prose in several languages, code, tables, chat turns, lists and mathematics;
-/// `calibration-data/manifest.toml` names every part.
+/// The calibration text that is compiled in: prose in several languages, code, tables, chat turns, lists and
+/// mathematics; `calibration-data/manifest.toml` names every part.
 ///
 /// # Errors
 /// If the binary is damaged.
@@ -60,8 +60,8 @@ impl Dataset {
     /// Reads text files, or `.jsonl` files with a `text` or `messages` in every line; without files the embedded text.
     ///
     /// # Errors
-    /// If a file cannot be read, is not UTF-8, is empty or not as its name says, has conversations that the model has no
-    /// template for, or if all together do not fill one sample: how long they are, what to try.
+    /// If a file cannot be read, is not UTF-8, is empty or not as its name says, has conversations that the model has
+    /// no template for, or if all together do not fill one sample: how long they are, what to try.
     pub fn load(files: &[PathBuf], tokenizer: &Tokenizer, choice: Choice) -> Result<Dataset> {
         let Choice { context, .. } = choice;
         if context < SHORTEST {

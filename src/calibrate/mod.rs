@@ -1,8 +1,8 @@
 //! Statistics of what every linear multiplies, over a text: what importance matrices, AWQ and GPTQ are made from.
 //!
 //! In go texts, and what linears read while the pipeline takes the samples through a model; out come
-//! [`SiteStats`](aurora_quantizers::SiteStats) feed after feed, and files of them. What moves the samples on, block by block, is
-//! `pipeline::walk`.
+//! [`SiteStats`](aurora_quantizers::SiteStats) feed after feed, and files of them. What moves the samples on, block by
+//! block, is `pipeline::walk`.
 //!
 //! | file | what it answers |
 //! |---|---|

@@ -91,7 +91,8 @@ impl Observer {
         }
     }
 
-    /// A leaf begins. `at_once`: whether each feed will be shown all of its rows in one call, which then need not be kept.
+    /// A leaf begins. `at_once`: whether each feed will be shown all of its rows in one call, which then need not be
+    /// kept.
     pub fn begin_leaf(&mut self, at_once: bool) {
         self.at_once = at_once;
     }

@@ -1,8 +1,8 @@
 //! Which part of a calibration's samples one run works on, and which sums it keeps of them.
 //!
-//! Samples are added up in the order of a fixed tree ([`tree`]) whose leaves are runs of consecutive samples, as long as go through a
-//! block together. A shard is some leaves in a row; its file keeps the largest nodes of the tree that these make up, so that those of
-//! all shards make up, the same bits, what one run over all samples would have.
+//! Samples are added up in the order of a fixed tree ([`tree`]) whose leaves are runs of consecutive samples, as long
+//! as go through a block together. A shard is some leaves in a row; its file keeps the largest nodes of the tree that
+//! these make up, so that those of all shards make up, the same bits, what one run over all samples would have.
 
 use std::ops::Range;
 

@@ -31,8 +31,8 @@ pub static SOURCES: &[SourceKind] = &[safetensors::DIRECTORY, safetensors::FILE,
 /// Bytes of a tensor that go into a fingerprint.
 const HEAD: usize = 256;
 
-/// A checksum that tells one checkpoint from another without reading it all: of names, shapes and types, and of the first bytes of
-/// every tensor.
+/// A checksum that tells one checkpoint from another without reading it all: of names, shapes and types, and of the
+/// first bytes of every tensor.
 pub fn fingerprint(source: &dyn TensorSource) -> u32 {
     let mut sum = flate2::Crc::new();
     for t in source.tensors() {

@@ -1,5 +1,5 @@
-//! What a checkpoint's tensors are, and where they come from; and how a matrix that a quantiser stored as codes is made of several of
-//! them, since a tensor may be such a matrix and such a matrix is made of tensors.
+//! What a checkpoint's tensors are, and where they come from; and how a matrix that a quantiser stored as codes is made
+//! of several of them, since a tensor may be such a matrix and such a matrix is made of tensors.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -210,7 +210,7 @@ pub struct Ints {
     pub layout: Layout,
     /// Subtracted from every field.
     pub bias: i16,
-    /// Whether the file holds each number less one (GPTQ's first format). Where words hold whole fields it was subtracted
-    /// from whole words, so that a zero borrowed from the next field; adding to whole words gives it back.
+    /// Whether the file holds each number less one (GPTQ's first format). Where words hold whole fields it was
+    /// subtracted from whole words, so that a zero borrowed from the next field; adding to whole words gives it back.
     pub less_one: bool,
 }

@@ -65,7 +65,8 @@ pub enum Command {
 /// MODEL is a Hugging Face directory (config.json, safetensors, tokenizer), one .safetensors file in such a
 /// directory, or a .gguf file of floats. The output appears whole or not at all.
 ///
-/// A checkpoint that is quantised already (GPTQ, AWQ, compressed-tensors, ...) keeps its integers, unless a --type is named.
+/// A checkpoint that is quantised already (GPTQ, AWQ, compressed-tensors, ...) keeps its integers, unless a --type is
+/// named.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant convert Llama-3.2-1B                     Llama-3.2-1B-q8_0.gguf, 8 bits per weight
@@ -124,22 +125,23 @@ pub struct Convert {
     /// How methods that solve are to do it.
     #[command(flatten)]
     pub solving: Solving,
-    /// Statistics for --method gptq, awq or awq+gptq, so that the model is not run: a file of `aurora-quant calibrate --hessian`.
+    /// Statistics for --method gptq, awq or awq+gptq, so that the model is not run: a file of `aurora-quant calibrate
+    /// --hessian`.
     #[arg(long, value_name = "FILE", help_heading = "Methods",
         conflicts_with_all = ["text", "context", "samples", "imatrix", "calibrate", "resume"])]
     pub stats: Option<PathBuf>,
     /// Name of the pre-tokenizer, where it is not recognised (llama-bpe, qwen2, gpt-2, ...).
     #[arg(long, value_name = "NAME")]
     pub pre: Option<String>,
-    /// Take everything that decides the bytes from a recipe (TOML or JSON), or from the record of an earlier conversion; flags
-    /// beside it count more, and paths in it are relative to it.
+    /// Take everything that decides the bytes from a recipe (TOML or JSON), or from the record of an earlier
+    /// conversion; flags beside it count more, and paths in it are relative to it.
     #[arg(long, value_name = "FILE", help_heading = "Recipes and records")]
     pub recipe: Option<PathBuf>,
     /// Write what was asked for as a recipe, in TOML, or in JSON for a name that ends so.
     #[arg(long, value_name = "FILE", help_heading = "Recipes and records")]
     pub save_recipe: Option<PathBuf>,
-    /// Write the record of the conversion, as --json prints it: recipe, every tensor, what the passes did, SHA-256 of all
-    /// files read and written.
+    /// Write the record of the conversion, as --json prints it: recipe, every tensor, what the passes did, SHA-256 of
+    /// all files read and written.
     #[arg(long, value_name = "FILE", help_heading = "Recipes and records")]
     pub record: Option<PathBuf>,
     /// Print the plan (type and bytes of every tensor, exact file size) and write nothing.
@@ -159,8 +161,8 @@ pub struct Convert {
 /// What is written, and what belongs to that.
 #[derive(Debug, clap::Args)]
 pub struct Format {
-    /// What is written. Folders hold safetensors, for vLLM, Transformers and their like; embeddings and output matrix are
-    /// floats in those of codes. [default: gguf]
+    /// What is written. Folders hold safetensors, for vLLM, Transformers and their like; embeddings and output matrix
+    /// are floats in those of codes. [default: gguf]
     #[arg(long, value_name = "FORMAT", value_parser = formats(), help_heading = "Format")]
     pub format: Option<String>,
     /// Bits of a code, 4 or 8 [default: 4].
@@ -240,8 +242,8 @@ pub struct Solving {
 /// Which part of which text a model is calibrated on.
 #[derive(Debug, clap::Args)]
 pub struct Sampling {
-    /// UTF-8 text to calibrate on, like what the model will be used for; a .jsonl file has a "text" or the "messages" of
-    /// a conversation in every line. May be given several times [default: an embedded text of many kinds].
+    /// UTF-8 text to calibrate on, like what the model will be used for; a .jsonl file has a "text" or the "messages"
+    /// of a conversation in every line. May be given several times [default: an embedded text of many kinds].
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub text: Vec<PathBuf>,
     /// Tokens in a sample [default: 512, or the model's context if that is shorter].
@@ -257,14 +259,15 @@ pub struct Sampling {
 
 /// Collect statistics of what every matrix multiplies, for rounding that knows which weights matter.
 ///
-/// Runs the model over a text and keeps, for every input channel of every linear, the sum of squares over tokens. A weight
-/// whose input is large does more harm when it is rounded badly; `convert --imatrix` takes that into account.
+/// Runs the model over a text and keeps, for every input channel of every linear, the sum of squares over tokens. A
+/// weight whose input is large does more harm when it is rounded badly; `convert --imatrix` takes that into account.
 ///
-/// A few hundred samples of the kind of text that the model will see are enough. The model runs block by block, so memory
-/// holds one block, and 4 bytes for every token and unit of width. The file is also what llama-quantize --imatrix reads.
+/// A few hundred samples of the kind of text that the model will see are enough. The model runs block by block, so
+/// memory holds one block, and 4 bytes for every token and unit of width. The file is also what llama-quantize
+/// --imatrix reads.
 ///
-/// With --shard a run works on a part of the samples, so that several machines can share them; --merge of all parts is the file
-/// that one run would have written, byte for byte.
+/// With --shard a run works on a part of the samples, so that several machines can share them; --merge of all parts is
+/// the file that one run would have written, byte for byte.
 ///
 /// With --merge MODEL is left out: files of other runs (other texts, other machines) are added up.
 #[derive(Debug, clap::Args)]
@@ -290,8 +293,8 @@ pub struct Calibrate {
     /// Observe the output matrix too (llama-imatrix: --process-output).
     #[arg(long, conflicts_with = "merge")]
     pub output_matrix: bool,
-    /// Work on part I of N of the samples, I from 0. --samples is how many all parts have together; text, seed and options
-    /// must be the same for every part.
+    /// Work on part I of N of the samples, I from 0. --samples is how many all parts have together; text, seed and
+    /// options must be the same for every part.
     #[arg(long, value_name = "I/N", value_parser = shard, conflicts_with = "merge")]
     pub shard: Option<(u32, u32)>,
     /// Add up these files of statistics instead, or put all shards of a run together.
@@ -322,8 +325,8 @@ pub struct Inspect {
 
 /// Measure how well a model predicts a text, and how far it is from a reference.
 ///
-/// MODEL is what is judged: a .gguf file, or a checkpoint directory. Perplexity follows llama-perplexity: the text is cut
-/// into chunks, and tokens in the second half of each are scored, so that every one has half a chunk before it.
+/// MODEL is what is judged: a .gguf file, or a checkpoint directory. Perplexity follows llama-perplexity: the text is
+/// cut into chunks, and tokens in the second half of each are scored, so that every one has half a chunk before it.
 /// Lower is better; only figures on the same text, context and vocabulary can be compared.
 ///
 /// With --reference both models run side by side. The KL divergence from the reference says what rounding did to all
@@ -363,9 +366,9 @@ pub struct Eval {
 
 /// Measure how fast a model runs on this machine.
 ///
-/// Times a prompt (all tokens at once) and a generation (one token after the other, from an empty context), each after one
-/// run that does not count. A prompt is bound by arithmetic, a generation by reading every weight once a token: GB/s says
-/// how near that comes to the memory's bandwidth.
+/// Times a prompt (all tokens at once) and a generation (one token after the other, from an empty context), each after
+/// one run that does not count. A prompt is bound by arithmetic, a generation by reading every weight once a token:
+/// GB/s says how near that comes to the memory's bandwidth.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant bench small-q4_0.gguf --threads 2

@@ -1,7 +1,7 @@
 //! How long a run will still take.
 //!
-//! Work is counted when it is done, for some methods a block of the model at a time with minutes between: an estimate from the
-//! last steps' speed would swing from nothing to years. This one goes by what all that is done has taken.
+//! Work is counted when it is done, for some methods a block of the model at a time with minutes between: an estimate
+//! from the last steps' speed would swing from nothing to years. This one goes by what all that is done has taken.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};

@@ -70,8 +70,8 @@ pub fn explain_lost_files(json: bool) -> Result<()> {
             }
             signal_hook::low_level::exit(1);
         };
-        // SAFETY: the action makes two system calls and ends the process: it takes no lock, allocates nothing and cannot
-        // panic, which is what a signal handler must keep to.
+        // SAFETY: the action makes two system calls and ends the process: it takes no lock, allocates nothing and
+        // cannot panic, which is what a signal handler must keep to.
         unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, act) }
             .map_err(|e| Error::system("watch for lost files", e))?;
     }

@@ -16,7 +16,8 @@ pub struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    /// Cuts `tokens` into whole chunks of `context` tokens, at most `most` of them. `bos` replaces the first token of each.
+    /// Cuts `tokens` into whole chunks of `context` tokens, at most `most` of them. `bos` replaces the first token of
+    /// each.
     ///
     /// # Errors
     /// If the text is empty or does not fill one chunk: how long it is, what to ask for.

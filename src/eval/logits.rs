@@ -1,9 +1,9 @@
 //! The file that `llama-perplexity --kl-divergence-base` writes and `--kl-divergence` reads.
 //!
 //! Little-endian: `_logits_`; context, vocabulary and number of chunks as 32-bit integers; the tokens of all chunks as
-//! 32-bit integers, as they are in the text; then for every scored position a row of log-probabilities. A row is two f32,
-//! `scale` and `min`, and one 16-bit code a token (one more if the vocabulary is odd): ln p = min + scale * code. Logits
-//! more than 16 below the largest share code 0.
+//! 32-bit integers, as they are in the text; then for every scored position a row of log-probabilities. A row is two
+//! f32, `scale` and `min`, and one 16-bit code a token (one more if the vocabulary is odd): ln p = min + scale * code.
+//! Logits more than 16 below the largest share code 0.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Scores of a model file: how well it predicts a text, how far it is from a reference, how fast it runs.
 //!
-//! In go tokens and something that gives logits ([`Scorer`]), out come figures with their standard errors. What is judged is what was
-//! written: nothing here sees weights in memory, prints, or knows how a model was made.
+//! In go tokens and something that gives logits ([`Scorer`]), out come figures with their standard errors. What is
+//! judged is what was written: nothing here sees weights in memory, prints, or knows how a model was made.
 //!
 //! | file | what it answers |
 //! |---|---|

@@ -78,7 +78,8 @@ pub fn alone(
     Ok(Scores::Alone(scores))
 }
 
-/// Scores `chunks` with `model` and `reference` side by side: of the reference's logits only some rows are held at a time.
+/// Scores `chunks` with `model` and `reference` side by side: of the reference's logits only some rows are held at a
+/// time.
 ///
 /// # Errors
 /// If the vocabularies differ in size; those of both models, of the file and of `watch`.

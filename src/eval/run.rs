@@ -59,8 +59,8 @@ impl Evaluation {
     /// Opens, tokenises, scores.
     ///
     /// # Errors
-    /// If a model or the text cannot be read, the text fills no chunk, the models have other vocabularies, a logit is not
-    /// finite, a file changes meanwhile, or the watch says to stop.
+    /// If a model or the text cannot be read, the text fills no chunk, the models have other vocabularies, a logit is
+    /// not finite, a file changes meanwhile, or the watch says to stop.
     pub fn run(&self, watch: &dyn Watch) -> Result<EvalRecord> {
         let (text_name, scored) = self.scored()?;
         let opened = Opened::open(&self.model)?;

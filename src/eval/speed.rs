@@ -1,7 +1,7 @@
 //! How fast a model runs: prompt and generation, each timed over several runs after one that does not count.
 //!
-//! Tokens are arbitrary, because no work depends on which they are (of a mixture, only which experts). They are the same
-//! in every run of every program version.
+//! Tokens are arbitrary, because no work depends on which they are (of a mixture, only which experts). They are the
+//! same in every run of every program version.
 
 use std::time::Instant;
 

@@ -1,4 +1,5 @@
-//! What stands beside the tensors in a Hugging Face folder: tokenizer, generation settings, licences; copied as they are.
+//! What stands beside the tensors in a Hugging Face folder: tokenizer, generation settings, licences; copied as they
+//! are.
 
 use std::fs;
 use std::path::{Path, PathBuf};

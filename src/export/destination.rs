@@ -1,4 +1,5 @@
-//! Whether an output can have its name. All that is known to go wrong is found here, before the work: it may take hours.
+//! Whether an output can have its name. All that is known to go wrong is found here, before the work: it may take
+//! hours.
 
 use std::path::{Path, PathBuf};
 

@@ -17,8 +17,8 @@ pub trait Exporter: Send + Sync {
     /// What it is called, and which settings it takes.
     fn about(&self) -> &'static About;
 
-    /// Which type every matrix is to have, and which edits that takes (columns of a quantised checkpoint put in the order of
-    /// their groups).
+    /// Which type every matrix is to have, and which edits that takes (columns of a quantised checkpoint put in the
+    /// order of their groups).
     ///
     /// # Errors
     /// If the format does not take one of the settings, or cannot hold the model.

@@ -9,7 +9,8 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use super::companions::write_json;
 use crate::Result;
 
-/// Bytes of a shard, at most (unless one tensor is larger), where nothing else is asked for: what the Hugging Face libraries write.
+/// Bytes of a shard, at most (unless one tensor is larger), where nothing else is asked for: what the Hugging Face
+/// libraries write.
 pub(super) const USUAL: u64 = 5_000_000_000;
 
 /// One tensor of the output.

@@ -1,4 +1,5 @@
-//! What errors are weighed by: importances from a file or made now, which tensors they serve, and what the header says of them.
+//! What errors are weighed by: importances from a file or made now, which tensors they serve, and what the header says
+//! of them.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,8 @@ pub(super) struct Statistics {
 }
 
 impl Statistics {
-    /// What a recipe asks for: reads the file, or looks at what a calibration will cover. Notes say what is not covered.
+    /// What a recipe asks for: reads the file, or looks at what a calibration will cover. Notes say what is not
+    /// covered.
     pub fn of(
         recipe: &Recipe,
         graph: &ModelGraph,

@@ -1,7 +1,8 @@
 //! What an op touches: the slots that it reads and writes, the parameters that it uses, and what it is called in words.
 //!
-//! Everyone who looks at ops from outside asks here: the search for sites, the preparation of parameters, and the message about a
-//! value that is not finite. Only the executor and its slow twin know more of an op, which is what it computes.
+//! Everyone who looks at ops from outside asks here: the search for sites, the preparation of parameters, and the
+//! message about a value that is not finite. Only the executor and its slow twin know more of an op, which is what it
+//! computes.
 
 use super::graph::{LongFactors, Op, ParamId, Slot};
 
@@ -43,8 +44,8 @@ impl Op {
         }
     }
 
-    /// Parameters that it uses, its matrix or factors first. A rotary embedding uses both kinds of its factors, though only one
-    /// in any context.
+    /// Parameters that it uses, its matrix or factors first. A rotary embedding uses both kinds of its factors, though
+    /// only one in any context.
     pub fn params(&self) -> Vec<ParamId> {
         match self {
             Op::Embed { table, .. } | Op::AddPosition { table, .. } => vec![*table],

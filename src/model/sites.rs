@@ -6,8 +6,8 @@
 //! they cannot disagree with what runs. AWQ's scales (Lin et al. 2023, section 3.2) move along these edges; GPTQ's and
 //! the importance matrix's statistics are those of a site's input.
 //!
-//! The channels of such a value can also change places, if the rows that make them do. That goes through whatever works on
-//! each channel for itself, activations too.
+//! The channels of such a value can also change places, if the rows that make them do. That goes through whatever works
+//! on each channel for itself, activations too.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -67,8 +67,8 @@ pub enum Producer {
     },
 }
 
-/// Which channels of a value each of some rows makes. Every row one; or, of heads of values that serve several query heads
-/// each, one in each of these.
+/// Which channels of a value each of some rows makes. Every row one; or, of heads of values that serve several query
+/// heads each, one in each of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Channels {
     rows: usize,
@@ -245,7 +245,8 @@ impl<'g> Values<'g> {
         self.all[value].read_by.iter().copied().filter(linear).map(|at| &self.ops[at])
     }
 
-    /// The ops from `first` on to the last that works on what comes of the value before it is part of the residual stream.
+    /// The ops from `first` on to the last that works on what comes of the value before it is part of the residual
+    /// stream.
     fn reach(&self, value: usize, first: usize, graph: &ModelGraph) -> Range<usize> {
         let mut last = first;
         let mut of_it = vec![false; self.all.len()];

@@ -1,5 +1,5 @@
-//! AWQ (Lin et al. 2023): input channels get factors that their producers absorb, chosen by what rounding then does to the
-//! output of the attention or the MLP. The formulas are [`aurora_quantizers::awq`]'s.
+//! AWQ (Lin et al. 2023): input channels get factors that their producers absorb, chosen by what rounding then does to
+//! the output of the attention or the MLP. The formulas are [`aurora_quantizers::awq`]'s.
 //!
 //! A site's candidates are tried in the frame of the checkpoint: weights are scaled, rounded as the plan says (their
 //! scales searched with the scaled importances), decoded and divided by the factors again. So nothing else in the block
@@ -23,9 +23,9 @@ const BEGIN: [[f32; 2]; 3] = [[0.5, 0.0], [0.0, 0.5], [0.5, 0.5]];
 /// Its first step from there, in four directions; then halves of it, down to one step of the grid.
 const STEP: f32 = 0.25;
 
-/// Before codes that make up for each other's errors, scales must lower the loss of plain rounding to this share of it. Where they
-/// gain less, GPTQ alone was as good or better (bookworm-8m: at 0.96 on average, 0 to 3 % better without); where channels
-/// differ much they gain far more.
+/// Before codes that make up for each other's errors, scales must lower the loss of plain rounding to this share of it.
+/// Where they gain less, GPTQ alone was as good or better (bookworm-8m: at 0.96 on average, 0 to 3 % better without);
+/// where channels differ much they gain far more.
 const WORTH: f64 = 0.75;
 
 /// Row of the table.
@@ -140,8 +140,8 @@ impl Pass for Awq {
     }
 }
 
-/// Sites that are searched together: each by itself, but of those that are the experts of one linear all, which then share
-/// an exponent. Sites without a matrix on a grid are left out: they have nothing to gain.
+/// Sites that are searched together: each by itself, but of those that are the experts of one linear all, which then
+/// share an exponent. Sites without a matrix on a grid are left out: they have nothing to gain.
 fn units(block: &BlockState<'_>) -> Vec<Vec<usize>> {
     let mut units: Vec<Vec<usize>> = Vec::new();
     for (i, state) in block.sites().iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Clipping after AWQ: rounds to nearest with the range of groups cut where the inputs' correlations make that better. Not for
-//! queries and keys, whose product magnifies what is cut (as in the AWQ authors' code).
+//! Clipping after AWQ: rounds to nearest with the range of groups cut where the inputs' correlations make that better.
+//! Not for queries and keys, whose product magnifies what is cut (as in the AWQ authors' code).
 
 use std::time::Instant;
 

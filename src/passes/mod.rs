@@ -42,11 +42,12 @@ pub fn row(name: &str) -> Result<&'static PassRow> {
     })
 }
 
-/// The passes of a recipe, with all their options. Rounding to nearest always comes last, for what no other pass solved.
+/// The passes of a recipe, with all their options. Rounding to nearest always comes last, for what no other pass
+/// solved.
 ///
 /// # Errors
-/// If a name is not known or stands twice, an option is not the pass's or has a value that it cannot have, or passes stand in an
-/// order in which one has nothing to do.
+/// If a name is not known or stands twice, an option is not the pass's or has a value that it cannot have, or passes
+/// stand in an order in which one has nothing to do.
 pub fn chain(specs: &[PassSpec]) -> Result<Vec<Box<dyn Pass>>> {
     let mut rows: Vec<(&PassRow, Options)> = Vec::new();
     let names = || specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join("+");

@@ -1,5 +1,5 @@
-//! What can be set of a pass. A row of [`PASSES`](super::PASSES) lists its options; help, the command line's flags, recipes and
-//! their checks follow from the list.
+//! What can be set of a pass. A row of [`PASSES`](super::PASSES) lists its options; help, the command line's flags,
+//! recipes and their checks follow from the list.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! Round to nearest: every matrix that has no codes yet gets those of its format's own encoder, which weighs each column's
-//! error by what the inputs are like; or codes that make up for each other's errors, as far as the weights tell which inputs go
-//! together.
+//! Round to nearest: every matrix that has no codes yet gets those of its format's own encoder, which weighs each
+//! column's error by what the inputs are like; or codes that make up for each other's errors, as far as the weights
+//! tell which inputs go together.
 
 use aurora_quantizers::gptq::{self, Guess};
 use aurora_quantizers::spec::Kind;

@@ -1,4 +1,5 @@
-//! Passes that look at weights alone: block by block as on a walk, but without a text, and nothing runs through the model.
+//! Passes that look at weights alone: block by block as on a walk, but without a text, and nothing runs through the
+//! model.
 
 use aurora_quantizers::SiteStats;
 

@@ -1,7 +1,7 @@
 //! The methods on their walk: what a block's linears see is observed, the passes work on it, its bytes are written.
 //!
-//! In memory at any time: the residual stream of all samples, one block's statistics and codes. The order of all sums is
-//! fixed, so the bytes are the same for any number of threads.
+//! In memory at any time: the residual stream of all samples, one block's statistics and codes. The order of all sums
+//! is fixed, so the bytes are the same for any number of threads.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ pub struct Job<'a> {
 /// Runs the passes over all blocks and the head, and writes what they encode.
 ///
 /// # Errors
-/// If a value is not finite (block, op and tensor are named), a matrix cannot be solved, the disk fails, or the watch says
-/// to stop.
+/// If a value is not finite (block, op and tensor are named), a matrix cannot be solved, the disk fails, or the watch
+/// says to stop.
 pub fn run(
     model: &Model,
     weights: &Weights<'_>,

@@ -1,7 +1,7 @@
-//! What is guessed of the inputs of matrices that are being converted, each kept from its first chunk of rows to its last.
+//! Guesses at the inputs of matrices under conversion, each kept from its first chunk of rows to its last.
 //!
-//! The threads whose chunks come first share the work: each takes the next part that nobody has, and only then waits for the
-//! others. No part runs jobs of the thread pool, so nobody can be kept waiting by a chunk that waits itself.
+//! The threads whose chunks come first share the work: each takes the next part that nobody has, and only then waits
+//! for the others. No part runs jobs of the thread pool, so nobody can be kept waiting by a chunk that waits itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -63,7 +63,8 @@ impl Guesses {
         Some(self.slots[tensor].len()).filter(|n| *n > 0)
     }
 
-    /// What is guessed of matrix `expert` of a tensor; looked at by all who come before it is found. `importance`: of its columns.
+    /// The guess for matrix `expert` of a tensor; whoever comes first finds it, and all others wait. `importance`: of
+    /// its columns.
     pub(super) fn of(
         &self,
         weights: &Weights,
@@ -158,7 +159,8 @@ fn sample(
     Sample::new(sample, importance, rounding.care)
 }
 
-/// How many matrices each weight of a linear is. Tables that are looked up as well are left out: a row is then a result itself.
+/// How many matrices each weight of a linear is. Tables that are looked up as well are left out: a row is then a result
+/// itself.
 fn linears(graph: &ModelGraph) -> BTreeMap<ParamId, usize> {
     let mut found = BTreeMap::new();
     for reader in graph.sites().iter().flat_map(|site| &site.readers) {

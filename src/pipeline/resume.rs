@@ -1,9 +1,9 @@
 //! What a long run leaves on the disk after every block, so that one that was killed can go on.
 //!
 //! A directory beside the output. `job` says what the run is; `block-N` holds what block N came to, `residuals-N` the
-//! residual streams after it, bit for bit: computed again they might differ in the last place, and every later code with
-//! them. A file has its name only once it is whole, and ends in a checksum of its bytes. The residuals of a block are written
-//! before the block, and removed when the next are there: a block that has its name can be gone on from.
+//! residual streams after it, bit for bit: computed again they might differ in the last place, and every later code
+//! with them. A file has its name only once it is whole, and ends in a checksum of its bytes. The residuals of a block
+//! are written before the block, and removed when the next are there: a block that has its name can be gone on from.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};

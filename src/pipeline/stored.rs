@@ -19,12 +19,12 @@ use crate::{Error, Result};
 /// Rows of a matrix that weights are judged by, drawn evenly from all.
 const ROWS: usize = 256;
 
-/// Runs the passes over all blocks with the statistics of a file, and writes what they encode. The output matrix is left to rounding
-/// to nearest if the file has no statistics of it.
+/// Runs the passes over all blocks with the statistics of a file, and writes what they encode. The output matrix is
+/// left to rounding to nearest if the file has no statistics of it.
 ///
 /// # Errors
-/// If the file lacks what the passes need (the error says which matrix, and how to make a file that has it) or is another model's, a
-/// matrix cannot be solved, the disk fails, or the watch says to stop.
+/// If the file lacks what the passes need (the error says which matrix, and how to make a file that has it) or is
+/// another model's, a matrix cannot be solved, the disk fails, or the watch says to stop.
 pub fn run(
     model: &Model,
     weights: &Weights<'_>,

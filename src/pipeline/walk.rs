@@ -1,9 +1,10 @@
-//! The one block loop: all samples stand in front of a block, a visitor works there, all go through it, and so on to the head.
+//! The one block loop: all samples stand in front of a block, a visitor works there, all go through it, and so on to
+//! the head.
 //!
-//! In go a runner and samples, as tokens or as the residual streams that an earlier run was left with; what comes out is what the
-//! visitor makes of it. Samples go leaf by leaf ([`shard`]): which of them go together, and so every bit, does not depend on where a
-//! text was cut. Memory holds the residual streams of all samples and one block's weights. The loop knows nothing of methods or
-//! files.
+//! In go a runner and samples, as tokens or as the residual streams that an earlier run was left with; what comes out
+//! is what the visitor makes of it. Samples go leaf by leaf ([`shard`]): which of them go together, and so every bit,
+//! does not depend on where a text was cut. Memory holds the residual streams of all samples and one block's weights.
+//! The loop knows nothing of methods or files.
 
 use std::ops::Range;
 
@@ -23,7 +24,8 @@ pub enum Samples<'s> {
 
 /// Works at every stop of a walk.
 pub trait Visit {
-    /// All samples stand in front of a block. Those that the visitor leaves there go through it afterwards, with the stored weights.
+    /// All samples stand in front of a block. Those that the visitor leaves there go through it afterwards, with the
+    /// stored weights.
     ///
     /// # Errors
     /// Whatever is to end the walk.

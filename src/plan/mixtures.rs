@@ -1,8 +1,8 @@
 //! What `--type` can name: the format of matrices in general, and which tensors are given another.
 //!
-//! The rules are llama.cpp's (`llama-quantize` without `--pure`), so that `q4_k_m` is the file that its users know by that
-//! name. They are data: which part a tensor plays, which block it is in, what the model is like. The first rule that fits
-//! decides; after it [`RAISES`] may give more bits. Reads shapes only.
+//! The rules are llama.cpp's (`llama-quantize` without `--pure`), so that `q4_k_m` is the file that its users know by
+//! that name. They are data: which part a tensor plays, which block it is in, what the model is like. The first rule
+//! that fits decides; after it [`RAISES`] may give more bits. Reads shapes only.
 
 use aurora_quantizers::{Store, formats};
 

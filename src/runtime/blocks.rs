@@ -12,8 +12,8 @@ use crate::model::{Model, Op, ParamId};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
-/// Tokens of several samples that go through a block together: enough to make reading weights and waking threads cheap. At least
-/// two batches, so that samples of one batch go together.
+/// Tokens of several samples that go through a block together: enough to make reading weights and waking threads cheap.
+/// At least two batches, so that samples of one batch go together.
 pub const TOGETHER: usize = 2 * BATCH;
 
 /// A model whose parts are made ready one at a time.
@@ -128,8 +128,8 @@ impl Block<'_> {
     /// every linear. After an error `residual` is what it was.
     ///
     /// # Errors
-    /// If there are more tokens than the context has room for, or a value is not finite: the error names the first op and
-    /// tensor.
+    /// If there are more tokens than the context has room for, or a value is not finite: the error names the first op
+    /// and tensor.
     ///
     /// # Panics
     /// If `residual` is not whole rows.
@@ -137,8 +137,8 @@ impl Block<'_> {
         self.run_together(&mut [residual], tap)
     }
 
-    /// How many samples, from the first on, [`Block::run_all`] runs with every weight read once: those that are as long as the
-    /// first, up to about a thousand tokens.
+    /// How many samples, from the first on, [`Block::run_all`] runs with every weight read once: those that are as long
+    /// as the first, up to about a thousand tokens.
     pub fn together(&self, residuals: &[Vec<f32>]) -> usize {
         let length = residuals.first().map_or(0, Vec::len);
         let most = TOGETHER * self.width() / length.max(1);
@@ -151,8 +151,8 @@ impl Block<'_> {
         self.together(residuals) == residuals.len() && !long
     }
 
-    /// Runs samples through the block, each as [`Block::run`] does and with the same numbers; `tap` is shown inputs of several
-    /// samples at a time, in their order.
+    /// Runs samples through the block, each as [`Block::run`] does and with the same numbers; `tap` is shown inputs of
+    /// several samples at a time, in their order.
     ///
     /// # Errors
     /// As [`Block::run`]; samples before the one at fault may have been replaced already.

@@ -164,8 +164,9 @@ fn in_place<'a>(runs: &[Stored<'a>], cols: usize, rows: Range<usize>) -> Option<
     found
 }
 
-/// Rows that are stored in another way, rearranged: in a type that holds them exactly. That is the type they are stored in,
-/// or one that takes over a quantiser's integers; if the numbers are changed on the way in, or come in several types, f32.
+/// Rows that are stored in another way, rearranged: in a type that holds them exactly. That is the type they are stored
+/// in, or one that takes over a quantiser's integers; if the numbers are changed on the way in, or come in several
+/// types, f32.
 fn materialised(
     graph: &ModelGraph,
     weights: &Weights<'_>,

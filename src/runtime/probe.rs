@@ -1,5 +1,5 @@
-//! What other weights of a few linears do to the residual stream: part of a block, run again and again from where it was
-//! stopped.
+//! What other weights of a few linears do to the residual stream: part of a block, run again and again from where it
+//! was stopped.
 
 use std::ops::Range;
 
@@ -42,8 +42,8 @@ pub struct Stopped<'p, 'a> {
 }
 
 impl<'p, 'a> Probe<'p, 'a> {
-    /// `residuals`: of each sample the residual stream before the block, `[tokens, width]`; of a long one only the first
-    /// tokens are used, as many as go through a model together.
+    /// `residuals`: of each sample the residual stream before the block, `[tokens, width]`; of a long one only the
+    /// first tokens are used, as many as go through a model together.
     ///
     /// # Panics
     /// If there is no such block, or a residual is not whole rows.

@@ -100,8 +100,9 @@ impl<'a> Binder<'a> {
             .collect();
         let runs: Vec<Run> = runs.into_iter().collect::<Option<_>>()?;
         // Quantisers store [out, in], also of layers whose floats are [in, out].
-        let turned = param.import == Import::Transpose && runs.iter().any(|r| matches!(r.numbers, Numbers::Packed(_)));
-        Some(Bound { import: if turned { &Import::AsIs } else { &param.import }, runs })
+        let transposed =
+            param.import == Import::Transpose && runs.iter().any(|r| matches!(r.numbers, Numbers::Packed(_)));
+        Some(Bound { import: if transposed { &Import::AsIs } else { &param.import }, runs })
     }
 
     fn find(

@@ -30,7 +30,8 @@ fn load(path: &Path) -> BTreeMap<String, Tensor> {
 }
 
 impl Checkpoint {
-    /// What GPTQModel wrote from bookworm-8m: two of its layers, with the embeddings that it shares with the float model.
+    /// What GPTQModel wrote from bookworm-8m: two of its layers, with the embeddings that it shares with the float
+    /// model.
     pub fn quantized(name: &str) -> Checkpoint {
         let folder = fixtures().join("quantized").join(name);
         let mut tensors = load(&folder.join("layers.safetensors"));

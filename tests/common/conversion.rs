@@ -59,8 +59,8 @@ pub fn leftovers(dir: &Path) -> usize {
         .count()
 }
 
-/// A copy of stories260k with `edits` to its config.json, in which some tensors have other shapes: those are filled with
-/// `random` numbers and then, to their end, with a hole in the file.
+/// A copy of stories260k with `edits` to its config.json, in which some tensors have other shapes: those are filled
+/// with `random` numbers and then, to their end, with a hole in the file.
 pub fn reshaped(dir: &Path, edits: Json, shapes: &[(&str, [usize; 2])], random: usize) -> PathBuf {
     use std::io::Write;
 

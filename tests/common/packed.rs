@@ -17,7 +17,8 @@ pub fn unpacked() -> &'static Path {
     })
 }
 
-/// Makes `to` hold what `from` holds. A file is taken to be the same if it has the time of the one that it was made from.
+/// Makes `to` hold what `from` holds. A file is taken to be the same if it has the time of the one that it was made
+/// from.
 fn update(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     let mut kept = Vec::new();

@@ -1,4 +1,5 @@
-//! The source of a crate as its files name each other: every `use` tree and every path of several parts, parsed with syn.
+//! The source of a crate as its files name each other: every `use` tree and every path of several parts, parsed with
+//! syn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

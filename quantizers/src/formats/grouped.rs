@@ -1,6 +1,6 @@
-//! Codes of four or eight bits with a scale, and a zero if asymmetric, for 32, 64 or 128 weights: the grids of GPTQ's, AWQ's and
-//! compressed-tensors' checkpoints. GGUF has no such types (symmetric ones of 32 weights are Q4_0 and Q8_0); exporters take the
-//! blocks apart and pack them their own way.
+//! Codes of four or eight bits with a scale, and a zero if asymmetric, for 32, 64 or 128 weights: the grids of GPTQ's,
+//! AWQ's and compressed-tensors' checkpoints. GGUF has no such types (symmetric ones of 32 weights are Q4_0 and Q8_0);
+//! exporters take the blocks apart and pack them their own way.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -8,8 +8,8 @@
 //! | one, if asymmetric | zero `z`, from 1 |
 //! | the rest | codes `q` from 0, at four bits two to a byte, the first in the low half |
 //!
-//! `value = s * (q - z)`; symmetric grids have `z` in the middle. A zero of 0 is not used, although it could be: GPTQ's first
-//! format cannot store it.
+//! `value = s * (q - z)`; symmetric grids have `z` in the middle. A zero of 0 is not used, although it could be: GPTQ's
+//! first format cannot store it.
 
 use crate::bits::f16_to_f32;
 use crate::grid::Levels;

@@ -52,8 +52,8 @@ pub fn by_name(name: &str) -> Option<&'static dyn Store> {
     FORMATS.iter().copied().find(|f| f.spec().name.eq_ignore_ascii_case(name))
 }
 
-/// The grid of a checkpoint of 4 or 8 bits with a scale for every `group` (32, 64 or 128) weights, and a zero if it is not
-/// symmetric. GGUF's own type where there is one.
+/// The grid of a checkpoint of 4 or 8 bits with a scale for every `group` (32, 64 or 128) weights, and a zero if it is
+/// not symmetric. GGUF's own type where there is one.
 pub fn grouped(bits: u32, group: usize, symmetric: bool) -> Option<&'static dyn Store> {
     match (bits, group, symmetric) {
         (4, 32, true) => by_name("q4_0"),

@@ -6,7 +6,8 @@
 //! | 1..17 | codes, four bits each; byte `i` holds code `i` low and code `i + 16` high |
 //!
 //! `value = 2^(e - 128) * level`. A stored code is a sign (bit 3) and one of 0, 1, 2, 3, 4, 6, 8, 12 (twice the numbers
-//! of E2M1, hence 128 for a bias of 127); minus zero decodes as plus zero. A grid's codes are in the order of their levels.
+//! of E2M1, hence 128 for a bias of 127); minus zero decodes as plus zero. A grid's codes are in the order of their
+//! levels.
 
 use super::block32::{Block, Layout, N, max_abs, read_nibbles, write_nibbles};
 use crate::bits::F16_NEG_ZERO;

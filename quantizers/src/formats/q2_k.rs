@@ -35,7 +35,8 @@ impl Super for Q2K {
     const REFINEMENTS: usize = 3;
 }
 
-/// Codes of two bits: of every 128 weights byte `i` of 32 holds weights `i`, `i + 32`, `i + 64`, `i + 96`, lowest first.
+/// Codes of two bits: of every 128 weights byte `i` of 32 holds weights `i`, `i + 32`, `i + 64`, `i + 96`, lowest
+/// first.
 #[inline(always)]
 pub(super) fn read_pairs(bytes: &[u8], codes: &mut [i8; N]) {
     for (codes, bytes) in codes.as_chunks_mut::<128>().0.iter_mut().zip(bytes.as_chunks::<32>().0) {

@@ -1,14 +1,16 @@
 //! Coordinate descent after solving: every code given all others, every group's scale and offset given all codes.
 //!
-//! What decides is the slope g = e H of the loss e H e^T. A change of one column's error changes all slopes; some columns' changes
-//! are gathered, acted on among themselves, and then go into all slopes at once, of the rows that they are of.
+//! What decides is the slope g = e H of the loss e H e^T. A change of one column's error changes all slopes; some
+//! columns' changes are gathered, acted on among themselves, and then go into all slopes at once, of the rows that they
+//! are of.
 
 use super::factor::panels;
 use super::kernels::{self, Descent, LANES, Lanes, STRIP};
 use super::rows::{Chunk, Tile};
 use crate::Grid;
 
-/// Columns whose changes are gathered: those of a square of H, which stays in the nearest cache while all rows of weights meet it.
+/// Columns whose changes are gathered: those of a square of H, which stays in the nearest cache while all rows of
+/// weights meet it.
 const GATHERED: usize = STRIP;
 
 /// What goes into the slopes of one row of weights: changes of its errors, few as a rule.
@@ -82,8 +84,9 @@ impl Slopes {
 }
 
 impl Chunk<'_> {
-    /// Improves each row given its codes and scales, `sweeps` times: every code given all else, then every group's scale and
-    /// offset given all else, codes again at last. Ends early when nothing changes. Says how many codes changed.
+    /// Improves each row given its codes and scales, `sweeps` times: every code given all else, then every group's
+    /// scale and offset given all else, codes again at last. Ends early when nothing changes. Says how many codes
+    /// changed.
     ///
     /// `work`: e M; afterwards e H.
     pub(super) fn descend(&self, tiles: &mut [Tile], sweeps: usize) -> u64 {
@@ -117,7 +120,7 @@ impl Chunk<'_> {
             for c in panels(0..k.end) {
                 let m = self.hessian.factor().from(k.start, c.start);
                 for (tile, slopes) in tiles.iter().zip(&mut all) {
-                    kernels::add_turned_panel(self.isa, &mut slopes[c.clone()], m, c == k, &tile.work[k.clone()]);
+                    kernels::add_transposed_panel(self.isa, &mut slopes[c.clone()], m, c == k, &tile.work[k.clone()]);
                 }
             }
         }
@@ -186,8 +189,8 @@ impl Chunk<'_> {
         changed
     }
 
-    /// The same for one group of sixteen rows. `h`, `slopes`: the group's part of them; `by`: how the errors change, zeros before.
-    /// Says in how many rows they do.
+    /// The same for one group of sixteen rows. `h`, `slopes`: the group's part of them; `by`: how the errors change,
+    /// zeros before. Says in how many rows they do.
     fn descend_group(
         &self,
         tile: &mut Tile,
@@ -241,8 +244,8 @@ impl Chunk<'_> {
         changed
     }
 
-    /// The grid with the scale and offset of group `g` where the loss is least. The scale is rounded first, the offset solved for
-    /// what the scale then is.
+    /// The grid with the scale and offset of group `g` where the loss is least. The scale is rounded first, the offset
+    /// solved for what the scale then is.
     fn better_group(&self, grid: &Grid, g: usize, loss: &Quadratic) -> Grid {
         let Quadratic { aa, ao, oo, a, o } = *loss;
         let offsets = grid.parts.map_or(grid.offset[g] != 0.0, |parts| parts.offset_step != 0.0);

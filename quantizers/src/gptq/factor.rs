@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use crate::par;
 
-/// Columns that are rounded one after the other before their errors reach those behind. What the columns before a panel mean to
-/// it is taken up a panel at a time too: 64 KiB of the factor, which stay in the second cache while all tiles of rows meet them.
+/// Columns that are rounded one after the other before their errors reach those behind. What the columns before a panel
+/// mean to it is taken up a panel at a time too: 64 KiB of the factor, which stay in the second cache while all tiles
+/// of rows meet them.
 pub(super) const PANEL: usize = 128;
 
 /// The parts of some columns that lie in one panel each.
@@ -26,14 +27,14 @@ pub(super) const SIDE: usize = 4;
 /// Cells in one row of a panel.
 pub(super) const CELLS: usize = PANEL / SIDE;
 
-/// Four rows of M^T by four of its columns, `[column][row]`: a line of cache, all of which is used when it is read, whether sums
-/// run along its rows or its columns.
+/// Four rows of M^T by four of its columns, `[column][row]`: a line of cache, all of which is used when it is read,
+/// whether sums run along its rows or its columns.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Cell(pub [[f32; SIDE]; SIDE]);
 
-/// M^T, `[n, n]`, ones on its diagonal and zeros above, in panels of [`PANEL`] rows and columns. Rows of a large matrix would lie
-/// a power of two apart and push each other out of the cache.
+/// M^T, `[n, n]`, ones on its diagonal and zeros above, in panels of [`PANEL`] rows and columns. Rows of a large matrix
+/// would lie a power of two apart and push each other out of the cache.
 #[derive(Debug, Clone)]
 pub(super) struct Factor {
     /// Panels on and below the diagonal, row by row, each `[CELLS, CELLS]`; zeros past the edges.
@@ -41,8 +42,8 @@ pub(super) struct Factor {
 }
 
 impl Factor {
-    /// From the lower triangle of L, `[n, n]`, with J H J = L L^T, J the reversal of rows: R = J L J is upper triangular and
-    /// H = R R^T, so M = R / diag(R), column by column. Row k of M^T is column n-1-k of L read upwards.
+    /// From the lower triangle of L, `[n, n]`, with J H J = L L^T, J the reversal of rows: R = J L J is upper
+    /// triangular and H = R R^T, so M = R / diag(R), column by column. Row k of M^T is column n-1-k of L read upwards.
     pub(super) fn new(lower: &[f64], n: usize) -> Factor {
         let across = n.div_ceil(PANEL);
         let mut cells = vec![Cell([[0.0; SIDE]; SIDE]); across * (across + 1) / 2 * CELLS * CELLS];

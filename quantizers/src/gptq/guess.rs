@@ -1,18 +1,19 @@
-//! Which inputs of a linear go together, guessed from its weights: rounding that makes up for its own errors where only the
-//! inputs' sizes are known, or nothing.
+//! Which inputs of a linear go together, guessed from its weights: rounding that makes up for its own errors where only
+//! the inputs' sizes are known, or nothing.
 //!
-//! An importance matrix is the diagonal of H = E\[x x^T\]. What it leaves out, weights know something of: every step of gradient
-//! descent adds to each row a multiple of an input, so rows grow along inputs that occur, and columns of W are alike where their
-//! inputs are. With C the correlations of W's columns (each row scaled to the same length) and S the roots of the importances, the
-//! guess is S ((1 - t) I + t C) S, on the diagonal what it was. Rows are then rounded by one GPTQ pass with that, on the grids
-//! of the ordinary search.
+//! An importance matrix is the diagonal of H = E\[x x^T\]. What it leaves out, weights know something of: every step of
+//! gradient descent adds to each row a multiple of an input, so rows grow along inputs that occur, and columns of W are
+//! alike where their inputs are. With C the correlations of W's columns (each row scaled to the same length) and S the
+//! roots of the importances, the guess is S ((1 - t) I + t C) S, on the diagonal what it was. Rows are then rounded by
+//! one GPTQ pass with that, on the grids of the ordinary search.
 //!
-//! Correlations of n rows are off by 1 / sqrt(n) where nothing goes together, so t is a constant times the share of their mean
-//! square that is not this noise, or less where they are larger than inputs' are; weights without order are rounded to nearest.
+//! Correlations of n rows are off by 1 / sqrt(n) where nothing goes together, so t is a constant times the share of
+//! their mean square that is not this noise, or less where they are larger than inputs' are; weights without order are
+//! rounded to nearest.
 //!
-//! Only columns of one strip of 128 or 256 are looked at together: a fixed price for a weight, however wide the matrix, and a row's
-//! strips are independent. On an 8M-parameter model 256 wide, correlations of weights and of inputs correlate at 0.2 to 0.66;
-//! `docs/methods.md` has what the codes gain.
+//! Only columns of one strip of 128 or 256 are looked at together: a fixed price for a weight, however wide the matrix,
+//! and a row's strips are independent. On an 8M-parameter model 256 wide, correlations of weights and of inputs
+//! correlate at 0.2 to 0.66; `docs/methods.md` has what the codes gain.
 
 use std::ops::Range;
 
@@ -20,9 +21,9 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::Hessian;
-use super::alike::{correlations, prepare};
 use super::factor::panels;
 use super::kernels::{self, LANES, Lanes, Panel};
+use super::similarity::{correlations, prepare};
 use crate::grid::Levels;
 use crate::simd::Isa;
 use crate::spec::Kind;
@@ -40,8 +41,8 @@ impl Care {
     }
 }
 
-/// Types with fewer bits than this are worth it. From eight on, rounding weights does less than rounding inputs to eight bits
-/// does, as most runtimes do.
+/// Types with fewer bits than this are worth it. From eight on, rounding weights does less than rounding inputs to
+/// eight bits does, as most runtimes do.
 const FINE: f64 = 8.0;
 
 /// Rows that are looked at, at most, in as many runs of 16.
@@ -57,7 +58,7 @@ pub fn sample(rows: usize) -> Vec<Range<usize>> {
     (0..runs).map(|i| i * (rows - RUN) / (runs - 1)).map(|from| from..from + RUN).collect()
 }
 
-/// What is guessed of a linear's inputs.
+/// A guess at a linear's inputs.
 #[derive(Debug, Clone)]
 pub struct Guess {
     cols: usize,
@@ -115,8 +116,8 @@ impl Guess {
         spec.kind == Kind::Block && spec.bits_per_weight() < FINE
     }
 
-    /// Guesses from some rows of a matrix, on the current rayon pool. `None` if nothing seems to go together, or the weights are
-    /// not finite.
+    /// Guesses from some rows of a matrix, on the current rayon pool. `None` if nothing seems to go together, or the
+    /// weights are not finite.
     ///
     /// # Panics
     /// As [`Sample::new`].

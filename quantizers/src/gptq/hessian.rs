@@ -21,8 +21,8 @@ pub struct Prepared {
     pub retries: usize,
     /// Channels whose input was always zero: they count nothing and are rounded to nearest.
     pub dead: usize,
-    /// Living channels of which, given the channels after them in the order, no more is left than about the damping: as many
-    /// dimensions the calibration inputs did not fill.
+    /// Living channels of which, given the channels after them in the order, no more is left than about the damping: as
+    /// many dimensions the calibration inputs did not fill.
     pub explained: usize,
 }
 
@@ -53,11 +53,11 @@ pub struct Hessian {
 
 impl Hessian {
     /// Checks, permutes, damps and factors H; in parallel on the current rayon pool, but for a matrix of at most
-    /// [`CHUNK_WEIGHTS`](crate::par::CHUNK_WEIGHTS) elements by the caller alone, who may then hold what other jobs wait for.
-    /// Costs n^3 / 3 operations in double precision; the result takes 6 n^2 bytes, making it another 8 n^2.
+    /// [`CHUNK_WEIGHTS`](crate::par::CHUNK_WEIGHTS) elements by the caller alone, who may then hold what other jobs
+    /// wait for. Costs n^3 / 3 operations in double precision; the result takes 6 n^2 bytes, making it another 8 n^2.
     ///
-    /// `h`: E\[x x^T\] over the calibration tokens, `[n, n]`. `damp`: added to the diagonal, as a share of its mean over
-    /// living channels; doubled as often as needed until the factorisation succeeds, up to one.
+    /// `h`: E\[x x^T\] over the calibration tokens, `[n, n]`. `damp`: added to the diagonal, as a share of its mean
+    /// over living channels; doubled as often as needed until the factorisation succeeds, up to one.
     ///
     /// # Errors
     /// [`NumError::NotFinite`]; [`NumError::NotSymmetric`]; [`NumError::NotSemidefinite`] for a negative diagonal, for
@@ -171,8 +171,8 @@ impl Order {
     }
 }
 
-/// How far two halves of a symmetric matrix may differ, in units of sqrt(H_ii H_jj): sums of products that were added in another
-/// order differ by far less.
+/// How far two halves of a symmetric matrix may differ, in units of sqrt(H_ii H_jj): sums of products that were added
+/// in another order differ by far less.
 const ASYMMETRY: f64 = 1e-4;
 
 fn check(h: &[f32], n: usize) -> Result<(), NumError> {
@@ -221,8 +221,9 @@ fn load_backwards(h: &Squares, damping: f64, lower: &mut [f64]) {
     );
 }
 
-/// A square matrix in squares of [`STRIP`] rows and columns, 16 KiB each: what descent reads at a time lies in one piece and
-/// stays in the nearest cache, where rows of a large matrix would lie a power of two apart and push each other out.
+/// A square matrix in squares of [`STRIP`] rows and columns, 16 KiB each: what descent reads at a time lies in one
+/// piece and stays in the nearest cache, where rows of a large matrix would lie a power of two apart and push each
+/// other out.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Squares {
     n: usize,

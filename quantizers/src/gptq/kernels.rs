@@ -1,8 +1,8 @@
 //! The loops that cost time, written once and compiled for every instruction set.
 //!
-//! Rows of weights are worked on sixteen at a time, side by side: a [`Lanes`] is one column of them. So every sum runs along
-//! columns within a lane, in one order, and a row gets the same numbers whatever rows lie beside it. No fused multiply-add: the
-//! same bits on every machine.
+//! Rows of weights are worked on sixteen at a time, side by side: a [`Lanes`] is one column of them. So every sum runs
+//! along columns within a lane, in one order, and a row gets the same numbers whatever rows lie beside it. No fused
+//! multiply-add: the same bits on every machine.
 
 use super::factor::{CELLS, Cell, SIDE};
 use crate::grid::Levels;
@@ -73,8 +73,8 @@ fn fours(columns: &[Lanes]) -> &[Across] {
 
 /// `out[c] += sum over k of m[c, k] * e[k]`.
 ///
-/// `m`: a panel of the factor from the cell on that belongs to `out[0]` and `e[0]`; where that is on the diagonal, only what is not
-/// zero is added.
+/// `m`: a panel of the factor from the cell on that belongs to `out[0]` and `e[0]`; where that is on the diagonal, only
+/// what is not zero is added.
 #[inline(always)]
 fn add_panel_of(out: &mut [Lanes], m: &[Cell], diagonal: bool, e: &[Lanes]) {
     let e = fours(e);
@@ -86,9 +86,10 @@ fn add_panel_of(out: &mut [Lanes], m: &[Cell], diagonal: bool, e: &[Lanes]) {
     }
 }
 
-/// `out[c] += sum over k of m[k, c] * by[k]`, `m` a whole panel of the factor; of one on the diagonal only what is not zero.
+/// `out[c] += sum over k of m[k, c] * by[k]`, `m` a whole panel of the factor; of one on the diagonal only what is not
+/// zero.
 #[inline(always)]
-fn add_turned_panel_of(out: &mut [Lanes], m: &[Cell], diagonal: bool, by: &[Lanes]) {
+fn add_transposed_panel_of(out: &mut [Lanes], m: &[Cell], diagonal: bool, by: &[Lanes]) {
     let by = fours(by);
     for (i, out) in out.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
         let mut sums = *out;
@@ -106,8 +107,9 @@ fn add_turned_panel_of(out: &mut [Lanes], m: &[Cell], diagonal: bool, by: &[Lane
     }
 }
 
-/// Codes (as whole numbers) and errors of a column: what is nearest to `target` on each lane's own scale and offset, and how
-/// far it lies from `w`. The arithmetic of [`Grid::nearest`](crate::Grid::nearest) and [`Grid::value`](crate::Grid::value).
+/// Codes (as whole numbers) and errors of a column: what is nearest to `target` on each lane's own scale and offset,
+/// and how far it lies from `w`. The arithmetic of [`Grid::nearest`](crate::Grid::nearest) and
+/// [`Grid::value`](crate::Grid::value).
 #[inline(always)]
 fn round(target: &Lanes, w: &Lanes, scale: &Lanes, offset: &Lanes, levels: Levels) -> (Lanes, Lanes) {
     let (mut steps, mut codes, mut level) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
@@ -153,8 +155,8 @@ fn low_byte(whole: f32) -> i8 {
 
 /// Sixteen rows' state in one panel of columns, at most [`PANEL`](super::factor::PANEL) of them.
 pub(super) struct Panel<'a> {
-    /// What the columns should have been, with the errors of all columns before the panel made up for. Out: how far the values lie
-    /// from that once the panel's errors are made up for too, which is (e M) of these columns.
+    /// What the columns should have been, with the errors of all columns before the panel made up for. Out: how far the
+    /// values lie from that once the panel's errors are made up for too, which is (e M) of these columns.
     pub targets: &'a mut [Lanes],
     /// The weights themselves.
     pub w: &'a [Lanes],
@@ -205,7 +207,8 @@ fn round_panel_of(panel: &mut Panel, m: &[Cell]) {
     }
 }
 
-/// The errors that columns would have if none of them were rounded: each takes up what makes up best for the errors before.
+/// The errors that columns would have if none of them were rounded: each takes up what makes up best for the errors
+/// before.
 ///
 /// `work`, `w`, `errors`: the panel's columns; `m`: as for [`round_panel`].
 #[inline(always)]
@@ -265,8 +268,8 @@ pub(super) struct Descent<'a> {
     pub by: &'a mut [Lanes],
 }
 
-/// Gives each code in turn its best value given all others: changing error j by d changes the loss by d^2 H_jj + 2 d g_j, least
-/// at d = -g_j / H_jj. Says how many codes changed.
+/// Gives each code in turn its best value given all others: changing error j by d changes the loss by d^2 H_jj + 2 d
+/// g_j, least at d = -g_j / H_jj. Says how many codes changed.
 ///
 /// `h`: H from the first column's row and column on.
 #[inline(always)]
@@ -322,6 +325,6 @@ dispatch!(pub(super) fn descend(state: &mut Descent, h: &[[f32; STRIP]]) -> u64 
 dispatch!(pub(super) fn add_strips(out: &mut [f32], h: &[&[f32; STRIP]], columns: &[u32], by: &[f32]) = add_strips_of);
 dispatch!(pub(super) fn add_products(out: &mut [Lanes], m: &[f32], stride: usize, e: &[Lanes]) = add_products_of);
 dispatch!(pub(super) fn add_panel(out: &mut [Lanes], m: &[Cell], diagonal: bool, e: &[Lanes]) = add_panel_of);
-dispatch!(pub(super) fn add_turned_panel(out: &mut [Lanes], m: &[Cell], diagonal: bool, by: &[Lanes]) = add_turned_panel_of);
+dispatch!(pub(super) fn add_transposed_panel(out: &mut [Lanes], m: &[Cell], diagonal: bool, by: &[Lanes]) = add_transposed_panel_of);
 dispatch!(pub(super) fn round_panel(panel: &mut Panel, m: &[Cell]) = round_panel_of);
 dispatch!(pub(super) fn take_up(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[Cell]) = take_up_of);

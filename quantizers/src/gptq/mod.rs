@@ -1,15 +1,14 @@
 //! GPTQ: rounding that makes up for its own errors (Frantar et al. 2022), on the grid of any block format.
 //!
-//! A linear computes W x. What rounding W to W - E costs is, over the calibration tokens, the mean of |E x|^2 = tr(E H E^T)
-//! with H = E\[x x^T\]: the proxy loss. Columns are rounded one after the other, each from the value that best makes up for the
-//! errors of the columns before it ([`Hessian`] says how). Afterwards codes are improved one by one, each given all others, and
-//! the scales given the codes (coordinate descent on the same loss). A row whose loss ends above that of rounding to nearest
-//! keeps the latter.
+//! A linear computes W x. What rounding W to W - E costs is, over the calibration tokens, the mean of |E x|^2 = tr(E H
+//! E^T) with H = E\[x x^T\]: the proxy loss. Columns are rounded one after the other, each from the value that best
+//! makes up for the errors of the columns before it ([`Hessian`] says how). Afterwards codes are improved one by one,
+//! each given all others, and the scales given the codes (coordinate descent on the same loss). A row whose loss ends
+//! above that of rounding to nearest keeps the latter.
 //!
-//! Rows are independent of each other. They go through in chunks of a fixed size, and every sum has a fixed order: the same
-//! bytes for any number of threads.
+//! Rows are independent of each other. They go through in chunks of a fixed size, and every sum has a fixed order: the
+//! same bytes for any number of threads.
 
-mod alike;
 mod descent;
 mod factor;
 mod guess;
@@ -18,6 +17,7 @@ mod kernels;
 mod options;
 mod rows;
 mod shrink;
+mod similarity;
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;

@@ -3,12 +3,12 @@
 /// In which order columns are rounded, and from what their scales come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
-    /// All scales are fixed first, from the weights as they are; then columns by descending H_ii, so that the errors that count
-    /// most are made while most columns are left to make up for them.
+    /// All scales are fixed first, from the weights as they are; then columns by descending H_ii, so that the errors
+    /// that count most are made while most columns are left to make up for them.
     #[default]
     Static,
-    /// From left to right; each block's scales come from its columns as they are when their turn comes, with the errors of all
-    /// columns before made up for.
+    /// From left to right; each block's scales come from its columns as they are when their turn comes, with the errors
+    /// of all columns before made up for.
     Natural,
 }
 
@@ -17,14 +17,14 @@ pub enum Order {
 pub struct Options {
     /// As the [`Hessian`](super::Hessian) was prepared.
     pub order: Order,
-    /// Rounds of coordinate descent on the codes, with one on the scales of groups between two of them; they end early when
-    /// nothing changes.
+    /// Rounds of coordinate descent on the codes, with one on the scales of groups between two of them; they end early
+    /// when nothing changes.
     pub sweeps: usize,
 }
 
 impl Default for Options {
-    /// Static act order and three rounds: measured on a small trained model, both lower the KL divergence at 3 and 4 bits; more
-    /// rounds lower the proxy loss by another hundredth.
+    /// Static act order and three rounds: measured on a small trained model, both lower the KL divergence at 3 and 4
+    /// bits; more rounds lower the proxy loss by another hundredth.
     fn default() -> Self {
         Options { order: Order::default(), sweeps: 3 }
     }

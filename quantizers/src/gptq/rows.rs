@@ -146,7 +146,8 @@ impl Chunk<'_> {
         tile.grids[row * self.blocks + block] = Some(grid);
     }
 
-    /// Makes up in columns `c` of `work` for the errors of columns `k`, all before: `work[c] += sum of M[k, c] * errors[k]`.
+    /// Makes up in columns `c` of `work` for the errors of columns `k`, all before: `work[c] += sum of M[k, c] *
+    /// errors[k]`.
     fn make_up(&self, tiles: &mut [Tile], c: Range<usize>, k: Range<usize>) {
         for c in panels(c) {
             for k in panels(k.clone()) {
@@ -172,7 +173,8 @@ impl Chunk<'_> {
         }
     }
 
-    /// e H e^T of every row, in the units of the Hessian, from e M in `work`: sum of D_k (e M)_k^2, less what the damping put in.
+    /// e H e^T of every row, in the units of the Hessian, from e M in `work`: sum of D_k (e M)_k^2, less what the
+    /// damping put in.
     fn losses(&self, tiles: &[Tile]) -> Vec<f64> {
         self.sum(tiles, |work, error, pivot| {
             f64::from(work).powi(2) * pivot - f64::from(error).powi(2) * self.hessian.damping()

@@ -1,22 +1,23 @@
 //! How far to believe what channels have in common, given how many tokens were seen.
 //!
-//! Of n channels E\[x x^T\] has n^2 / 2 elements, and a calibration text few tokens: by chance alone the estimates of two
-//! channels that have nothing to do with each other are correlated, and codes that make up for each other along such a
-//! correlation are worse than codes rounded on their own. Pulling the correlations towards zero by the share that minimises
-//! the expected squared error of the matrix (Ledoit and Wolf 2004; Schäfer and Strimmer 2005, for correlations) leaves of GPTQ as
-//! much as the tokens support: all of it with many, rounding to nearest with few.
+//! Of n channels E\[x x^T\] has n^2 / 2 elements, and a calibration text few tokens: by chance alone the estimates of
+//! two channels that have nothing to do with each other are correlated, and codes that make up for each other along
+//! such a correlation are worse than codes rounded on their own. Pulling the correlations towards zero by the share
+//! that minimises the expected squared error of the matrix (Ledoit and Wolf 2004; Schäfer and Strimmer 2005, for
+//! correlations) leaves of GPTQ as much as the tokens support: all of it with many, rounding to nearest with few.
 
 use ndarray::ArrayViewMut2;
 use rayon::prelude::*;
 
 use crate::view::elements_mut;
 
-/// Tokens of a text that tell as much as one drawn alone: neighbours resemble each other. Measured on bookworm-8m (256 channels,
-/// 768 between up and down; KL divergence at Q4_K by tokens seen): of 1, 2, 4, 8 this was best or even at 64 to 32768 tokens.
+/// Tokens of a text that tell as much as one drawn alone: neighbours resemble each other. Measured on bookworm-8m (256
+/// channels, 768 between up and down; KL divergence at Q4_K by tokens seen): of 1, 2, 4, 8 this was best or even at 64
+/// to 32768 tokens.
 const TOKENS_PER_DRAW: f64 = 4.0;
 
-/// Multiplies what lies off the diagonal by 1 - s, s the share that chance has in it, and returns s, from 0 to 1. At 1 only
-/// the diagonal is left.
+/// Multiplies what lies off the diagonal by 1 - s, s the share that chance has in it, and returns s, from 0 to 1. At 1
+/// only the diagonal is left.
 ///
 /// With r the correlations about zero, r_ij = H_ij / sqrt(H_ii H_jj), and T draws, s = sum Var(r_ij) / sum r_ij^2, with
 /// Var(r_ij) = (1 + r_ij^2) / T as for normal x. The factors of channels do not matter, dead channels count nothing.

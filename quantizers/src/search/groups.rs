@@ -249,7 +249,8 @@ fn start<T: Levels, const L: usize>(low: &Lanes<L>, high: &Lanes<L>, start: f32,
     (scale, each(|l| min(offset[l], highest_offset::<T>())))
 }
 
-/// The best so far with another scale: `kick` times as large, with the value of the lowest level (or of the highest) kept.
+/// The best so far with another scale: `kick` times as large, with the value of the lowest level (or of the highest)
+/// kept.
 #[inline(always)]
 fn kick<T: Levels, const L: usize>(best: &Fit<L>, kick: (f32, bool)) -> (Lanes<L>, Lanes<L>) {
     let (by, low) = kick;

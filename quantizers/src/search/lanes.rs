@@ -50,8 +50,8 @@ pub(crate) fn round(x: f32) -> f32 {
     (x + BIG) - BIG
 }
 
-/// The lowest bits, in two's complement, of the whole number nearest to `x`, for magnitudes below 2^22: what to narrow where `as`
-/// would saturate, number by number.
+/// The lowest bits, in two's complement, of the whole number nearest to `x`, for magnitudes below 2^22: what to narrow
+/// where `as` would saturate, number by number.
 #[inline(always)]
 pub(crate) fn whole_bits(x: f32) -> u32 {
     (x + BIG).to_bits()

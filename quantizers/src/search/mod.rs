@@ -7,8 +7,8 @@
 //! as small integers times a common step: [`superblock`] chooses step and integers by the same sum, not by the
 //! distance of the scales, and takes the nearest codes anew for every trial.
 //!
-//! Eight or sixteen groups are worked on side by side, one in each lane of a vector, so that no sum is ever taken across
-//! lanes and the source compiles to the same bytes for every instruction set ([`lanes`]).
+//! Eight or sixteen groups are worked on side by side, one in each lane of a vector, so that no sum is ever taken
+//! across lanes and the source compiles to the same bytes for every instruction set ([`lanes`]).
 //!
 //! Everything is computed on weights scaled by a power of two so that the largest is between one and two: squares
 //! neither vanish nor overflow, and scaling by powers of two loses nothing.
@@ -47,9 +47,9 @@ pub(crate) trait Levels: Send + Sync + 'static {
     }
 }
 
-/// Starts and kicks of evenly spaced levels, chosen by the loss on a trained model's weights: the blocks of 32 can afford
-/// more of them than the super-blocks. With offsets there are far more local minima, hence more ways on from the best,
-/// and the more levels there are the shorter they must be.
+/// Starts and kicks of evenly spaced levels, chosen by the loss on a trained model's weights: the blocks of 32 can
+/// afford more of them than the super-blocks. With offsets there are far more local minima, hence more ways on from the
+/// best, and the more levels there are the shorter they must be.
 pub(crate) const SYMMETRIC_STARTS: &[f32] = &[0.0, 0.7];
 pub(crate) const SYMMETRIC_KICKS: &[(f32, bool)] = &[(1.1, true), (0.9, true)];
 pub(crate) const MORE_SYMMETRIC_STARTS: &[f32] = &[-0.5, 0.2, 0.9];
@@ -93,8 +93,8 @@ pub(crate) enum Offset {
     NotPositive,
 }
 
-/// Blocks whose largest magnitude is below 2^-26 are stored as zeros where scales are half precision: the smallest, 2^-24,
-/// comes no nearer.
+/// Blocks whose largest magnitude is below 2^-26 are stored as zeros where scales are half precision: the smallest,
+/// 2^-24, comes no nearer.
 pub(crate) const F16_VANISHING: f32 = 1.0 / (1u32 << 26) as f32;
 
 /// The power of two that brings a magnitude to between one and two; zeros for magnitudes below `vanishing`.
@@ -146,8 +146,8 @@ const LEAST_IMPORTANCE: f32 = 1e-5;
 /// How much of its shrinkage a block gets back.
 ///
 /// Scales by least squares leave the error at right angles to what is stored, which is therefore shorter than the
-/// weights, by the error's share of their (weighted) square. All outputs come out too small together, and a network minds
-/// that more than an equal error of random signs. Measured with an importance matrix on an 8M-parameter model, KL
+/// weights, by the error's share of their (weighted) square. All outputs come out too small together, and a network
+/// minds that more than an equal error of random signs. Measured with an importance matrix on an 8M-parameter model, KL
 /// divergence against giving back nothing: Q2_K -2.6 % at a half and -2.3 % at all of it, Q3_K -0.5 % and -0.1 %, Q4_0
 /// -0.2 % and -0.2 %.
 const GIVEN_BACK: f32 = 0.5;

@@ -184,8 +184,8 @@ fn at_integers<T: Super, const L: usize, const LEN: usize>(
 }
 
 /// How many steps are looked at: from the one that gives the largest scale the largest integer, up to one that gives it
-/// about three quarters of that. Three times as many lower the loss by 0.3 % (Q4_K, Q6_K) or nothing (Q2_K, Q3_K), for a
-/// quarter more time.
+/// about three quarters of that. Three times as many lower the loss by 0.3 % (Q4_K, Q6_K) or nothing (Q2_K, Q3_K), for
+/// a quarter more time.
 const STEPS: usize = 8;
 
 /// The step (a finite F16 in true size) for which `sum of cost * (wanted - step * integer)^2` is least.
@@ -213,8 +213,8 @@ fn choose_step<const L: usize>(wanted: &Lanes<L>, cost: &Lanes<L>, (low, high): 
     best
 }
 
-/// For several steps side by side: `sum of cost * (wanted - step * integer)^2` with the nearest integers, and what to add to the
-/// step for less with those.
+/// For several steps side by side: `sum of cost * (wanted - step * integer)^2` with the nearest integers, and what to
+/// add to the step for less with those.
 #[inline(always)]
 fn rounding_losses<const L: usize>(
     wanted: &Lanes<L>,

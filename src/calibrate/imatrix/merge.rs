@@ -13,8 +13,8 @@ use crate::{Error, Result};
 /// Adds files of statistics up; shards of one run become the file that the run would have written, byte for byte.
 ///
 /// # Errors
-/// If one cannot be read or is in the older format, if a matrix has another length in another file, if a shard is missing, is there
-/// twice or belongs to another run, or if writing fails.
+/// If one cannot be read or is in the older format, if a matrix has another length in another file, if a shard is
+/// missing, is there twice or belongs to another run, or if writing fails.
 pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch) -> Result<Imatrix> {
     let files = paths.iter().map(|p| Imatrix::open(p)).collect::<Result<Vec<_>>>()?;
     if files.iter().any(|file| file.part.is_some()) {

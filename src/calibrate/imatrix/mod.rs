@@ -1,16 +1,17 @@
 //! The file of statistics: written and read as GGUF, in the layout of llama-imatrix, and read in its older one.
 //!
 //! Of every matrix `NAME` that was observed the file has two F32 tensors: `NAME.in_sum2`, the sums of x^2 over tokens,
-//! `[experts, cols]` (one row if there are no experts), and `NAME.counts`, how many tokens, `[experts, 1]`. llama-quantize
-//! reads these and no others. We add `NAME.in_abs`, the sums of |x|, shaped as the squares; and, where X^T X was asked
-//! for, `NAME.in_gram`, `[experts, cols * (cols + 1) / 2]`: the lower triangle row by row, of the first matrix of those
-//! that read one input, since it is the same for all of them.
+//! `[experts, cols]` (one row if there are no experts), and `NAME.counts`, how many tokens, `[experts, 1]`.
+//! llama-quantize reads these and no others. We add `NAME.in_abs`, the sums of |x|, shaped as the squares; and, where
+//! X^T X was asked for, `NAME.in_gram`, `[experts, cols * (cols + 1) / 2]`: the lower triangle row by row, of the first
+//! matrix of those that read one input, since it is the same for all of them.
 //!
 //! Keys: `general.type` ("imatrix"), `imatrix.datasets`, `imatrix.chunk_count`, `imatrix.chunk_size` (tokens).
 //!
-//! The file of a shard ([`Part`]) has the sums of its samples under these names, too, but for `in_gram`; and of each of the nodes of the
-//! tree that it makes up ([`Shard::nodes`](super::shard::Shard::nodes)) `NAME.tree_counts`, `NAME.tree_sum2` and `NAME.tree_abs`, F64,
-//! `[experts * nodes, 1 or cols]`, and `NAME.tree_gram`, F32, `[experts * nodes, cols * (cols + 1) / 2]`.
+//! The file of a shard ([`Part`]) has the sums of its samples under these names, too, but for `in_gram`; and of each of
+//! the nodes of the tree that it makes up ([`Shard::nodes`](super::shard::Shard::nodes)) `NAME.tree_counts`,
+//! `NAME.tree_sum2` and `NAME.tree_abs`, F64, `[experts * nodes, 1 or cols]`, and `NAME.tree_gram`, F32, `[experts *
+//! nodes, cols * (cols + 1) / 2]`.
 //!
 //! | file | what it answers |
 //! |---|---|

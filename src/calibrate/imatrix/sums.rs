@@ -133,7 +133,8 @@ impl Imatrix {
     /// Importances of a model's matrices.
     ///
     /// # Errors
-    /// If an entry belongs to no matrix of the model or has another length, or a number in it is negative or not finite.
+    /// If an entry belongs to no matrix of the model or has another length, or a number in it is negative or not
+    /// finite.
     pub fn importances(&self, graph: &ModelGraph) -> Result<Importances> {
         let mut found = Importances::default();
         for (name, entry) in &self.entries {

@@ -132,7 +132,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the sums of a shard's nodes, which stand under the names of all matrices of the feed, X^T X under that of the first.
+    /// Writes the sums of a shard's nodes, which stand under the names of all matrices of the feed, X^T X under that of
+    /// the first.
     ///
     /// # Errors
     /// If the disk is full or fails.

@@ -1,6 +1,6 @@
 //! AWQ in the layout of its GEMM kernels (AutoAWQ, GPTQModel): codes and zeros of four bits packed along the outputs,
-//! eight to a word and interleaved; `weight = scale[g] * (code - zero[g])`. The scales of channels are already part of norms
-//! and neighbouring matrices.
+//! eight to a word and interleaved; `weight = scale[g] * (code - zero[g])`. The scales of channels are already part of
+//! norms and neighbouring matrices.
 
 use super::super::source::Layout;
 use super::super::source::TensorInfo;

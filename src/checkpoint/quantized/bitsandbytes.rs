@@ -1,5 +1,5 @@
-//! bitsandbytes: NF4 and FP4 (16 numbers, a scale for every 64 weights, the scales possibly stored as codes too) and LLM.int8
-//! (bytes with a scale for every row).
+//! bitsandbytes: NF4 and FP4 (16 numbers, a scale for every 64 weights, the scales possibly stored as codes too) and
+//! LLM.int8 (bytes with a scale for every row).
 
 use serde_json::Value as Json;
 

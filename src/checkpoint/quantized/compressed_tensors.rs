@@ -1,8 +1,8 @@
 //! compressed-tensors (llm-compressor, vLLM): integers packed along the inputs, or bytes, or eight-bit floats;
 //! `weight = scale * (code - zero)`. Integers are signed; packed ones are stored plus half their range.
 //!
-//! Which modules have which settings is said by groups with targets. Up to release 0.17 a word holds whole fields only, from
-//! 0.18 on fields run on from word to word; where the two differ, the number of words tells them apart.
+//! Which modules have which settings is said by groups with targets. Up to release 0.17 a word holds whole fields only,
+//! from 0.18 on fields run on from word to word; where the two differ, the number of words tells them apart.
 
 use super::super::source::TensorInfo;
 use super::super::source::{Groups, Packed, Scales, Zeros};

@@ -13,8 +13,8 @@ pub(super) fn table(tensor: &TensorInfo) -> Option<Arc<[f32]>> {
     }
 }
 
-/// `mantissa`: its bits; the exponent has the other seven less those. `finite`: the last exponent holds numbers too, and
-/// only its last code is none.
+/// `mantissa`: its bits; the exponent has the other seven less those. `finite`: the last exponent holds numbers too,
+/// and only its last code is none.
 fn number(code: u8, mantissa: u32, finite: bool) -> f32 {
     let (field, fraction) = (i32::from(code & 127) >> mantissa, code & ((1 << mantissa) - 1));
     let last = (1 << (7 - mantissa)) - 1;

@@ -1,5 +1,6 @@
-//! Eight-bit floats with a scale for the tensor, each row, or each block of it (DeepSeek's and Qwen's checkpoints, Transformers'
-//! `fp8` and `fbgemm_fp8`): `weight = scale * code`. What is called an inverse scale is one to multiply with.
+//! Eight-bit floats with a scale for the tensor, each row, or each block of it (DeepSeek's and Qwen's checkpoints,
+//! Transformers' `fp8` and `fbgemm_fp8`): `weight = scale * code`. What is called an inverse scale is one to multiply
+//! with.
 
 use super::super::source::Layout;
 use super::super::source::TensorInfo;

@@ -1,6 +1,6 @@
 //! GPTQ (AutoGPTQ, GPTQModel, Optimum): codes packed along the inputs, zeros along the outputs, both in 32-bit words;
-//! `weight = scale[g] * (code - zero[g])`. The first format stores every zero less one, `gptq_v2` as it is. `g_idx` names the
-//! group of every input; with act order it is not `i / group_size`.
+//! `weight = scale[g] * (code - zero[g])`. The first format stores every zero less one, `gptq_v2` as it is. `g_idx`
+//! names the group of every input; with act order it is not `i / group_size`.
 
 use super::super::source::TensorInfo;
 use super::super::source::{Groups, Packed, Scales, Zeros};

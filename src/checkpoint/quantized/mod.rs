@@ -1,8 +1,8 @@
 //! Checkpoints whose matrices are already codes: GPTQ, AWQ and their like.
 //!
-//! In come the tensors of the files and what `quantization_config` says; out comes the same list with every group of tensors
-//! that makes up one matrix (codes, scales, zeros) replaced by that matrix, under the name that it would have without. So
-//! nothing that knows models has to know methods. One file and one row of [`METHODS`] for each.
+//! In come the tensors of the files and what `quantization_config` says; out comes the same list with every group of
+//! tensors that makes up one matrix (codes, scales, zeros) replaced by that matrix, under the name that it would have
+//! without. So nothing that knows models has to know methods. One file and one row of [`METHODS`] for each.
 
 use std::sync::Arc;
 
@@ -60,8 +60,8 @@ pub fn understood(config: &HfConfig) -> Result<()> {
     Stated::of(config)?.map_or(Ok(()), |stated| reader(&stated).map(|_| ()))
 }
 
-/// Replaces codes, scales and zeros by the matrices that they make up. A source whose method is not understood stays as it
-/// is: it can still be looked at, and [`check`] says what is wrong.
+/// Replaces codes, scales and zeros by the matrices that they make up. A source whose method is not understood stays as
+/// it is: it can still be looked at, and [`check`] says what is wrong.
 ///
 /// # Errors
 /// If tensors do not fit together: which one.

@@ -1,5 +1,5 @@
-//! A matrix of weights that a quantiser stored as codes: `weight = scale * (level - zero)`, with scale and zero shared by a
-//! group. Rows come out as integers with their grid, or as the numbers that they stand for.
+//! A matrix of weights that a quantiser stored as codes: `weight = scale * (level - zero)`, with scale and zero shared
+//! by a group. Rows come out as integers with their grid, or as the numbers that they stand for.
 
 use super::super::source::{Groups, Layout, Packed, Scales, TensorInfo, TensorSource, Zeros};
 

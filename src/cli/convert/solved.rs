@@ -1,5 +1,5 @@
-//! What the summary of a conversion says about a method that looks at inputs: what it gained, and every matrix that it left to
-//! rounding to nearest, with the reason.
+//! What the summary of a conversion says about a method that looks at inputs: what it gained, and every matrix that it
+//! left to rounding to nearest, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 

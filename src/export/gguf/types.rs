@@ -1,4 +1,5 @@
-//! What a request comes to for a GGUF file: a file type's rules, or the integers of a quantised checkpoint kept as they are.
+//! What a request comes to for a GGUF file: a file type's rules, or the integers of a quantised checkpoint kept as they
+//! are.
 
 use std::collections::BTreeMap;
 

@@ -34,10 +34,11 @@ pub(super) fn assign(
     Ok(Assigned { ending: name.clone(), name, rules, kept, edits: Edits::new(), warning })
 }
 
-/// Refuses matrices that are stored `[in, out]`: layers of that kind are not what quantised checkpoints are loaded into.
+/// Refuses matrices that are stored `[in, out]`: layers of that kind are not what quantised checkpoints are loaded
+/// into.
 fn check(weights: &Weights<'_>) -> Result<()> {
-    let turned = |id: &ParamId| *weights.import(*id) == Import::Transpose;
-    match (0..weights.graph().params.len()).map(ParamId).find(turned) {
+    let transposed = |id: &ParamId| *weights.import(*id) == Import::Transpose;
+    match (0..weights.graph().params.len()).map(ParamId).find(transposed) {
         Some(id) => {
             Err(weights.error(id, "is stored [in, out]; such models can be written as GGUF or safetensors only"))
         }

@@ -4,7 +4,7 @@
 use serde_json::{Value as Json, json};
 
 use super::super::About;
-use super::bits::{bytes, turned};
+use super::bits::{bytes, transposed};
 use super::layout::{BITS, Codes, Limits, Matrix, PackedLayout, Part, SETTINGS};
 
 /// The layout.
@@ -48,7 +48,7 @@ impl PackedLayout for Awq {
         vec![
             interleaved(&m.codes, m.rows, m.cols),
             interleaved(&m.zeros, m.rows, groups),
-            turned(&m.scales, m.rows, groups).flat_map(u16::to_le_bytes).collect(),
+            transposed(&m.scales, m.rows, groups).flat_map(u16::to_le_bytes).collect(),
         ]
     }
 

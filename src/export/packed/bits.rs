@@ -15,6 +15,6 @@ pub(super) fn bytes(words: impl Iterator<Item = u32>) -> Vec<u8> {
 }
 
 /// `[rows, cols]` -> `[cols, rows]`.
-pub(super) fn turned<T: Copy>(values: &[T], rows: usize, cols: usize) -> impl Iterator<Item = T> {
+pub(super) fn transposed<T: Copy>(values: &[T], rows: usize, cols: usize) -> impl Iterator<Item = T> {
     (0..cols * rows).map(move |i| values[i % rows * cols + i / rows])
 }

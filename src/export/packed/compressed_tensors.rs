@@ -1,5 +1,5 @@
-//! compressed-tensors' pack-quantized: codes packed along the inputs, scales `[out, groups]`, zeros (if any) packed along the
-//! outputs; integers are signed and stored plus half their range, which is how they come here.
+//! compressed-tensors' pack-quantized: codes packed along the inputs, scales `[out, groups]`, zeros (if any) packed
+//! along the outputs; integers are signed and stored plus half their range, which is how they come here.
 
 use serde_json::{Value as Json, json};
 

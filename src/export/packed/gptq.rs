@@ -1,13 +1,13 @@
 //! GPTQ: codes packed along the inputs, zeros along the outputs, scales `[groups, out]`, and the group of every input.
 //!
-//! Symmetric ones in the first format, which everything that loads GPTQ checkpoints reads and in which zeros are stored less one;
-//! others in the second, which stores them as they are: programs once differed in what such zeros are in the first, and GPTQModel
-//! refuses those that it did not write itself.
+//! Symmetric ones in the first format, which everything that loads GPTQ checkpoints reads and in which zeros are stored
+//! less one; others in the second, which stores them as they are: programs once differed in what such zeros are in the
+//! first, and GPTQModel refuses those that it did not write itself.
 
 use serde_json::{Value as Json, json};
 
 use super::super::About;
-use super::bits::{bytes, turned, words};
+use super::bits::{bytes, transposed, words};
 use super::layout::{Codes, Matrix, PackedLayout, Part, SETTINGS};
 
 /// The layout.
@@ -52,7 +52,7 @@ impl PackedLayout for Gptq {
         vec![
             bytes(codes),
             bytes(zeros),
-            turned(&m.scales, m.rows, groups).flat_map(u16::to_le_bytes).collect(),
+            transposed(&m.scales, m.rows, groups).flat_map(u16::to_le_bytes).collect(),
             bytes((0..m.cols).map(|col| (col / s.group) as u32)),
         ]
     }

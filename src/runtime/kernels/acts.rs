@@ -1,8 +1,9 @@
 //! The right-hand side of a product: activations as floats and, once asked for, rounded to 8 bits.
 //!
 //! Rounded as llama.cpp does for its block types. For types with blocks of 32 weights, 32 values at a time share a
-//! scale `amax / 127`, stored in half precision. For super-blocks it is 256, and the scale stays an f32, so that a whole
-//! super-block is summed in integers. Sums of codes, which types with a bias or an offset need, are exact integers.
+//! scale `amax / 127`, stored in half precision. For super-blocks it is 256, and the scale stays an f32, so that a
+//! whole super-block is summed in integers. Sums of codes, which types with a bias or an offset need, are exact
+//! integers.
 
 use std::sync::OnceLock;
 
@@ -102,8 +103,8 @@ impl<'a> Acts<'a> {
         &self.x[t * self.cols..(t + 1) * self.cols]
     }
 
-    /// The columns from `from` on, [`DEPTH`] of them or as many as there are, of all tokens, side by side: rows that lie a power
-    /// of two apart would push each other out of the caches. `from`: a multiple of [`DEPTH`].
+    /// The columns from `from` on, [`DEPTH`] of them or as many as there are, of all tokens, side by side: rows that
+    /// lie a power of two apart would push each other out of the caches. `from`: a multiple of [`DEPTH`].
     pub(super) fn strip(&self, from: usize) -> &[f32] {
         if self.cols <= DEPTH {
             return self.x;

@@ -1,5 +1,5 @@
-//! What a product needs to know of a block type: where its codes and scales lie ([`Codes`]), and how a block of that many weights is
-//! summed up ([`Kind`]).
+//! What a product needs to know of a block type: where its codes and scales lie ([`Codes`]), and how a block of that
+//! many weights is summed up ([`Kind`]).
 
 use super::acts::{RUN, Shared};
 use super::simd::Simd;

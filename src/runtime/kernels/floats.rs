@@ -19,8 +19,8 @@ const ROWS: usize = 16;
 pub(super) const PANEL: usize = 64;
 /// Tokens whose `DEPTH` columns stay in the second-level cache beside the panel.
 const TOKENS: usize = 96;
-/// From this many tokens on decoding for the tile pays: its cost is shared. Timed on Zen 3, batch against row by row: at
-/// 12 tokens 1.08 (BF16), 0.83 (F16), at 16 tokens 1.06, 0.95, at 24 tokens 1.28, 1.13.
+/// From this many tokens on decoding for the tile pays: its cost is shared. Timed on Zen 3, batch against row by row:
+/// at 12 tokens 1.08 (BF16), 0.83 (F16), at 16 tokens 1.06, 0.95, at 24 tokens 1.28, 1.13.
 pub(super) const BATCH: usize = 16;
 
 /// How a dot product reads a type without decoding it first.
@@ -298,8 +298,8 @@ struct Part<'a, 'o> {
     x: &'a [f32],
     out: &'a mut Out<'o>,
     tile: &'a [[f32; ROWS]],
-    /// Of every token from `from` on what the columns before came to. Side by side: in the result they lie a row apart, often
-    /// a power of two, and push each other out of the caches.
+    /// Of every token from `from` on what the columns before came to. Side by side: in the result they lie a row apart,
+    /// often a power of two, and push each other out of the caches.
     sums: &'a mut [[f32; ROWS]],
     from: usize,
     stage: Stage,

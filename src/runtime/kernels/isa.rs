@@ -47,8 +47,8 @@ impl Isa {
         CHOSEN.get().copied().unwrap_or_else(Isa::fastest)
     }
 
-    /// Makes the whole process use this one, so that float sums, which differ in the last place from one instruction set to
-    /// the next, can be compared between machines. For tests and benchmarks; only the first call counts.
+    /// Makes the whole process use this one, so that float sums, which differ in the last place from one instruction
+    /// set to the next, can be compared between machines. For tests and benchmarks; only the first call counts.
     pub fn choose(self) {
         let _ = CHOSEN.set(self);
     }

@@ -68,12 +68,12 @@ pub(super) trait Simd: Copy {
     /// For each of `T` tokens, 8 rows' sums over 32 columns: lane `r` is the sum over `g` and `c` of
     /// `w[g][4r + c] * x[t][4g + c]`. `w` unsigned, at most `MAX` (15, 31 or 255); `x` signed, at least -127.
     fn block<const MAX: u8, const T: usize>(self, w: &[[u8; 32]; 8], x: [&[u8; 32]; T]) -> [Self::I; T];
-    /// [`Simd::dot`], or with `SIGNED` [`Simd::dot_signed`], of 32 weights whose first 16 have the scale `scales[j]` and
-    /// whose last 16 have `scales[8 + j]`; `j` below 8. Only the sum of all lanes is the same everywhere.
+    /// [`Simd::dot`], or with `SIGNED` [`Simd::dot_signed`], of 32 weights whose first 16 have the scale `scales[j]`
+    /// and whose last 16 have `scales[8 + j]`; `j` below 8. Only the sum of all lanes is the same everywhere.
     fn dot_scaled<const SIGNED: bool>(self, w: Self::B, s: Self::B, scales: Self::H, j: usize) -> Self::I;
     /// [`Simd::block`] with `MAX` 15, 31, 63 or 255, in which columns 0 to 15 of row `r` have the scale
-    /// `scales[0][2r] = scales[0][2r + 1]` and the others that of `scales[1]`; without `HALVES` all have the first. With
-    /// `MAX` 255, scales must lie within -2048..2048.
+    /// `scales[0][2r] = scales[0][2r + 1]` and the others that of `scales[1]`; without `HALVES` all have the first.
+    /// With `MAX` 255, scales must lie within -2048..2048.
     fn block_scaled<const MAX: u8, const HALVES: bool, const T: usize>(
         self,
         w: &[[u8; 32]; 8],

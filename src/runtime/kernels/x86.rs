@@ -1,7 +1,7 @@
 //! [`Simd`] for x86-64: AVX2 with FMA and F16C, and AVX-512 with VNNI.
 //!
-//! A token can only be made by the `unsafe` [`Avx2::new`] and [`Avx512::new`], whose callers vouch for the instructions.
-//! That, and that loads and stores go through references to arrays of the full width, is what makes every
+//! A token can only be made by the `unsafe` [`Avx2::new`] and [`Avx512::new`], whose callers vouch for the
+//! instructions. That, and that loads and stores go through references to arrays of the full width, is what makes every
 //! intrinsic below sound. AVX-512 shares AVX2's lanes and differs in three operations: sums of byte products (one
 //! instruction instead of two or three, and no intermediate that could saturate) and the 16 floats in one register.
 #![allow(unsafe_code)]
@@ -146,7 +146,8 @@ macro_rules! common {
         }
         #[inline(always)]
         fn bits(self, x: __m256i, places: i32, mask: u8) -> __m256i {
-            // SAFETY: the token vouches for the instructions. Words are shifted; the mask takes what crossed bytes away.
+            // SAFETY: the token vouches for the instructions. Words are shifted; the mask takes what crossed bytes
+            // away.
             unsafe {
                 let count = _mm_cvtsi32_si128(places.abs());
                 let x = if places < 0 { _mm256_sll_epi16(x, count) } else { _mm256_srl_epi16(x, count) };

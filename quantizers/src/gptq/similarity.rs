@@ -7,18 +7,19 @@ use super::{Hessian, Order};
 use crate::matrix;
 use crate::simd::{Isa, dispatch};
 
-/// What correlations of weights count for those of inputs. Of 0.3, 0.6 and 0.9 the middle one had the smallest true loss.
+/// What correlations of weights count for those of inputs. Of 0.3, 0.6 and 0.9 the middle one had the smallest true
+/// loss.
 const TRUST: f64 = 0.6;
 
-/// The root mean square of what is guessed is at most this. That of true correlations was 0.1 to 0.18 on two trained models; queries
-/// and keys, whose rows fill few dimensions, have columns that are far more alike.
+/// The root mean square of what is guessed is at most this. That of true correlations was 0.1 to 0.18 on two trained
+/// models; queries and keys, whose rows fill few dimensions, have columns that are far more alike.
 const LARGEST: f64 = 0.1;
 
 /// Guesses that are noise for more than nine tenths are not used.
 const LEAST_ORDER: f64 = 0.1;
 
-/// Columns count at least this much of their strip's mean importance: one that counted nothing would take up all errors of
-/// others, and come out anywhere.
+/// Columns count at least this much of their strip's mean importance: one that counted nothing would take up all errors
+/// of others, and come out anywhere.
 const LEAST_IMPORTANCE: f32 = 0.01;
 
 /// Added to the diagonal, as a share of its mean: the guess is positive definite without, by `1 - TRUST` at least.
@@ -27,7 +28,7 @@ const DAMPING: f64 = 1e-6;
 /// Rows scaled to length one, both as the columns that they have and as they are: one operand of a product each.
 struct Operands {
     /// `[columns, rows]`
-    turned: Vec<f32>,
+    transposed: Vec<f32>,
     /// `[columns / LANES, rows]`, zeros past the last column.
     lanes: Vec<Lanes>,
 }
@@ -36,7 +37,7 @@ struct Operands {
 #[inline(always)]
 fn lay_out_of(operands: &mut Operands, w: &[f32], cols: usize, columns: &Range<usize>, first: usize) {
     let (n, count) = (columns.len(), w.len() / cols);
-    let rows = operands.turned.len() / n;
+    let rows = operands.transposed.len() / n;
     let mut tile = vec![[0.0; LANES]; n];
     for (l, row) in w.chunks_exact(cols).enumerate() {
         tile.iter_mut().zip(&row[columns.clone()]).for_each(|(to, w)| to[l] = *w);
@@ -62,7 +63,7 @@ fn lay_out_of(operands: &mut Operands, w: &[f32], cols: usize, columns: &Range<u
             column[l] /= length[l];
         }
     }
-    for (to, column) in operands.turned.chunks_exact_mut(rows).zip(&tile) {
+    for (to, column) in operands.transposed.chunks_exact_mut(rows).zip(&tile) {
         to[first..first + count].copy_from_slice(&column[..count]);
     }
     for (to, columns) in operands.lanes.chunks_exact_mut(rows).zip(tile.chunks(LANES)) {
@@ -77,16 +78,17 @@ dispatch!(fn lay_out(operands: &mut Operands, w: &[f32], cols: usize, columns: &
 /// Sums of products of columns, every row scaled to length one first: `[n, n]`, lower triangle; no row, no sum.
 pub(super) fn correlations(w: &[f32], cols: usize, columns: Range<usize>) -> Vec<f32> {
     let (n, rows, isa) = (columns.len(), w.len() / cols, Isa::best());
-    let mut operands = Operands { turned: vec![0.0; n * rows], lanes: vec![[0.0; LANES]; n.div_ceil(LANES) * rows] };
+    let mut operands =
+        Operands { transposed: vec![0.0; n * rows], lanes: vec![[0.0; LANES]; n.div_ceil(LANES) * rows] };
     for (at, w) in w.chunks(LANES * cols).enumerate() {
         lay_out(isa, &mut operands, w, cols, &columns, at * LANES);
     }
-    let Operands { turned, lanes } = operands;
+    let Operands { transposed, lanes } = operands;
     let mut products = vec![0.0; n * n];
     for (at, lanes) in lanes.chunks_exact(rows).enumerate() {
         let first = at * LANES;
         let mut sums = vec![[0.0; LANES]; n - first];
-        kernels::add_products(isa, &mut sums, &turned[first * rows..], rows, lanes);
+        kernels::add_products(isa, &mut sums, &transposed[first * rows..], rows, lanes);
         for (row, sums) in products.chunks_exact_mut(n).skip(first).zip(&sums) {
             let width = LANES.min(n - first);
             row[first..first + width].copy_from_slice(&sums[..width]);
@@ -95,7 +97,8 @@ pub(super) fn correlations(w: &[f32], cols: usize, columns: Range<usize>) -> Vec
     products
 }
 
-/// The guess for one strip, from the sums of products of its columns over `rows` rows; `None` where nothing goes together.
+/// The guess for one strip, from the sums of products of its columns over `rows` rows; `None` where nothing goes
+/// together.
 pub(super) fn prepare(mut like: Vec<f32>, n: usize, rows: usize, importance: Option<&[f32]>) -> Option<Hessian> {
     let down: Vec<f32> =
         (0..n).map(|i| like[i * (n + 1)]).map(|v| if v > 0.0 { v.sqrt().recip() } else { 0.0 }).collect();
