@@ -241,8 +241,8 @@ impl Job {
             )?),
             false => None,
         };
-        let job = pipeline::blocks::Job { samples, passes, propagate: self.recipe.propagate };
-        let solved = pipeline::blocks::run(&self.opened.model, weights, plan, &job, resume.as_ref(), output, watch)?;
+        let chain = pipeline::blocks::Chain { samples, passes, propagate: self.recipe.propagate };
+        let solved = pipeline::blocks::run(&self.opened.model, weights, plan, &chain, resume.as_ref(), output, watch)?;
         Ok((solved, resume))
     }
 }

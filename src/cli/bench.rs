@@ -3,7 +3,7 @@
 use super::args::{Bench, Common};
 use super::open;
 use super::ui;
-use crate::eval::speed::{self, Job};
+use crate::eval::speed::{self, Workload};
 use crate::model::Opened;
 use crate::record::{BenchRecord, Record, Spread, Tool};
 use crate::runtime::{Engine, Options};
@@ -17,7 +17,7 @@ const GENERATE: usize = 128;
 /// Runs the command.
 pub fn run(args: &Bench, common: &Common) -> Result<()> {
     let opened = Opened::open(&args.model)?;
-    let job = Job {
+    let workload = Workload {
         prompt: opened.context(args.prompt, PROMPT),
         generate: opened.context(args.generate, GENERATE),
         runs: args.runs.get(),
@@ -26,31 +26,31 @@ pub fn run(args: &Bench, common: &Common) -> Result<()> {
     let cache = open::cache_type(&args.cache_type);
     let attention = open::attention(&args.attention);
     let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
-    let context = job.prompt.max(job.generate).max(1);
+    let context = workload.prompt.max(workload.generate).max(1);
     let engine = Engine::new(&opened.model, &weights, Options { context, exact: args.exact, cache, attention })?;
     let bar = ui::spinner(common);
-    let times = speed::time(&engine, &job, &mut |what| bar.set_message(what.to_owned()));
+    let times = speed::time(&engine, &workload, &mut |what| bar.set_message(what.to_owned()));
     bar.finish_and_clear();
     let times = times?;
     opened.files.check()?;
 
     let rates = |seconds: &[f64], tokens: usize| Spread::of(seconds.iter().map(|s| tokens as f64 / s).collect());
-    let generated = rates(&times.generate, job.generate);
+    let generated = rates(&times.generate, workload.generate);
     // With a cache, token i reads the keys and values of i tokens: on average those of the middle one.
-    let bytes = generated.filter(|_| job.cache).map(|_| engine.bytes_per_token(job.generate / 2));
+    let bytes = generated.filter(|_| workload.cache).map(|_| engine.bytes_per_token(workload.generate / 2));
     let record = BenchRecord {
         tool: Tool::this(),
         model: args.model.display().to_string(),
         architecture: opened.model.arch.gguf.to_owned(),
         file_bytes: opened.files.bytes(),
-        prompt: job.prompt,
-        generate: job.generate,
-        runs: job.runs,
+        prompt: workload.prompt,
+        generate: workload.generate,
+        runs: workload.runs,
         threads: rayon::current_num_threads(),
         exact: args.exact,
-        cache_type: job.cache.then(|| cache.name().to_owned()),
+        cache_type: workload.cache.then(|| cache.name().to_owned()),
         attention: attention.name().to_owned(),
-        prompt_tokens_per_second: rates(&times.prompt, job.prompt),
+        prompt_tokens_per_second: rates(&times.prompt, workload.prompt),
         first_token_seconds: Spread::of(times.prompt),
         generate_tokens_per_second: generated,
         bytes_per_token: bytes,

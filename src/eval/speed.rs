@@ -13,7 +13,7 @@ pub const MOST_WITHOUT_CACHE: usize = 256;
 
 /// What to time.
 #[derive(Debug, Clone, Copy)]
-pub struct Job {
+pub struct Workload {
     /// Tokens of the prompt; 0 to leave it out.
     pub prompt: usize,
     /// Tokens to generate, after an empty context; 0 to leave it out.
@@ -33,48 +33,48 @@ pub struct Times {
     pub generate: Vec<f64>,
 }
 
-/// Runs a job; `watch` is told what begins ("prompt, run 2 of 5").
+/// Runs a workload; `watch` is told what begins ("prompt, run 2 of 5").
 ///
 /// # Errors
 /// If nothing is to be timed, the context is too short for it, or the model fails.
-pub fn time(engine: &Engine, job: &Job, watch: &mut dyn FnMut(&str)) -> Result<Times> {
-    if job.runs == 0 || job.prompt + job.generate == 0 {
+pub fn time(engine: &Engine, workload: &Workload, watch: &mut dyn FnMut(&str)) -> Result<Times> {
+    if workload.runs == 0 || workload.prompt + workload.generate == 0 {
         return Err(Error::setting("nothing to measure: `runs` and one of `prompt` and `generate` must be above zero"));
     }
-    if !job.cache && job.generate > MOST_WITHOUT_CACHE {
+    if !workload.cache && workload.generate > MOST_WITHOUT_CACHE {
         return Err(Error::setting(format!(
             "`no_kv_cache` with `generate` {0}: that is {1} tokens to compute in each run; use `generate` {MOST_WITHOUT_CACHE} or less",
-            job.generate,
-            job.generate * (job.generate + 1) / 2
+            workload.generate,
+            workload.generate * (workload.generate + 1) / 2
         )));
     }
     let graph = &engine.model().graph;
-    let tokens = tokens(job.prompt.max(job.generate), graph.slots[graph.logits.0]);
+    let tokens = tokens(workload.prompt.max(workload.generate), graph.slots[graph.logits.0]);
     let mut session = engine.session();
     session.reserve(tokens.len());
     let mut prompt = || {
         session.reset();
-        engine.forward(&mut session, &tokens[..job.prompt], job.prompt - 1).map(|_| ())
+        engine.forward(&mut session, &tokens[..workload.prompt], workload.prompt - 1).map(|_| ())
     };
     let mut times = Times::default();
-    if job.prompt > 0 {
-        times.prompt = series("prompt", job.runs, watch, &mut prompt)?;
+    if workload.prompt > 0 {
+        times.prompt = series("prompt", workload.runs, watch, &mut prompt)?;
     }
     let mut session = engine.session();
     session.reserve(tokens.len());
     let mut generate = || {
         session.reset();
-        for i in 0..job.generate {
-            if !job.cache {
+        for i in 0..workload.generate {
+            if !workload.cache {
                 session.reset();
             }
-            let first = if job.cache { i } else { 0 };
+            let first = if workload.cache { i } else { 0 };
             engine.forward(&mut session, &tokens[first..=i], i - first)?;
         }
         Ok(())
     };
-    if job.generate > 0 {
-        times.generate = series("generation", job.runs, watch, &mut generate)?;
+    if workload.generate > 0 {
+        times.generate = series("generation", workload.runs, watch, &mut generate)?;
     }
     Ok(times)
 }

@@ -26,7 +26,7 @@ use crate::weights::Weights;
 use crate::{Error, Result};
 
 /// What the block loop is to do.
-pub struct Job<'a> {
+pub struct Chain<'a> {
     /// Token sequences, each run from position 0.
     pub samples: &'a [Vec<u32>],
     /// What is done to every block, in order; the last one leaves no matrix without codes.
@@ -44,22 +44,22 @@ pub fn run(
     model: &Model,
     weights: &Weights<'_>,
     plan: &Plan,
-    job: &Job<'_>,
+    chain: &Chain<'_>,
     resume: Option<&Resume>,
     output: &dyn Sink,
     watch: &dyn Watch,
 ) -> Result<Solved> {
-    let longest = job.samples.iter().map(Vec::len).max().unwrap_or(0);
+    let longest = chain.samples.iter().map(Vec::len).max().unwrap_or(0);
     let options = Options { context: longest, exact: true, cache: CacheType::F32, attention: Attention::Flash };
     let runner = BlockRunner::new(model, weights, options)?;
     let mut walked = Walked {
-        work: Work::new(model, weights, plan, job.passes, output, watch),
-        job,
-        shard: Shard::whole(job.samples.len(), longest),
+        work: Work::new(model, weights, plan, chain.passes, output, watch),
+        chain,
+        shard: Shard::whole(chain.samples.len(), longest),
         resume,
     };
     let mut first = 0;
-    let mut samples = Samples::Tokens(job.samples);
+    let mut samples = Samples::Tokens(chain.samples);
     if let Some(state) = resume.map(Resume::load).transpose()?.flatten() {
         (first, samples) = (state.blocks, Samples::Residuals(state.residuals));
         state.done.into_iter().try_for_each(|done| walked.work.keep(done))?;
@@ -71,7 +71,7 @@ pub fn run(
 /// The methods, as they visit the blocks of a walk.
 struct Walked<'a> {
     work: Work<'a>,
-    job: &'a Job<'a>,
+    chain: &'a Chain<'a>,
     shard: Shard,
     resume: Option<&'a Resume>,
 }
@@ -80,16 +80,16 @@ impl Visit for Walked<'_> {
     fn block(&mut self, stop: &mut Stop<'_, '_>) -> Result<()> {
         let index = stop.index();
         let mut observer = self.observer(Some(index));
-        let probes = self.job.passes.iter().any(|pass| pass.needs().probe);
+        let probes = self.chain.passes.iter().any(|pass| pass.needs().probe);
         let probe = probes.then(|| Probe::new(stop.runner(), index, stop.residuals()));
         let inputs = format!("block {index}: inputs");
-        match self.job.propagate {
+        match self.chain.propagate {
             Propagate::Float => stop.observe_through(&mut observer, &mut self.each(&inputs)?)?,
             Propagate::Quantized => stop.observe(&mut observer, &mut self.each(&inputs)?)?,
         }
         let probe = probe.as_ref().map(|p| p as &dyn passes::Probe);
         let done = self.work.passes(Some(index), &mut seen(&self.work.model.graph, observer), probe)?;
-        if self.job.propagate == Propagate::Quantized {
+        if self.chain.propagate == Propagate::Quantized {
             stop.through(&self.work.overrides(&done)?, &mut self.each(&format!("block {index}: outputs"))?)?;
         }
         if let Some(resume) = self.resume {
@@ -109,13 +109,13 @@ impl Visit for Walked<'_> {
 impl Walked<'_> {
     /// Of a block, or of the output matrix.
     fn observer(&self, block: Option<usize>) -> Observer {
-        let gram = self.job.passes.iter().any(|p| p.needs().stats == StatsKind::Gram);
+        let gram = self.chain.passes.iter().any(|p| p.needs().stats == StatsKind::Gram);
         Observer::new(feeds(&self.work.sites, block), gram, &self.shard)
     }
 
     /// Tells how many samples are done of `what`, and asks whether to go on.
     fn each(&self, what: &str) -> Result<impl FnMut(usize) -> Result<()>> {
-        let (watch, all, what) = (self.work.watch, self.job.samples.len(), what.to_owned());
+        let (watch, all, what) = (self.work.watch, self.chain.samples.len(), what.to_owned());
         let tell = move |done: usize| {
             watch.stage(&format!("{what} {done}/{all}"));
             watch.go_on()
