@@ -291,6 +291,32 @@ mod tests {
         }
     }
 
+    /// A format is its row: nothing else has to know of it.
+    #[test]
+    fn a_row_of_exporters_is_a_format() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/stories260k");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bare.bin");
+        let mut recipe = Recipe::new(&model);
+        (recipe.format.name, recipe.file_type) = ("toy".to_owned(), Some("f32".to_owned()));
+        let record = convert(&recipe, &path);
+        let written = std::fs::read(&path).unwrap();
+        assert_eq!(record.file_bytes, written.len() as u64);
+        let opened = Opened::open(&model).unwrap();
+        let graph = &opened.model.graph;
+        let weights = Weights::bind(opened.source.as_ref(), graph).unwrap();
+        let mut expected = Vec::new();
+        for (i, param) in graph.params.iter().enumerate() {
+            let mut values = vec![0.0; param.len()];
+            weights.rows(crate::model::ParamId(i), 0..param.rows(), &mut values);
+            expected.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        }
+        assert!(written == expected);
+        recipe.pure = true;
+        let error = prepare(&recipe).err().unwrap().to_string();
+        assert!(error.contains("`pure` is for GGUF"), "{error}");
+    }
+
     fn reference() -> PassSpec {
         let mut rtn = PassSpec::new("rtn");
         rtn.options.insert("scales".to_owned(), Setting::Word("reference".to_owned()));

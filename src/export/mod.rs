@@ -39,6 +39,8 @@ pub(crate) mod packed;
 mod request;
 pub(crate) mod safetensors;
 mod shards;
+#[cfg(test)]
+mod toy;
 
 pub use atomic::AtomicFile;
 pub use destination::{file as file_destination, folder as folder_destination, usual as usual_output};
@@ -57,6 +59,8 @@ pub static EXPORTERS: &[&dyn Exporter] = &[
     &packed::Packed(&packed::Gptq),
     &packed::Packed(&packed::Awq),
     &packed::Packed(&packed::CompressedTensors),
+    #[cfg(test)]
+    &toy::Toy,
 ];
 
 /// The exporter of this name.
