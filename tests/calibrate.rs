@@ -5,13 +5,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use aurora_quant::Result;
 use aurora_quant::calibrate::Wanted;
 use aurora_quant::calibrate::imatrix::{Imatrix, Origin};
-use aurora_quant::checkpoint::{self, TensorSource};
-use aurora_quant::model::{Model, ParamId, describe};
+use aurora_quant::checkpoint;
+use aurora_quant::model::{Opened, ParamId};
 use aurora_quant::pipeline::statistics;
-use aurora_quant::pipeline::walk::{Head, Samples, Stop, Visit, walk};
 use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, Options, Overrides, Tap};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
@@ -21,19 +19,12 @@ use serde_json::Value as Json;
 
 const EXACT: Options = Options { context: 48, exact: true, cache: CacheType::F32, attention: Attention::Flash };
 
-struct Opened {
-    source: Box<dyn TensorSource>,
-    model: Model,
-}
-
 fn fixture(name: &str) -> PathBuf {
     fixtures().join("models").join(name)
 }
 
 fn open(name: &str) -> Opened {
-    let source = checkpoint::open(&fixture(name)).unwrap();
-    let model = describe(source.config(), &|name| source.find(name).is_some()).unwrap();
-    Opened { source, model }
+    Opened::open(&fixture(name)).unwrap()
 }
 
 fn tokens(name: &str) -> Vec<u32> {
@@ -140,48 +131,6 @@ fn values_of_the_callers_choice_are_used() {
     // BF16 weights as F32 take another kernel, which sums in another order.
     assert!(apart(&plain, &run(&same)) < 1e-4);
     assert!(apart(&plain, &run(&other)) > 1e-2, "no expert adds anything");
-}
-
-/// Looks on: where the samples are before every block, and at the end.
-#[derive(Default)]
-struct Idle(Vec<Vec<Vec<f32>>>);
-
-impl Visit for Idle {
-    fn block(&mut self, stop: &mut Stop<'_, '_>) -> Result<()> {
-        self.0.push(stop.residuals().to_vec());
-        Ok(())
-    }
-
-    fn head(&mut self, head: &Head<'_, '_>) -> Result<()> {
-        self.0.push(head.residuals().to_vec());
-        Ok(())
-    }
-}
-
-#[test]
-fn a_walk_takes_samples_on_by_itself_and_begins_where_another_ended() {
-    let opened = open("stories260k");
-    let weights = Weights::bind(&*opened.source, &opened.model.graph).unwrap();
-    let runner = BlockRunner::new(&opened.model, &weights, EXACT).unwrap();
-    let tokens = tokens("stories260k");
-    let samples = [tokens[..20].to_vec(), tokens[20..].to_vec()];
-    let blocks = opened.model.graph.blocks.len();
-    let mut whole = Idle::default();
-    walk(&runner, Samples::Tokens(&samples), 0..blocks, &mut whole).unwrap();
-    assert_eq!(whole.0.len(), blocks + 1);
-    let mut direct: Vec<Vec<f32>> = samples.iter().map(|tokens| runner.embed(tokens).unwrap()).collect();
-    for (i, found) in whole.0.iter().enumerate() {
-        assert!(direct == *found, "before block {i}");
-        if i < blocks {
-            runner.block(i, &Overrides::new()).run_all(&mut direct, None).unwrap();
-        }
-    }
-    let (mut first, mut rest) = (Idle::default(), Idle::default());
-    walk(&runner, Samples::Tokens(&samples), 0..2, &mut first).unwrap();
-    assert_eq!(first.0.len(), 2, "the head is not reached");
-    walk(&runner, Samples::Residuals(whole.0[2].clone()), 2..blocks, &mut rest).unwrap();
-    first.0.extend(rest.0);
-    assert!(first.0 == whole.0);
 }
 
 /// Statistics of the library's run.

@@ -285,15 +285,21 @@ fn edited_weights_run_like_any_others() {
     }
 }
 
+/// A checkpoint of GPTQ's integers.
+fn quantized(dir: &TempDir) -> (Box<dyn TensorSource>, Model) {
+    let folder = dir.path().join("model");
+    Checkpoint::quantized("gptq-sym-g32").write(&folder);
+    let source = checkpoint::open(&folder).unwrap();
+    let model = describe(&*source);
+    (source, model)
+}
+
 /// Integers go where their rows and columns go, as long as every block's are of one group; no other edit leaves them
 /// what they were.
 #[test]
 fn integers_are_carried_over_where_places_alone_changed() {
     let dir = TempDir::new().unwrap();
-    let folder = dir.path().join("model");
-    Checkpoint::quantized("gptq-sym-g32").write(&folder);
-    let source = checkpoint::open(&folder).unwrap();
-    let model = describe(&*source);
+    let (source, model) = quantized(&dir);
     let weights = Weights::bind(&*source, &model.graph).unwrap();
     let mut random = Random(1);
     for name in ["blk.0.attn_q.weight", "blk.1.ffn_down.weight"] {
@@ -347,10 +353,7 @@ fn integers_are_carried_over_where_places_alone_changed() {
 #[test]
 fn a_plan_that_carries_integers_over_refuses_edits_of_them() {
     let dir = TempDir::new().unwrap();
-    let folder = dir.path().join("model");
-    Checkpoint::quantized("gptq-sym-g32").write(&folder);
-    let source = checkpoint::open(&folder).unwrap();
-    let model = describe(&*source);
+    let (source, model) = quantized(&dir);
     let weights = Weights::bind(&*source, &model.graph).unwrap();
     let id = ParamId(model.graph.params.iter().position(|p| p.name == "blk.0.ffn_up.weight").unwrap());
     let rules = Rules {
