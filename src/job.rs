@@ -23,7 +23,7 @@ use crate::checkpoint::Guard;
 use crate::export::{self, Assigned, Contents, Exporter, Sink};
 use crate::model::Opened;
 use crate::pipeline::resume::Resume;
-use crate::pipeline::{self, Rounding, Solved};
+use crate::pipeline::{self, AfterBlocks, Rounding};
 use crate::plan::Plan;
 use crate::recipe::{Importance, Recipe};
 use crate::record::{RunRecord, TensorRecord, Tool};
@@ -222,7 +222,7 @@ impl Job {
         resume: bool,
         output: &dyn Sink,
         watch: &dyn Watch,
-    ) -> Result<(Solved, Option<Resume>)> {
+    ) -> Result<(AfterBlocks, Option<Resume>)> {
         let (plan, passes) = (&self.plan, &self.asked.passes);
         if !self.asked.solves {
             let solved = pipeline::alone::run(&self.opened.model, weights, plan, passes, output, watch)?;

@@ -15,7 +15,7 @@ pub(crate) mod alone;
 pub mod blocks;
 mod done;
 pub(crate) mod guesses;
-mod probe;
+mod rerun;
 pub(crate) mod resume;
 mod rounding;
 pub mod statistics;
@@ -28,7 +28,7 @@ use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
 use guesses::Guesses;
-pub use rounding::{Importances, Rounding, Solved};
+pub use rounding::{AfterBlocks, ColumnImportances, Rounding};
 
 /// Rows of one tensor that one thread works on at a time.
 struct Chunk {
@@ -172,7 +172,7 @@ fn advice(e: &NumError) -> String {
     }
 }
 
-fn split(weights: &Weights, plan: &Plan, solved: Option<&Solved>) -> (Vec<Chunk>, Vec<Group>) {
+fn split(weights: &Weights, plan: &Plan, solved: Option<&AfterBlocks>) -> (Vec<Chunk>, Vec<Group>) {
     let (mut chunks, mut groups) = (Vec::new(), Vec::new());
     for (tensor, t) in plan.tensors.iter().enumerate() {
         if solved.is_some_and(|s| s.written[tensor]) {

@@ -28,7 +28,7 @@ pub use bench::BenchRecord;
 pub use calibrate::CalibrateRecord;
 pub use convert::{FileRecord, ImportanceRecord, RunRecord, TensorRecord};
 pub use eval::{Divergence, EvalRecord};
-pub use figures::{Estimate, Quantiles, Spread};
+pub use figures::{Measured, Quantiles, Spread};
 pub use pass::{Facts, PassRecord};
 
 /// Version of the layout of all records; a field that changes its meaning raises it.

@@ -190,3 +190,41 @@ fn no_file_is_too_long() {
     let median = lengths[lengths.len() / 2].0;
     assert!(median <= 150, "half of the files have more than {median} lines");
 }
+
+/// One name, one meaning: no two types that a whole crate can see are called the same, in both crates together.
+#[test]
+fn no_two_types_share_a_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "quantizers/src"] {
+        sources(&root.join(folder), &mut files);
+    }
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in &files {
+        let parsed = syn::parse_file(&fs::read_to_string(file).expect("source text")).expect("Rust");
+        for name in parsed.items.iter().filter_map(visible_type) {
+            places.entry(name).or_default().push(file.strip_prefix(root).expect("in the crate").display().to_string());
+        }
+    }
+    assert!(places.len() > 200, "only {} types were found", places.len());
+    let twice = places.iter().filter(|(_, files)| files.len() > 1);
+    let twice: Vec<String> = twice.map(|(name, files)| format!("{name}: {}", files.join(", "))).collect();
+    assert!(twice.is_empty(), "{}", twice.join("\n"));
+}
+
+/// The name of a type that more than its module and the one around it can see.
+fn visible_type(item: &syn::Item) -> Option<String> {
+    let (vis, name) = match item {
+        syn::Item::Struct(item) => (&item.vis, &item.ident),
+        syn::Item::Enum(item) => (&item.vis, &item.ident),
+        syn::Item::Trait(item) => (&item.vis, &item.ident),
+        syn::Item::Type(item) => (&item.vis, &item.ident),
+        _ => return None,
+    };
+    let seen = match vis {
+        syn::Visibility::Public(_) => true,
+        syn::Visibility::Restricted(to) => to.path.is_ident("crate"),
+        syn::Visibility::Inherited => false,
+    };
+    seen.then(|| name.to_string())
+}

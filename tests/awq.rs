@@ -16,7 +16,7 @@ use aurora_quant::pipeline::blocks::Chain;
 use aurora_quant::pipeline::{self, Rounding};
 use aurora_quant::plan::Plan;
 use aurora_quant::recipe::Propagate;
-use aurora_quant::runtime::{Attention, CacheType, Engine, Options};
+use aurora_quant::runtime::{Attention, CacheType, Engine, RuntimeOptions};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
 use half::bf16;
@@ -155,7 +155,7 @@ fn logits(path: &Path) -> Vec<f32> {
     let source = source.as_ref();
     let model = model::describe(source.config(), &|name| source.find(name).is_some()).unwrap();
     let weights = Weights::bind(source, &model.graph).unwrap();
-    let options = Options { context: 48, exact: true, cache: CacheType::F32, attention: Attention::Naive };
+    let options = RuntimeOptions { context: 48, exact: true, cache: CacheType::F32, attention: Attention::Naive };
     let engine = Engine::new(&model, &weights, options).unwrap();
     let tokens: Vec<u32> = (0..48).map(|i| 3 + i * 5 % 200).collect();
     engine.forward(&mut engine.session(), &tokens, 0).unwrap()

@@ -10,14 +10,15 @@ use aurora_quant::calibrate::imatrix::{Imatrix, Origin};
 use aurora_quant::checkpoint;
 use aurora_quant::model::{Opened, ParamId};
 use aurora_quant::pipeline::statistics;
-use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, Options, Overrides, Tap};
+use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Engine, LinearInput, Overrides, RuntimeOptions, Tap};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
 use common::binary::{good, refused};
 use common::{MODELS, canonical, fixtures};
 use serde_json::Value as Json;
 
-const EXACT: Options = Options { context: 48, exact: true, cache: CacheType::F32, attention: Attention::Flash };
+const EXACT: RuntimeOptions =
+    RuntimeOptions { context: 48, exact: true, cache: CacheType::F32, attention: Attention::Flash };
 
 fn fixture(name: &str) -> PathBuf {
     fixtures().join("models").join(name)

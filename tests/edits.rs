@@ -10,10 +10,10 @@ use std::ops::Range;
 use aurora_quant::checkpoint::{self, TensorSource};
 use aurora_quant::export;
 use aurora_quant::model::{self, Model, ParamId, Role};
-use aurora_quant::pipeline::Solved;
+use aurora_quant::pipeline::AfterBlocks;
 use aurora_quant::pipeline::{self, Rounding};
 use aurora_quant::plan::{FileType, Plan, Rules};
-use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Options, Overrides};
+use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Overrides, RuntimeOptions};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::{Edit, Edits, Gather, LowRankTerm, Scale, Side, Weights};
 use aurora_quantizers::{BitMask, formats};
@@ -272,7 +272,7 @@ fn edited_weights_run_like_any_others() {
         for id in edits.params() {
             overrides.floats(id, &read(&edited, id, 0..model.graph.param(id).rows()));
         }
-        let options = Options { context: 16, exact: true, cache: CacheType::F32, attention: Attention::Naive };
+        let options = RuntimeOptions { context: 16, exact: true, cache: CacheType::F32, attention: Attention::Naive };
         let run = |weights: &Weights, overrides: &Overrides| {
             let runner = BlockRunner::new(&model, weights, options).unwrap();
             let mut residual = runner.embed(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap();
@@ -368,7 +368,7 @@ fn a_plan_that_carries_integers_over_refuses_edits_of_them() {
     assert!(plan.tensors[id.0].carried);
     let mut edits = Edits::new();
     edits.push(id, None, Edit::Scale(Scale::of_cols(vec![2.0; model.graph.param(id).cols()])));
-    let solved = Solved { written: vec![false; plan.tensors.len()], edits, ..Solved::default() };
+    let solved = AfterBlocks { written: vec![false; plan.tensors.len()], edits, ..AfterBlocks::default() };
     let (metadata, _) = export::metadata::metadata(&*source, &model, &plan, None).unwrap();
     let layout = export::gguf::layout(&plan, &metadata).unwrap();
     let output = export::Output::begin(&dir.path().join("out.gguf"), layout, true).unwrap();

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use aurora_quant::checkpoint;
 use aurora_quant::model;
-use aurora_quant::runtime::{Attention, CacheType, Engine, Options};
+use aurora_quant::runtime::{Attention, CacheType, Engine, RuntimeOptions};
 use aurora_quant::text::{Control, Special, Tokenizer};
 use aurora_quant::weights::Weights;
 use serde_json::Value as Json;
@@ -47,7 +47,7 @@ fn argmax(model: &Path, prompt: &[u32], n: usize) -> Vec<u32> {
     let source = checkpoint::open(model).unwrap();
     let described = model::describe(source.config(), &|name| source.find(name).is_some()).unwrap();
     let weights = Weights::bind(source.as_ref(), &described.graph).unwrap();
-    let options = Options { context: 64, exact: true, cache: CacheType::F32, attention: Attention::Flash };
+    let options = RuntimeOptions { context: 64, exact: true, cache: CacheType::F32, attention: Attention::Flash };
     let engine = Engine::new(&described, &weights, options).unwrap();
     let mut session = engine.session();
     let mut next = prompt.to_vec();

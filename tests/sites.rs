@@ -3,7 +3,7 @@
 
 mod common;
 
-use aurora_quant::model::{Hyper, Lanes, Model, ModelGraph, ParamId, Producer, Site, describe};
+use aurora_quant::model::{Hyper, Model, ModelGraph, Movable, ParamId, Producer, Site, describe};
 use common::canonical::{self, canonical};
 use common::{MODELS, fixtures, hf_config, interpreter};
 
@@ -228,7 +228,7 @@ fn factors_moved_along_the_sites_leave_the_logits() {
 fn permute(graph: &ModelGraph, weights: &mut [Vec<f32>]) -> usize {
     let mut moved = 0;
     for site in graph.sites() {
-        let Ok(Lanes { makers, channels }) = &site.lanes else { continue };
+        let Ok(Movable { makers, channels }) = &site.lanes else { continue };
         moved += 1;
         // Backwards within a run (a head of values), from another place in every run.
         let (run, channels) = (channels.run(), channels.groups());

@@ -5,7 +5,7 @@ mod common;
 use aurora_quant::Result;
 use aurora_quant::model::Opened;
 use aurora_quant::pipeline::walk::{Head, Samples, Stop, Visit, walk};
-use aurora_quant::runtime::{BlockRunner, Options, Overrides};
+use aurora_quant::runtime::{BlockRunner, Overrides, RuntimeOptions};
 use aurora_quant::weights::Weights;
 use common::{canonical, fixtures};
 
@@ -30,7 +30,7 @@ fn a_walk_takes_samples_on_by_itself_and_begins_where_another_ended() {
     let folder = fixtures().join("models/stories260k");
     let opened = Opened::open(&folder).unwrap();
     let weights = Weights::bind(&*opened.source, &opened.model.graph).unwrap();
-    let runner = BlockRunner::new(&opened.model, &weights, Options::exact(48)).unwrap();
+    let runner = BlockRunner::new(&opened.model, &weights, RuntimeOptions::exact(48)).unwrap();
     let golden = canonical::load_file(&folder.join("golden.safetensors"));
     let tokens: Vec<u32> = golden["input_ids"].data.iter().map(|&t| t as u32).collect();
     let samples = [tokens[..20].to_vec(), tokens[20..].to_vec()];

@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use aurora_quantizers::gptq::{Hessian, Options, Order, solve};
+use aurora_quantizers::gptq::{Hessian, Order, SolveOptions, solve};
 use aurora_quantizers::{formats, matrix};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -51,7 +51,7 @@ fn gptq(c: &mut Criterion) {
         for sweeps in [0, 4] {
             // One pass over the columns and the losses of two roundings: rows * n^2 / 2 each.
             group.throughput(Throughput::Elements(3 * rows * n * n / 2));
-            let options = Options { sweeps, ..Options::default() };
+            let options = SolveOptions { sweeps, ..SolveOptions::default() };
             group.bench_function(format!("{name} {sweeps} sweeps"), |b| {
                 b.iter(|| solve(format, black_box(matrix(&w, WIDTH)), &hessian, options, &mut out));
             });

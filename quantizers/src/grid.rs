@@ -57,13 +57,13 @@ pub struct Grid {
     /// The levels that codes stand for.
     pub levels: Levels,
     /// How a super-block stores its scales and offsets; `None` where they are stored themselves.
-    pub parts: Option<Parts>,
+    pub parts: Option<SuperScales>,
 }
 
 /// The scales and offsets of a super-block's groups, as integers times two numbers in half precision:
 /// `scale[g] = step * scales[g]`, `offset[g] = -(offset_step * offsets[g])`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Parts {
+pub struct SuperScales {
     /// Unit of the scales; an F16.
     pub step: f32,
     /// Unit of the offsets; an F16. +0.0 in a format without offsets, so that they come out as -0.0.
@@ -84,7 +84,7 @@ impl Grid {
     }
 
     /// The grid of a super-block of `groups` groups.
-    pub fn of_parts(group_len: usize, groups: usize, parts: Parts, levels: Levels) -> Self {
+    pub fn of_super(group_len: usize, groups: usize, parts: SuperScales, levels: Levels) -> Self {
         let (mut scale, mut offset) = ([0.0; MAX_GROUPS], [0.0; MAX_GROUPS]);
         for g in 0..groups {
             scale[g] = parts.step * f32::from(parts.scales[g]);

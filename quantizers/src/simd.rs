@@ -48,7 +48,7 @@ impl Isa {
 }
 
 /// Makes a function with one more argument, the [`Isa`], from an `#[inline(always)]` kernel:
-/// `dispatch!(fn encode_with<L: Layout>(x: &[f32], out: &mut [u8]) = encode_blocks::<L>);`
+/// `dispatch!(fn encode_with<L: Format32>(x: &[f32], out: &mut [u8]) = encode_blocks::<L>);`
 macro_rules! dispatch {
     ($vis:vis fn $name:ident $(<$g:ident: $bound:path>)? ($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $kernel:expr) => {
         $vis fn $name $(<$g: $bound>)? (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {

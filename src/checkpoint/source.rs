@@ -117,7 +117,7 @@ pub struct Packed {
     /// What codes stand for, if not themselves: a number for each.
     pub table: Option<Arc<[f32]>>,
     /// The factors.
-    pub scales: Scales,
+    pub scales: StoredScales,
     /// Subtracted from the codes.
     pub zeros: Zeros,
     /// Which weights share a scale and a zero.
@@ -130,7 +130,7 @@ pub struct Packed {
 
 /// Floating-point numbers of a tensor, in the order of the file.
 #[derive(Debug)]
-pub enum Scales {
+pub enum StoredScales {
     /// As they are.
     Stored(TensorInfo),
     /// Times a constant.
@@ -176,7 +176,7 @@ pub struct Groups {
 
 /// How the integers lie in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
+pub enum IntLayout {
     /// One to a byte, row after row.
     Bytes {
         /// Two's complement.
@@ -207,7 +207,7 @@ pub struct Ints {
     /// Bits of a field.
     pub bits: u32,
     /// How fields lie in the file.
-    pub layout: Layout,
+    pub layout: IntLayout,
     /// Subtracted from every field.
     pub bias: i16,
     /// Whether the file holds each number less one (GPTQ's first format). Where words hold whole fields it was

@@ -91,7 +91,7 @@ pub struct Convert {
     pub method: Option<String>,
     /// Who is to load the output, and what its matrices are like.
     #[command(flatten)]
-    pub format: Format,
+    pub format: FormatArgs,
     /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
     /// those where errors cost most. With --format safetensors f32, f16 or bf16, for all tensors [default: q8_0; of a
     /// --method that calibrates q4_k_m; keep for a checkpoint that is quantised; what the checkpoint has for --format
@@ -121,7 +121,7 @@ pub struct Convert {
     pub calibrate: bool,
     /// What it is calibrated on.
     #[command(flatten)]
-    pub sampling: Sampling,
+    pub sampling: TextArgs,
     /// How methods that solve are to do it.
     #[command(flatten)]
     pub solving: Solving,
@@ -160,25 +160,25 @@ pub struct Convert {
 
 /// What is written, and what belongs to that.
 #[derive(Debug, clap::Args)]
-pub struct Format {
+pub struct FormatArgs {
     /// What is written. Folders hold safetensors, for vLLM, Transformers and their like; embeddings and output matrix
     /// are floats in those of codes. [default: gguf]
-    #[arg(long, value_name = "FORMAT", value_parser = formats(), help_heading = "Format")]
+    #[arg(long, value_name = "FORMAT", value_parser = formats(), help_heading = "FormatArgs")]
     pub format: Option<String>,
     /// Bits of a code, 4 or 8 [default: 4].
-    #[arg(long, value_name = "N", value_parser = bits, help_heading = "Format")]
+    #[arg(long, value_name = "N", value_parser = bits, help_heading = "FormatArgs")]
     pub bits: Option<u8>,
     /// Weights that share a scale: 32, 64 or 128 [default: 128].
-    #[arg(long, value_name = "N", value_parser = group, help_heading = "Format")]
+    #[arg(long, value_name = "N", value_parser = group, help_heading = "FormatArgs")]
     pub group_size: Option<u8>,
     /// Zeros in the middle of the codes [default of gptq and compressed-tensors].
-    #[arg(long, conflicts_with = "asym", help_heading = "Format")]
+    #[arg(long, conflicts_with = "asym", help_heading = "FormatArgs")]
     pub sym: bool,
     /// A zero for every group [default of awq].
-    #[arg(long, help_heading = "Format")]
+    #[arg(long, help_heading = "FormatArgs")]
     pub asym: bool,
     /// Size of a file of safetensors, at most, such as 5GB or 500MB [default: 5GB].
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Format")]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "FormatArgs")]
     pub shard_size: Option<u64>,
 }
 
@@ -241,7 +241,7 @@ pub struct Solving {
 
 /// Which part of which text a model is calibrated on.
 #[derive(Debug, clap::Args)]
-pub struct Sampling {
+pub struct TextArgs {
     /// UTF-8 text to calibrate on, like what the model will be used for; a .jsonl file has a "text" or the "messages"
     /// of a conversation in every line. May be given several times [default: an embedded text of many kinds].
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
@@ -286,7 +286,7 @@ pub struct Calibrate {
     pub model: Option<PathBuf>,
     /// What it is calibrated on.
     #[command(flatten)]
-    pub sampling: Sampling,
+    pub sampling: TextArgs,
     /// Keep X^T X of every input too, which takes 2 bytes for every pair of input channels (a width of 4096: 34 MB).
     #[arg(long, conflicts_with = "merge")]
     pub hessian: bool,
@@ -429,22 +429,22 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
     /// Flatten (above 1) or sharpen (below 1) the distribution; 0 always takes the most probable token.
-    #[arg(long, value_name = "X", default_value_t = 0.8, value_parser = at_least_zero, help_heading = "Sampling")]
+    #[arg(long, value_name = "X", default_value_t = 0.8, value_parser = at_least_zero, help_heading = "TextArgs")]
     pub temperature: f32,
     /// Choose among the N most probable tokens; 0: all.
-    #[arg(long, value_name = "N", default_value_t = 40, help_heading = "Sampling")]
+    #[arg(long, value_name = "N", default_value_t = 40, help_heading = "TextArgs")]
     pub top_k: usize,
     /// Choose among the most probable tokens that together have this probability; 1: all.
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability, help_heading = "Sampling")]
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability, help_heading = "TextArgs")]
     pub top_p: f32,
     /// Leave out tokens less probable than this times the most probable one; 0: none.
-    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability, help_heading = "Sampling")]
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability, help_heading = "TextArgs")]
     pub min_p: f32,
     /// Make tokens of the last 64 less probable (above 1); 1: off.
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero, help_heading = "Sampling")]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero, help_heading = "TextArgs")]
     pub repeat_penalty: f32,
     /// Where the random numbers begin.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "TextArgs")]
     pub seed: u64,
     /// Tokens that prompt and answer may have together [default: what the model was made for, at most 4096].
     #[arg(long, value_name = "N")]

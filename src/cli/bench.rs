@@ -6,7 +6,7 @@ use super::ui;
 use crate::eval::speed::{self, Workload};
 use crate::model::Opened;
 use crate::record::{BenchRecord, Record, Spread, Tool};
-use crate::runtime::{Engine, Options};
+use crate::runtime::{Engine, RuntimeOptions};
 use crate::weights::Weights;
 use crate::{Result, memory};
 
@@ -27,7 +27,7 @@ pub fn run(args: &Bench, common: &Common) -> Result<()> {
     let attention = open::attention(&args.attention);
     let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
     let context = workload.prompt.max(workload.generate).max(1);
-    let engine = Engine::new(&opened.model, &weights, Options { context, exact: args.exact, cache, attention })?;
+    let engine = Engine::new(&opened.model, &weights, RuntimeOptions { context, exact: args.exact, cache, attention })?;
     let bar = ui::spinner(common);
     let times = speed::time(&engine, &workload, &mut |what| bar.set_message(what.to_owned()));
     bar.finish_and_clear();

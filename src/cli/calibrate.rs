@@ -9,9 +9,9 @@ use flate2::Crc;
 
 use super::args::{Calibrate, Common};
 use super::progress::Progress;
-use super::{sampling, signals, ui};
+use super::{signals, text, ui};
 use crate::calibrate::dataset::Dataset;
-use crate::calibrate::imatrix::{self, Imatrix, Origin, Part, Run, Writer};
+use crate::calibrate::imatrix::{self, Imatrix, Origin, Run, ShardLabel, Writer};
 use crate::calibrate::observe::Feed;
 use crate::calibrate::shard::Shard;
 use crate::calibrate::{self, Wanted};
@@ -22,7 +22,7 @@ use crate::model::{ModelGraph, Opened};
 use crate::pipeline::statistics;
 use crate::recipe::Text;
 use crate::record::{CalibrateRecord, Record, Tool};
-use crate::runtime::{BlockRunner, Options};
+use crate::runtime::{BlockRunner, RuntimeOptions};
 use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Result, memory};
@@ -49,24 +49,24 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     let output = export::file_destination(&output, args.force)?;
     let stop = signals::stop_flag()?;
     let mut text = Text::default();
-    sampling::text(&args.sampling, &mut text);
+    text::calibration(&args.sampling, &mut text);
     let data = job::dataset(&text, None, opened.source.as_ref(), &opened.model)?;
     let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
-    let runner = BlockRunner::new(&opened.model, &weights, Options::exact(data.context))?;
+    let runner = BlockRunner::new(&opened.model, &weights, RuntimeOptions::exact(data.context))?;
     let wanted = Wanted { gram: args.hessian, output: args.output_matrix };
     let graph = &opened.model.graph;
-    let part = args.shard.map(|cut| part(cut, args, &text, &data, opened.source.as_ref())).transpose()?;
-    let shard = part.as_ref().map_or(Shard::whole(data.samples.len(), data.context), |part| part.shard);
+    let label = args.shard.map(|cut| label(cut, args, &text, &data, opened.source.as_ref())).transpose()?;
+    let shard = label.as_ref().map_or(Shard::whole(data.samples.len(), data.context), |label| label.shard);
     let samples = &data.samples[shard.samples()];
     let origin = Origin::of(&data, samples.len());
     let shapes = imatrix::shapes(graph, &calibrate::all_feeds(graph, wanted), wanted.gram);
-    let writer = Writer::begin(&output, &origin, part.as_ref(), shapes, args.force)?;
+    let writer = Writer::begin(&output, &origin, label.as_ref(), shapes, args.force)?;
     let mut all = Imatrix::new(origin);
     let watch = Progress::new(common, stop);
     let started = Instant::now();
     let mut sink = |feed: &Feed, nodes: Vec<(Place, SiteStats)>| {
         all.put_nodes(graph, feed, &nodes);
-        match (&part, &nodes[..]) {
+        match (&label, &nodes[..]) {
             (None, [(_, whole)]) => writer.gram(graph, feed, whole),
             _ => writer.nodes(graph, feed, &nodes),
         }
@@ -87,20 +87,20 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
         tokens_per_second: Some((samples.len() * data.context) as f64 / seconds),
         notes: short(&data, args.sampling.samples.map(Into::into))
             .into_iter()
-            .chain(part.is_some().then(|| cut(&shard)))
+            .chain(label.is_some().then(|| cut(&shard)))
             .collect(),
         ..blank(&output, &all)
     })
 }
 
 /// Which part of which run `--shard` asks for.
-fn part(
+fn label(
     (index, count): (u32, u32),
     args: &Calibrate,
     asked: &Text,
     data: &Dataset,
     source: &dyn TensorSource,
-) -> Result<Part> {
+) -> Result<ShardLabel> {
     let mut text = Crc::new();
     data.samples.iter().flatten().for_each(|token| text.update(&token.to_le_bytes()));
     let run = Run {
@@ -110,7 +110,7 @@ fn part(
         gram: args.hessian,
         output: args.output_matrix,
     };
-    Ok(Part { shard: Shard::of(index, count, data.samples.len(), data.context)?, run })
+    Ok(ShardLabel { shard: Shard::of(index, count, data.samples.len(), data.context)?, run })
 }
 
 fn cut(shard: &Shard) -> String {
@@ -176,8 +176,8 @@ fn default_output(source: &dyn TensorSource, shard: Option<(u32, u32)>) -> PathB
         Config::Gguf(_) => Some(config.with_extension("")),
     };
     let name = named.and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
-    let part = shard.map_or(String::new(), |(index, count)| format!("-{index}-of-{count}"));
-    PathBuf::from(format!("{}-imatrix{part}.gguf", name.unwrap_or_else(|| "model".to_owned())))
+    let label = shard.map_or(String::new(), |(index, count)| format!("-{index}-of-{count}"));
+    PathBuf::from(format!("{}-imatrix{label}.gguf", name.unwrap_or_else(|| "model".to_owned())))
 }
 
 fn summary(r: &CalibrateRecord, common: &Common) {

@@ -8,7 +8,7 @@ use super::progress::Progress;
 use super::{open, signals, ui};
 use crate::Result;
 use crate::eval::Evaluation;
-use crate::record::{Estimate, EvalRecord, Record};
+use crate::record::{EvalRecord, Measured, Record};
 
 /// Runs the command.
 pub fn run(args: &Eval, common: &Common) -> Result<()> {
@@ -32,8 +32,8 @@ pub fn run(args: &Eval, common: &Common) -> Result<()> {
 }
 
 fn table(r: &EvalRecord) -> String {
-    let figure = |e: Estimate, digits: usize| format!("{:.digits$} +- {:.digits$}", e.value, e.error);
-    let percent = |e: Estimate| format!("{:.3} +- {:.3} %", 100.0 * e.value, 100.0 * e.error);
+    let figure = |e: Measured, digits: usize| format!("{:.digits$} +- {:.digits$}", e.value, e.error);
+    let percent = |e: Measured| format!("{:.3} +- {:.3} %", 100.0 * e.value, 100.0 * e.error);
     let mut rows = vec![
         ("model", format!("{} ({}, {})", r.model, r.architecture, ui::size(r.file_bytes))),
         ("text", format!("{}, {} chunks of {} tokens, {} scored", r.text, r.chunks, r.context, r.tokens_scored)),

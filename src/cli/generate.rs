@@ -10,8 +10,8 @@ use serde_json::json;
 use super::args::{Common, Generate};
 use super::{signals, ui};
 use crate::model::Opened;
-use crate::runtime::sampler::{Sampler, Sampling};
-use crate::runtime::{Attention, CacheType, Engine, Options, Session};
+use crate::runtime::sampler::{Sampler, SamplerOptions};
+use crate::runtime::{Attention, CacheType, Engine, RuntimeOptions, Session};
 use crate::text::{ChatTemplate, Control, Decoder, Message, Special, Tokenizer};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<()> {
     let template = if args.chat { Some(ChatTemplate::open(&tokenizer)?) } else { None };
     let context = args.context.map_or(model.hyper.context.min(CONTEXT), usize::from);
     let cache = if args.exact { CacheType::F32 } else { CacheType::F16 };
-    let options = Options { context, exact: args.exact, cache, attention: Attention::Flash };
+    let options = RuntimeOptions { context, exact: args.exact, cache, attention: Attention::Flash };
     let engine = Engine::new(&model, &weights, options)?;
     signals::on_interrupt(|| {
         STOP.store(true, Ordering::Relaxed);
@@ -78,16 +78,16 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn sampling(&self) -> Sampling {
+    fn sampling(&self) -> SamplerOptions {
         let a = self.args;
-        Sampling {
+        SamplerOptions {
             temperature: a.temperature,
             top_k: a.top_k,
             top_p: a.top_p,
             min_p: a.min_p,
             repeat_penalty: a.repeat_penalty,
             seed: a.seed,
-            ..Sampling::default()
+            ..SamplerOptions::default()
         }
     }
 

@@ -13,8 +13,8 @@ mod lines;
 mod open;
 mod passes;
 mod progress;
-mod sampling;
 mod signals;
+mod text;
 mod ui;
 mod wording;
 
@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::runtime::kernels::isa::Isa;
+use crate::runtime::kernels::isa::KernelIsa;
 use crate::{Error, Result};
 use args::{Args, Command};
 
@@ -56,7 +56,7 @@ fn start(args: &Args) -> Result<()> {
     allocator::keep();
     signals::explain_lost_files(args.common.json)?;
     if let Some(name) = &args.common.isa {
-        let present = Isa::present();
+        let present = KernelIsa::present();
         let found = present.iter().find(|isa| isa.name() == name.as_str()).ok_or_else(|| {
             let names: Vec<_> = present.iter().map(|isa| isa.name()).collect();
             Error::setting(format!("--isa {name}: this machine has {}", names.join(", ")))

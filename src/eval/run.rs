@@ -11,7 +11,7 @@ use super::{Scorer, Sequence, text};
 use crate::checkpoint::Guard;
 use crate::model::Opened;
 use crate::record::{EvalRecord, Tool};
-use crate::runtime::{Attention, CacheType, Engine, Options};
+use crate::runtime::{Attention, CacheType, Engine, RuntimeOptions};
 use crate::text::{Special, Tokenizer, read_file};
 use crate::watch::Watch;
 use crate::weights::Weights;
@@ -73,7 +73,7 @@ impl Evaluation {
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let context = opened.context(self.context, CONTEXT);
         let chunks = Chunks::new(&tokens, context, bos, self.chunks)?;
-        let options = Options { context, exact: self.exact, cache: self.cache, attention: Attention::Flash };
+        let options = RuntimeOptions { context, exact: self.exact, cache: self.cache, attention: Attention::Flash };
         let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
         let engine = Engine::new(&opened.model, &weights, options)?;
         let mut model = Sequence::new(&engine);

@@ -8,7 +8,7 @@ use crate::watch::Watch;
 
 /// Where every byte of an output file will be.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layout {
+pub struct FileMap {
     /// The file's first bytes.
     pub header: Vec<u8>,
     /// Position of each tensor of the plan in the file.
@@ -20,7 +20,7 @@ pub struct Layout {
 /// An output file that is being written. Tensors may arrive in any order and from any thread.
 pub struct Output {
     file: AtomicFile,
-    layout: Layout,
+    map: FileMap,
 }
 
 impl Output {
@@ -29,10 +29,10 @@ impl Output {
     ///
     /// # Errors
     /// If the directory cannot be written or the disk is too small.
-    pub fn begin(path: &Path, layout: Layout, replace: bool) -> Result<Output> {
-        let file = AtomicFile::create(path, layout.size, replace)?;
-        file.write_at(0, &layout.header)?;
-        Ok(Output { file, layout })
+    pub fn begin(path: &Path, map: FileMap, replace: bool) -> Result<Output> {
+        let file = AtomicFile::create(path, map.size, replace)?;
+        file.write_at(0, &map.header)?;
+        Ok(Output { file, map })
     }
 
     /// Writes a run of a tensor's bytes. `at`: from the tensor's start.
@@ -40,7 +40,7 @@ impl Output {
     /// # Errors
     /// If the disk is full or fails.
     pub fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(self.layout.offsets[tensor] + at, bytes)
+        self.file.write_at(self.map.offsets[tensor] + at, bytes)
     }
 
     /// Makes the file durable and gives it its name.
@@ -59,7 +59,7 @@ impl Sink for Output {
     }
 
     fn finish(self: Box<Self>, watch: &dyn Watch) -> Result<u64> {
-        let size = self.layout.size;
+        let size = self.map.size;
         Output::finish(*self, watch).map(|()| size)
     }
 }

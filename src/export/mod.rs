@@ -45,7 +45,7 @@ mod toy;
 pub use atomic::AtomicFile;
 pub use destination::{file as file_destination, folder as folder_destination, usual as usual_output};
 pub use exporter::{About, Assigned, Contents, Exporter, Prepared, Sink};
-pub use file::{Layout, Output};
+pub use file::{FileMap, Output};
 pub use request::{Choosing, KEEP, Request};
 
 use crate::checkpoint::TensorSource;
@@ -56,9 +56,9 @@ use crate::{Error, Result};
 pub static EXPORTERS: &[&dyn Exporter] = &[
     &gguf::Gguf,
     &safetensors::Safetensors,
-    &packed::Packed(&packed::Gptq),
-    &packed::Packed(&packed::Awq),
-    &packed::Packed(&packed::CompressedTensors),
+    &packed::PackedExporter(&packed::Gptq),
+    &packed::PackedExporter(&packed::Awq),
+    &packed::PackedExporter(&packed::CompressedTensors),
     #[cfg(test)]
     &toy::Toy,
 ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{About, Assigned, Contents, Exporter, Layout, Output, Prepared, Request, Sink, destination};
+use super::{About, Assigned, Contents, Exporter, FileMap, Output, Prepared, Request, Sink, destination};
 use crate::Result;
 use crate::checkpoint::TensorSource;
 use crate::plan::FileType;
@@ -33,12 +33,12 @@ impl Exporter for Toy {
     }
 
     fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
-        let mut layout = Layout { header: Vec::new(), offsets: Vec::new(), size: 0 };
+        let mut map = FileMap { header: Vec::new(), offsets: Vec::new(), size: 0 };
         for t in &contents.plan.tensors {
-            layout.offsets.push(layout.size);
-            layout.size += t.bytes;
+            map.offsets.push(map.size);
+            map.size += t.bytes;
         }
-        Ok(Box::new(Bare { layout }))
+        Ok(Box::new(Bare { map }))
     }
 
     fn destination(&self, path: &Path, replace: bool) -> Result<PathBuf> {
@@ -47,12 +47,12 @@ impl Exporter for Toy {
 }
 
 struct Bare {
-    layout: Layout,
+    map: FileMap,
 }
 
 impl<'a> Prepared<'a> for Bare {
     fn bytes(&self) -> u64 {
-        self.layout.size
+        self.map.size
     }
 
     fn notes(&self) -> &[String] {
@@ -64,6 +64,6 @@ impl<'a> Prepared<'a> for Bare {
     }
 
     fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
-        Ok(Box::new(Output::begin(path, self.layout, replace)?))
+        Ok(Box::new(Output::begin(path, self.map, replace)?))
     }
 }

@@ -10,11 +10,11 @@ use crate::calibrate::Wanted;
 use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::{Imatrix, Origin};
 use crate::model::{Model, ModelGraph, ParamId};
-use crate::pipeline::{self, Importances};
+use crate::pipeline::{self, ColumnImportances};
 use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Importance, Recipe};
 use crate::record::ImportanceRecord;
-use crate::runtime::{BlockRunner, Options};
+use crate::runtime::{BlockRunner, RuntimeOptions};
 use crate::watch::Watch;
 use crate::weights::Weights;
 
@@ -23,7 +23,7 @@ pub(super) struct Statistics {
     /// What the record says of them.
     pub record: ImportanceRecord,
     /// Those of a file; of a calibration that has not run yet, none.
-    found: Option<Importances>,
+    found: Option<ColumnImportances>,
 }
 
 impl Statistics {
@@ -86,12 +86,12 @@ impl Statistics {
         weights: &Weights<'_>,
         notes: &mut Vec<String>,
         watch: &dyn Watch,
-    ) -> Result<Importances> {
+    ) -> Result<ColumnImportances> {
         if let Some(found) = &self.found {
             return Ok(found.clone());
         }
         let (graph, data) = (&model.graph, data.expect("calibrations have a text"));
-        let runner = BlockRunner::new(model, weights, Options::exact(data.context))?;
+        let runner = BlockRunner::new(model, weights, RuntimeOptions::exact(data.context))?;
         let mut all = Imatrix::new(Origin::of(data, data.samples.len()));
         let mut sink = |feed: &_, stats| {
             all.put(graph, feed, &stats);

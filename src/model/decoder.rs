@@ -17,7 +17,7 @@ pub(super) struct ExpertNames {
 }
 
 /// How one of these models differs from Llama.
-pub(super) struct Layout {
+pub(super) struct Variant {
     /// Names and kinds.
     pub to: Conventions,
     /// Whether the heads of queries and keys are normed.
@@ -27,13 +27,13 @@ pub(super) struct Layout {
 }
 
 /// The graph of such a model.
-pub(super) fn graph(h: &Hyper, layout: &Layout) -> ModelGraph {
-    let mut b = Builder::new(h, layout.to);
+pub(super) fn graph(h: &Hyper, variant: &Variant) -> ModelGraph {
+    let mut b = Builder::new(h, variant.to);
     for i in 0..h.blocks {
         b.begin(i);
         let x = b.norm("attn_norm", "input_layernorm", b.residual, "attn_in");
         let (q, k, v) = b.qkv(x);
-        if layout.qk_norm {
+        if variant.qk_norm {
             b.qk_norm(q, k, false);
         }
         b.rope(q, k);
@@ -41,7 +41,7 @@ pub(super) fn graph(h: &Hyper, layout: &Layout) -> ModelGraph {
         b.add(y);
         let x = b.norm("ffn_norm", "post_attention_layernorm", b.residual, "ffn_in");
         let y = match &h.experts {
-            Some(e) => experts(&mut b, e, layout.experts, x),
+            Some(e) => experts(&mut b, e, variant.experts, x),
             None => b.gated_mlp(x, Activation::Silu),
         };
         b.add(y);

@@ -1,7 +1,7 @@
 //! Llama, and the graph that reads every GGUF file of architecture "llama" (Mistral's and Mixtral's too).
 
 use super::conventions;
-use super::decoder::{self, ExpertNames, Layout};
+use super::decoder::{self, ExpertNames, Variant};
 use super::from_hf::{self, LLAMA};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
@@ -33,7 +33,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
 }
 
 pub(super) fn graph(h: &Hyper) -> ModelGraph {
-    decoder::graph(h, &Layout { to: conventions::LLAMA, qk_norm: false, experts: &EXPERTS })
+    decoder::graph(h, &Variant { to: conventions::LLAMA, qk_norm: false, experts: &EXPERTS })
 }
 
 /// llama.cpp wants the vocabulary's size and the rotary dimensions spelled out for this architecture.

@@ -44,7 +44,7 @@ pub use graph::{
 };
 pub use hyper::{Experts, Hyper, Rope, RopeScaling};
 pub use opened::Opened;
-pub use sites::{Channels, Lanes, Maker, Producer, Reader, Site};
+pub use sites::{Channels, Maker, Movable, Producer, Reader, Site};
 pub use to_hf::Small;
 
 /// All architectures, in the order in which help and docs list them. Where several share a GGUF name, the first

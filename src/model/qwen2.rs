@@ -1,7 +1,7 @@
 //! Qwen 2 and 2.5: biases on query, key and value; heads rotate in halves.
 
 use super::conventions::{self, Conventions};
-use super::decoder::{self, ExpertNames, Layout};
+use super::decoder::{self, ExpertNames, Variant};
 use super::from_hf::{self, KvHeads, LLAMA, Usual, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
@@ -30,7 +30,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
 }
 
 fn graph(h: &Hyper) -> ModelGraph {
-    decoder::graph(h, &Layout { to: CONVENTIONS, qk_norm: false, experts: &EXPERTS })
+    decoder::graph(h, &Variant { to: CONVENTIONS, qk_norm: false, experts: &EXPERTS })
 }
 
 fn keys(h: &Hyper, c: &HfConfig, to: &mut Metadata) {

@@ -1,6 +1,6 @@
 //! Qwen 3: the heads of queries and keys are normed before they rotate; no biases.
 
-use super::decoder::{self, Layout};
+use super::decoder::{self, Variant};
 use super::from_hf::{self, Usual, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
@@ -18,7 +18,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
 }
 
 pub(super) fn graph(h: &Hyper) -> ModelGraph {
-    decoder::graph(h, &Layout { to: qwen2::CONVENTIONS, qk_norm: true, experts: &qwen2::EXPERTS })
+    decoder::graph(h, &Variant { to: qwen2::CONVENTIONS, qk_norm: true, experts: &qwen2::EXPERTS })
 }
 
 fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {

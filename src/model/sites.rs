@@ -35,7 +35,7 @@ pub struct Site {
     /// Who can take a factor on every channel, or why nobody can.
     pub producer: Result<Producer, String>,
     /// Whose rows have to change places for its channels to change theirs, or why they cannot.
-    pub lanes: Result<Lanes, String>,
+    pub lanes: Result<Movable, String>,
     /// The ops of the block from the first reader to the one with which all that comes of the value is in the residual
     /// stream (or in the logits): the attention or the MLP that the linears belong to, from here on.
     pub reach: Range<usize>,
@@ -131,7 +131,7 @@ pub struct Maker {
 
 /// How the channels of a site can change places: row i of all makers together, and with it the channels `channels[i]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lanes {
+pub struct Movable {
     /// All matrices that make a channel: of a gated MLP two.
     pub makers: Vec<Maker>,
     /// What row i of each makes. Rows of one head can change places among themselves, and no others.
@@ -336,7 +336,13 @@ impl<'g> Values<'g> {
         }
     }
 
-    fn lanes(&self, value: usize, expert: Option<usize>, graph: &ModelGraph, uses: &[usize]) -> Result<Lanes, String> {
+    fn lanes(
+        &self,
+        value: usize,
+        expert: Option<usize>,
+        graph: &ModelGraph,
+        uses: &[usize],
+    ) -> Result<Movable, String> {
         let at = self.made_for_linears(value, graph, uses)?;
         let width = graph.slots[self.all[value].slot.0];
         let (rows, channels) = match &self.ops[at] {
@@ -352,7 +358,7 @@ impl<'g> Values<'g> {
         // The halves of a fused matrix are two makers of one use.
         match makers.iter().flat_map(|m| std::iter::once(m.weight).chain(m.bias)).find(|id| uses[id.0] > 1) {
             Some(id) => Err(format!("{}, which makes its input, is used elsewhere too", graph.param(id).name)),
-            None => Ok(Lanes { makers, channels }),
+            None => Ok(Movable { makers, channels }),
         }
     }
 

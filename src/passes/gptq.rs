@@ -20,7 +20,7 @@ pub const ROW: PassRow = PassRow {
     compensates: true,
     make: |options, _| {
         let (order, sweeps) = (options.word(ACT_ORDER.name, &ORDERS), options.count(REFINE.name));
-        Box::new(Gptq { damp: options.number(DAMP.name), options: gptq::Options { order, sweeps } })
+        Box::new(Gptq { damp: options.number(DAMP.name), options: gptq::SolveOptions { order, sweeps } })
     },
 };
 
@@ -59,7 +59,7 @@ pub const ROWS_RTN: &str = "rows_rtn";
 /// The pass.
 struct Gptq {
     damp: f64,
-    options: gptq::Options,
+    options: gptq::SolveOptions,
 }
 
 impl Pass for Gptq {
@@ -173,6 +173,6 @@ mod tests {
     fn defaults_stand_in_one_place() {
         let options = Options::of(ROW.options, &Settings::new()).unwrap();
         let (order, sweeps) = (options.word(ACT_ORDER.name, &ORDERS), options.count(REFINE.name));
-        assert_eq!(gptq::Options { order, sweeps }, gptq::Options::default());
+        assert_eq!(gptq::SolveOptions { order, sweeps }, gptq::SolveOptions::default());
     }
 }

@@ -4,7 +4,7 @@
 use aurora_quantizers::SiteStats;
 
 use super::blocks::Work;
-use super::rounding::Solved;
+use super::rounding::AfterBlocks;
 use crate::Result;
 use crate::calibrate::observe::Feed;
 use crate::export::Sink;
@@ -25,7 +25,7 @@ pub fn run(
     passes: &[Box<dyn Pass>],
     output: &dyn Sink,
     watch: &dyn Watch,
-) -> Result<Solved> {
+) -> Result<AfterBlocks> {
     let graph = &model.graph;
     let mut work = Work::new(model, weights, plan, passes, output, watch);
     let mut nothing = |feed: &Feed| Ok(SiteStats::new(graph.param(feed.readers[0]).cols(), false));

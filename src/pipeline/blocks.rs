@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use aurora_quantizers::{SiteStats, Store};
 
 use super::done::Done;
-use super::probe::Probe;
+use super::rerun::Rerun;
 use super::resume::Resume;
-use super::rounding::Solved;
+use super::rounding::AfterBlocks;
 use super::walk::{Head, Samples, Stop, Visit, walk};
 use crate::calibrate::observe::{Feed, Observer, feeds};
 use crate::calibrate::shard::Shard;
@@ -20,7 +20,7 @@ use crate::passes::{self, BlockState, Log, Pass, SiteState, StatsKind};
 use crate::plan::Plan;
 use crate::recipe::Propagate;
 use crate::record::PassRecord;
-use crate::runtime::{Attention, BlockRunner, CacheType, Options, Overrides};
+use crate::runtime::{Attention, BlockRunner, CacheType, Overrides, RuntimeOptions};
 use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -48,9 +48,9 @@ pub fn run(
     resume: Option<&Resume>,
     output: &dyn Sink,
     watch: &dyn Watch,
-) -> Result<Solved> {
+) -> Result<AfterBlocks> {
     let longest = chain.samples.iter().map(Vec::len).max().unwrap_or(0);
-    let options = Options { context: longest, exact: true, cache: CacheType::F32, attention: Attention::Flash };
+    let options = RuntimeOptions { context: longest, exact: true, cache: CacheType::F32, attention: Attention::Flash };
     let runner = BlockRunner::new(model, weights, options)?;
     let mut walked = Walked {
         work: Work::new(model, weights, plan, chain.passes, output, watch),
@@ -81,7 +81,7 @@ impl Visit for Walked<'_> {
         let index = stop.index();
         let mut observer = self.observer(Some(index));
         let probes = self.chain.passes.iter().any(|pass| pass.needs().probe);
-        let probe = probes.then(|| Probe::new(stop.runner(), index, stop.residuals()));
+        let probe = probes.then(|| Rerun::new(stop.runner(), index, stop.residuals()));
         let inputs = format!("block {index}: inputs");
         match self.chain.propagate {
             Propagate::Float => stop.observe_through(&mut observer, &mut self.each(&inputs)?)?,
@@ -144,7 +144,7 @@ pub(super) struct Work<'a> {
     pub sites: Vec<Site>,
     output: &'a dyn Sink,
     watch: &'a dyn Watch,
-    pub solved: Solved,
+    pub solved: AfterBlocks,
 }
 
 impl<'a> Work<'a> {
@@ -158,7 +158,7 @@ impl<'a> Work<'a> {
         watch: &'a dyn Watch,
     ) -> Self {
         let stores = plan.tensors.iter().map(|t| t.store).collect();
-        let solved = Solved { written: vec![false; plan.tensors.len()], ..Solved::default() };
+        let solved = AfterBlocks { written: vec![false; plan.tensors.len()], ..AfterBlocks::default() };
         Work { model, weights, passes, stores, sites: model.graph.sites(), output, watch, solved }
     }
 

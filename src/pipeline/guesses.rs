@@ -1,13 +1,13 @@
 //! Guesses at the inputs of matrices under conversion, each kept from its first chunk of rows to its last.
 //!
-//! The threads whose chunks come first share the work: each takes the next part that nobody has, and only then waits
-//! for the others. No part runs jobs of the thread pool, so nobody can be kept waiting by a chunk that waits itself.
+//! The threads whose chunks come first share the work: each takes the next strip that nobody has, and only then waits
+//! for the others. No strip runs jobs of the thread pool, so nobody can be kept waiting by a chunk that waits itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use aurora_quantizers::gptq::{self, Guess, Part, Sample};
+use aurora_quantizers::gptq::{self, Guess, Sample, Strip};
 use ndarray::Array2;
 
 use super::rounding::Rounding;
@@ -27,11 +27,11 @@ struct Slot {
 enum State {
     #[default]
     Untouched,
-    /// Some parts are taken, some of those done.
-    Parts {
+    /// Some strips are taken, some of those done.
+    Strips {
         sample: Arc<Sample>,
         taken: usize,
-        parts: Vec<(usize, Part)>,
+        strips: Vec<(usize, Strip)>,
     },
     Found(Option<Arc<Guess>>),
 }
@@ -94,7 +94,7 @@ impl Slot {
         let mut state = self.state.lock().expect("no panics under the lock");
         if matches!(*state, State::Untouched) {
             *state = match read() {
-                Some(sample) => State::Parts { sample: Arc::new(sample), taken: 0, parts: Vec::new() },
+                Some(sample) => State::Strips { sample: Arc::new(sample), taken: 0, strips: Vec::new() },
                 None => State::Found(None),
             };
         }
@@ -102,31 +102,31 @@ impl Slot {
             match &mut *state {
                 State::Untouched => unreachable!("a chunk that is not done keeps its matrix"),
                 State::Found(guess) => return guess.clone(),
-                State::Parts { sample, taken, .. } if *taken < sample.parts() => {
+                State::Strips { sample, taken, .. } if *taken < sample.strips() => {
                     let (i, sample) = (*taken, Arc::clone(sample));
                     *taken += 1;
                     drop(state);
                     let taken = Taken(self);
-                    let part = sample.part(i);
+                    let strip = sample.strip(i);
                     drop(taken);
                     state = self.state.lock().expect("no panics under the lock");
-                    // Nothing else is found while a part is missing, unless another one's thread panicked.
-                    let State::Parts { parts, .. } = &mut *state else { return None };
-                    parts.push((i, part));
-                    if parts.len() == sample.parts() {
-                        parts.sort_by_key(|(i, _)| *i);
-                        let parts = std::mem::take(parts).into_iter().map(|(_, part)| part).collect();
-                        *state = State::Found(Guess::from_parts(&sample, parts).map(Arc::new));
+                    // Nothing else is found while a strip is missing, unless another one's thread panicked.
+                    let State::Strips { strips, .. } = &mut *state else { return None };
+                    strips.push((i, strip));
+                    if strips.len() == sample.strips() {
+                        strips.sort_by_key(|(i, _)| *i);
+                        let strips = std::mem::take(strips).into_iter().map(|(_, strip)| strip).collect();
+                        *state = State::Found(Guess::from_strips(&sample, strips).map(Arc::new));
                         self.found.notify_all();
                     }
                 }
-                State::Parts { .. } => state = self.found.wait(state).expect("no panics under the lock"),
+                State::Strips { .. } => state = self.found.wait(state).expect("no panics under the lock"),
             }
         }
     }
 }
 
-/// A part that is being looked at. If its thread panics, nobody waits for it.
+/// A strip that is being looked at. If its thread panics, nobody waits for it.
 struct Taken<'s>(&'s Slot);
 
 impl Drop for Taken<'_> {

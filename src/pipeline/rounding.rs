@@ -9,7 +9,7 @@ use crate::record::PassRecord;
 use crate::weights::Edits;
 
 /// What errors of weights cost, where it is known: of a matrix, E[x^2] of every column's input, `[experts, cols]`.
-pub type Importances = BTreeMap<ParamId, Vec<f32>>;
+pub type ColumnImportances = BTreeMap<ParamId, Vec<f32>>;
 
 /// How weights are rounded, beyond what the plan says.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,16 +21,16 @@ pub struct Rounding<'a> {
     /// With more time than a conversion that runs nothing takes: for one that ran the model already.
     pub care: Care,
     /// What the search weighs errors by; all columns of a matrix without any count alike.
-    pub importances: Option<&'a Importances>,
+    pub importances: Option<&'a ColumnImportances>,
     /// What the block loop did before: tensors that are written, and edits of the others.
-    pub solved: Option<&'a Solved>,
+    pub solved: Option<&'a AfterBlocks>,
     /// Whether to look at what every reader of the output will see, and tell how far it is from the checkpoint.
     pub measure: bool,
 }
 
 /// What the block loop leaves to be done: everything that is not a matrix of a block format, with its edits.
 #[derive(Debug, Default)]
-pub struct Solved {
+pub struct AfterBlocks {
     /// Tensors of the plan whose bytes are written.
     pub written: Vec<bool>,
     /// Edits of what is not.

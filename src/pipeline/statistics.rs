@@ -13,7 +13,7 @@ use crate::runtime::BlockRunner;
 use crate::watch::Watch;
 
 /// Receives the statistics of a feed: the sums of a shard's nodes, one of all samples.
-pub type Sink<'s> = &'s mut dyn FnMut(&Feed, Vec<(Place, SiteStats)>) -> Result<()>;
+pub type Receive<'s> = &'s mut dyn FnMut(&Feed, Vec<(Place, SiteStats)>) -> Result<()>;
 
 /// Runs all samples and hands over the statistics of every feed, in the order in which the model computes.
 ///
@@ -45,7 +45,7 @@ pub fn collect_shard(
     samples: &[Vec<u32>],
     shard: &Shard,
     wanted: Wanted,
-    sink: Sink<'_>,
+    sink: Receive<'_>,
     watch: &dyn Watch,
 ) -> Result<()> {
     assert_eq!(samples.len(), shard.samples().len(), "samples of the shard");
@@ -62,7 +62,7 @@ struct Collect<'c> {
     sites: Vec<Site>,
     shard: &'c Shard,
     wanted: Wanted,
-    sink: Sink<'c>,
+    sink: Receive<'c>,
     watch: &'c dyn Watch,
 }
 

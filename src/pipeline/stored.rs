@@ -4,7 +4,7 @@ use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{SiteStats, matrix};
 
 use super::blocks::Work;
-use super::rounding::Solved;
+use super::rounding::AfterBlocks;
 use crate::calibrate::imatrix::Imatrix;
 use crate::calibrate::observe::{Feed, feeds};
 use crate::export::Sink;
@@ -33,7 +33,7 @@ pub fn run(
     statistics: &Imatrix,
     output: &dyn Sink,
     watch: &dyn Watch,
-) -> Result<Solved> {
+) -> Result<AfterBlocks> {
     let graph = &model.graph;
     let mut work = Work::new(model, weights, plan, passes, output, watch);
     // Without a run trials are judged by X^T X, too.

@@ -2,31 +2,31 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Estimate, Quantiles, Tool};
+use super::{Measured, Quantiles, Tool};
 
 /// A model's predictions beside those of a reference. Probabilities are fractions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     /// Perplexity of the reference.
-    pub reference_perplexity: Estimate,
+    pub reference_perplexity: Measured,
     /// ln of the model's perplexity over the reference's, nats.
-    pub log_perplexity_ratio: Estimate,
+    pub log_perplexity_ratio: Measured,
     /// The model's perplexity over the reference's.
-    pub perplexity_ratio: Estimate,
+    pub perplexity_ratio: Measured,
     /// The model's perplexity less the reference's.
-    pub perplexity_difference: Estimate,
+    pub perplexity_difference: Measured,
     /// Correlation of both models' NLL over tokens; none if one of them is constant.
     pub correlation: Option<f64>,
     /// KL divergence from the reference, nats per token.
-    pub kl: Estimate,
+    pub kl: Measured,
     /// Its spread.
     pub kl_quantiles: Quantiles,
     /// Share of positions where both think the same token most likely.
-    pub same_top: Estimate,
+    pub same_top: Measured,
     /// Mean shift of the right token's probability.
-    pub dp: Estimate,
+    pub dp: Measured,
     /// Root mean square of that shift.
-    pub dp_rms: Estimate,
+    pub dp_rms: Measured,
     /// Its spread.
     pub dp_quantiles: Quantiles,
 }
@@ -65,9 +65,9 @@ pub struct EvalRecord {
     /// Tokens of text (scored or context) per second.
     pub tokens_per_second: f64,
     /// exp(mean NLL).
-    pub perplexity: Estimate,
+    pub perplexity: Measured,
     /// Mean negative log-likelihood per token, nats.
-    pub nll: Estimate,
+    pub nll: Measured,
     /// Beside the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,

@@ -5,16 +5,16 @@ use serde::{Deserialize, Serialize};
 
 /// A figure and its standard error, both in the figure's unit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
+pub struct Measured {
     /// The figure.
     pub value: f64,
     /// Its standard error.
     pub error: f64,
 }
 
-impl From<metrics::Estimate> for Estimate {
+impl From<metrics::Estimate> for Measured {
     fn from(e: metrics::Estimate) -> Self {
-        Estimate { value: e.value, error: e.error }
+        Measured { value: e.value, error: e.error }
     }
 }
 

@@ -7,7 +7,7 @@
 use super::batch::{Batch, Culprit, finite};
 use super::cache::Cache;
 use super::loaded::{self, BATCH};
-use super::{Engine, Options, Overrides, Tap, blame};
+use super::{Engine, Overrides, RuntimeOptions, Tap, blame};
 use crate::model::{Model, Op, ParamId};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ pub const TOGETHER: usize = 2 * BATCH;
 pub struct BlockRunner<'a> {
     pub(super) model: &'a Model,
     pub(super) weights: &'a Weights<'a>,
-    pub(super) options: Options,
+    pub(super) options: RuntimeOptions,
 }
 
 impl<'a> BlockRunner<'a> {
@@ -28,7 +28,7 @@ impl<'a> BlockRunner<'a> {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Self> {
+    pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: RuntimeOptions) -> Result<Self> {
         loaded::check(model, options)?;
         Ok(BlockRunner { model, weights, options })
     }
@@ -39,7 +39,7 @@ impl<'a> BlockRunner<'a> {
     }
 
     /// How it runs.
-    pub fn options(&self) -> &Options {
+    pub fn options(&self) -> &RuntimeOptions {
         &self.options
     }
 

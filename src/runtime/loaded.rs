@@ -3,7 +3,7 @@
 use super::cache::Q8_BLOCK;
 use super::prepared::Params;
 use super::rope::{Frequencies, Kind};
-use super::{CacheType, Options, Overrides};
+use super::{CacheType, Overrides, RuntimeOptions};
 use crate::model::{Model, Op};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -15,7 +15,7 @@ pub(super) const BATCH: usize = 512;
 pub struct Engine<'a> {
     pub(super) model: &'a Model,
     pub(super) weights: &'a Weights<'a>,
-    pub(super) options: Options,
+    pub(super) options: RuntimeOptions,
     pub(super) params: Params<'a>,
     pub(super) frequencies: Vec<Frequencies>,
 }
@@ -26,7 +26,7 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// If the context is longer than the model allows (or empty), or the cache's type
     /// does not fit the heads.
-    pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: Options) -> Result<Engine<'a>> {
+    pub fn new(model: &'a Model, weights: &'a Weights<'a>, options: RuntimeOptions) -> Result<Engine<'a>> {
         check(model, options)?;
         let graph = &model.graph;
         let ops = graph.embed.iter().chain(graph.blocks.iter().flatten()).chain(&graph.head);
@@ -37,7 +37,7 @@ impl<'a> Engine<'a> {
     pub(super) fn of<'g>(
         model: &'a Model,
         weights: &'a Weights<'a>,
-        options: Options,
+        options: RuntimeOptions,
         ops: impl IntoIterator<Item = &'g Op> + Clone,
         overrides: Option<&'a Overrides<'a>>,
     ) -> Engine<'a> {
@@ -58,7 +58,7 @@ impl<'a> Engine<'a> {
     }
 
     /// How it runs.
-    pub fn options(&self) -> &Options {
+    pub fn options(&self) -> &RuntimeOptions {
         &self.options
     }
 }
@@ -67,7 +67,7 @@ impl<'a> Engine<'a> {
 ///
 /// # Errors
 /// If the context is longer than the model allows (or empty), or the cache's type does not fit the heads.
-pub(super) fn check(model: &Model, options: Options) -> Result<()> {
+pub(super) fn check(model: &Model, options: RuntimeOptions) -> Result<()> {
     let most = model.hyper.context;
     if options.context == 0 || options.context > most {
         let what = format!("a context of {} tokens; this model allows 1 to {most}", options.context);

@@ -38,7 +38,7 @@ mod norm;
 mod operator;
 mod overrides;
 mod prepared;
-mod probe;
+mod rerun;
 mod rope;
 mod route;
 pub mod sampler;
@@ -49,13 +49,13 @@ pub use blocks::{Block, BlockRunner, TOGETHER};
 pub use loaded::Engine;
 pub use operator::{Linear, LowRank, Sum};
 pub use overrides::Overrides;
-pub use probe::{Probe, Stopped};
+pub use rerun::{Rerun, Stopped};
 pub use session::Session;
 pub use tap::{LinearInput, Tap};
 
 /// How to run.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Options {
+pub struct RuntimeOptions {
     /// Positions that fit the key-value cache. Also decides between Phi-3's short and long rotary factors: the choice
     /// is one for the whole context, as in llama.cpp.
     pub context: usize,
@@ -67,10 +67,10 @@ pub struct Options {
     pub attention: Attention,
 }
 
-impl Options {
+impl RuntimeOptions {
     /// Activations, keys and values as the model defines them: nothing rounded.
-    pub fn exact(context: usize) -> Options {
-        Options { context, exact: true, cache: CacheType::F32, attention: Attention::Flash }
+    pub fn exact(context: usize) -> RuntimeOptions {
+        RuntimeOptions { context, exact: true, cache: CacheType::F32, attention: Attention::Flash }
     }
 }
 

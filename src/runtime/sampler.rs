@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 /// How tokens are chosen. The default is llama.cpp's.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
+pub struct SamplerOptions {
     /// Logits are divided by it before the draw; 0 takes the most probable token, the lowest id of equals.
     pub temperature: f32,
     /// Only the `top_k` most probable tokens; 0: all.
@@ -25,9 +25,9 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-impl Default for Sampling {
+impl Default for SamplerOptions {
     fn default() -> Self {
-        Sampling {
+        SamplerOptions {
             temperature: 0.8,
             top_k: 40,
             top_p: 0.95,
@@ -42,7 +42,7 @@ impl Default for Sampling {
 /// A sampler with its memory of tokens and its random numbers. The same logits and the same seed give the same tokens.
 #[derive(Debug, Clone)]
 pub struct Sampler {
-    sampling: Sampling,
+    sampling: SamplerOptions,
     window: VecDeque<u32>,
     random: SplitMix64,
     /// Logit and id of what is left; kept for its memory.
@@ -51,7 +51,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler that has seen no token.
-    pub fn new(sampling: Sampling) -> Self {
+    pub fn new(sampling: SamplerOptions) -> Self {
         let random = SplitMix64(sampling.seed);
         Sampler { sampling, window: VecDeque::new(), random, candidates: Vec::new() }
     }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     /// Everything off: plain sampling of the softmax.
-    const PLAIN: Sampling = Sampling {
+    const PLAIN: SamplerOptions = SamplerOptions {
         temperature: 1.0,
         top_k: 0,
         top_p: 1.0,
@@ -198,7 +198,7 @@ mod tests {
     }
 
     /// Probabilities by the definitions, one filter after the other.
-    fn direct(logits: &[f32], s: &Sampling, window: &[u32]) -> Vec<f64> {
+    fn direct(logits: &[f32], s: &SamplerOptions, window: &[u32]) -> Vec<f64> {
         let mut x: Vec<f64> = logits.iter().map(|&l| f64::from(l)).collect();
         for (_, x) in x.iter_mut().enumerate().filter(|(i, _)| window.contains(&(*i as u32))) {
             let penalty = f64::from(s.repeat_penalty);
@@ -232,12 +232,12 @@ mod tests {
     fn frequencies_are_those_of_the_direct_formulas() {
         let cases = [
             PLAIN,
-            Sampling { temperature: 0.5, ..PLAIN },
-            Sampling { top_k: 5, ..PLAIN },
-            Sampling { top_p: 0.7, ..PLAIN },
-            Sampling { min_p: 0.2, ..PLAIN },
-            Sampling { repeat_penalty: 1.7, ..PLAIN },
-            Sampling { top_k: 9, top_p: 0.9, min_p: 0.1, temperature: 1.6, repeat_penalty: 1.2, ..PLAIN },
+            SamplerOptions { temperature: 0.5, ..PLAIN },
+            SamplerOptions { top_k: 5, ..PLAIN },
+            SamplerOptions { top_p: 0.7, ..PLAIN },
+            SamplerOptions { min_p: 0.2, ..PLAIN },
+            SamplerOptions { repeat_penalty: 1.7, ..PLAIN },
+            SamplerOptions { top_k: 9, top_p: 0.9, min_p: 0.1, temperature: 1.6, repeat_penalty: 1.2, ..PLAIN },
         ];
         const DRAWS: usize = 40_000;
         for (i, case) in cases.into_iter().enumerate() {
@@ -260,17 +260,17 @@ mod tests {
 
     #[test]
     fn temperature_zero_takes_the_lowest_of_the_best() {
-        let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..PLAIN });
+        let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..PLAIN });
         assert_eq!(sampler.sample(&[0.0, 2.0, f32::NAN, 2.0, -1.0]), 1);
         assert_eq!(sampler.sample(&[f32::NEG_INFINITY; 3]), 0);
-        let mut sampler = Sampler::new(Sampling { temperature: 0.0, repeat_penalty: 3.0, ..PLAIN });
+        let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, repeat_penalty: 3.0, ..PLAIN });
         sampler.accept(1);
         assert_eq!(sampler.sample(&[1.0, 2.0, 0.5]), 0);
     }
 
     #[test]
     fn extremes_choose_something() {
-        for case in [PLAIN, Sampling::default(), Sampling { top_k: 1, top_p: 0.0, min_p: 1.0, ..PLAIN }] {
+        for case in [PLAIN, SamplerOptions::default(), SamplerOptions { top_k: 1, top_p: 0.0, min_p: 1.0, ..PLAIN }] {
             let mut sampler = Sampler::new(case);
             for logits in [&[0.0f32; 1][..], &[f32::NEG_INFINITY; 4], &[f32::NAN; 4], &[f32::MAX, f32::MIN, 0.0]] {
                 assert!((sampler.sample(logits) as usize) < logits.len());
@@ -281,7 +281,8 @@ mod tests {
 
     #[test]
     fn the_window_forgets() {
-        let mut sampler = Sampler::new(Sampling { temperature: 0.0, repeat_penalty: 9.0, repeat_window: 2, ..PLAIN });
+        let mut sampler =
+            Sampler::new(SamplerOptions { temperature: 0.0, repeat_penalty: 9.0, repeat_window: 2, ..PLAIN });
         for (accepted, wanted) in [(0, 1), (1, 2), (2, 0), (2, 0)] {
             sampler.accept(accepted);
             assert_eq!(sampler.sample(&[3.0, 2.9, 2.8]), wanted);
@@ -294,7 +295,7 @@ mod tests {
         let wanted = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!([random.next(), random.next(), random.next()], wanted);
         let text = |seed| {
-            let mut sampler = Sampler::new(Sampling { seed, ..PLAIN });
+            let mut sampler = Sampler::new(SamplerOptions { seed, ..PLAIN });
             (0..20).map(|i| sampler.sample(&logits(i, 50))).collect::<Vec<_>>()
         };
         assert_eq!(text(1), text(1));

@@ -2,14 +2,14 @@
 //!
 //! GPTQ with act order quantises columns by importance, and a group is whatever columns came one after the other:
 //! anywhere in the row. GGUF has blocks of neighbours and no permutation of columns. But the channels of a value inside
-//! a block of the model can change places, if all that makes them and all that reads them go along ([`Lanes`]); rows of
+//! a block of the model can change places, if all that makes them and all that reads them go along ([`Movable`]); rows of
 //! any matrix can change places, whatever their own columns' groups are. So the model computes what it computed, and
 //! the columns' groups are runs.
 
 use super::bind::Numbers;
-use super::keep::{BLOCK, Part, choose};
+use super::keep::{BLOCK, Surveyed, choose};
 use super::{Edit, Edits, Gather, Side, Weights};
-use crate::model::{Lanes, ParamId, Reader, Site};
+use crate::model::{Movable, ParamId, Reader, Site};
 
 impl<'a> Weights<'a> {
     /// The permutations that put the columns of act-order matrices in the order of their groups, wherever the graph
@@ -48,7 +48,7 @@ impl<'a> Weights<'a> {
     }
 
     /// In which order the rows that make a site's channels are to be, for every block of columns to be of one group.
-    fn sorted<'s>(&self, site: &'s Site) -> Result<(&'s Lanes, Vec<usize>), String> {
+    fn sorted<'s>(&self, site: &'s Site) -> Result<(&'s Movable, Vec<usize>), String> {
         let lanes = site.lanes.as_ref().map_err(Clone::clone)?;
         let order = self.group_order(site.readers[0])?;
         for reader in &site.readers {
@@ -57,9 +57,9 @@ impl<'a> Weights<'a> {
                 return Err(format!("{name} reads the same input, and has its groups in another order"));
             }
             // Else they would be moved for nothing.
-            let (parts, whole) = self.parts(reader.weight);
-            let parts: Vec<_> = parts.into_iter().map(|part| Part { runs: true, ..part }).collect();
-            let kept = choose(&parts, None, None);
+            let (surveyed, whole) = self.surveyed(reader.weight);
+            let surveyed: Vec<_> = surveyed.into_iter().map(|s| Surveyed { runs: true, ..s }).collect();
+            let kept = choose(&surveyed, None, None);
             if !whole || !kept.integers {
                 return Err(kept.reason.unwrap_or_default());
             }
@@ -85,7 +85,7 @@ impl<'a> Weights<'a> {
         })
     }
 
-    fn reorder(&self, site: &Site, lanes: &Lanes, order: &[usize], edits: &mut Edits) {
+    fn reorder(&self, site: &Site, lanes: &Movable, order: &[usize], edits: &mut Edits) {
         let list = |ids: Vec<ParamId>| {
             let mut names: Vec<&str> = ids.iter().map(|id| self.graph.param(*id).name.as_str()).collect();
             names.dedup();
@@ -117,7 +117,7 @@ impl<'a> Weights<'a> {
 }
 
 /// Which channel each of a site's channels was, if its rows are in this order.
-fn columns(lanes: &Lanes, order: &[usize]) -> Vec<usize> {
+fn columns(lanes: &Movable, order: &[usize]) -> Vec<usize> {
     let channels = lanes.channels;
     let mut cols = vec![0; channels.width()];
     for (to, &from) in order.iter().enumerate() {

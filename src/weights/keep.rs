@@ -14,7 +14,7 @@ use super::Weights;
 use super::bind::Numbers;
 use super::read::Piece;
 use super::step::Places;
-use crate::checkpoint::quantized::{Grid, Survey};
+use crate::checkpoint::quantized::{RowGrid, Survey};
 use crate::checkpoint::{Packed, TensorSource};
 use crate::model::ParamId;
 
@@ -26,7 +26,7 @@ pub(super) const BLOCK: usize = 32;
 
 /// One packed tensor of a matrix.
 #[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
+pub(super) struct Surveyed<'a> {
     pub(super) packed: &'a Packed,
     pub(super) survey: Survey,
     /// Whether every block's columns, where they are now, are of one group (if groups and blocks divide each other).
@@ -53,9 +53,9 @@ impl<'a> Weights<'a> {
     ///
     /// Reads the scales and zeros of a packed matrix.
     pub fn kept(&self, id: ParamId) -> Kept {
-        let (parts, whole) = self.parts(id);
+        let (surveyed, whole) = self.surveyed(id);
         if whole {
-            return choose(&parts, self.changes(id).as_deref(), self.edits.left(id));
+            return choose(&surveyed, self.changes(id).as_deref(), self.edits.left(id));
         }
         let mut stores = self.bound[id.0].runs.iter().map(|run| match run.numbers {
             Numbers::Stored(store) if store.spec().kind == Kind::Float => store,
@@ -72,21 +72,21 @@ impl<'a> Weights<'a> {
     }
 
     /// The packed tensors behind a parameter, and whether they are all of it. Reads their scales and zeros.
-    pub(super) fn parts(&self, id: ParamId) -> (Vec<Part<'a>>, bool) {
+    pub(super) fn surveyed(&self, id: ParamId) -> (Vec<Surveyed<'a>>, bool) {
         let (all, each) = (&self.bound[id.0].runs, self.rows_of_each(id));
-        let (mut parts, mut row) = (Vec::new(), 0);
+        let (mut surveyed, mut row) = (Vec::new(), 0);
         for run in all {
             if let Numbers::Packed(packed) = run.numbers {
                 let runs = match &self.edited[id.0] {
                     None => packed.order.is_none(),
                     Some(edited) => edited.made_of(row / each).all(|made| runs(packed, made.columns().as_deref())),
                 };
-                parts.push(Part { packed, survey: packed.survey(self.source), runs });
+                surveyed.push(Surveyed { packed, survey: packed.survey(self.source), runs });
             }
             row += run.rows;
         }
-        let whole = !parts.is_empty() && parts.len() == all.len();
-        (parts, whole)
+        let whole = !surveyed.is_empty() && surveyed.len() == all.len();
+        (surveyed, whole)
     }
 
     /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found. `values`:
@@ -141,12 +141,12 @@ fn grid(format: &dyn BlockFormat) -> (bool, (i32, i32)) {
     (grid.offset[0].is_sign_positive(), (i32::from(min), i32::from(max)))
 }
 
-/// The smallest type that holds the integers of all parts of a matrix. `changes`: what was done to its weights;
+/// The smallest type that holds the integers of all packed tensors of a matrix. `changes`: what was done to its weights;
 /// `stuck`: why columns cannot be put in order.
-pub(super) fn choose(parts: &[Part<'_>], changes: Option<&str>, stuck: Option<&str>) -> Kept {
+pub(super) fn choose(surveyed: &[Surveyed<'_>], changes: Option<&str>, stuck: Option<&str>) -> Kept {
     let holds = |store: &&'static dyn Store| {
         let (offset, codes) = grid(store.blocks().expect("a type of blocks"));
-        parts.iter().all(|Part { packed, survey, .. }| {
+        surveyed.iter().all(|Surveyed { packed, survey, .. }| {
             let (low, high) = (i32::from(survey.lowest), i32::from(survey.highest));
             let (from, to) = survey.span();
             packed.linear()
@@ -157,7 +157,7 @@ pub(super) fn choose(parts: &[Part<'_>], changes: Option<&str>, stuck: Option<&s
         })
     };
     let wanted = BLOCKS.iter().map(|name| named(name)).find(holds);
-    let obstacle = |Part { packed, survey, runs }: &Part<'_>| {
+    let obstacle = |Surveyed { packed, survey, runs }: &Surveyed<'_>| {
         let (from, to) = survey.span();
         let Some(wanted) = wanted.map(Store::spec) else {
             return packed.linear().then(|| format!("no type holds integers from {from} to {to}"));
@@ -176,12 +176,12 @@ pub(super) fn choose(parts: &[Part<'_>], changes: Option<&str>, stuck: Option<&s
         (!whole).then(|| needs(format!("groups of {}", groups.cols)))
     };
     let gone = changes.map(|what| format!("its weights are {what}, and no longer the checkpoint's integers"));
-    let reason = gone.or_else(|| parts.iter().find_map(obstacle));
+    let reason = gone.or_else(|| surveyed.iter().find_map(obstacle));
     match (wanted, reason) {
         (Some(store), None) => Kept { wanted: store, store, reason: None, integers: true },
         (wanted, reason) => {
             let most = formats::F16.spec().max_abs;
-            let fit = parts.iter().all(|part| part.packed.largest(&part.survey) <= most);
+            let fit = surveyed.iter().all(|s| s.packed.largest(&s.survey) <= most);
             let store: &dyn Store = if fit { &formats::F16 } else { &formats::BF16 };
             // Floats are all that can be wanted of what has no integers.
             let wanted = if reason.is_some() { wanted.unwrap_or(named("q8_0")) } else { store };
@@ -204,7 +204,7 @@ fn blocks(
     let (offset, (low, _)) = grid(format);
     let mut levels = vec![0; rows.len() * cols];
     packed.levels(source, rows, &mut levels);
-    let (mut lines, mut codes) = (Grid::default(), vec![0; n]);
+    let (mut lines, mut codes) = (RowGrid::default(), vec![0; n]);
     let empty = format.unpack(&vec![0; spec.bytes], &mut codes);
     let lowest = i32::from(packed.lowest());
     for ((&row, levels), out) in

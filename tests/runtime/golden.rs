@@ -6,13 +6,13 @@ use aurora_quant::checkpoint;
 use serde_json::Value as Json;
 
 use crate::common::{MODELS, changed, fixtures};
-use crate::{EXACT, Golden, Opened, Options, apart, argmax, convert, fixture};
+use crate::{EXACT, Golden, Opened, RuntimeOptions, apart, argmax, convert, fixture};
 
 /// Two computations in f32 whose sums have another order; the golden ones were within 2e-5 of f64.
 const TOLERANCE: f32 = 5e-4;
 
 fn agrees(what: &str, opened: &Opened, golden: &Golden) {
-    let options = Options { context: golden.tokens.len(), ..EXACT };
+    let options = RuntimeOptions { context: golden.tokens.len(), ..EXACT };
     let ours = opened.logits(options, &golden.tokens);
     let worst = apart(&ours, &golden.logits);
     let vocab = opened.model.hyper.vocab;

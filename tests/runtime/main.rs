@@ -14,7 +14,7 @@ use std::process::Command;
 use aurora_quant::Result;
 use aurora_quant::checkpoint::{self, Config, TensorSource};
 use aurora_quant::model::{Model, describe};
-use aurora_quant::runtime::{Attention, CacheType, Engine, Options};
+use aurora_quant::runtime::{Attention, CacheType, Engine, RuntimeOptions};
 use aurora_quant::weights::Weights;
 use common::canonical;
 
@@ -25,7 +25,8 @@ struct Opened {
 }
 
 /// The options of a test that wants golden logits.
-const EXACT: Options = Options { context: 64, exact: true, cache: CacheType::F32, attention: Attention::Flash };
+const EXACT: RuntimeOptions =
+    RuntimeOptions { context: 64, exact: true, cache: CacheType::F32, attention: Attention::Flash };
 
 impl Opened {
     fn new(path: &Path) -> Opened {
@@ -45,17 +46,17 @@ impl Opened {
     }
 
     /// Calls `f` with an engine.
-    fn run<T>(&self, options: Options, f: impl FnOnce(&Engine<'_>) -> T) -> T {
+    fn run<T>(&self, options: RuntimeOptions, f: impl FnOnce(&Engine<'_>) -> T) -> T {
         self.try_run(options, f).unwrap()
     }
 
-    fn try_run<T>(&self, options: Options, f: impl FnOnce(&Engine<'_>) -> T) -> Result<T> {
+    fn try_run<T>(&self, options: RuntimeOptions, f: impl FnOnce(&Engine<'_>) -> T) -> Result<T> {
         let weights = Weights::bind(&*self.source, &self.model.graph).unwrap();
         Ok(f(&Engine::new(&self.model, &weights, options)?))
     }
 
     /// All logits of `tokens`.
-    fn logits(&self, options: Options, tokens: &[u32]) -> Vec<f32> {
+    fn logits(&self, options: RuntimeOptions, tokens: &[u32]) -> Vec<f32> {
         self.run(options, |engine| engine.forward(&mut engine.session(), tokens, 0).unwrap())
     }
 }

@@ -6,22 +6,22 @@ use std::path::Path;
 use aurora_quant::model::Op;
 use aurora_quant::runtime::CacheType;
 
-use crate::{EXACT, Golden, Opened, Options, fixture};
+use crate::{EXACT, Golden, Opened, RuntimeOptions, fixture};
 
 #[test]
 fn contexts_are_bounded_by_the_model() {
     let opened = Opened::fixture("stories260k");
     let most = opened.model.hyper.context;
     for context in [0, most + 1] {
-        let error = opened.try_run(Options { context, ..EXACT }, |_| ()).unwrap_err().to_string();
+        let error = opened.try_run(RuntimeOptions { context, ..EXACT }, |_| ()).unwrap_err().to_string();
         assert_eq!(error, format!("a context of {context} tokens; this model allows 1 to {most}"));
     }
-    opened.run(Options { context: most, ..EXACT }, |_| ());
+    opened.run(RuntimeOptions { context: most, ..EXACT }, |_| ());
 }
 
 #[test]
 fn tokens_must_fit() {
-    Opened::fixture("stories260k").run(Options { context: 8, ..EXACT }, |engine| {
+    Opened::fixture("stories260k").run(RuntimeOptions { context: 8, ..EXACT }, |engine| {
         let mut session = engine.session();
         let before = engine.forward(&mut session, &[1, 2, 3], 2).unwrap();
         let error = engine.forward(&mut session, &[1; 6], 0).unwrap_err().to_string();
@@ -43,7 +43,7 @@ fn a_q8_0_cache_needs_heads_of_whole_blocks() {
             assert!(!head_dim.is_multiple_of(32), "the fixture's heads are small");
         }
     }
-    let options = Options { cache: CacheType::Q8_0, ..EXACT };
+    let options = RuntimeOptions { cache: CacheType::Q8_0, ..EXACT };
     let error = opened.try_run(options, |_| ()).unwrap_err().to_string();
     assert_eq!(error, "a q8_0 cache needs heads of a multiple of 32 numbers, these have 8; use f16");
 }

@@ -4,7 +4,7 @@ use aurora_quant::model::Op;
 use aurora_quant::runtime::{Attention, CacheType, Engine, Session};
 
 use crate::common::MODELS;
-use crate::{EXACT, Golden, Opened, Options, apart, convert, fixture};
+use crate::{EXACT, Golden, Opened, RuntimeOptions, apart, convert, fixture};
 
 /// What another order of the same f32 sums may move a logit by.
 const SPLIT: f32 = 1e-4;
@@ -43,7 +43,7 @@ fn long_texts_are_the_same_in_any_split() {
         let opened = Opened::fixture(name);
         let (context, vocab) = (opened.model.hyper.context.min(700), opened.model.hyper.vocab as u32);
         let tokens: Vec<u32> = (0..context as u32).map(|i| (i * i * 7 + i * 3 + 1) % vocab).collect();
-        opened.run(Options { context, ..EXACT }, |engine| {
+        opened.run(RuntimeOptions { context, ..EXACT }, |engine| {
             let whole = engine.forward(&mut engine.session(), &tokens, 0).unwrap();
             let split = steps(engine, &mut engine.session(), &tokens, &[97, 64, 1, 130]);
             let worst = apart(&whole, &split);
@@ -115,7 +115,7 @@ fn attention_in_tiles_is_the_naive_one() {
         let opened = Opened::fixture(name);
         let tokens = Golden::of(name).tokens;
         let flash = opened.logits(EXACT, &tokens);
-        let naive = opened.logits(Options { attention: Attention::Naive, ..EXACT }, &tokens);
+        let naive = opened.logits(RuntimeOptions { attention: Attention::Naive, ..EXACT }, &tokens);
         let worst = apart(&flash, &naive);
         println!("{name}: {worst:.1e}");
         assert!(worst <= 5e-5, "{name}: {worst:e}");
@@ -137,7 +137,7 @@ fn smaller_caches_are_close() {
                 continue;
             }
             for attention in [Attention::Flash, Attention::Naive] {
-                let ours = opened.logits(Options { cache, attention, ..EXACT }, &golden.tokens);
+                let ours = opened.logits(RuntimeOptions { cache, attention, ..EXACT }, &golden.tokens);
                 let error = root_mean_square(&ours, &exact) / spread;
                 println!("{name}, {cache:?}: {error:.1e} of the spread");
                 assert!(error > 0.0 && error <= bound, "{name}, {cache:?}, {attention:?}: {error:e}");
@@ -167,7 +167,7 @@ fn any_number_of_threads_gives_the_same_bits() {
             let context = opened.model.hyper.context.min(250);
             let run = |threads: usize| -> Vec<u32> {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let options = Options { context, exact, ..EXACT };
+                let options = RuntimeOptions { context, exact, ..EXACT };
                 pool.install(|| opened.logits(options, &tokens[..context])).into_iter().map(f32::to_bits).collect()
             };
             let one = run(1);
@@ -189,7 +189,7 @@ fn rounded_activations_are_close() {
             let opened = Opened::new(&file);
             let tokens = Golden::of(name).tokens;
             let exact = opened.logits(EXACT, &tokens);
-            let rounded = opened.logits(Options { exact: false, ..EXACT }, &tokens);
+            let rounded = opened.logits(RuntimeOptions { exact: false, ..EXACT }, &tokens);
             let error = root_mean_square(&exact, &rounded) / spread(&exact);
             println!("{name}, {file_type}: {error:.1e} of the spread");
             assert!(error <= 0.1, "{name}, {file_type}: {error:e}");
@@ -200,7 +200,7 @@ fn rounded_activations_are_close() {
 #[test]
 fn logits_arrive_in_order_and_whole() {
     let tokens: Vec<u32> = Golden::of("stories260k").tokens.into_iter().cycle().take(200).collect();
-    Opened::fixture("stories260k").run(Options { context: 200, ..EXACT }, |engine| {
+    Opened::fixture("stories260k").run(RuntimeOptions { context: 200, ..EXACT }, |engine| {
         let vocab = engine.model().hyper.vocab;
         let whole = engine.forward(&mut engine.session(), &tokens, 5).unwrap();
         let mut parts: Vec<f32> = Vec::new();

@@ -1,7 +1,7 @@
 //! What the five types with 32 weights under one scale (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4) have in common.
 //!
-//! A type says what its codes can be ([`Single`]), how ggml's reference chooses scale and codes ([`Layout::quantize`])
-//! and where they lie in the block ([`Layout::write`], [`Layout::read`]); [`Store`] and [`BlockFormat`] follow from
+//! A type says what its codes can be ([`Single`]), how ggml's reference chooses scale and codes ([`Format32::quantize`])
+//! and where they lie in the block ([`Format32::write`], [`Format32::read`]); [`Store`] and [`BlockFormat`] follow from
 //! that here.
 
 use super::half::stored;
@@ -19,8 +19,8 @@ pub(super) const N: usize = search::N;
 
 /// One block, unpacked: `value(i) = scale * level(codes[i]) + offset`.
 #[derive(Clone, Copy)]
-pub(super) struct Block {
-    /// As stored: F16 bits, or what [`Layout::widen`] reads.
+pub(super) struct Unpacked {
+    /// As stored: F16 bits, or what [`Format32::widen`] reads.
     pub scale: u16,
     /// F16 bits; [`F16_NEG_ZERO`] in types without an offset.
     pub offset: u16,
@@ -30,21 +30,21 @@ pub(super) struct Block {
 
 /// One type's arithmetic and layout. Every method must be `#[inline(always)]`: they are compiled once per
 /// instruction set.
-pub(super) trait Layout: Single {
+pub(super) trait Format32: Single {
     const NAME: &'static str;
     const BYTES: usize;
     const LEVELS: Levels;
-    /// Whether [`Layout::quantize`] is there.
+    /// Whether [`Format32::quantize`] is there.
     const REFERENCE: bool = true;
     /// Whether there is a search; else the reference serves.
     const SEARCH: bool = true;
 
     /// The block that ggml's reference makes of `x`. Not called if there is none.
-    fn quantize(x: &[f32; N]) -> Block;
+    fn quantize(x: &[f32; N]) -> Unpacked;
     /// Lays a block out in `BYTES` bytes.
-    fn write(block: &Block, out: &mut [u8]);
+    fn write(block: &Unpacked, out: &mut [u8]);
     /// The block that `BYTES` bytes hold.
-    fn read(bytes: &[u8]) -> Block;
+    fn read(bytes: &[u8]) -> Unpacked;
     /// The level of a code.
     #[inline(always)]
     fn level(code: i8) -> f32 {
@@ -62,7 +62,7 @@ pub(super) trait Layout: Single {
 }
 
 #[inline(always)]
-fn encode_blocks<L: Layout>(x: &[f32], out: &mut [u8]) {
+fn encode_blocks<L: Format32>(x: &[f32], out: &mut [u8]) {
     for (x, out) in x.as_chunks().0.iter().zip(out.chunks_exact_mut(L::BYTES)) {
         L::write(&L::quantize(x), out);
     }
@@ -70,7 +70,7 @@ fn encode_blocks<L: Layout>(x: &[f32], out: &mut [u8]) {
 
 /// Calls `put` with the number, the weights and the searched grid of every block.
 #[inline(always)]
-fn search_blocks<L: Layout>(x: &[f32], importance: &[f32], mut put: impl FnMut(usize, &[f32; N], Grid)) {
+fn search_blocks<L: Format32>(x: &[f32], importance: &[f32], mut put: impl FnMut(usize, &[f32; N], Grid)) {
     let mut columns = importance.as_chunks::<N>().0.iter().cycle();
     let blocks = x.as_chunks::<N>().0;
     for (group, eight) in blocks.chunks(LANES).enumerate() {
@@ -84,22 +84,22 @@ fn search_blocks<L: Layout>(x: &[f32], importance: &[f32], mut put: impl FnMut(u
 }
 
 #[inline(always)]
-fn encode_searched<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) {
+fn encode_searched<L: Format32>(x: &[f32], importance: &[f32], out: &mut [u8]) {
     search_blocks::<L>(x, importance, |i, x, grid| {
         let mut codes = [0; N];
         grid.nearest_all(x, &mut codes);
-        let block = Block { scale: L::narrow(grid.scale[0]), offset: f16_from_f32(grid.offset[0]), codes };
+        let block = Unpacked { scale: L::narrow(grid.scale[0]), offset: f16_from_f32(grid.offset[0]), codes };
         L::write(&block, &mut out[i * L::BYTES..][..L::BYTES]);
     });
 }
 
 #[inline(always)]
-fn fit_blocks<L: Layout>(x: &[f32], importance: &[f32], grids: &mut [Grid]) {
+fn fit_blocks<L: Format32>(x: &[f32], importance: &[f32], grids: &mut [Grid]) {
     search_blocks::<L>(x, importance, |i, _, grid| grids[i] = grid);
 }
 
 #[inline(always)]
-fn decode_blocks<L: Layout>(bytes: &[u8], out: &mut [f32]) {
+fn decode_blocks<L: Format32>(bytes: &[u8], out: &mut [f32]) {
     for (bytes, out) in bytes.chunks_exact(L::BYTES).zip(out.as_chunks_mut::<N>().0) {
         let block = L::read(bytes);
         let (scale, offset) = (L::widen(block.scale), f16_to_f32(block.offset));
@@ -109,15 +109,15 @@ fn decode_blocks<L: Layout>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-dispatch!(pub(super) fn encode_with<L: Layout>(x: &[f32], out: &mut [u8]) = encode_blocks::<L>);
-dispatch!(pub(super) fn decode_with<L: Layout>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
-dispatch!(pub(super) fn search_with<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_searched::<L>);
-dispatch!(fn fit_with<L: Layout>(x: &[f32], importance: &[f32], grids: &mut [Grid]) = fit_blocks::<L>);
+dispatch!(pub(super) fn encode_with<L: Format32>(x: &[f32], out: &mut [u8]) = encode_blocks::<L>);
+dispatch!(pub(super) fn decode_with<L: Format32>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
+dispatch!(pub(super) fn search_with<L: Format32>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_searched::<L>);
+dispatch!(fn fit_with<L: Format32>(x: &[f32], importance: &[f32], grids: &mut [Grid]) = fit_blocks::<L>);
 
 /// The format of a layout.
 pub(super) struct Block32<L>(pub L);
 
-impl<L: Layout> Store for Block32<L> {
+impl<L: Format32> Store for Block32<L> {
     fn spec(&self) -> &'static Spec {
         spec::by_name(L::NAME).expect("a row of SPECS")
     }
@@ -145,11 +145,11 @@ impl<L: Layout> Store for Block32<L> {
     }
 }
 
-fn grid_of<L: Layout>(block: &Block) -> Grid {
+fn grid_of<L: Format32>(block: &Unpacked) -> Grid {
     Grid::single(N, L::widen(block.scale), f16_to_f32(block.offset), L::LEVELS)
 }
 
-impl<L: Layout> BlockFormat for Block32<L> {
+impl<L: Format32> BlockFormat for Block32<L> {
     fn has_reference(&self) -> bool {
         L::REFERENCE
     }
@@ -181,7 +181,7 @@ impl<L: Layout> BlockFormat for Block32<L> {
         let same = L::widen(scale).to_bits() == grid.scale[0].to_bits();
         assert!(same, "{}: a block cannot store the grid's scale {}", L::NAME, grid.scale[0]);
         let offset = if has_offset { stored(L::NAME, "offset", grid.offset[0]) } else { F16_NEG_ZERO };
-        L::write(&Block { scale, offset, codes: *codes.as_chunks().0.first().expect("checked above") }, block);
+        L::write(&Unpacked { scale, offset, codes: *codes.as_chunks().0.first().expect("checked above") }, block);
     }
 
     fn unpack(&self, block: &[u8], codes: &mut [i8]) -> Grid {

@@ -7,11 +7,11 @@
 //!
 //! `value = d * TABLE[code]`: the levels lie closer together near zero, where most weights are.
 
-use super::block32::{Block, Layout, N, get, lower, put, raise, read_nibbles, write_nibbles};
+use super::block32::{Format32, N, Unpacked, get, lower, put, raise, read_nibbles, write_nibbles};
 use crate::bits::F16_NEG_ZERO;
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, Offset};
+use crate::search::{LevelSet, Offset};
 
 /// Four bits with levels that are not evenly spaced.
 pub struct Iq4Nl;
@@ -36,7 +36,7 @@ pub(super) fn level(code: i8) -> f32 {
     f32::from(TABLE[usize::from(code as u8 & 15)])
 }
 
-impl Levels for Iq4Nl {
+impl LevelSet for Iq4Nl {
     const LOW: f32 = -127.0;
     const HIGH: f32 = 113.0;
     const SPACING: f32 = 16.0;
@@ -52,25 +52,25 @@ impl Levels for Iq4Nl {
 
 impl Single for Iq4Nl {}
 
-impl Layout for Iq4Nl {
+impl Format32 for Iq4Nl {
     const NAME: &'static str = "iq4_nl";
     const BYTES: usize = 18;
     const LEVELS: grid::Levels = grid::Levels::Table(&TABLE);
     const REFERENCE: bool = false;
 
-    fn quantize(_: &[f32; N]) -> Block {
+    fn quantize(_: &[f32; N]) -> Unpacked {
         unreachable!("there is no reference")
     }
 
     #[inline(always)]
-    fn write(block: &Block, out: &mut [u8]) {
+    fn write(block: &Unpacked, out: &mut [u8]) {
         put(&mut out[..2], block.scale);
         write_nibbles(&raise(&block.codes, 0), &mut out[2..]);
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8]) -> Block {
-        Block { scale: get(bytes), offset: F16_NEG_ZERO, codes: lower(&read_nibbles(&bytes[2..]), 0) }
+    fn read(bytes: &[u8]) -> Unpacked {
+        Unpacked { scale: get(bytes), offset: F16_NEG_ZERO, codes: lower(&read_nibbles(&bytes[2..]), 0) }
     }
 
     #[inline(always)]

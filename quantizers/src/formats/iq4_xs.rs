@@ -11,18 +11,18 @@
 
 use super::block32::{get, put};
 use super::iq4_nl::{Iq4Nl, TABLE, level, nearest_level};
-use super::superblock::Layout;
+use super::superblock::Format256;
 use crate::bits::{f16_from_f32, f16_to_f32};
-use crate::grid::{self, MAX_GROUPS, Parts};
+use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
-use crate::search::{Levels, Offset};
+use crate::search::{LevelSet, Offset};
 
 /// Four bits with levels that are not evenly spaced, in super-blocks.
 pub struct Iq4Xs;
 
 const SCALE_BIAS: i8 = 32;
 
-impl Levels for Iq4Xs {
+impl LevelSet for Iq4Xs {
     const LOW: f32 = Iq4Nl::LOW;
     const HIGH: f32 = Iq4Nl::HIGH;
     const SPACING: f32 = Iq4Nl::SPACING;
@@ -43,13 +43,13 @@ impl Super for Iq4Xs {
     const REFINEMENTS: usize = 2;
 }
 
-impl Layout for Iq4Xs {
+impl Format256 for Iq4Xs {
     const NAME: &'static str = "iq4_xs";
     const BYTES: usize = 136;
     const LEVELS: grid::Levels = grid::Levels::Table(&TABLE);
 
     #[inline(always)]
-    fn write(parts: &Parts, codes: &[i8; N], out: &mut [u8]) {
+    fn write(parts: &SuperScales, codes: &[i8; N], out: &mut [u8]) {
         put(&mut out[..2], f16_from_f32(parts.step));
         out[2..8].fill(0);
         for (g, scale) in parts.scales[..8].iter().enumerate() {
@@ -65,7 +65,7 @@ impl Layout for Iq4Xs {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8], codes: &mut [i8; N]) -> Parts {
+    fn read(bytes: &[u8], codes: &mut [i8; N]) -> SuperScales {
         for (codes, bytes) in codes.as_chunks_mut::<32>().0.iter_mut().zip(bytes[8..136].as_chunks::<16>().0) {
             for (i, byte) in bytes.iter().enumerate() {
                 codes[i] = (byte & 15) as i8;
@@ -77,7 +77,7 @@ impl Layout for Iq4Xs {
             let (low, high) = (bytes[4 + g / 2] >> (g % 2 * 4) & 15, bytes[2 + g / 4] >> (g % 4 * 2) & 3);
             *scale = (low | high << 4) as i8 - SCALE_BIAS;
         }
-        Parts { step: f16_to_f32(get(bytes)), offset_step: 0.0, scales, offsets: [0; MAX_GROUPS] }
+        SuperScales { step: f16_to_f32(get(bytes)), offset_step: 0.0, scales, offsets: [0; MAX_GROUPS] }
     }
 
     #[inline(always)]

@@ -9,11 +9,11 @@
 //! of E2M1, hence 128 for a bias of 127); minus zero decodes as plus zero. A grid's codes are in the order of their
 //! levels.
 
-use super::block32::{Block, Layout, N, max_abs, read_nibbles, write_nibbles};
+use super::block32::{Format32, N, Unpacked, max_abs, read_nibbles, write_nibbles};
 use crate::bits::F16_NEG_ZERO;
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, Offset};
+use crate::search::{LevelSet, Offset};
 
 /// Four-bit floating point with a power of two as scale.
 pub struct Mxfp4;
@@ -39,7 +39,7 @@ const LARGEST: u32 = (124 + 127) << 23;
 /// The smallest that a search gives: 2^-126, no subnormal.
 const SMALLEST: u32 = 1 << 23;
 
-impl Levels for Mxfp4 {
+impl LevelSet for Mxfp4 {
     const LOW: f32 = -12.0;
     const HIGH: f32 = 12.0;
     const SPACING: f32 = 4.0;
@@ -72,13 +72,13 @@ impl Single for Mxfp4 {
     }
 }
 
-impl Layout for Mxfp4 {
+impl Format32 for Mxfp4 {
     const NAME: &'static str = "mxfp4";
     const BYTES: usize = 17;
     const LEVELS: grid::Levels = grid::Levels::Table(&TABLE);
 
     #[inline(always)]
-    fn quantize(x: &[f32; N]) -> Block {
+    fn quantize(x: &[f32; N]) -> Unpacked {
         let top = max_abs(x);
         // The logarithm as an F32: just below a power of two it is that of the power, as it is for ggml.
         let exponent = ((f64::from(top).log2() as f32).floor() - 2.0 + 127.0) as i32;
@@ -96,11 +96,11 @@ impl Layout for Mxfp4 {
                 }
             }
         }
-        Block { scale, offset: F16_NEG_ZERO, codes }
+        Unpacked { scale, offset: F16_NEG_ZERO, codes }
     }
 
     #[inline(always)]
-    fn write(block: &Block, out: &mut [u8]) {
+    fn write(block: &Unpacked, out: &mut [u8]) {
         out[0] = block.scale as u8;
         let mut stored = [0; N];
         for (stored, code) in stored.iter_mut().zip(block.codes) {
@@ -110,12 +110,12 @@ impl Layout for Mxfp4 {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8]) -> Block {
+    fn read(bytes: &[u8]) -> Unpacked {
         let mut codes = [0; N];
         for (code, stored) in codes.iter_mut().zip(read_nibbles(&bytes[1..])) {
             *code = place(stored);
         }
-        Block { scale: u16::from(bytes[0]), offset: F16_NEG_ZERO, codes }
+        Unpacked { scale: u16::from(bytes[0]), offset: F16_NEG_ZERO, codes }
     }
 
     #[inline(always)]

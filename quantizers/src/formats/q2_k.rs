@@ -10,16 +10,16 @@
 //! `value = d * scale * code - m * offset`, sixteen groups of 16, codes 0..=3.
 
 use super::block32::{get, put};
-use super::superblock::Layout;
+use super::superblock::Format256;
 use crate::bits::{f16_from_f32, f16_to_f32};
-use crate::grid::{self, MAX_GROUPS, Parts};
+use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
-use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Levels, Offset};
+use crate::search::{AFFINE_KICKS, AFFINE_STARTS, LevelSet, Offset};
 
 /// Two bits with an offset, in super-blocks.
 pub struct Q2K;
 
-impl Levels for Q2K {
+impl LevelSet for Q2K {
     const LOW: f32 = 0.0;
     const HIGH: f32 = 3.0;
     const OFFSET: Offset = Offset::NotPositive;
@@ -59,13 +59,13 @@ pub(super) fn write_pairs(codes: &[i8; N], out: &mut [u8]) {
     }
 }
 
-impl Layout for Q2K {
+impl Format256 for Q2K {
     const NAME: &'static str = "q2_k";
     const BYTES: usize = 84;
     const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 3 };
 
     #[inline(always)]
-    fn write(parts: &Parts, codes: &[i8; N], out: &mut [u8]) {
+    fn write(parts: &SuperScales, codes: &[i8; N], out: &mut [u8]) {
         for (o, (scale, offset)) in out[..16].iter_mut().zip(parts.scales.iter().zip(parts.offsets)) {
             *o = *scale as u8 | offset << 4;
         }
@@ -75,7 +75,7 @@ impl Layout for Q2K {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8], codes: &mut [i8; N]) -> Parts {
+    fn read(bytes: &[u8], codes: &mut [i8; N]) -> SuperScales {
         read_pairs(&bytes[16..80], codes);
         let (mut scales, mut offsets) = ([0; MAX_GROUPS], [0; MAX_GROUPS]);
         for (g, byte) in bytes[..16].iter().enumerate() {
@@ -83,6 +83,6 @@ impl Layout for Q2K {
             offsets[g] = byte >> 4;
         }
         let (step, offset_step) = (f16_to_f32(get(&bytes[80..])), f16_to_f32(get(&bytes[82..])));
-        Parts { step, offset_step, scales, offsets }
+        SuperScales { step, offset_step, scales, offsets }
     }
 }

@@ -11,11 +11,11 @@
 
 use super::block32::{get, put};
 use super::q2_k::{read_pairs, write_pairs};
-use super::superblock::Layout;
+use super::superblock::Format256;
 use crate::bits::{f16_from_f32, f16_to_f32};
-use crate::grid::{self, MAX_GROUPS, Parts};
+use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
-use crate::search::{Effort, Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
+use crate::search::{Effort, LevelSet, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
 
 /// Three bits, symmetric, in super-blocks.
 pub struct Q3K;
@@ -23,7 +23,7 @@ pub struct Q3K;
 const BIAS: i8 = 4;
 const SCALE_BIAS: i8 = 32;
 
-impl Levels for Q3K {
+impl LevelSet for Q3K {
     const LOW: f32 = -4.0;
     const HIGH: f32 = 3.0;
     const OFFSET: Offset = Offset::None;
@@ -40,13 +40,13 @@ impl Super for Q3K {
     const REFINEMENTS: usize = 2;
 }
 
-impl Layout for Q3K {
+impl Format256 for Q3K {
     const NAME: &'static str = "q3_k";
     const BYTES: usize = 110;
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -4, max: 3 };
 
     #[inline(always)]
-    fn write(parts: &Parts, codes: &[i8; N], out: &mut [u8]) {
+    fn write(parts: &SuperScales, codes: &[i8; N], out: &mut [u8]) {
         let mut raised = *codes;
         for code in &mut raised {
             *code += BIAS;
@@ -68,7 +68,7 @@ impl Layout for Q3K {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8], codes: &mut [i8; N]) -> Parts {
+    fn read(bytes: &[u8], codes: &mut [i8; N]) -> SuperScales {
         read_pairs(&bytes[32..96], codes);
         for (k, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             for (code, byte) in codes.iter_mut().zip(&bytes[..32]) {
@@ -81,6 +81,6 @@ impl Layout for Q3K {
             let high = bytes[104 + g % 4] >> (g / 4 * 2) & 3;
             *scale = (low | high << 4) as i8 - SCALE_BIAS;
         }
-        Parts { step: f16_to_f32(get(&bytes[108..])), offset_step: 0.0, scales, offsets: [0; MAX_GROUPS] }
+        SuperScales { step: f16_to_f32(get(&bytes[108..])), offset_step: 0.0, scales, offsets: [0; MAX_GROUPS] }
     }
 }

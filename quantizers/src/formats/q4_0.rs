@@ -9,20 +9,20 @@
 //! the opposite sign.
 
 use super::block32::{
-    Block, Layout, N, get, lower, put, raise, read_nibbles, signed_max, unsigned_codes, write_nibbles,
+    Format32, N, Unpacked, get, lower, put, raise, read_nibbles, signed_max, unsigned_codes, write_nibbles,
 };
 use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, MORE_SYMMETRIC_STARTS, Offset, SYMMETRIC_KICKS};
+use crate::search::{LevelSet, MORE_SYMMETRIC_STARTS, Offset, SYMMETRIC_KICKS};
 
 /// Four bits, symmetric.
 pub struct Q4_0;
 
 const BIAS: i8 = 8;
 
-impl Levels for Q4_0 {
+impl LevelSet for Q4_0 {
     const LOW: f32 = -8.0;
     const HIGH: f32 = 7.0;
     const OFFSET: Offset = Offset::None;
@@ -33,28 +33,28 @@ impl Levels for Q4_0 {
 
 impl Single for Q4_0 {}
 
-impl Layout for Q4_0 {
+impl Format32 for Q4_0 {
     const NAME: &'static str = "q4_0";
     const BYTES: usize = 18;
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -8, max: 7 };
 
     #[inline(always)]
-    fn quantize(x: &[f32; N]) -> Block {
+    fn quantize(x: &[f32; N]) -> Unpacked {
         let d = signed_max(x) / Self::LOW;
         // Adding bias and a half, then cutting off, rounds to nearest with halves going up; 16 is held at 15.
         let codes = unsigned_codes(x, 0.0, d, f32::from(BIAS) + 0.5, 15);
-        Block { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }
+        Unpacked { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }
     }
 
     #[inline(always)]
-    fn write(block: &Block, out: &mut [u8]) {
+    fn write(block: &Unpacked, out: &mut [u8]) {
         put(&mut out[..2], block.scale);
         write_nibbles(&raise(&block.codes, BIAS), &mut out[2..]);
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8]) -> Block {
+    fn read(bytes: &[u8]) -> Unpacked {
         let codes = lower(&read_nibbles(&bytes[2..]), BIAS);
-        Block { scale: get(bytes), offset: F16_NEG_ZERO, codes }
+        Unpacked { scale: get(bytes), offset: F16_NEG_ZERO, codes }
     }
 }

@@ -10,16 +10,16 @@
 //! `value = d * scale * code - m * offset`, eight groups of 32, codes 0..=15.
 
 use super::block32::{get, put};
-use super::superblock::Layout;
+use super::superblock::Format256;
 use crate::bits::{f16_from_f32, f16_to_f32};
-use crate::grid::{self, MAX_GROUPS, Parts};
+use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
-use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Effort, Levels, Offset};
+use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Effort, LevelSet, Offset};
 
 /// Four bits with an offset, in super-blocks.
 pub struct Q4K;
 
-impl Levels for Q4K {
+impl LevelSet for Q4K {
     const LOW: f32 = 0.0;
     const HIGH: f32 = 15.0;
     const OFFSET: Offset = Offset::NotPositive;
@@ -84,13 +84,13 @@ pub(super) fn write_nibbles(codes: &[i8; N], out: &mut [u8]) {
     }
 }
 
-impl Layout for Q4K {
+impl Format256 for Q4K {
     const NAME: &'static str = "q4_k";
     const BYTES: usize = 144;
     const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 15 };
 
     #[inline(always)]
-    fn write(parts: &Parts, codes: &[i8; N], out: &mut [u8]) {
+    fn write(parts: &SuperScales, codes: &[i8; N], out: &mut [u8]) {
         put(&mut out[..2], f16_from_f32(parts.step));
         put(&mut out[2..4], f16_from_f32(parts.offset_step));
         write_sixes(&parts.scales, &parts.offsets, &mut out[4..16]);
@@ -98,9 +98,9 @@ impl Layout for Q4K {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8], codes: &mut [i8; N]) -> Parts {
+    fn read(bytes: &[u8], codes: &mut [i8; N]) -> SuperScales {
         read_nibbles(&bytes[16..144], codes);
         let (scales, offsets) = read_sixes(&bytes[4..16]);
-        Parts { step: f16_to_f32(get(bytes)), offset_step: f16_to_f32(get(&bytes[2..])), scales, offsets }
+        SuperScales { step: f16_to_f32(get(bytes)), offset_step: f16_to_f32(get(&bytes[2..])), scales, offsets }
     }
 }

@@ -10,21 +10,21 @@
 //! carries the opposite sign.
 
 use super::block32::{
-    Block, Layout, N, get, lower, put, raise, read_fifth_bits, read_nibbles, signed_max, unsigned_codes,
+    Format32, N, Unpacked, get, lower, put, raise, read_fifth_bits, read_nibbles, signed_max, unsigned_codes,
     write_fifth_bits, write_nibbles,
 };
 use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, MORE_SYMMETRIC_STARTS, Offset, SYMMETRIC_KICKS};
+use crate::search::{LevelSet, MORE_SYMMETRIC_STARTS, Offset, SYMMETRIC_KICKS};
 
 /// Five bits, symmetric.
 pub struct Q5_0;
 
 const BIAS: i8 = 16;
 
-impl Levels for Q5_0 {
+impl LevelSet for Q5_0 {
     const LOW: f32 = -16.0;
     const HIGH: f32 = 15.0;
     const OFFSET: Offset = Offset::None;
@@ -35,21 +35,21 @@ impl Levels for Q5_0 {
 
 impl Single for Q5_0 {}
 
-impl Layout for Q5_0 {
+impl Format32 for Q5_0 {
     const NAME: &'static str = "q5_0";
     const BYTES: usize = 22;
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -16, max: 15 };
 
     #[inline(always)]
-    fn quantize(x: &[f32; N]) -> Block {
+    fn quantize(x: &[f32; N]) -> Unpacked {
         let d = signed_max(x) / Self::LOW;
         // Adding bias and a half, then cutting off, rounds to nearest with halves going up; 32 is held at 31.
         let codes = unsigned_codes(x, 0.0, d, f32::from(BIAS) + 0.5, 31);
-        Block { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }
+        Unpacked { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }
     }
 
     #[inline(always)]
-    fn write(block: &Block, out: &mut [u8]) {
+    fn write(block: &Unpacked, out: &mut [u8]) {
         let codes = raise(&block.codes, BIAS);
         put(&mut out[..2], block.scale);
         write_fifth_bits(&codes, &mut out[2..6]);
@@ -57,9 +57,9 @@ impl Layout for Q5_0 {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8]) -> Block {
+    fn read(bytes: &[u8]) -> Unpacked {
         let mut codes = read_nibbles(&bytes[6..]);
         read_fifth_bits(&bytes[2..6], &mut codes);
-        Block { scale: get(bytes), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }
+        Unpacked { scale: get(bytes), offset: F16_NEG_ZERO, codes: lower(&codes, BIAS) }
     }
 }

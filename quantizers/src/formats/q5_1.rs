@@ -10,19 +10,19 @@
 //! `value = d * code + m`, codes 0..=31 spread evenly from the smallest weight to the largest.
 
 use super::block32::{
-    Block, Layout, N, get, lower, min_max, put, raise, read_fifth_bits, read_nibbles, unsigned_codes, write_fifth_bits,
-    write_nibbles,
+    Format32, N, Unpacked, get, lower, min_max, put, raise, read_fifth_bits, read_nibbles, unsigned_codes,
+    write_fifth_bits, write_nibbles,
 };
 use crate::bits::f16_from_f32;
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{AFFINE_STARTS, Levels, MORE_AFFINE_KICKS, Offset};
+use crate::search::{AFFINE_STARTS, LevelSet, MORE_AFFINE_KICKS, Offset};
 
 /// Five bits with an offset.
 pub struct Q5_1;
 
-impl Levels for Q5_1 {
+impl LevelSet for Q5_1 {
     const LOW: f32 = 0.0;
     const HIGH: f32 = 31.0;
     const OFFSET: Offset = Offset::Free;
@@ -33,21 +33,21 @@ impl Levels for Q5_1 {
 
 impl Single for Q5_1 {}
 
-impl Layout for Q5_1 {
+impl Format32 for Q5_1 {
     const NAME: &'static str = "q5_1";
     const BYTES: usize = 24;
     const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 31 };
 
     #[inline(always)]
-    fn quantize(x: &[f32; N]) -> Block {
+    fn quantize(x: &[f32; N]) -> Unpacked {
         let (low, high) = min_max(x);
         let d = (high - low) / Self::HIGH;
         let codes = unsigned_codes(x, low, d, 0.5, 31);
-        Block { scale: f16_from_f32(d), offset: f16_from_f32(low), codes: lower(&codes, 0) }
+        Unpacked { scale: f16_from_f32(d), offset: f16_from_f32(low), codes: lower(&codes, 0) }
     }
 
     #[inline(always)]
-    fn write(block: &Block, out: &mut [u8]) {
+    fn write(block: &Unpacked, out: &mut [u8]) {
         let codes = raise(&block.codes, 0);
         put(&mut out[..2], block.scale);
         put(&mut out[2..4], block.offset);
@@ -56,9 +56,9 @@ impl Layout for Q5_1 {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8]) -> Block {
+    fn read(bytes: &[u8]) -> Unpacked {
         let mut codes = read_nibbles(&bytes[8..]);
         read_fifth_bits(&bytes[4..8], &mut codes);
-        Block { scale: get(bytes), offset: get(&bytes[2..]), codes: lower(&codes, 0) }
+        Unpacked { scale: get(bytes), offset: get(&bytes[2..]), codes: lower(&codes, 0) }
     }
 }

@@ -12,16 +12,16 @@
 
 use super::block32::{get, put};
 use super::q4_k::{read_nibbles, read_sixes, write_nibbles, write_sixes};
-use super::superblock::Layout;
+use super::superblock::Format256;
 use crate::bits::{f16_from_f32, f16_to_f32};
-use crate::grid::{self, Parts};
+use crate::grid::{self, SuperScales};
 use crate::search::superblock::{N, Super};
-use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Levels, Offset};
+use crate::search::{AFFINE_KICKS, AFFINE_STARTS, LevelSet, Offset};
 
 /// Five bits with an offset, in super-blocks.
 pub struct Q5K;
 
-impl Levels for Q5K {
+impl LevelSet for Q5K {
     const LOW: f32 = 0.0;
     const HIGH: f32 = 31.0;
     const OFFSET: Offset = Offset::NotPositive;
@@ -37,13 +37,13 @@ impl Super for Q5K {
     const REFINEMENTS: usize = 1;
 }
 
-impl Layout for Q5K {
+impl Format256 for Q5K {
     const NAME: &'static str = "q5_k";
     const BYTES: usize = 176;
     const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 31 };
 
     #[inline(always)]
-    fn write(parts: &Parts, codes: &[i8; N], out: &mut [u8]) {
+    fn write(parts: &SuperScales, codes: &[i8; N], out: &mut [u8]) {
         put(&mut out[..2], f16_from_f32(parts.step));
         put(&mut out[2..4], f16_from_f32(parts.offset_step));
         write_sixes(&parts.scales, &parts.offsets, &mut out[4..16]);
@@ -57,7 +57,7 @@ impl Layout for Q5K {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8], codes: &mut [i8; N]) -> Parts {
+    fn read(bytes: &[u8], codes: &mut [i8; N]) -> SuperScales {
         read_nibbles(&bytes[48..176], codes);
         for (g, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             for (code, byte) in codes.iter_mut().zip(&bytes[16..48]) {
@@ -65,6 +65,6 @@ impl Layout for Q5K {
             }
         }
         let (scales, offsets) = read_sixes(&bytes[4..16]);
-        Parts { step: f16_to_f32(get(bytes)), offset_step: f16_to_f32(get(&bytes[2..])), scales, offsets }
+        SuperScales { step: f16_to_f32(get(bytes)), offset_step: f16_to_f32(get(&bytes[2..])), scales, offsets }
     }
 }

@@ -10,18 +10,18 @@
 //! `value = d * scale * code`, sixteen groups of 16, codes -32..=31.
 
 use super::block32::{get, put};
-use super::superblock::Layout;
+use super::superblock::Format256;
 use crate::bits::{f16_from_f32, f16_to_f32};
-use crate::grid::{self, MAX_GROUPS, Parts};
+use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
-use crate::search::{Effort, Levels, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
+use crate::search::{Effort, LevelSet, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
 
 /// Six bits, symmetric, in super-blocks.
 pub struct Q6K;
 
 const BIAS: i8 = 32;
 
-impl Levels for Q6K {
+impl LevelSet for Q6K {
     const LOW: f32 = -32.0;
     const HIGH: f32 = 31.0;
     const OFFSET: Offset = Offset::None;
@@ -38,13 +38,13 @@ impl Super for Q6K {
     const REFINEMENTS: usize = 1;
 }
 
-impl Layout for Q6K {
+impl Format256 for Q6K {
     const NAME: &'static str = "q6_k";
     const BYTES: usize = 210;
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -32, max: 31 };
 
     #[inline(always)]
-    fn write(parts: &Parts, codes: &[i8; N], out: &mut [u8]) {
+    fn write(parts: &SuperScales, codes: &[i8; N], out: &mut [u8]) {
         for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
             let code = |i: usize| (codes[i] + BIAS) as u8;
             for (i, o) in out[half * 64..][..64].iter_mut().enumerate() {
@@ -61,7 +61,7 @@ impl Layout for Q6K {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8], codes: &mut [i8; N]) -> Parts {
+    fn read(bytes: &[u8], codes: &mut [i8; N]) -> SuperScales {
         for (half, codes) in codes.as_chunks_mut::<128>().0.iter_mut().enumerate() {
             let (low, high) = (&bytes[half * 64..][..64], &bytes[128 + half * 32..][..32]);
             for (quarter, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -76,6 +76,6 @@ impl Layout for Q6K {
         for (scale, byte) in scales.iter_mut().zip(&bytes[192..208]) {
             *scale = *byte as i8;
         }
-        Parts { step: f16_to_f32(get(&bytes[208..])), offset_step: 0.0, scales, offsets: [0; MAX_GROUPS] }
+        SuperScales { step: f16_to_f32(get(&bytes[208..])), offset_step: 0.0, scales, offsets: [0; MAX_GROUPS] }
     }
 }

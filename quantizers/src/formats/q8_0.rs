@@ -7,13 +7,13 @@
 //!
 //! `value = d * code`. The reference spreads codes over -127..=127; -128 decodes as well and a solver may use it.
 
-use super::block32::{Block, Layout, N, get, inverse, max_abs, put};
+use super::block32::{Format32, N, Unpacked, get, inverse, max_abs, put};
 use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 use crate::simd::trunc_within;
 
 use crate::grid;
 use crate::search::block32::Single;
-use crate::search::{Levels, Offset};
+use crate::search::{LevelSet, Offset};
 
 /// Eight bits, symmetric.
 pub struct Q8_0;
@@ -21,7 +21,7 @@ pub struct Q8_0;
 /// The largest number below one half. Adding a half itself would carry 0.49999997 over to one.
 const BELOW_HALF: f32 = 0.5 - f32::EPSILON / 4.0;
 
-impl Levels for Q8_0 {
+impl LevelSet for Q8_0 {
     const LOW: f32 = -128.0;
     const HIGH: f32 = 127.0;
     const OFFSET: Offset = Offset::None;
@@ -31,14 +31,14 @@ impl Levels for Q8_0 {
 
 impl Single for Q8_0 {}
 
-impl Layout for Q8_0 {
+impl Format32 for Q8_0 {
     const NAME: &'static str = "q8_0";
     const BYTES: usize = 34;
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -128, max: 127 };
     const SEARCH: bool = false;
 
     #[inline(always)]
-    fn quantize(x: &[f32; N]) -> Block {
+    fn quantize(x: &[f32; N]) -> Unpacked {
         let d = max_abs(x) / 127.0;
         let inverse = inverse(d).unwrap_or(0.0);
         let mut codes = [0; N];
@@ -47,11 +47,11 @@ impl Layout for Q8_0 {
             // Halves go away from zero, as C's roundf has it.
             *code = trunc_within(x + BELOW_HALF.copysign(x), -128, 127) as i8;
         }
-        Block { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes }
+        Unpacked { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes }
     }
 
     #[inline(always)]
-    fn write(block: &Block, out: &mut [u8]) {
+    fn write(block: &Unpacked, out: &mut [u8]) {
         put(&mut out[..2], block.scale);
         for (byte, code) in out[2..34].iter_mut().zip(block.codes) {
             *byte = code as u8;
@@ -59,11 +59,11 @@ impl Layout for Q8_0 {
     }
 
     #[inline(always)]
-    fn read(bytes: &[u8]) -> Block {
+    fn read(bytes: &[u8]) -> Unpacked {
         let mut codes = [0; N];
         for (code, byte) in codes.iter_mut().zip(&bytes[2..34]) {
             *code = *byte as i8;
         }
-        Block { scale: get(bytes), offset: F16_NEG_ZERO, codes }
+        Unpacked { scale: get(bytes), offset: F16_NEG_ZERO, codes }
     }
 }

@@ -1,11 +1,11 @@
 //! What the types with 256 weights in 8 or 16 groups (the K types, IQ4_XS) have in common.
 //!
-//! A type says what its codes and integers can be ([`Levels`], [`Super`]) and where they lie in the block ([`Layout`]);
+//! A type says what its codes and integers can be ([`LevelSet`], [`Super`]) and where they lie in the block ([`Format256`]);
 //! [`Store`] and [`BlockFormat`] follow from that here.
 
 use super::half::stored;
 use crate::bits::f16_from_f32;
-use crate::grid::{self, MAX_GROUPS, Parts};
+use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{self as search, N, Super};
 use crate::search::{Effort, Offset};
 use crate::simd::{Isa, dispatch};
@@ -13,15 +13,15 @@ use crate::store::{check_lengths, columns_of};
 use crate::{BlockFormat, Care, Grid, Scales, Spec, Store, spec};
 
 /// One type's layout. Every method must be `#[inline(always)]`: they are compiled once per instruction set.
-pub(super) trait Layout: Super {
+pub(super) trait Format256: Super {
     const NAME: &'static str;
     const BYTES: usize;
     const LEVELS: grid::Levels;
 
     /// Lays a block out in `BYTES` bytes.
-    fn write(parts: &Parts, codes: &[i8; N], out: &mut [u8]);
+    fn write(parts: &SuperScales, codes: &[i8; N], out: &mut [u8]);
     /// The integers, steps and codes that `BYTES` bytes hold.
-    fn read(bytes: &[u8], codes: &mut [i8; N]) -> Parts;
+    fn read(bytes: &[u8], codes: &mut [i8; N]) -> SuperScales;
     /// The level of a code.
     #[inline(always)]
     fn level(code: i8) -> f32 {
@@ -33,10 +33,10 @@ pub(super) trait Layout: Super {
 pub(super) struct SuperBlock<L>(pub L);
 
 #[inline(always)]
-fn encode_blocks<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) {
+fn encode_blocks<L: Format256>(x: &[f32], importance: &[f32], out: &mut [u8]) {
     let blocks = x.as_chunks::<N>().0;
     search::fit_all::<L>(x, importance, Effort::FULL, |at, parts| {
-        let grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
+        let grid = Grid::of_super(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
         let mut codes = [0; N];
         grid.nearest_all(&blocks[at], &mut codes);
         L::write(&parts, &codes, &mut out[at * L::BYTES..][..L::BYTES]);
@@ -44,11 +44,11 @@ fn encode_blocks<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) {
 }
 
 #[inline(always)]
-fn decode_blocks<L: Layout>(bytes: &[u8], out: &mut [f32]) {
+fn decode_blocks<L: Format256>(bytes: &[u8], out: &mut [f32]) {
     for (bytes, out) in bytes.chunks_exact(L::BYTES).zip(out.as_chunks_mut::<N>().0) {
         let mut codes = [0; N];
         let parts = L::read(bytes, &mut codes);
-        let grid = Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
+        let grid = Grid::of_super(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
         let len = N / L::GROUPS;
         for (g, (out, codes)) in out.chunks_exact_mut(len).zip(codes.chunks_exact(len)).enumerate() {
             let (scale, offset) = (grid.scale[g], grid.offset[g]);
@@ -60,17 +60,17 @@ fn decode_blocks<L: Layout>(bytes: &[u8], out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn fit_blocks<L: Layout>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) {
+fn fit_blocks<L: Format256>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) {
     search::fit_all::<L>(x, importance, effort, |at, parts| {
-        grids[at] = Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
+        grids[at] = Grid::of_super(N / L::GROUPS, L::GROUPS, parts, L::LEVELS);
     });
 }
 
-dispatch!(pub(super) fn search_with<L: Layout>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_blocks::<L>);
-dispatch!(pub(super) fn decode_with<L: Layout>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
-dispatch!(pub(super) fn fit_with<L: Layout>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) = fit_blocks::<L>);
+dispatch!(pub(super) fn search_with<L: Format256>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_blocks::<L>);
+dispatch!(pub(super) fn decode_with<L: Format256>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
+dispatch!(pub(super) fn fit_with<L: Format256>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) = fit_blocks::<L>);
 
-impl<L: Layout> Store for SuperBlock<L> {
+impl<L: Format256> Store for SuperBlock<L> {
     fn spec(&self) -> &'static Spec {
         spec::by_name(L::NAME).expect("a row of SPECS")
     }
@@ -91,7 +91,7 @@ impl<L: Layout> Store for SuperBlock<L> {
     }
 }
 
-impl<L: Layout> BlockFormat for SuperBlock<L> {
+impl<L: Format256> BlockFormat for SuperBlock<L> {
     fn has_reference(&self) -> bool {
         false
     }
@@ -116,7 +116,7 @@ impl<L: Layout> BlockFormat for SuperBlock<L> {
         if parts.offset_step != 0.0 {
             parts.offsets[g] = (-offset / parts.offset_step).round().clamp(0.0, L::OFFSETS) as u8;
         }
-        Grid::of_parts(grid.group_len, L::GROUPS, parts, grid.levels)
+        Grid::of_super(grid.group_len, L::GROUPS, parts, grid.levels)
     }
 
     fn pack(&self, grid: &Grid, codes: &[i8], block: &mut [u8]) {
@@ -139,6 +139,6 @@ impl<L: Layout> BlockFormat for SuperBlock<L> {
     fn unpack(&self, block: &[u8], codes: &mut [i8]) -> Grid {
         assert_eq!((codes.len(), block.len()), (N, L::BYTES), "{}: codes and bytes of one block", L::NAME);
         let parts = L::read(block, codes.as_chunks_mut().0.first_mut().expect("checked above"));
-        Grid::of_parts(N / L::GROUPS, L::GROUPS, parts, L::LEVELS)
+        Grid::of_super(N / L::GROUPS, L::GROUPS, parts, L::LEVELS)
     }
 }

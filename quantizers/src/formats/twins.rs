@@ -9,15 +9,15 @@ use crate::{Grid, Store};
 type Encode = fn(Isa, &[f32], &mut [u8]);
 type Decode = fn(Isa, &[u8], &mut [f32]);
 
-fn search_block32<L: block32::Layout>(isa: Isa, x: &[f32], out: &mut [u8]) {
+fn search_block32<L: block32::Format32>(isa: Isa, x: &[f32], out: &mut [u8]) {
     block32::search_with::<L>(isa, x, &[1.0, 0.5].repeat(16), out);
 }
 
-fn search_superblock<L: superblock::Layout>(isa: Isa, x: &[f32], out: &mut [u8]) {
+fn search_superblock<L: superblock::Format256>(isa: Isa, x: &[f32], out: &mut [u8]) {
     superblock::search_with::<L>(isa, x, &[1.0, 0.5].repeat(128), out);
 }
 
-fn draft_superblock<L: superblock::Layout>(isa: Isa, x: &[f32], out: &mut [u8]) {
+fn draft_superblock<L: superblock::Format256>(isa: Isa, x: &[f32], out: &mut [u8]) {
     let format = super::by_name(L::NAME).and_then(|f| f.blocks()).expect("a row");
     let none = Grid::single(256, 0.0, 0.0, L::LEVELS);
     let mut grids = vec![none; x.len() / 256];

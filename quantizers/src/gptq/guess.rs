@@ -67,7 +67,7 @@ pub struct Guess {
     strips: Vec<Option<Hessian>>,
 }
 
-/// Some rows of a matrix that is to be guessed about, part by part: several threads can share the parts.
+/// Some rows of a matrix that is to be guessed about, strip by strip: several threads can share the strips.
 #[derive(Debug)]
 pub struct Sample {
     w: Array2<f32>,
@@ -75,9 +75,9 @@ pub struct Sample {
     care: Care,
 }
 
-/// What one part of a [`Sample`] says.
+/// What one strip of a [`Sample`] says.
 #[derive(Debug, Clone)]
-pub struct Part(Option<Hessian>);
+pub struct Strip(Option<Hessian>);
 
 impl Sample {
     /// `w`: `[rows, cols]`. `importance`: E\[x_col^2\], as for [`Scales::Search`](crate::Scales::Search); equal
@@ -94,19 +94,19 @@ impl Sample {
         usable.then(|| Sample { w, importance: importance.map(<[f32]>::to_vec), care })
     }
 
-    /// How many parts there are.
-    pub fn parts(&self) -> usize {
+    /// How many strips there are.
+    pub fn strips(&self) -> usize {
         self.w.ncols().div_ceil(self.care.strip())
     }
 
-    /// Looks at part `i`. Starts no jobs on a thread pool.
-    pub fn part(&self, i: usize) -> Part {
+    /// Looks at strip `i`. Starts no jobs on a thread pool.
+    pub fn strip(&self, i: usize) -> Strip {
         let strip = self.care.strip();
         let (rows, cols) = self.w.dim();
         let columns = i * strip..((i + 1) * strip).min(cols);
         let like = correlations(elements(self.w.view()), cols, columns.clone());
         let importance = self.importance.as_ref().map(|all| &all[columns.clone()]);
-        Part(prepare(like, columns.len(), rows, importance))
+        Strip(prepare(like, columns.len(), rows, importance))
     }
 }
 
@@ -123,14 +123,14 @@ impl Guess {
     /// As [`Sample::new`].
     pub fn of(w: Array2<f32>, importance: Option<&[f32]>, care: Care) -> Option<Guess> {
         let sample = Sample::new(w, importance, care)?;
-        Guess::from_parts(&sample, (0..sample.parts()).into_par_iter().map(|i| sample.part(i)).collect())
+        Guess::from_strips(&sample, (0..sample.strips()).into_par_iter().map(|i| sample.strip(i)).collect())
     }
 
-    /// From all [parts](Sample::part) of a sample in their order; `None` if nothing seems to go together.
-    pub fn from_parts(sample: &Sample, parts: Vec<Part>) -> Option<Guess> {
+    /// From all [strips](Sample::strip) of a sample in their order; `None` if nothing seems to go together.
+    pub fn from_strips(sample: &Sample, strips: Vec<Strip>) -> Option<Guess> {
         let (cols, care) = (sample.w.ncols(), sample.care);
-        assert_eq!(parts.len(), sample.parts(), "parts of a guess for {cols} columns");
-        let strips: Vec<_> = parts.into_iter().map(|part| part.0).collect();
+        assert_eq!(strips.len(), sample.strips(), "strips of a guess for {cols} columns");
+        let strips: Vec<_> = strips.into_iter().map(|strip| strip.0).collect();
         strips.iter().any(Option::is_some).then_some(Guess { cols, care, strips })
     }
 

@@ -14,7 +14,7 @@ const MOST_DAMPING: f64 = 1.0;
 
 /// What [`Hessian::prepare`] found and did.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prepared {
+pub struct Preparation {
     /// Added to every diagonal element, as a share of the mean diagonal of the living channels.
     pub damping: f64,
     /// How often the factorisation failed and damping was raised.
@@ -48,7 +48,7 @@ pub struct Hessian {
     unit: f64,
     /// Diagonal of H, by column.
     importance: Vec<f32>,
-    prepared: Prepared,
+    prepared: Preparation,
 }
 
 impl Hessian {
@@ -108,7 +108,7 @@ impl Hessian {
         let factor = Factor::new(&lower, n);
         let living = |k: &usize| importance[order[*k] as usize] > 0.0;
         let explained = (0..n).filter(living).filter(|k| pivots[*k] <= 2.0 * damping).count();
-        let prepared = Prepared { damping: share, retries, dead, explained };
+        let prepared = Preparation { damping: share, retries, dead, explained };
         Ok(Hessian { n, order, h: permuted, factor, pivots, damping, unit, importance, prepared })
     }
 
@@ -129,7 +129,7 @@ impl Hessian {
     }
 
     /// What preparing it found and did.
-    pub fn prepared(&self) -> Prepared {
+    pub fn prepared(&self) -> Preparation {
         self.prepared
     }
 

@@ -22,9 +22,9 @@ mod similarity;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
-pub use guess::{Guess, Part, Sample, sample};
-pub use hessian::{Hessian, Prepared};
-pub use options::{Options, Order, RowLoss, Solved};
+pub use guess::{Guess, Sample, Strip, sample};
+pub use hessian::{Hessian, Preparation};
+pub use options::{Order, RowLoss, SolveOptions, Solved};
 pub use shrink::shrink;
 
 use crate::view::elements;
@@ -44,7 +44,7 @@ pub fn solve(
     format: &dyn BlockFormat,
     w: ArrayView2<'_, f32>,
     hessian: &Hessian,
-    options: Options,
+    options: SolveOptions,
     out: &mut [u8],
 ) -> Result<Solved, NumError> {
     let (cols, spec) = (hessian.channels(), format.spec());

@@ -14,7 +14,7 @@ pub enum Order {
 
 /// What [`solve`](super::solve) does beyond the one pass over the columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct SolveOptions {
     /// As the [`Hessian`](super::Hessian) was prepared.
     pub order: Order,
     /// Rounds of coordinate descent on the codes, with one on the scales of groups between two of them; they end early
@@ -22,11 +22,11 @@ pub struct Options {
     pub sweeps: usize,
 }
 
-impl Default for Options {
+impl Default for SolveOptions {
     /// Static act order and three rounds: measured on a small trained model, both lower the KL divergence at 3 and 4
     /// bits; more rounds lower the proxy loss by another hundredth.
     fn default() -> Self {
-        Options { order: Order::default(), sweeps: 3 }
+        SolveOptions { order: Order::default(), sweeps: 3 }
     }
 }
 

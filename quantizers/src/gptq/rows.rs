@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::factor::panels;
 use super::kernels::{self, LANES, Lanes, Panel};
-use super::{Hessian, Options, Order, RowLoss, Solved};
+use super::{Hessian, Order, RowLoss, SolveOptions, Solved};
 use crate::grid::Levels;
 use crate::simd::Isa;
 use crate::{BlockFormat, Care, Grid, Scales};
@@ -47,7 +47,7 @@ pub(super) fn solve(
     format: &dyn BlockFormat,
     w: &[f32],
     hessian: &Hessian,
-    options: Options,
+    options: SolveOptions,
     out: &mut [u8],
 ) -> Solved {
     format.encode(w, Scales::Search(Some(hessian.importance())), out);

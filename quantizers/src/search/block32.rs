@@ -4,13 +4,13 @@ use std::marker::PhantomData;
 
 use super::groups::{Snap, search, squares, totals};
 use super::lanes::{LANES, Lanes, each};
-use super::{Effort, F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
+use super::{Effort, F16_VANISHING, LevelSet, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
 
 /// Weights of a block.
 pub(crate) const N: usize = 32;
 
 /// A format of blocks of 32.
-pub(crate) trait Single: Levels {
+pub(crate) trait Single: LevelSet {
     /// Blocks whose largest magnitude is below this are stored as zeros.
     const VANISHING: f32 = F16_VANISHING;
 

@@ -3,7 +3,7 @@
 //! A pass waits for what the one before found; with sixteen groups two chains of them run at once.
 
 use super::lanes::{Lanes, each, inverse, max, min, ratio};
-use super::{Effort, Levels, Offset};
+use super::{Effort, LevelSet, Offset};
 
 /// What one pass over groups' weights finds for given scales and offsets, with the nearest codes.
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ pub(crate) struct Moments<const L: usize> {
 
 /// One pass over groups. `x`, `w`: weights and what their squared errors count.
 #[inline(always)]
-pub(crate) fn pass<T: Levels, const L: usize>(
+pub(crate) fn pass<T: LevelSet, const L: usize>(
     x: &[Lanes<L>],
     w: &[Lanes<L>],
     scale: &Lanes<L>,
@@ -49,7 +49,7 @@ pub(crate) fn pass<T: Levels, const L: usize>(
 
 /// [`pass`] with scales and offsets of zero, where every level is the one nearest to zero. `total`: sum of the weights.
 #[inline(always)]
-fn at_zero<T: Levels, const L: usize>(x: &[Lanes<L>], w: &[Lanes<L>], total: &Lanes<L>) -> Moments<L> {
+fn at_zero<T: LevelSet, const L: usize>(x: &[Lanes<L>], w: &[Lanes<L>], total: &Lanes<L>) -> Moments<L> {
     let level = T::nearest(0.0);
     let (mut loss, mut e) = ([0.0; L], [0.0; L]);
     for (x, w) in x.iter().zip(w) {
@@ -86,13 +86,13 @@ pub(crate) struct Fit<const L: usize> {
 impl<const L: usize> Fit<L> {
     /// A pass with these scales and offsets.
     #[inline(always)]
-    pub fn at<T: Levels>(x: &[Lanes<L>], w: &[Lanes<L>], scale: Lanes<L>, offset: Lanes<L>) -> Fit<L> {
+    pub fn at<T: LevelSet>(x: &[Lanes<L>], w: &[Lanes<L>], scale: Lanes<L>, offset: Lanes<L>) -> Fit<L> {
         Fit { scale, offset, moments: pass::<T, L>(x, w, &scale, &offset) }
     }
 
     /// Takes the lanes in which `other` has the smaller loss; says which.
     #[inline(always)]
-    pub fn take_better<T: Levels>(&mut self, other: &Fit<L>) -> [bool; L] {
+    pub fn take_better<T: LevelSet>(&mut self, other: &Fit<L>) -> [bool; L] {
         let mut better = [false; L];
         for (l, better) in better.iter_mut().enumerate() {
             *better = other.moments.loss[l] < self.moments.loss[l];
@@ -103,7 +103,7 @@ impl<const L: usize> Fit<L> {
 
     /// Takes the lanes of `other` that are named.
     #[inline(always)]
-    fn take<T: Levels>(&mut self, other: &Fit<L>, which: &[bool; L]) {
+    fn take<T: LevelSet>(&mut self, other: &Fit<L>, which: &[bool; L]) {
         take(&mut self.scale, &other.scale, which);
         take(&mut self.moments.loss, &other.moments.loss, which);
         take(&mut self.moments.eq, &other.moments.eq, which);
@@ -118,7 +118,7 @@ impl<const L: usize> Fit<L> {
     /// The scales and offsets that are best for this pass's codes: weighted least squares, solved for the change, so
     /// that nothing cancels. `total`: sum of the weights.
     #[inline(always)]
-    pub fn solve<T: Levels>(&self, total: &Lanes<L>) -> (Lanes<L>, Lanes<L>) {
+    pub fn solve<T: LevelSet>(&self, total: &Lanes<L>) -> (Lanes<L>, Lanes<L>) {
         let m = &self.moments;
         if T::OFFSET == Offset::None {
             return (each(|l| self.scale[l] + ratio(m.eq[l], m.qq[l])), self.offset);
@@ -189,7 +189,7 @@ pub(crate) trait Snap<const L: usize> {
 /// Every step is in one place only: a closure or function called from two would not be inlined, and thus not compiled
 /// for the caller's instruction set.
 #[inline(always)]
-pub(crate) fn search<T: Levels, const L: usize>(
+pub(crate) fn search<T: LevelSet, const L: usize>(
     x: &[Lanes<L>],
     w: &[Lanes<L>],
     total: &Lanes<L>,
@@ -227,7 +227,7 @@ pub(crate) fn search<T: Levels, const L: usize>(
 const EAGER: f32 = 0.5;
 
 #[inline(always)]
-fn highest_offset<T: Levels>() -> f32 {
+fn highest_offset<T: LevelSet>() -> f32 {
     if T::OFFSET == Offset::NotPositive { 0.0 } else { f32::MAX }
 }
 
@@ -236,7 +236,12 @@ fn highest_offset<T: Levels>() -> f32 {
 ///
 /// Without an offset the weight of largest magnitude lies at either end of the levels, moved outwards by `start`.
 #[inline(always)]
-fn start<T: Levels, const L: usize>(low: &Lanes<L>, high: &Lanes<L>, start: f32, first: bool) -> (Lanes<L>, Lanes<L>) {
+fn start<T: LevelSet, const L: usize>(
+    low: &Lanes<L>,
+    high: &Lanes<L>,
+    start: f32,
+    first: bool,
+) -> (Lanes<L>, Lanes<L>) {
     let start = start * T::SPACING;
     if T::OFFSET == Offset::None {
         let by = 1.0 / if first { T::LOW - start } else { T::HIGH + start };
@@ -252,7 +257,7 @@ fn start<T: Levels, const L: usize>(low: &Lanes<L>, high: &Lanes<L>, start: f32,
 /// The best so far with another scale: `kick` times as large, with the value of the lowest level (or of the highest)
 /// kept.
 #[inline(always)]
-fn kick<T: Levels, const L: usize>(best: &Fit<L>, kick: (f32, bool)) -> (Lanes<L>, Lanes<L>) {
+fn kick<T: LevelSet, const L: usize>(best: &Fit<L>, kick: (f32, bool)) -> (Lanes<L>, Lanes<L>) {
     let (by, low) = kick;
     let scale: Lanes<L> = each(|l| best.scale[l] * by);
     if T::OFFSET == Offset::None {
@@ -271,7 +276,7 @@ mod tests {
     struct Above;
     struct Odd;
 
-    impl Levels for Around {
+    impl LevelSet for Around {
         const LOW: f32 = -4.0;
         const HIGH: f32 = 3.0;
         const OFFSET: Offset = Offset::None;
@@ -279,7 +284,7 @@ mod tests {
         const ROUNDS: usize = 0;
     }
 
-    impl Levels for Above {
+    impl LevelSet for Above {
         const LOW: f32 = 0.0;
         const HIGH: f32 = 15.0;
         const OFFSET: Offset = Offset::NotPositive;
@@ -287,7 +292,7 @@ mod tests {
         const ROUNDS: usize = 0;
     }
 
-    impl Levels for Odd {
+    impl LevelSet for Odd {
         const LOW: f32 = -127.0;
         const HIGH: f32 = 113.0;
         const OFFSET: Offset = Offset::None;
@@ -300,7 +305,7 @@ mod tests {
     }
 
     /// Sums are taken in the same order, so only products rounded otherwise can differ.
-    fn agrees<T: Levels>(name: &str) {
+    fn agrees<T: LevelSet>(name: &str) {
         let x: Vec<Lanes> = (0..32).map(|i| each(|l| ((i * 7 + l * 13) % 23) as f32 / 11.0 - 1.0)).collect();
         let w: Vec<Lanes> = (0..32).map(|i| each(|l| ((i * 5 + l * 3) % 17) as f32 / 16.0)).collect();
         let (quick, slow) = (at_zero::<T, 8>(&x, &w, &totals(&w)), pass::<T, 8>(&x, &w, &[0.0; 8], &[0.0; 8]));

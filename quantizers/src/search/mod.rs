@@ -21,7 +21,7 @@ pub(crate) mod superblock;
 use crate::bits::F16_MIN_NORMAL;
 
 /// What one group's codes can be, and how a search rounds to them.
-pub(crate) trait Levels: Send + Sync + 'static {
+pub(crate) trait LevelSet: Send + Sync + 'static {
     /// Lowest and highest level.
     const LOW: f32;
     const HIGH: f32;

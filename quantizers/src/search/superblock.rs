@@ -9,14 +9,14 @@
 
 use super::groups::{Fit, Snap, search, squares, totals};
 use super::lanes::{Lanes, clamp, each, inverse, ratio, round, sum};
-use super::{Effort, F16_VANISHING, Levels, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
-use crate::grid::{MAX_GROUPS, Parts};
+use super::{Effort, F16_VANISHING, LevelSet, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
+use crate::grid::{MAX_GROUPS, SuperScales};
 
 /// Weights of a super-block.
 pub(crate) const N: usize = 256;
 
 /// A format whose groups share steps.
-pub(crate) trait Super: Levels {
+pub(crate) trait Super: LevelSet {
     /// Groups, 8 or 16.
     const GROUPS: usize;
     /// Smallest and largest integer for a scale.
@@ -68,7 +68,7 @@ struct Tile<'a, const L: usize, const LEN: usize> {
 ///
 /// `x`: whole rows of super-blocks; `importance`: of the columns of a row; `done`: told the super-block's place in `x`.
 #[inline(always)]
-pub(crate) fn fit_all<T: Super>(x: &[f32], importance: &[f32], effort: Effort, done: impl FnMut(usize, Parts)) {
+pub(crate) fn fit_all<T: Super>(x: &[f32], importance: &[f32], effort: Effort, done: impl FnMut(usize, SuperScales)) {
     match T::GROUPS {
         8 => fit_rows::<T, 8, { N / 8 }>(x, importance, effort, done),
         16 => fit_rows::<T, 16, { N / 16 }>(x, importance, effort, done),
@@ -82,7 +82,7 @@ fn fit_rows<T: Super, const L: usize, const LEN: usize>(
     x: &[f32],
     importance: &[f32],
     effort: Effort,
-    mut done: impl FnMut(usize, Parts),
+    mut done: impl FnMut(usize, SuperScales),
 ) {
     let columns: Vec<Weights<L, LEN>> = importance.as_chunks::<N>().0.iter().map(Weights::new).collect();
     for (at, (x, weights)) in x.as_chunks::<N>().0.iter().zip(columns.iter().cycle()).enumerate() {
@@ -108,7 +108,7 @@ fn fit_groups<T: Super, const L: usize, const LEN: usize>(
     x: &[f32; N],
     weights: &Weights<L, LEN>,
     effort: Effort,
-) -> Parts {
+) -> SuperScales {
     let unit = unit(max_abs(x), F16_VANISHING);
     let mut xs = side_by_side(x);
     for x in xs.as_flattened_mut() {
@@ -122,7 +122,7 @@ fn fit_groups<T: Super, const L: usize, const LEN: usize>(
 
     let by = stretch(sum(&squares(&tile.x, tile.w)), sum(&tile.fit.moments.loss)) * unit.down;
     let (step, offset_step) = (finite_f16(step * by), finite_f16(offset_step * by));
-    let mut parts = Parts { step, offset_step, scales: [0; MAX_GROUPS], offsets: [0; MAX_GROUPS] };
+    let mut parts = SuperScales { step, offset_step, scales: [0; MAX_GROUPS], offsets: [0; MAX_GROUPS] };
     for l in 0..L {
         parts.scales[l] = tile.scales[l] as i8;
         parts.offsets[l] = tile.offsets[l] as u8;

@@ -64,26 +64,26 @@ pub(super) fn join(files: Vec<Imatrix>, output: &Path, replace: bool, watch: &dy
 fn in_order(files: Vec<Imatrix>) -> Result<Vec<Imatrix>> {
     let mut found: Vec<Imatrix> = Vec::new();
     for file in files {
-        let Some(part) = file.part.clone() else {
+        let Some(label) = file.label.clone() else {
             let what = "holds all samples of its run, but other files here are shards; merge the shards of one run";
             return Err(Error::malformed(&file.path, what));
         };
         if let Some(first) = found.first()
-            && let Some((what, here, there)) = part.differs(first.part.as_ref().expect("looked at before"))
+            && let Some((what, here, there)) = label.differs(first.label.as_ref().expect("looked at before"))
         {
             let first = first.path.display();
-            let what = format!("{} of another run: {what} is {here}, in {first} it is {there}", part.name());
+            let what = format!("{} of another run: {what} is {here}, in {first} it is {there}", label.name());
             return Err(Error::malformed(&file.path, what));
         }
-        if let Some(twin) = found.iter().find(|other| other.part.as_ref() == Some(&part)) {
-            let what = format!("{} is {} already; name every shard once", part.name(), twin.path.display());
+        if let Some(twin) = found.iter().find(|other| other.label.as_ref() == Some(&label)) {
+            let what = format!("{} is {} already; name every shard once", label.name(), twin.path.display());
             return Err(Error::malformed(&file.path, what));
         }
         found.push(file);
     }
-    let index = |file: &Imatrix| file.part.as_ref().map_or(0, |part| part.shard.index);
+    let index = |file: &Imatrix| file.label.as_ref().map_or(0, |label| label.shard.index);
     found.sort_by_key(index);
-    let count = found.first().and_then(|file| file.part.as_ref()).map_or(0, |part| part.shard.count);
+    let count = found.first().and_then(|file| file.label.as_ref()).map_or(0, |label| label.shard.count);
     let missing = (0..count).find(|i| found.iter().all(|file| index(file) != *i));
     match missing {
         Some(i) => Err(Error::setting(format!("shard {i} of {count} is missing; shards count from 0"))),
@@ -112,7 +112,7 @@ fn root<T: Copy + Add<Output = T>>(
 impl Imatrix {
     /// The nodes whose sums the file has.
     fn nodes(&self) -> Vec<Place> {
-        self.part.as_ref().map_or(Vec::new(), |part| part.shard.nodes())
+        self.label.as_ref().map_or(Vec::new(), |label| label.shard.nodes())
     }
 
     /// `width` numbers of one node.

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// missing, is there twice or belongs to another run, or if writing fails.
 pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch) -> Result<Imatrix> {
     let files = paths.iter().map(|p| Imatrix::open(p)).collect::<Result<Vec<_>>>()?;
-    if files.iter().any(|file| file.part.is_some()) {
+    if files.iter().any(|file| file.label.is_some()) {
         return join::join(files, output, replace, watch);
     }
     let mut sum = Imatrix::default();

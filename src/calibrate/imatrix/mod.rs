@@ -8,7 +8,7 @@
 //!
 //! Keys: `general.type` ("imatrix"), `imatrix.datasets`, `imatrix.chunk_count`, `imatrix.chunk_size` (tokens).
 //!
-//! The file of a shard ([`Part`]) has the sums of its samples under these names, too, but for `in_gram`; and of each of
+//! The file of a shard ([`ShardLabel`]) has the sums of its samples under these names, too, but for `in_gram`; and of each of
 //! the nodes of the tree that it makes up ([`Shard::nodes`](super::shard::Shard::nodes)) `NAME.tree_counts`,
 //! `NAME.tree_sum2` and `NAME.tree_abs`, F64, `[experts * nodes, 1 or cols]`, and `NAME.tree_gram`, F32, `[experts *
 //! nodes, cols * (cols + 1) / 2]`.
@@ -17,23 +17,23 @@
 //! |---|---|
 //! | `sums` | statistics by matrix |
 //! | `layout`, `read`, `write` | how the file lies |
-//! | `part` | which part of which run a file says that it holds |
+//! | `label` | which part of which run a file says that it holds |
 //! | `merge`, `join` | sums of whole files; shards put together |
 //! | `stored` | statistics of sites, from a file |
 
 use std::path::Path;
 
 mod join;
+mod label;
 mod layout;
 mod merge;
-mod part;
 mod read;
 mod stored;
 mod sums;
 mod write;
 
+pub use label::{Run, ShardLabel};
 pub use merge::merge;
-pub use part::{Part, Run};
 pub use sums::{Entry, Imatrix, Importances, Origin};
 pub use write::{Shape, Writer, shapes};
 

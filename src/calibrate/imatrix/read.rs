@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::layout::{CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, GRAM, SUM_ABS, SUM_SQ, TREE, f32_spec, floats};
-use super::{Entry, Imatrix, Part};
+use super::{Entry, Imatrix, ShardLabel};
 use crate::checkpoint::{TensorInfo, mmap::Map};
 use crate::error::printable;
 use crate::gguf::Value;
@@ -22,7 +22,7 @@ pub(super) fn gguf(path: &Path, map: Map) -> Result<Imatrix> {
     if let Some(Value::Array(list)) = metadata.get(DATASETS) {
         found.origin.datasets = list.values.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
     }
-    found.part = Part::read(&metadata, path)?;
+    found.label = ShardLabel::read(&metadata, path)?;
     let mut places: BTreeMap<&str, &TensorInfo> = BTreeMap::new();
     tensors.iter().for_each(|t| {
         places.insert(&t.name, t);

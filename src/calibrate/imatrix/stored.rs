@@ -21,8 +21,8 @@ impl Imatrix {
         feeds: impl IntoIterator<Item = &'f Feed>,
         gram: bool,
     ) -> Result<()> {
-        if let Some(part) = &self.part {
-            let what = format!("{} of a run; put all of them together first (calibrate `merge`)", part.name());
+        if let Some(label) = &self.label {
+            let what = format!("{} of a run; put all of them together first (calibrate `merge`)", label.name());
             return Err(Error::malformed(&self.path, what));
         }
         for feed in feeds {

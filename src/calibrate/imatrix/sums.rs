@@ -10,8 +10,8 @@ use aurora_quantizers::tree::Place;
 
 use super::super::dataset::Dataset;
 use super::super::observe::Feed;
+use super::label::ShardLabel;
 use super::layout::{experts, floats, triangle};
-use super::part::Part;
 use crate::checkpoint::TensorInfo;
 use crate::checkpoint::mmap::Map;
 use crate::error::printable;
@@ -70,7 +70,7 @@ pub struct Imatrix {
     /// Per matrix, by name.
     pub entries: BTreeMap<String, Entry>,
     /// What part of a run it holds, if not all.
-    pub part: Option<Part>,
+    pub label: Option<ShardLabel>,
     pub(super) grams: BTreeMap<String, TensorInfo>,
     /// Sums of nodes, by the tensor's name.
     pub(super) trees: BTreeMap<String, TensorInfo>,

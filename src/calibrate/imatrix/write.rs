@@ -12,9 +12,9 @@ use super::layout::{
     AT_A_TIME, CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, GRAM, SUM_ABS, SUM_SQ, TREE, bytes_of, experts, f32_spec,
     triangle,
 };
-use super::{Imatrix, Origin, Part};
+use super::{Imatrix, Origin, ShardLabel};
 use crate::calibrate::observe::Feed;
-use crate::export::{Layout, Output};
+use crate::export::{FileMap, Output};
 use crate::gguf::{Metadata, TensorEntry, Value, align, string, string_array, write_header};
 use crate::model::ModelGraph;
 use crate::watch::Watch;
@@ -44,14 +44,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Lays the file out. `part`: of which run the file holds a part, if not all samples; `shapes`: sorted by name.
+    /// Lays the file out. `label`: of which run the file holds a part, if not all samples; `shapes`: sorted by name.
     ///
     /// # Errors
     /// If the directory cannot be written or has no room for the file.
     pub fn begin(
         path: &Path,
         origin: &Origin,
-        part: Option<&Part>,
+        label: Option<&ShardLabel>,
         shapes: Vec<Shape>,
         replace: bool,
     ) -> Result<Writer> {
@@ -60,8 +60,8 @@ impl Writer {
         metadata.set(DATASETS, string_array(origin.datasets.iter().map(String::as_str)));
         metadata.set(CHUNK_COUNT, Value::U32(origin.chunks));
         metadata.set(CHUNK_SIZE, Value::U32(origin.chunk_size));
-        if let Some(part) = part {
-            part.keys(&mut metadata);
+        if let Some(label) = label {
+            label.keys(&mut metadata);
         }
         let f32_of = |name: &str, suffix: &str, shape| (format!("{name}{suffix}"), shape, f32_spec());
         let mut tensors: Vec<(String, [usize; 2], &'static Spec)> = Vec::new();
@@ -73,7 +73,7 @@ impl Writer {
         for (name, cols, experts, _) in &shapes {
             tensors.push(f32_of(name, SUM_ABS, [*experts, *cols]));
         }
-        match part.map(|part| part.shard.nodes().len()) {
+        match label.map(|label| label.shard.nodes().len()) {
             None => {
                 for (name, cols, experts, _) in shapes.iter().filter(|(.., gram)| *gram) {
                     tensors.push(f32_of(name, GRAM, [*experts, triangle(*cols)]));
@@ -103,7 +103,7 @@ impl Writer {
         let start = header.len() as u64;
         let offsets = table.iter().map(|(.., offset)| start + offset).collect();
         let names = tensors.into_iter().enumerate().map(|(i, (name, ..))| (name, i)).collect();
-        let output = Output::begin(path, Layout { header, offsets, size: start + size }, replace)?;
+        let output = Output::begin(path, FileMap { header, offsets, size: start + size }, replace)?;
         Ok(Writer { output, names })
     }
 

@@ -2,10 +2,10 @@
 //! eight to a word and interleaved; `weight = scale[g] * (code - zero[g])`. The scales of channels are already part of
 //! norms and neighbouring matrices.
 
-use super::super::source::Layout;
+use super::super::source::IntLayout;
 use super::super::source::TensorInfo;
-use super::super::source::{Packed, Scales, Zeros};
-use super::method::{MethodRow, Parts, Reader, pack_dtype};
+use super::super::source::{Packed, StoredScales, Zeros};
+use super::method::{MatrixTensors, MethodRow, Reader, pack_dtype};
 use super::stated::Stated;
 use crate::Result;
 
@@ -41,7 +41,7 @@ impl Reader for Awq {
         "end in .qweight"
     }
 
-    fn read(&self, tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+    fn read(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         if self.bits != 4 {
             return Err(parts.fail(tensor, format!("{} bits; AWQ checkpoints have 4", self.bits)));
         }
@@ -50,11 +50,11 @@ impl Reader for Awq {
             return Err(parts.fail(tensor, format!("shape [{cols}, {words}] is too large")));
         };
         let groups = parts.groups(tensor, rows, cols, self.group, true)?;
-        let codes = parts.ints(tensor.clone(), [cols, rows], 4, Layout::Interleaved)?;
+        let codes = parts.ints(tensor.clone(), [cols, rows], 4, IntLayout::Interleaved)?;
         let scales = parts.need(".scales")?;
         parts.floats(&scales, &[groups.across, rows])?;
         let zeros = parts.need(".qzeros")?;
-        let zeros = parts.ints(zeros, [groups.across, rows], 4, Layout::Interleaved)?;
+        let zeros = parts.ints(zeros, [groups.across, rows], 4, IntLayout::Interleaved)?;
         Ok(Packed {
             method: ROW.name,
             bits: 4,
@@ -63,7 +63,7 @@ impl Reader for Awq {
             codes,
             transposed: true,
             table: None,
-            scales: Scales::Stored(scales),
+            scales: StoredScales::Stored(scales),
             zeros: Zeros::Stored(zeros),
             groups,
             order: None,

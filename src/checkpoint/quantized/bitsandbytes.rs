@@ -3,10 +3,10 @@
 
 use serde_json::Value as Json;
 
-use super::super::source::Layout;
+use super::super::source::IntLayout;
 use super::super::source::TensorInfo;
-use super::super::source::{Groups, Packed, Scales, Zeros};
-use super::method::{MethodRow, Parts, Reader, Share};
+use super::super::source::{Groups, Packed, StoredScales, Zeros};
+use super::method::{MatrixTensors, MethodRow, Reader, Share};
 use super::stated::Stated;
 use crate::Result;
 
@@ -31,14 +31,14 @@ impl Reader for Bitsandbytes {
         "hold bytes"
     }
 
-    fn read(&self, tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+    fn read(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         if tensor.spec.name == "i8" { eight(tensor, parts) } else { four(tensor, parts) }
     }
 }
 
-fn eight(tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+fn eight(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
     let [rows, cols] = parts.matrix(tensor)?;
-    let codes = parts.ints(tensor.clone(), [rows, cols], 8, Layout::Bytes { signed: true })?;
+    let codes = parts.ints(tensor.clone(), [rows, cols], 8, IntLayout::Bytes { signed: true })?;
     let scales = parts.need(".SCB")?;
     let groups = parts.shared(tensor, &scales, Share::Row, rows, cols)?;
     if let Some(format) = parts.maybe(".weight_format")
@@ -54,7 +54,7 @@ fn eight(tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
         codes,
         transposed: false,
         table: None,
-        scales: Scales::Times(scales, 1.0 / 127.0),
+        scales: StoredScales::Times(scales, 1.0 / 127.0),
         zeros: Zeros::All(0),
         groups,
         order: None,
@@ -71,7 +71,7 @@ struct State {
     nested_offset: f32,
 }
 
-fn state(parts: &mut Parts<'_>) -> Result<State> {
+fn state(parts: &mut MatrixTensors<'_>) -> Result<State> {
     let Some(tensor) = STATES.iter().find_map(|suffix| parts.maybe(suffix)) else {
         return Err(parts.missing(STATES[0]));
     };
@@ -92,7 +92,7 @@ fn state(parts: &mut Parts<'_>) -> Result<State> {
     json.and_then(read).ok_or_else(|| parts.fail(&tensor, what))
 }
 
-fn four(tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+fn four(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
     let State { rows, cols, block, nested_block, nested_offset } = state(parts)?;
     let needed = rows.checked_mul(cols).map(|n| n.div_ceil(2));
     if needed != Some(tensor.range.len()) {
@@ -110,7 +110,7 @@ fn four(tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
     let scales = match parts.maybe(".weight.nested_absmax") {
         None => {
             parts.floats(&absmax, &[blocks])?;
-            Scales::Stored(absmax)
+            StoredScales::Stored(absmax)
         }
         Some(outer) => {
             if absmax.spec.name != "u8" || absmax.range.len() != blocks {
@@ -120,10 +120,10 @@ fn four(tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
             let map = parts.need(".weight.nested_quant_map")?;
             let table = parts.numbers(&map, 256)?;
             parts.floats(&outer, &[blocks.div_ceil(nested_block)])?;
-            Scales::Nested { codes: absmax, table, outer, block: nested_block, offset: nested_offset }
+            StoredScales::Nested { codes: absmax, table, outer, block: nested_block, offset: nested_offset }
         }
     };
-    let codes = parts.ints(tensor.clone(), [rows, cols], 4, Layout::HighFirst)?;
+    let codes = parts.ints(tensor.clone(), [rows, cols], 4, IntLayout::HighFirst)?;
     Ok(Packed {
         method: ROW.name,
         bits: 4,

@@ -5,10 +5,10 @@
 //! from 0.18 on fields run on from word to word; where the two differ, the number of words tells them apart.
 
 use super::super::source::TensorInfo;
-use super::super::source::{Groups, Packed, Scales, Zeros};
-use super::super::source::{Ints, Layout};
+use super::super::source::{Groups, Packed, StoredScales, Zeros};
+use super::super::source::{IntLayout, Ints};
 use super::eights;
-use super::method::{MethodRow, Parts, Reader, Share};
+use super::method::{MatrixTensors, MethodRow, Reader, Share};
 use super::stated::Stated;
 use crate::Result;
 
@@ -115,12 +115,12 @@ impl CompressedTensors {
         find(&named).or_else(|| find(&matched)).or_else(|| find(&class)).unwrap_or(&self.modules[0])
     }
 
-    fn packed(&self, tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+    fn packed(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         let Module { bits, share, .. } = *self.module(parts.stem());
         let shape = parts.need(".weight_shape")?;
         let [rows, cols] = parts.stated_shape(&shape)?;
-        let packings = [self.dense, !self.dense].map(|dense| Layout::Words { down: false, dense });
-        let fits = |layout: &&Layout| tensor.shape == Ints::word_shape(rows, cols, bits, **layout);
+        let packings = [self.dense, !self.dense].map(|dense| IntLayout::Words { down: false, dense });
+        let fits = |layout: &&IntLayout| tensor.shape == Ints::word_shape(rows, cols, bits, **layout);
         let Some(&layout) = packings.iter().find(fits) else {
             let words = packings.map(|layout| Ints::word_shape(rows, cols, bits, layout));
             let what = format!(
@@ -129,7 +129,7 @@ impl CompressedTensors {
             );
             return Err(parts.fail(tensor, what));
         };
-        let Layout::Words { dense, .. } = layout else { unreachable!("one of the two above") };
+        let IntLayout::Words { dense, .. } = layout else { unreachable!("one of the two above") };
         let bias = 1 << (bits - 1);
         let scales = parts.need(".weight_scale")?;
         let groups = parts.shared(tensor, &scales, share, rows, cols)?;
@@ -137,7 +137,7 @@ impl CompressedTensors {
         let zeros = match parts.maybe(".weight_zero_point") {
             None => Zeros::All(0),
             Some(zeros) => {
-                let layout = Layout::Words { down: true, dense };
+                let layout = IntLayout::Words { down: true, dense };
                 Zeros::Stored(Ints { bias, ..parts.ints(zeros, [groups.down, groups.across], bits, layout)? })
             }
         };
@@ -151,7 +151,7 @@ impl CompressedTensors {
                 codes,
                 transposed: false,
                 table: None,
-                scales: Scales::Stored(scales),
+                scales: StoredScales::Stored(scales),
                 zeros,
                 groups,
                 order: None,
@@ -160,10 +160,10 @@ impl CompressedTensors {
         )
     }
 
-    fn bytes(&self, tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+    fn bytes(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         let [rows, cols] = parts.matrix(tensor)?;
         let table = eights::table(tensor);
-        let layout = Layout::Bytes { signed: table.is_none() };
+        let layout = IntLayout::Bytes { signed: table.is_none() };
         let codes = parts.ints(tensor.clone(), [rows, cols], 8, layout)?;
         let scales = parts.need(".weight_scale")?;
         let groups = parts.shared(tensor, &scales, self.module(parts.stem()).share, rows, cols)?;
@@ -175,7 +175,7 @@ impl CompressedTensors {
                     return Err(parts.fail(&zeros, what));
                 }
                 let zeros = TensorInfo { shape: vec![groups.down, groups.across], ..zeros };
-                Zeros::Stored(parts.ints(zeros, [groups.down, groups.across], 8, Layout::Bytes { signed: true })?)
+                Zeros::Stored(parts.ints(zeros, [groups.down, groups.across], 8, IntLayout::Bytes { signed: true })?)
             }
             _ => Zeros::All(0),
         };
@@ -189,7 +189,7 @@ impl CompressedTensors {
                 codes,
                 transposed: false,
                 table,
-                scales: Scales::Stored(scales),
+                scales: StoredScales::Stored(scales),
                 zeros,
                 groups,
                 order: None,
@@ -198,7 +198,7 @@ impl CompressedTensors {
         )
     }
 
-    fn finish(&self, parts: &mut Parts<'_>, packed: Packed) -> Result<Packed> {
+    fn finish(&self, parts: &mut MatrixTensors<'_>, packed: Packed) -> Result<Packed> {
         let groups: Groups = packed.groups;
         let order = match parts.maybe(".weight_g_idx") {
             Some(tensor) => parts.order(&tensor, groups)?,
@@ -225,7 +225,7 @@ impl Reader for CompressedTensors {
         &[".k_scale", ".v_scale", ".k_zero_point", ".v_zero_point"]
     }
 
-    fn read(&self, tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+    fn read(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         match tensor.name.ends_with(".weight_packed") {
             true => self.packed(tensor, parts),
             false => self.bytes(tensor, parts),

@@ -2,11 +2,11 @@
 //! Transformers' `fp8` and `fbgemm_fp8`): `weight = scale * code`. What is called an inverse scale is one to multiply
 //! with.
 
-use super::super::source::Layout;
+use super::super::source::IntLayout;
 use super::super::source::TensorInfo;
-use super::super::source::{Packed, Scales, Zeros};
+use super::super::source::{Packed, StoredScales, Zeros};
 use super::eights;
-use super::method::{MethodRow, Parts, Reader, Share};
+use super::method::{MatrixTensors, MethodRow, Reader, Share};
 use super::stated::Stated;
 use crate::Result;
 
@@ -31,7 +31,7 @@ impl Reader for Fp8 {
         "hold eight-bit floats"
     }
 
-    fn read(&self, tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+    fn read(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         let [rows, cols] = parts.matrix(tensor)?;
         let scales = match parts.maybe(".weight_scale_inv") {
             Some(scales) => scales,
@@ -48,7 +48,7 @@ impl Reader for Fp8 {
             }
         };
         let groups = parts.shared(tensor, &scales, share, rows, cols)?;
-        let codes = parts.ints(tensor.clone(), [rows, cols], 8, Layout::Bytes { signed: false })?;
+        let codes = parts.ints(tensor.clone(), [rows, cols], 8, IntLayout::Bytes { signed: false })?;
         Ok(Packed {
             method: ROW.name,
             bits: 8,
@@ -57,7 +57,7 @@ impl Reader for Fp8 {
             codes,
             transposed: false,
             table: eights::table(tensor),
-            scales: Scales::Stored(scales),
+            scales: StoredScales::Stored(scales),
             zeros: Zeros::All(0),
             groups,
             order: None,

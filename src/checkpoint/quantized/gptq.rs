@@ -3,9 +3,9 @@
 //! names the group of every input; with act order it is not `i / group_size`.
 
 use super::super::source::TensorInfo;
-use super::super::source::{Groups, Packed, Scales, Zeros};
-use super::super::source::{Ints, Layout};
-use super::method::{MethodRow, Parts, Reader, pack_dtype};
+use super::super::source::{Groups, Packed, StoredScales, Zeros};
+use super::super::source::{IntLayout, Ints};
+use super::method::{MatrixTensors, MethodRow, Reader, pack_dtype};
 use super::stated::Stated;
 use crate::Result;
 
@@ -74,7 +74,7 @@ impl Reader for Gptq {
         "end in .qweight"
     }
 
-    fn read(&self, tensor: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed> {
+    fn read(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         let Module { bits, group } = self.module(parts.stem());
         if !matches!(bits, 2 | 3 | 4 | 8) {
             return Err(parts.fail(tensor, format!("{bits} bits; GPTQ checkpoints have 2, 3, 4 or 8")));
@@ -87,7 +87,7 @@ impl Reader for Gptq {
         }
         let cols = words * 32 / width;
         let groups = parts.groups(tensor, rows, cols, group, true)?;
-        let layout = Layout::Words { down: true, dense: true };
+        let layout = IntLayout::Words { down: true, dense: true };
         let codes = parts.ints(tensor.clone(), [cols, rows], bits, layout)?;
         let scales = parts.need(".scales")?;
         parts.floats(&scales, &[groups.across, rows])?;
@@ -96,7 +96,7 @@ impl Reader for Gptq {
             return Err(parts.fail(tensor, what));
         }
         let zeros = parts.need(".qzeros")?;
-        let layout = Layout::Words { down: false, dense: true };
+        let layout = IntLayout::Words { down: false, dense: true };
         let zeros = parts.ints(zeros, [groups.across, rows], bits, layout)?;
         let zeros = Ints { less_one: self.less_one, ..zeros };
         let order = match parts.maybe(".g_idx") {
@@ -111,7 +111,7 @@ impl Reader for Gptq {
             codes,
             transposed: true,
             table: None,
-            scales: Scales::Stored(scales),
+            scales: StoredScales::Stored(scales),
             zeros: Zeros::Stored(zeros),
             groups: Groups { transposed: true, ..groups },
             order,

@@ -1,22 +1,22 @@
 //! Matrices of small integers as quantisers pack them: into 32-bit words along either axis, or one or two to a byte.
 
-use super::super::source::{Ints, Layout, TensorSource};
+use super::super::source::{IntLayout, Ints, TensorSource};
 
 /// Which nibble of a word holds each of eight neighbours (AutoAWQ's GEMM layout).
 const NIBBLE_OF: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 impl Ints {
     /// Shape of the tensor that holds them, for layouts of words.
-    pub fn word_shape(rows: usize, cols: usize, bits: u32, layout: Layout) -> [usize; 2] {
+    pub fn word_shape(rows: usize, cols: usize, bits: u32, layout: IntLayout) -> [usize; 2] {
         let words = |n: usize, dense: bool| match dense {
             true => (n * bits as usize).div_ceil(32),
             false => n.div_ceil(32 / bits as usize),
         };
         match layout {
-            Layout::Words { down: true, dense } => [words(rows, dense), cols],
-            Layout::Words { down: false, dense } => [rows, words(cols, dense)],
-            Layout::Interleaved => [rows, cols.div_ceil(8)],
-            Layout::Bytes { .. } | Layout::HighFirst => [rows, cols],
+            IntLayout::Words { down: true, dense } => [words(rows, dense), cols],
+            IntLayout::Words { down: false, dense } => [rows, words(cols, dense)],
+            IntLayout::Interleaved => [rows, cols.div_ceil(8)],
+            IntLayout::Bytes { .. } | IntLayout::HighFirst => [rows, cols],
         }
     }
 
@@ -33,14 +33,16 @@ impl Ints {
     pub fn at(&self, bytes: &[u8], row: usize, col: usize) -> i16 {
         let bits = self.bits as usize;
         let field = match self.layout {
-            Layout::Bytes { signed: true } => return i16::from(bytes[row * self.cols + col] as i8) - self.bias,
-            Layout::Bytes { signed: false } => u32::from(bytes[row * self.cols + col]),
-            Layout::HighFirst => {
+            IntLayout::Bytes { signed: true } => return i16::from(bytes[row * self.cols + col] as i8) - self.bias,
+            IntLayout::Bytes { signed: false } => u32::from(bytes[row * self.cols + col]),
+            IntLayout::HighFirst => {
                 let i = row * self.cols + col;
                 u32::from(bytes[i / 2]) >> (4 * (1 - i % 2)) & 15
             }
-            Layout::Interleaved => self.word(bytes, row * self.cols.div_ceil(8) + col / 8) >> (4 * NIBBLE_OF[col % 8]),
-            Layout::Words { down, dense } => {
+            IntLayout::Interleaved => {
+                self.word(bytes, row * self.cols.div_ceil(8) + col / 8) >> (4 * NIBBLE_OF[col % 8])
+            }
+            IntLayout::Words { down, dense } => {
                 let i = if down { row } else { col };
                 let (number, shift) = match dense {
                     true => (i * bits / 32, i * bits % 32),

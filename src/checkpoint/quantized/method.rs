@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::mapped::Mapped;
-use super::super::source::{Groups, Ints, Layout, Packed, TensorInfo, TensorSource};
+use super::super::source::{Groups, IntLayout, Ints, Packed, TensorInfo, TensorSource};
 use super::stated::Stated;
 use crate::error::printable;
 use crate::{Error, Result};
@@ -30,7 +30,7 @@ pub(super) trait Reader {
     }
 
     /// The matrix that the tensor of codes belongs to.
-    fn read(&self, codes: &TensorInfo, parts: &mut Parts<'_>) -> Result<Packed>;
+    fn read(&self, codes: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed>;
 }
 
 /// Words other than of 32 bits would lie in another order.
@@ -55,13 +55,13 @@ pub(super) enum Share {
 }
 
 /// The tensors of one matrix, found by name and held against each other.
-pub(super) struct Parts<'a> {
+pub(super) struct MatrixTensors<'a> {
     pub source: &'a Mapped,
     pub stem: &'a str,
     pub taken: Vec<TensorInfo>,
 }
 
-impl Parts<'_> {
+impl MatrixTensors<'_> {
     /// The name of the matrix without `.weight`.
     pub fn stem(&self) -> &str {
         self.stem
@@ -200,18 +200,18 @@ impl Parts<'_> {
     }
 
     /// The integers that a tensor holds; `shape` is that of the unpacked matrix.
-    pub fn ints(&self, tensor: TensorInfo, [rows, cols]: [usize; 2], bits: u32, layout: Layout) -> Result<Ints> {
+    pub fn ints(&self, tensor: TensorInfo, [rows, cols]: [usize; 2], bits: u32, layout: IntLayout) -> Result<Ints> {
         let needed: &[&str] = match layout {
-            Layout::Bytes { signed: true } => &["i8"],
-            Layout::Bytes { signed: false } => &["u8", "f8_e4m3", "f8_e5m2"],
-            Layout::HighFirst => &["u8"],
-            Layout::Words { .. } | Layout::Interleaved => &["i32", "u32"],
+            IntLayout::Bytes { signed: true } => &["i8"],
+            IntLayout::Bytes { signed: false } => &["u8", "f8_e4m3", "f8_e5m2"],
+            IntLayout::HighFirst => &["u8"],
+            IntLayout::Words { .. } | IntLayout::Interleaved => &["i32", "u32"],
         };
         if !needed.contains(&tensor.spec.name) {
             let what = format!("holds {} numbers, needed {}", tensor.spec.name, needed.join(" or "));
             return Err(self.fail(&tensor, what));
         }
-        if layout != Layout::HighFirst {
+        if layout != IntLayout::HighFirst {
             self.shape(&tensor, &Ints::word_shape(rows, cols, bits, layout))?;
         }
         Ok(Ints { tensor, rows, cols, bits, layout, bias: 0, less_one: false })

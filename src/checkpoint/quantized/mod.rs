@@ -18,8 +18,8 @@ mod packed;
 mod stated;
 
 pub use method::MethodRow;
-use method::{Parts, Reader};
-pub use packed::{Grid, Survey};
+use method::{MatrixTensors, Reader};
+pub use packed::{RowGrid, Survey};
 pub use stated::Stated;
 
 use super::config::Config;
@@ -71,7 +71,7 @@ pub(super) fn adopt(source: Mapped) -> Result<Mapped> {
     let (mut matrices, mut taken) = (Vec::new(), Vec::new());
     for codes in source.tensors() {
         let Some(stem) = reader.stem(codes) else { continue };
-        let mut parts = Parts { source: &source, stem, taken: vec![codes.clone()] };
+        let mut parts = MatrixTensors { source: &source, stem, taken: vec![codes.clone()] };
         let packed = reader.read(codes, &mut parts)?;
         taken.extend(packed.parts.iter().map(|t| t.name.clone()));
         let shape = vec![packed.rows, packed.cols];

@@ -1,7 +1,7 @@
 //! A matrix of weights that a quantiser stored as codes: `weight = scale * (level - zero)`, with scale and zero shared
 //! by a group. Rows come out as integers with their grid, or as the numbers that they stand for.
 
-use super::super::source::{Groups, Layout, Packed, Scales, TensorInfo, TensorSource, Zeros};
+use super::super::source::{Groups, IntLayout, Packed, StoredScales, TensorInfo, TensorSource, Zeros};
 
 impl Groups {
     /// Every row has groups of `group` columns; the last may be shorter.
@@ -62,7 +62,7 @@ impl Packed {
     /// The smallest level that a code stands for.
     pub fn lowest(&self) -> i16 {
         match self.codes.layout {
-            Layout::Bytes { signed: true } => -128,
+            IntLayout::Bytes { signed: true } => -128,
             _ => -self.codes.bias,
         }
     }
@@ -99,7 +99,7 @@ impl Packed {
     pub fn survey(&self, source: &dyn TensorSource) -> Survey {
         let (lowest, highest) = (self.lowest(), self.lowest() + ((1 << self.bits) - 1));
         let mut survey = Survey { lowest, highest, zero_min: i16::MAX, zero_max: i16::MIN, scale_max: 0.0 };
-        let mut grid = Grid::default();
+        let mut grid = RowGrid::default();
         for row in (0..self.rows).step_by(self.groups.rows) {
             self.grid(source, row, &mut grid);
             for scale in &grid.scales {
@@ -117,7 +117,7 @@ impl Packed {
     ///
     /// # Panics
     /// If there is no such row.
-    pub fn grid(&self, source: &dyn TensorSource, row: usize, grid: &mut Grid) {
+    pub fn grid(&self, source: &dyn TensorSource, row: usize, grid: &mut RowGrid) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let down = row / self.groups.rows;
         grid.scales.clear();
@@ -170,7 +170,7 @@ impl Packed {
     pub fn decode(&self, source: &dyn TensorSource, rows: &[usize], out: &mut [f32]) {
         let mut levels = vec![0; out.len()];
         self.levels(source, rows, &mut levels);
-        let mut grid = Grid::default();
+        let mut grid = RowGrid::default();
         for ((out, levels), &row) in out.chunks_exact_mut(self.cols).zip(levels.chunks_exact(self.cols)).zip(rows) {
             self.grid(source, row, &mut grid);
             for (col, (out, level)) in out.iter_mut().zip(levels).enumerate() {
@@ -187,19 +187,19 @@ impl Packed {
 
 /// Scales and zeros of one row.
 #[derive(Debug, Default, Clone)]
-pub struct Grid {
+pub struct RowGrid {
     /// Of each group beside each other.
     pub scales: Vec<f32>,
     /// Of each group beside each other.
     pub zeros: Vec<i16>,
 }
 
-impl Scales {
+impl StoredScales {
     fn at(&self, source: &dyn TensorSource, index: usize) -> f32 {
         match self {
-            Scales::Stored(tensor) => float(source, tensor, index),
-            Scales::Times(tensor, by) => float(source, tensor, index) * by,
-            Scales::Nested { codes, table, outer, block, offset } => {
+            StoredScales::Stored(tensor) => float(source, tensor, index),
+            StoredScales::Times(tensor, by) => float(source, tensor, index) * by,
+            StoredScales::Nested { codes, table, outer, block, offset } => {
                 let code = source.bytes(codes, index..index + 1)[0];
                 table[usize::from(code)] * float(source, outer, index / block) + offset
             }

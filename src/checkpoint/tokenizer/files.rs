@@ -116,8 +116,8 @@ impl<'de> Deserialize<'de> for Vocabulary {
 
 impl<'de> Deserialize<'de> for Merge {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Parts;
-        impl<'de> Visitor<'de> for Parts {
+        struct Elements;
+        impl<'de> Visitor<'de> for Elements {
             type Value = Merge;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a merge: \"left right\" or [\"left\", \"right\"]")
@@ -136,7 +136,7 @@ impl<'de> Deserialize<'de> for Merge {
                 }
             }
         }
-        d.deserialize_any(Parts)
+        d.deserialize_any(Elements)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From flags to a recipe: what was typed counts more than what a recipe file says.
 
-use crate::cli::args::{Convert, Format as Flags};
-use crate::cli::sampling::text;
+use crate::cli::args::{Convert, FormatArgs as Flags};
+use crate::cli::text::calibration;
 use crate::recipe::{Format, Importance, PassSpec, Propagate, Recipe, Setting, TensorType};
 use crate::{Error, Result};
 
@@ -43,7 +43,7 @@ pub(super) fn recipe(args: &Convert) -> Result<Recipe> {
         None => {}
     }
     format(&args.format, &mut recipe.format);
-    text(&args.sampling, &mut recipe.text);
+    calibration(&args.sampling, &mut recipe.text);
     passes(args, &mut recipe.passes)?;
     Ok(recipe)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{About, Assigned, Contents, Exporter, Layout, Output, Prepared, Request, Sink, destination, metadata};
+use super::{About, Assigned, Contents, Exporter, FileMap, Output, Prepared, Request, Sink, destination, metadata};
 use crate::checkpoint::TensorSource;
 use crate::gguf::{self, Metadata};
 use crate::plan::Plan;
@@ -39,8 +39,8 @@ impl Exporter for Gguf {
             let what = "`output_type` has no effect: this model's output matrix is its embedding (`embedding_type`)";
             notes.push(what.to_owned());
         }
-        let layout = layout(plan, &metadata)?;
-        Ok(Box::new(File { plan, metadata, notes, layout }))
+        let map = layout(plan, &metadata)?;
+        Ok(Box::new(File { plan, metadata, notes, map }))
     }
 
     fn destination(&self, path: &Path, replace: bool) -> Result<PathBuf> {
@@ -52,7 +52,7 @@ impl Exporter for Gguf {
 ///
 /// # Errors
 /// If the header cannot be expressed in this format.
-pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<Layout> {
+pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<FileMap> {
     let alignment = metadata.alignment().unwrap_or(gguf::DEFAULT_ALIGNMENT);
     let mut size = 0;
     let mut table: Vec<gguf::TensorEntry> = Vec::with_capacity(plan.tensors.len());
@@ -68,7 +68,7 @@ pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<Layout> {
     gguf::write_header(metadata, &table, &mut header)?;
     let start = header.len() as u64;
     let offsets = table.iter().map(|(.., offset)| start + offset).collect();
-    Ok(Layout { header, offsets, size: start + size })
+    Ok(FileMap { header, offsets, size: start + size })
 }
 
 /// A file that is laid out.
@@ -76,12 +76,12 @@ struct File<'a> {
     plan: &'a Plan,
     metadata: Metadata,
     notes: Vec<String>,
-    layout: Layout,
+    map: FileMap,
 }
 
 impl<'a> Prepared<'a> for File<'a> {
     fn bytes(&self) -> u64 {
-        self.layout.size
+        self.map.size
     }
 
     fn notes(&self) -> &[String] {
@@ -90,11 +90,11 @@ impl<'a> Prepared<'a> for File<'a> {
 
     fn weighed(&mut self, record: &ImportanceRecord) -> Result<()> {
         importance::keys(record, &mut self.metadata);
-        self.layout = layout(self.plan, &self.metadata)?;
+        self.map = layout(self.plan, &self.metadata)?;
         Ok(())
     }
 
     fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
-        Ok(Box::new(Output::begin(path, self.layout, replace)?))
+        Ok(Box::new(Output::begin(path, self.map, replace)?))
     }
 }

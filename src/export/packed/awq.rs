@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::About;
 use super::bits::{bytes, transposed};
-use super::layout::{BITS, Codes, Limits, Matrix, PackedLayout, Part, SETTINGS};
+use super::layout::{BITS, Codes, Limits, Matrix, PackedField, PackedLayout, SETTINGS};
 
 /// The layout.
 pub struct Awq;
@@ -34,7 +34,7 @@ impl PackedLayout for Awq {
         Limits { symmetric: false, bits: &BITS[..1] }
     }
 
-    fn parts(&self, rows: usize, cols: usize, s: Codes) -> Vec<Part> {
+    fn fields(&self, rows: usize, cols: usize, s: Codes) -> Vec<PackedField> {
         let groups = cols / s.group;
         vec![
             (".qweight", "I32", vec![cols, rows / 8]),

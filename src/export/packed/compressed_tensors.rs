@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::About;
 use super::bits::{bytes, words};
-use super::layout::{Codes, Matrix, PackedLayout, Part, SETTINGS};
+use super::layout::{Codes, Matrix, PackedField, PackedLayout, SETTINGS};
 
 /// The layout.
 pub struct CompressedTensors;
@@ -22,22 +22,22 @@ impl PackedLayout for CompressedTensors {
         &ABOUT
     }
 
-    fn parts(&self, rows: usize, cols: usize, s: Codes) -> Vec<Part> {
+    fn fields(&self, rows: usize, cols: usize, s: Codes) -> Vec<PackedField> {
         let (per, groups) = (32 / s.bits as usize, cols / s.group);
-        let mut parts = vec![
+        let mut fields = vec![
             (".weight_packed", "I32", vec![rows, cols / per]),
             (".weight_scale", "F16", vec![rows, groups]),
             (".weight_shape", "I64", vec![2]),
         ];
         if !s.symmetric {
-            parts.push((".weight_zero_point", "I32", vec![rows / per, groups]));
+            fields.push((".weight_zero_point", "I32", vec![rows / per, groups]));
         }
-        parts
+        fields
     }
 
     fn pack(&self, m: &Matrix, s: Codes) -> Vec<Vec<u8>> {
         let (per, groups) = (32 / s.bits as usize, m.cols / s.group);
-        let mut parts = vec![
+        let mut fields = vec![
             bytes(words(m.rows * m.cols, s.bits, |i| m.codes[i])),
             m.scales.iter().copied().flat_map(u16::to_le_bytes).collect(),
             [m.rows, m.cols].iter().flat_map(|n| (*n as i64).to_le_bytes()).collect(),
@@ -47,9 +47,9 @@ impl PackedLayout for CompressedTensors {
             let zero = |(line, g): (usize, usize)| {
                 words(per, s.bits, |i| m.zeros[(line * per + i) * groups + g]).next().expect("one word")
             };
-            parts.push(bytes(places.map(zero)));
+            fields.push(bytes(places.map(zero)));
         }
-        parts
+        fields
     }
 
     fn config(&self, s: Codes, skipped: &[String]) -> (Json, Option<&'static str>) {

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::About;
 use super::bits::{bytes, transposed, words};
-use super::layout::{Codes, Matrix, PackedLayout, Part, SETTINGS};
+use super::layout::{Codes, Matrix, PackedField, PackedLayout, SETTINGS};
 
 /// The layout.
 pub struct Gptq;
@@ -30,7 +30,7 @@ impl PackedLayout for Gptq {
         &ABOUT
     }
 
-    fn parts(&self, rows: usize, cols: usize, s: Codes) -> Vec<Part> {
+    fn fields(&self, rows: usize, cols: usize, s: Codes) -> Vec<PackedField> {
         let (per, groups) = (32 / s.bits as usize, cols / s.group);
         vec![
             (".qweight", "I32", vec![cols / per, rows]),

@@ -31,7 +31,7 @@ pub struct Matrix {
 }
 
 /// One tensor of a packed matrix: the end of its name, safetensors' name of its type, its shape.
-pub type Part = (&'static str, &'static str, Vec<usize>);
+pub type PackedField = (&'static str, &'static str, Vec<usize>);
 
 /// How a program wants its matrices.
 pub trait PackedLayout: Send + Sync {
@@ -44,7 +44,7 @@ pub trait PackedLayout: Send + Sync {
     }
 
     /// The tensors of a matrix of this shape.
-    fn parts(&self, rows: usize, cols: usize, codes: Codes) -> Vec<Part>;
+    fn fields(&self, rows: usize, cols: usize, codes: Codes) -> Vec<PackedField>;
 
     /// Their bytes, in the same order.
     fn pack(&self, matrix: &Matrix, codes: Codes) -> Vec<Vec<u8>>;

@@ -28,9 +28,9 @@ pub use gptq::Gptq;
 pub use layout::{BITS, Codes, GROUPS, PackedLayout};
 
 /// The exporter of a layout.
-pub struct Packed(pub &'static dyn PackedLayout);
+pub struct PackedExporter(pub &'static dyn PackedLayout);
 
-impl Packed {
+impl PackedExporter {
     fn codes(&self, request: &Request) -> Result<Codes> {
         let (about, limits) = (self.0.about(), self.0.limits());
         let codes = Codes {
@@ -50,7 +50,7 @@ impl Packed {
     }
 }
 
-impl Exporter for Packed {
+impl Exporter for PackedExporter {
     fn about(&self) -> &'static About {
         self.0.about()
     }

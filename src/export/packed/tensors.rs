@@ -59,9 +59,9 @@ impl Tensor {
             }
             None => {
                 let stem = self.name.strip_suffix(".weight").unwrap_or(&self.name);
-                let parts = layout.parts(self.shape[0], self.shape[1], codes);
+                let fields = layout.fields(self.shape[0], self.shape[1], codes);
                 let entry = |(end, dtype, shape)| Entry { name: format!("{stem}{end}"), dtype, shape };
-                parts.into_iter().map(entry).collect()
+                fields.into_iter().map(entry).collect()
             }
         }
     }

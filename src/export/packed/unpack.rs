@@ -15,14 +15,14 @@ use crate::plan::{Plan, TensorPlan};
 use crate::weights::Weights;
 
 /// The pipeline's output, and where each planned tensor begins in it.
-pub(super) struct Blocks<'a> {
+pub(super) struct Intermediate<'a> {
     pub map: Map,
     pub offsets: Vec<u64>,
     pub plan: &'a Plan,
     pub weights: &'a Weights<'a>,
 }
 
-impl Blocks<'_> {
+impl Intermediate<'_> {
     /// Bytes of a row of a planned tensor.
     fn row(&self, tensor: usize, row: usize) -> &[u8] {
         &self.map.bytes()[self.rows(tensor, row..row + 1)]

@@ -9,10 +9,10 @@ use serde_json::{Value as Json, json};
 
 use super::super::folder::Folder;
 use super::super::shards::{self, Entry};
-use super::super::{Contents, Layout, Output, Prepared, Sink, companions};
+use super::super::{Contents, FileMap, Output, Prepared, Sink, companions};
 use super::layout::{Codes, PackedLayout};
 use super::tensors::{self, Tensor};
-use super::unpack::Blocks;
+use super::unpack::Intermediate;
 use crate::checkpoint::config::HfConfig;
 use crate::checkpoint::directory_of;
 use crate::checkpoint::mmap::Map;
@@ -44,7 +44,7 @@ impl<'a> Laid<'a> {
         Laid { contents, layout, codes, config, tensors, entries, shards }
     }
 
-    fn shard(&self, path: &Path, range: Range<usize>, blocks: &Blocks<'_>, watch: &dyn Watch) -> Result<()> {
+    fn shard(&self, path: &Path, range: Range<usize>, blocks: &Intermediate<'_>, watch: &dyn Watch) -> Result<()> {
         let fail = |e| Error::io(path, "write", e);
         let mut file = BufWriter::new(File::create(path).map_err(|e| Error::io(path, "create", e))?);
         let header = shards::header(self.entries[range.clone()].iter().flatten());
@@ -114,14 +114,14 @@ impl<'a> Prepared<'a> for Laid<'a> {
 /// The pipeline's output within the folder.
 const BLOCKS: &str = "blocks";
 
-fn one_after_the_other(plan: &Plan) -> Layout {
+fn one_after_the_other(plan: &Plan) -> FileMap {
     let mut size = 0;
     let mut offsets = Vec::with_capacity(plan.tensors.len());
     for t in &plan.tensors {
         offsets.push(size);
         size += t.bytes;
     }
-    Layout { header: Vec::new(), offsets, size }
+    FileMap { header: Vec::new(), offsets, size }
 }
 
 /// A folder that is being written. The pipeline's blocks go to a file of their own: a matrix can be packed only when
@@ -143,7 +143,7 @@ impl Sink for Packing<'_> {
         output.finish(watch)?;
         let (to, file) = (folder.path(), folder.path().join(BLOCKS));
         let Contents { plan, weights, .. } = laid.contents;
-        let blocks = Blocks { map: Map::open(&file)?, offsets, plan, weights };
+        let blocks = Intermediate { map: Map::open(&file)?, offsets, plan, weights };
         for (i, range) in laid.shards.iter().enumerate() {
             laid.shard(&to.join(shards::name(i, laid.shards.len())), range.clone(), &blocks, watch)?;
         }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::isa::{Isa, Task};
+use super::isa::{KernelIsa, Task};
 use super::simd::Simd;
 
 /// Columns of a batch that are multiplied at a time.
@@ -128,7 +128,7 @@ impl<'a> Acts<'a> {
     }
 
     /// The 8-bit form. `cols` must be a multiple of the values under one scale.
-    pub(super) fn rounded<K: Shared>(&self, isa: Isa) -> &Rounded<K> {
+    pub(super) fn rounded<K: Shared>(&self, isa: KernelIsa) -> &Rounded<K> {
         let slot = K::slot(self);
         if slot.get().is_none() {
             // Not within `get_or_init`: a thread that waits for its share of this work may be given another matrix's
@@ -139,7 +139,7 @@ impl<'a> Acts<'a> {
     }
 }
 
-fn round_all<K: Shared>(isa: Isa, x: &[f32]) -> Rounded<K> {
+fn round_all<K: Shared>(isa: KernelIsa, x: &[f32]) -> Rounded<K> {
     let span = K::RUNS * RUN;
     let mut codes = vec![0; x.len()];
     let mut blocks = vec![K::default(); x.len() / span];

@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::acts::{Acts, RUN, Rounded, Shared};
 use super::block_type::{Codes, Kind, ROWS, Sums};
 use super::dense::Dense;
-use super::isa::{Isa, Task};
+use super::isa::{KernelIsa, Task};
 use super::kinds::floats;
 use super::out::{Out, by_rows};
 use super::simd::{Simd, unroll8};
@@ -28,7 +28,7 @@ const TOKENS: usize = 4;
 const BATCH: usize = 7;
 
 /// The product of all rows with all tokens into `out`, `chunk` rows at a time.
-pub(super) fn product<L: Codes<N>, const N: usize>(isa: Isa, w: &Dense, x: &Acts, chunk: usize, out: &mut [f32]) {
+pub(super) fn product<L: Codes<N>, const N: usize>(isa: KernelIsa, w: &Dense, x: &Acts, chunk: usize, out: &mut [f32]) {
     let tokens = x.tokens();
     let x = x.rounded::<L::Kind>(isa);
     by_rows(out, tokens, w.rows(), chunk, |out| {
@@ -153,9 +153,10 @@ impl<L: Codes<N>, const N: usize> Task for Batch<'_, L, N> {
                 for (panel, first) in panel.chunks_exact_mut(deep).zip((first..end).step_by(ROWS)) {
                     unpack::<S, L, N>(s, tile(self.w, first, end), from, &mut panel[..depth]);
                 }
-                let mut part = Part { x: self.x, out: &mut self.out, panel: &panel, blocks, from, depth, first, end };
+                let mut product =
+                    Product { x: self.x, out: &mut self.out, panel: &panel, blocks, from, depth, first, end };
                 for t in (0..tokens).step_by(TOKENS) {
-                    part.tokens::<S, L, N>(s, t, tokens);
+                    product.tokens::<S, L, N>(s, t, tokens);
                 }
             }
         }
@@ -177,7 +178,7 @@ fn unpack<S: Simd, L: Codes<N>, const N: usize>(s: S, rows: [&[u8]; ROWS], from:
 }
 
 /// What one unpacked panel is multiplied with, and where the sums go.
-struct Part<'a, 'o, K: Kind> {
+struct Product<'a, 'o, K: Kind> {
     x: &'a Rounded<K>,
     out: &'a mut Out<'o>,
     panel: &'a [Unpacked<K>],
@@ -189,7 +190,7 @@ struct Part<'a, 'o, K: Kind> {
     end: usize,
 }
 
-impl<K: Kind> Part<'_, '_, K> {
+impl<K: Kind> Product<'_, '_, K> {
     /// Tokens from `t` on: four, or those before `end`, the last of which stands in for the missing.
     #[inline(always)]
     fn tokens<S: Simd, L: Codes<N, Kind = K>, const N: usize>(&mut self, s: S, t: usize, end: usize) {

@@ -6,14 +6,14 @@ use std::ops::Range;
 use aurora_quantizers::{Spec, Store};
 
 use super::acts::Acts;
-use super::isa::Isa;
+use super::isa::KernelIsa;
 use super::out::Out;
 
 /// A product with activations as floats.
-pub(super) type Float = fn(Isa, &Dense, &Acts, Out);
+pub(super) type Float = fn(KernelIsa, &Dense, &Acts, Out);
 
 /// A product with activations as integers.
-pub(super) type Integer = fn(Isa, &Dense, &Acts, usize, &mut [f32]);
+pub(super) type Integer = fn(KernelIsa, &Dense, &Acts, usize, &mut [f32]);
 
 /// A weight matrix `[rows, cols]`, every weight of it stored: what turns `cols` inputs into `rows` outputs.
 pub struct Dense<'a> {

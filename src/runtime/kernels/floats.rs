@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::acts::{Acts, DEPTH};
 use super::dense::Dense;
-use super::isa::{Isa, Task};
+use super::isa::{KernelIsa, Task};
 use super::out::Out;
 use super::simd::{Simd, sum, unroll8};
 
@@ -89,7 +89,7 @@ pub(super) fn dot<S: Simd, L: Stored<N>, const N: usize>(s: S, w: &[[u8; N]], x:
 }
 
 /// The product of `out`'s rows with all tokens; the type's values are read by `L`.
-pub(super) fn product<L: Stored<N>, const N: usize>(isa: Isa, w: &Dense, x: &Acts, out: Out) {
+pub(super) fn product<L: Stored<N>, const N: usize>(isa: KernelIsa, w: &Dense, x: &Acts, out: Out) {
     if out.tokens() < BATCH {
         isa.run(Rows::<L, N> { w, x, out, layout: PhantomData });
     } else {
@@ -98,7 +98,7 @@ pub(super) fn product<L: Stored<N>, const N: usize>(isa: Isa, w: &Dense, x: &Act
 }
 
 /// The product of `out`'s rows with all tokens, for any type that can be decoded.
-pub(super) fn decoded(isa: Isa, w: &Dense, x: &Acts, mut out: Out) {
+pub(super) fn decoded(isa: KernelIsa, w: &Dense, x: &Acts, mut out: Out) {
     if out.tokens() >= BATCH {
         return isa.run(Batch::<Decoded> { w, x, out, source: PhantomData });
     }
@@ -243,15 +243,15 @@ impl<R: Source> Task for Batch<'_, R> {
                         let stage = Stage { first: from == 0, last: columns.end == cols };
                         let here = sums.split_off_mut(..sums.len().min(last - some)).expect("not longer");
                         let n = ROWS.min(end - first);
-                        let mut part =
-                            Part { x: acts, out: &mut self.out, tile, sums: here, from: some, stage, first, n };
+                        let mut product =
+                            Product { x: acts, out: &mut self.out, tile, sums: here, from: some, stage, first, n };
                         let mut t = some;
                         if S::TOKENS > 6 {
-                            t = part.all::<S, 12>(s, t, last);
+                            t = product.all::<S, 12>(s, t, last);
                         }
-                        t = part.all::<S, 6>(s, t, last);
-                        t = part.all::<S, 2>(s, t, last);
-                        part.all::<S, 1>(s, t, last);
+                        t = product.all::<S, 6>(s, t, last);
+                        t = product.all::<S, 2>(s, t, last);
+                        product.all::<S, 1>(s, t, last);
                     }
                 }
             }
@@ -293,7 +293,7 @@ fn unpack<S: Simd, R: Source>(
 }
 
 /// One decoded tile, what it is multiplied with, and where the sums go.
-struct Part<'a, 'o> {
+struct Product<'a, 'o> {
     /// Of every token the columns that the tile is of.
     x: &'a [f32],
     out: &'a mut Out<'o>,
@@ -314,7 +314,7 @@ struct Stage {
     last: bool,
 }
 
-impl Part<'_, '_> {
+impl Product<'_, '_> {
     /// Tokens `t..last`, `T` at a time as long as there are so many; returns the first that is left.
     #[inline(always)]
     fn all<S: Simd, const T: usize>(&mut self, s: S, mut t: usize, last: usize) -> usize {

@@ -1,6 +1,6 @@
 //! Which instructions the kernels are compiled for, and the one place that picks the copy.
 //!
-//! A kernel is a `Task`: arguments and an `#[inline(always)]` body over any `Simd`. `Isa::run` hands it the token
+//! A kernel is a `Task`: arguments and an `#[inline(always)]` body over any `Simd`. `KernelIsa::run` hands it the token
 //! of the machine's level inside a function compiled for that level. Built with `--cfg aurora_scalar`, only
 //! `Plain` exists.
 //!
@@ -18,7 +18,7 @@ use super::x86::{Avx2, Avx512};
 
 /// An instruction set that this machine was found to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Isa(Level);
+pub struct KernelIsa(Level);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
@@ -36,15 +36,15 @@ enum Level {
 }
 
 /// What the process was told to use instead of the fastest.
-static CHOSEN: OnceLock<Isa> = OnceLock::new();
+static CHOSEN: OnceLock<KernelIsa> = OnceLock::new();
 
-impl Isa {
+impl KernelIsa {
     /// The compilation target's own instructions, present everywhere.
-    pub const BASELINE: Isa = Isa(Level::Baseline);
+    pub const BASELINE: KernelIsa = KernelIsa(Level::Baseline);
 
-    /// What kernels run on unless they are told otherwise: the fastest one present, or what was [chosen](Isa::choose).
-    pub fn best() -> Isa {
-        CHOSEN.get().copied().unwrap_or_else(Isa::fastest)
+    /// What kernels run on unless they are told otherwise: the fastest one present, or what was [chosen](KernelIsa::choose).
+    pub fn best() -> KernelIsa {
+        CHOSEN.get().copied().unwrap_or_else(KernelIsa::fastest)
     }
 
     /// Makes the whole process use this one, so that float sums, which differ in the last place from one instruction
@@ -66,39 +66,39 @@ impl Isa {
         }
     }
 
-    fn fastest() -> Isa {
+    fn fastest() -> KernelIsa {
         #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
         {
             if has_avx512() {
-                return Isa(Level::Avx512);
+                return KernelIsa(Level::Avx512);
             }
             if has_avx2() {
-                return Isa(Level::Avx2);
+                return KernelIsa(Level::Avx2);
             }
         }
         #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
         if has_dotprod() {
-            return Isa(Level::DotProd);
+            return KernelIsa(Level::DotProd);
         }
-        Isa::BASELINE
+        KernelIsa::BASELINE
     }
 
     /// All that are present, the baseline first: what a test compares.
-    pub fn present() -> Vec<Isa> {
+    pub fn present() -> Vec<KernelIsa> {
         #[allow(unused_mut)]
-        let mut all = vec![Isa::BASELINE];
+        let mut all = vec![KernelIsa::BASELINE];
         #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
         {
             if has_avx2() {
-                all.push(Isa(Level::Avx2));
+                all.push(KernelIsa(Level::Avx2));
             }
             if has_avx512() {
-                all.push(Isa(Level::Avx512));
+                all.push(KernelIsa(Level::Avx512));
             }
         }
         #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
         if has_dotprod() {
-            all.push(Isa(Level::DotProd));
+            all.push(KernelIsa(Level::DotProd));
         }
         all
     }
@@ -109,13 +109,13 @@ impl Isa {
         match self.0 {
             Level::Baseline => task.run(Plain),
             #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
-            // SAFETY: an `Isa` of this level exists only where `has_avx2` was true.
+            // SAFETY: an `KernelIsa` of this level exists only where `has_avx2` was true.
             Level::Avx2 => unsafe { avx2(task) },
             #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
-            // SAFETY: an `Isa` of this level exists only where `has_avx512` was true.
+            // SAFETY: an `KernelIsa` of this level exists only where `has_avx512` was true.
             Level::Avx512 => unsafe { avx512(task) },
             #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
-            // SAFETY: an `Isa` of this level exists only where `has_dotprod` was true.
+            // SAFETY: an `KernelIsa` of this level exists only where `has_dotprod` was true.
             Level::DotProd => unsafe { dotprod(task) },
         }
     }

@@ -50,7 +50,7 @@ use aurora_quantizers::Store;
 pub use acts::Acts;
 pub use dense::Dense;
 use dense::{Float, Integer};
-use isa::Isa;
+use isa::KernelIsa;
 
 /// Types whose values are read one by one, without decoding a row first.
 static FLOATS: &[(&str, Float)] = &[
@@ -125,14 +125,14 @@ impl<'a> Dense<'a> {
 /// # Panics
 /// If `x` has not as many columns as `w`, or `out` is not `tokens * rows` long.
 pub fn matmul(w: &Dense, x: &Acts, exact: bool, out: &mut [f32]) {
-    matmul_with(Isa::best(), w, x, exact, out);
+    matmul_with(KernelIsa::best(), w, x, exact, out);
 }
 
 /// [`matmul`] for an instruction set of the caller's choice.
 ///
 /// # Panics
 /// As [`matmul`].
-pub fn matmul_with(isa: Isa, w: &Dense, x: &Acts, exact: bool, out: &mut [f32]) {
+pub fn matmul_with(isa: KernelIsa, w: &Dense, x: &Acts, exact: bool, out: &mut [f32]) {
     assert_eq!(x.cols(), w.cols, "columns of activations and of weights");
     let (tokens, rows) = (x.tokens(), w.rows);
     let weights = CHUNK_WEIGHTS.min(CHUNK_PRODUCTS / tokens.max(1));

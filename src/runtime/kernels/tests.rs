@@ -85,7 +85,7 @@ impl Case {
         Dense::new(format, self.rows, self.cols, Cow::Borrowed(&self.bytes), self.order.clone())
     }
 
-    fn product(&self, isa: Isa, format: &'static dyn Store, exact: bool) -> Vec<f32> {
+    fn product(&self, isa: KernelIsa, format: &'static dyn Store, exact: bool) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.tokens * self.rows];
         matmul_with(isa, &self.matrix(format), &Acts::new(&self.x, self.tokens, self.cols), exact, &mut out);
         out
@@ -115,7 +115,7 @@ impl Case {
 
     fn rounded_as<K: Shared>(&self) -> Vec<f32> {
         let acts = Acts::new(&self.x, self.tokens, self.cols);
-        let rounded = acts.rounded::<K>(Isa::BASELINE);
+        let rounded = acts.rounded::<K>(KernelIsa::BASELINE);
         let scales = rounded.blocks.iter().flat_map(|b| std::iter::repeat_n(b.scale(), 32 * K::RUNS));
         rounded.codes.iter().zip(scales).map(|(c, s)| f32::from(*c as i8) * s).collect()
     }
@@ -147,8 +147,8 @@ fn every_product_is_right_on_every_instruction_set() {
                 let integer = !exact && INTEGERS.iter().any(|row| row.0 == name);
                 let wanted =
                     if integer { case.wanted(format, &case.rounded(format)) } else { case.wanted(format, &case.x) };
-                let plain = case.product(Isa::BASELINE, format, exact);
-                for isa in Isa::present() {
+                let plain = case.product(KernelIsa::BASELINE, format, exact);
+                for isa in KernelIsa::present() {
                     let got = case.product(isa, format, exact);
                     let place = format!(
                         "{name} exact {exact} {isa:?} seed {seed}: {} rows, {} columns, {} tokens",
@@ -174,7 +174,7 @@ fn a_batch_gives_the_integer_products_of_its_tokens() {
         let integer = INTEGERS.iter().any(|row| row.0 == format.spec().name);
         for seed in 0..60 {
             let case = Case::new(format, seed);
-            let all = case.product(Isa::best(), format, false);
+            let all = case.product(KernelIsa::best(), format, false);
             for t in 0..case.tokens {
                 let mut one = vec![f32::NAN; case.rows];
                 let x = &case.x[t * case.cols..(t + 1) * case.cols];
@@ -228,7 +228,7 @@ fn activations_round_as_q8_0_does() {
         let x = random.values(seed, n, 6e4);
         let mut bytes = vec![0; q8_0.spec().bytes_for(n).expect("whole blocks")];
         q8_0.encode(&x, Scales::Reference, &mut bytes);
-        for isa in Isa::present() {
+        for isa in KernelIsa::present() {
             let (mut codes, mut blocks) = (vec![0; n], vec![Single::default(); n / 32]);
             isa.run(Round { x: &x, codes: &mut codes, blocks: &mut blocks });
             for (i, want) in bytes.chunks_exact(34).enumerate() {
@@ -248,7 +248,7 @@ fn activations_for_super_blocks_keep_one_scale_and_exact_sums() {
         let mut random = Random(seed);
         let n = 256 * (1 + random.below(5));
         let x = random.values(seed, n, 6e4);
-        for isa in Isa::present() {
+        for isa in KernelIsa::present() {
             let (mut codes, mut blocks) = (vec![0; n], vec![Super::default(); n / 256]);
             isa.run(Round { x: &x, codes: &mut codes, blocks: &mut blocks });
             for (b, (x, codes)) in x.chunks(256).zip(codes.chunks(256)).enumerate() {
@@ -284,7 +284,7 @@ fn row_helpers_agree_with_f64_on_every_instruction_set() {
         assert_eq!(vec::max(&x), top);
         let total: f64 = x.iter().map(|v| f64::from(v - top).exp()).sum();
         let mut first: Option<(Vec<f32>, f32)> = None;
-        for isa in Isa::present() {
+        for isa in KernelIsa::present() {
             let place = format!("{isa:?} seed {seed}");
             let mut powers = x.clone();
             let sum = vec::exp_sum_with(isa, &mut powers, top);

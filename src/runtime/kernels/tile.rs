@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::isa::{Isa, Task};
+use super::isa::{KernelIsa, Task};
 use super::simd::Simd;
 
 /// Columns of one vector of sums.
@@ -31,14 +31,14 @@ pub struct Factors<'a> {
 /// # Panics
 /// If lengths do not belong together.
 pub fn product(f: Factors<'_>, c: &mut [f32], add: bool) {
-    product_with(Isa::best(), f, c, add);
+    product_with(KernelIsa::best(), f, c, add);
 }
 
 /// [`product`] for an instruction set of the caller's choice.
 ///
 /// # Panics
 /// As [`product`].
-pub fn product_with(isa: Isa, f: Factors<'_>, c: &mut [f32], add: bool) {
+pub fn product_with(isa: KernelIsa, f: Factors<'_>, c: &mut [f32], add: bool) {
     let rows = f.a.len() / f.k;
     assert!(f.depth.start <= f.depth.end && f.depth.end <= f.k, "columns {:?} of {}", f.depth, f.k);
     assert!(f.b.len() >= f.depth.end * f.n, "{} numbers for rows {:?} of {}", f.b.len(), f.depth, f.n);
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn products_are_those_of_a_plain_loop_on_every_instruction_set() {
         let number = |i: usize| (i * 7919 % 1013) as f32 / 506.5 - 1.0;
-        for isa in Isa::present() {
+        for isa in KernelIsa::present() {
             for (rows, k, n) in [(1, 1, 1), (4, 8, 16), (5, 64, 8), (7, 33, 80), (3, 64, 17), (6, 10, 31)] {
                 for depth in [0..k, k / 3..k - k / 4, 0..0] {
                     let inside = |i: usize| if depth.contains(&i) { 0.0 } else { f32::NAN };

@@ -3,21 +3,21 @@
 //! Each is compiled for every instruction set (see `isa`) and gives the same bits on all of them. Sums run in 8 lanes
 //! and are added up in a fixed order.
 
-use super::isa::{Isa, Task};
+use super::isa::{KernelIsa, Task};
 use super::simd::Simd;
 
 /// The largest value; minus infinity for none. NaN is passed over.
 pub fn max(x: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    Isa::best().run(Reduce { x, first: f32::NEG_INFINITY, f: larger, join: larger })
+    KernelIsa::best().run(Reduce { x, first: f32::NEG_INFINITY, f: larger, join: larger })
 }
 
 /// Replaces every value by `exp(value - shift)` and returns their sum: one step of an online softmax.
 pub fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
-    exp_sum_with(Isa::best(), x, shift)
+    exp_sum_with(KernelIsa::best(), x, shift)
 }
 
-pub(super) fn exp_sum_with(isa: Isa, x: &mut [f32], shift: f32) -> f32 {
+pub(super) fn exp_sum_with(isa: KernelIsa, x: &mut [f32], shift: f32) -> f32 {
     isa.run(Map { x, f: |x: f32| exp(x - shift) });
     isa.run(Reduce { x, first: 0.0, f: |a: f32, x: f32| a + x, join: |a: f32, b: f32| a + b })
 }
@@ -28,7 +28,7 @@ pub(super) fn exp_sum_with(isa: Isa, x: &mut [f32], shift: f32) -> f32 {
 /// If the lengths differ.
 pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(gate.len() == out.len() && up.len() == out.len(), "values of gate and up");
-    Isa::best().run(Map2 { x: gate, y: up, out, f: |g: f32, u: f32| g / (1.0 + exp(-g)) * u });
+    KernelIsa::best().run(Map2 { x: gate, y: up, out, f: |g: f32, u: f32| g / (1.0 + exp(-g)) * u });
 }
 
 /// Applies `f` to every value. Closures here must not round differently when fused, or must not be fused: Rust does

@@ -11,20 +11,20 @@ const SAMPLES: usize = 8;
 const TOKENS: usize = 96;
 
 /// A block on which passes try weights.
-pub(super) struct Probe<'p, 'a>(runtime::Probe<'p, 'a>);
+pub(super) struct Rerun<'p, 'a>(runtime::Rerun<'p, 'a>);
 
-impl<'p, 'a> Probe<'p, 'a> {
+impl<'p, 'a> Rerun<'p, 'a> {
     /// `residuals`: the residual stream before the block, of all samples.
     pub fn new(runner: &'p BlockRunner<'a>, block: usize, residuals: &[Vec<f32>]) -> Self {
         let used = residuals.len().min(SAMPLES);
         let width = runner.width();
         let some = (0..used).map(|i| &residuals[i * residuals.len() / used]);
         let starts = some.map(|residual| &residual[..residual.len().min(TOKENS * width)]);
-        Probe(runtime::Probe::new(runner, block, starts))
+        Rerun(runtime::Rerun::new(runner, block, starts))
     }
 }
 
-impl passes::Probe for Probe<'_, '_> {
+impl passes::Probe for Rerun<'_, '_> {
     fn stop_at<'p>(&'p self, site: &Site, _: &'p [SiteState]) -> Result<Box<dyn passes::Trial + 'p>> {
         Ok(Box::new(Trial(self.0.stop_at(site.reach.clone()))))
     }

@@ -1,10 +1,10 @@
 //! Flags of every command that calibrates.
 
-use super::args::Sampling;
+use super::args::TextArgs;
 use crate::recipe::Text;
 
 /// What a model is calibrated on.
-pub fn text(flags: &Sampling, text: &mut Text) {
+pub fn calibration(flags: &TextArgs, text: &mut Text) {
     if !flags.text.is_empty() {
         text.files.clone_from(&flags.text);
     }

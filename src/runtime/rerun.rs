@@ -12,7 +12,7 @@ use super::{BlockRunner, Engine, Overrides};
 use crate::model::Op;
 
 /// A block and some samples, from whose start on it can be run in part.
-pub struct Probe<'p, 'a> {
+pub struct Rerun<'p, 'a> {
     runner: &'p BlockRunner<'a>,
     block: usize,
     groups: Vec<Group>,
@@ -36,12 +36,12 @@ struct Start {
 
 /// A stretch of ops with all that its first op finds.
 pub struct Stopped<'p, 'a> {
-    probe: &'p Probe<'p, 'a>,
+    probe: &'p Rerun<'p, 'a>,
     ops: &'a [Op],
     starts: Vec<Start>,
 }
 
-impl<'p, 'a> Probe<'p, 'a> {
+impl<'p, 'a> Rerun<'p, 'a> {
     /// `residuals`: of each sample the residual stream before the block, `[tokens, width]`; of a long one only the
     /// first tokens are used, as many as go through a model together.
     ///
@@ -63,7 +63,7 @@ impl<'p, 'a> Probe<'p, 'a> {
                 None => groups.push(Group { sequences: 1, residual: residual.to_vec() }),
             }
         }
-        Probe { runner, block, groups }
+        Rerun { runner, block, groups }
     }
 
     /// Runs the samples to the start of the stretch, and on to its end to see what comes of the stored weights.

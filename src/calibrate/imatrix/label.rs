@@ -33,18 +33,18 @@ pub struct Run {
 
 /// Which part of which run a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct ShardLabel {
     /// The part.
     pub shard: Shard,
     /// The run.
     pub run: Run,
 }
 
-impl Part {
+impl ShardLabel {
     /// Writes the keys.
     pub(super) fn keys(&self, metadata: &mut Metadata) {
         let number = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
-        let Part { shard, run } = self;
+        let ShardLabel { shard, run } = self;
         metadata.set(INDEX, Value::U32(shard.index));
         metadata.set(COUNT, Value::U32(shard.count));
         metadata.set(SAMPLES, number(shard.samples));
@@ -60,7 +60,7 @@ impl Part {
     ///
     /// # Errors
     /// If one is missing or says what cannot be.
-    pub(super) fn read(metadata: &Metadata, path: &Path) -> Result<Option<Part>> {
+    pub(super) fn read(metadata: &Metadata, path: &Path) -> Result<Option<ShardLabel>> {
         if metadata.get(INDEX).is_none() {
             return Ok(None);
         }
@@ -84,7 +84,7 @@ impl Part {
             return Err(fault(COUNT));
         }
         let (seed, text, model) = (number(SEED)?, sum(TEXT)?, sum(MODEL)?);
-        Ok(Some(Part { shard, run: Run { seed, text, model, gram: flag(HESSIAN)?, output: flag(OUTPUT)? } }))
+        Ok(Some(ShardLabel { shard, run: Run { seed, text, model, gram: flag(HESSIAN)?, output: flag(OUTPUT)? } }))
     }
 
     /// "shard 0 of 3".
@@ -93,9 +93,9 @@ impl Part {
     }
 
     /// In what another run differs from this one, if in anything: what it is, here and there.
-    pub(super) fn differs(&self, other: &Part) -> Option<(&'static str, String, String)> {
-        let facts = |part: &Part| {
-            let Part { shard, run } = part;
+    pub(super) fn differs(&self, other: &ShardLabel) -> Option<(&'static str, String, String)> {
+        let facts = |label: &ShardLabel| {
+            let ShardLabel { shard, run } = label;
             [
                 ("the number of shards", shard.count.to_string()),
                 ("the number of samples", shard.samples.to_string()),
