@@ -202,7 +202,10 @@ fn add_products(sums: &mut [[Lanes; ACROSS]], known: &[[f64; ACROSS]], columns: 
     }
 }
 
-dispatch!(fn factor_square(panel: &mut [f64], n: usize, first: usize, diagonal: &[f64]) -> Result<Vec<f64>, NotPositive> = factor_square_of);
+dispatch!(
+    fn factor_square(panel: &mut [f64], n: usize, first: usize, diagonal: &[f64]) -> Result<Vec<f64>, NotPositive>
+        = factor_square_of
+);
 dispatch!(fn update(rows: &mut [f64], n: usize, known: &Known, square: &[f64]) = update_rows);
 
 #[cfg(test)]

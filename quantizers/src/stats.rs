@@ -355,7 +355,9 @@ fn tile_sum_of(tile: &[f32], (i, j): (Range<usize>, Range<usize>), rows: &[f32],
     sum
 }
 
-dispatch!(fn tile_sum(tile: &[f32], place: (Range<usize>, Range<usize>), rows: &[f32], width: usize) -> f64 = tile_sum_of);
+dispatch!(
+    fn tile_sum(tile: &[f32], place: (Range<usize>, Range<usize>), rows: &[f32], width: usize) -> f64 = tile_sum_of
+);
 
 #[cfg(test)]
 mod tests {

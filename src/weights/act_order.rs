@@ -1,10 +1,10 @@
 //! Act order undone: columns put in the order of their groups, and with them the rows that make these columns' inputs.
 //!
 //! GPTQ with act order quantises columns by importance, and a group is whatever columns came one after the other:
-//! anywhere in the row. GGUF has blocks of neighbours and no permutation of columns. But the channels of a value inside
-//! a block of the model can change places, if all that makes them and all that reads them go along ([`Movable`]); rows of
-//! any matrix can change places, whatever their own columns' groups are. So the model computes what it computed, and
-//! the columns' groups are runs.
+//! anywhere in the row. GGUF groups neighbouring columns and has no permutation of them. But the channels of a value
+//! inside a transformer block can change places, if whatever makes them and whatever reads them follows ([`Movable`]);
+//! and the rows of any matrix can change places, whatever groups their own columns are in. So the model computes the
+//! same function, and every group is a run of columns.
 
 use super::bind::Numbers;
 use super::keep::{BLOCK, Surveyed, choose};

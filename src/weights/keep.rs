@@ -141,8 +141,8 @@ fn grid(format: &dyn BlockFormat) -> (bool, (i32, i32)) {
     (grid.offset[0].is_sign_positive(), (i32::from(min), i32::from(max)))
 }
 
-/// The smallest type that holds the integers of all packed tensors of a matrix. `changes`: what was done to its weights;
-/// `stuck`: why columns cannot be put in order.
+/// The smallest type that holds the integers of all packed tensors of a matrix. `changes`: what was done to its
+/// weights; `stuck`: why columns cannot be put in order.
 pub(super) fn choose(surveyed: &[Surveyed<'_>], changes: Option<&str>, stuck: Option<&str>) -> Kept {
     let holds = |store: &&'static dyn Store| {
         let (offset, codes) = grid(store.blocks().expect("a type of blocks"));

@@ -1,8 +1,8 @@
 //! What the five types with 32 weights under one scale (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4) have in common.
 //!
-//! A type says what its codes can be ([`Single`]), how ggml's reference chooses scale and codes ([`Format32::quantize`])
-//! and where they lie in the block ([`Format32::write`], [`Format32::read`]); [`Store`] and [`BlockFormat`] follow from
-//! that here.
+//! A type says what its codes can be ([`Single`]), how ggml's reference chooses scale and codes
+//! ([`Format32::quantize`]) and where their bits lie ([`Format32::write`], [`Format32::read`]); [`Store`] and
+//! [`BlockFormat`] follow from that here.
 
 use super::half::stored;
 use crate::bits::{F16_NEG_ZERO, f16_from_f32, f16_to_f32};

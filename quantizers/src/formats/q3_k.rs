@@ -4,8 +4,11 @@
 //! |---|---|
 //! | 0..32 | upper bits of codes + 4: bit `k` of byte `i` belongs to weight `32 * k + i` |
 //! | 32..96 | lower two bits, as in Q2_K |
-//! | 96..108 | sixteen scales + 32 of six bits: low four bits of scale `g` in byte `g % 8`, low nibble for `g < 8`; upper two in bits `g / 4 * 2..` of byte `8 + g % 4` |
+//! | 96..108 | sixteen scales + 32, six bits each, as below |
 //! | 108..110 | step `d` of the scales, F16 |
+//!
+//! The low four bits of scale `g` are in byte `g % 8`, in its low nibble for `g < 8`; the upper two are bits
+//! `g / 4 * 2..` of byte `8 + g % 4`.
 //!
 //! `value = d * scale * code`, sixteen groups of 16, codes -4..=3.
 

@@ -3,7 +3,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0..128 | low four bits of codes + 32: of every 128 weights byte `i` of 64 holds weight `i` low and `i + 64` high |
-//! | 128..192 | upper two bits: of every 128 weights byte `i` of 32 holds weights `i`, `i + 32`, `i + 64`, `i + 96`, lowest first |
+//! | 128..192 | upper two bits: of every 128 weights byte `i` of 32 holds weights `i`, `i + 32`, ..., lowest first |
 //! | 192..208 | sixteen scales, signed bytes |
 //! | 208..210 | step `d` of the scales, F16 |
 //!

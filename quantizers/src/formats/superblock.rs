@@ -1,6 +1,6 @@
 //! What the types with 256 weights in 8 or 16 groups (the K types, IQ4_XS) have in common.
 //!
-//! A type says what its codes and integers can be ([`LevelSet`], [`Super`]) and where they lie in the block ([`Format256`]);
+//! A type says what its codes and integers can be ([`LevelSet`], [`Super`]) and where their bits lie ([`Format256`]);
 //! [`Store`] and [`BlockFormat`] follow from that here.
 
 use super::half::stored;
@@ -68,7 +68,10 @@ fn fit_blocks<L: Format256>(x: &[f32], importance: &[f32], effort: Effort, grids
 
 dispatch!(pub(super) fn search_with<L: Format256>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_blocks::<L>);
 dispatch!(pub(super) fn decode_with<L: Format256>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
-dispatch!(pub(super) fn fit_with<L: Format256>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) = fit_blocks::<L>);
+dispatch!(
+    pub(super) fn fit_with<L: Format256>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid])
+        = fit_blocks::<L>
+);
 
 impl<L: Format256> Store for SuperBlock<L> {
     fn spec(&self) -> &'static Spec {

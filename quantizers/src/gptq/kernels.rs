@@ -325,6 +325,9 @@ dispatch!(pub(super) fn descend(state: &mut Descent, h: &[[f32; STRIP]]) -> u64 
 dispatch!(pub(super) fn add_strips(out: &mut [f32], h: &[&[f32; STRIP]], columns: &[u32], by: &[f32]) = add_strips_of);
 dispatch!(pub(super) fn add_products(out: &mut [Lanes], m: &[f32], stride: usize, e: &[Lanes]) = add_products_of);
 dispatch!(pub(super) fn add_panel(out: &mut [Lanes], m: &[Cell], diagonal: bool, e: &[Lanes]) = add_panel_of);
-dispatch!(pub(super) fn add_transposed_panel(out: &mut [Lanes], m: &[Cell], diagonal: bool, by: &[Lanes]) = add_transposed_panel_of);
+dispatch!(
+    pub(super) fn add_transposed_panel(out: &mut [Lanes], m: &[Cell], diagonal: bool, by: &[Lanes])
+        = add_transposed_panel_of
+);
 dispatch!(pub(super) fn round_panel(panel: &mut Panel, m: &[Cell]) = round_panel_of);
 dispatch!(pub(super) fn take_up(work: &[Lanes], w: &[Lanes], errors: &mut [Lanes], m: &[Cell]) = take_up_of);

@@ -73,7 +73,9 @@ fn lay_out_of(operands: &mut Operands, w: &[f32], cols: usize, columns: &Range<u
     }
 }
 
-dispatch!(fn lay_out(operands: &mut Operands, w: &[f32], cols: usize, columns: &Range<usize>, first: usize) = lay_out_of);
+dispatch!(
+    fn lay_out(operands: &mut Operands, w: &[f32], cols: usize, columns: &Range<usize>, first: usize) = lay_out_of
+);
 
 /// Sums of products of columns, every row scaled to length one first: `[n, n]`, lower triangle; no row, no sum.
 pub(super) fn correlations(w: &[f32], cols: usize, columns: Range<usize>) -> Vec<f32> {

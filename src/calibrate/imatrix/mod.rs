@@ -8,8 +8,8 @@
 //!
 //! Keys: `general.type` ("imatrix"), `imatrix.datasets`, `imatrix.chunk_count`, `imatrix.chunk_size` (tokens).
 //!
-//! The file of a shard ([`ShardLabel`]) has the sums of its samples under these names, too, but for `in_gram`; and of each of
-//! the nodes of the tree that it makes up ([`Shard::nodes`](super::shard::Shard::nodes)) `NAME.tree_counts`,
+//! The file of a shard ([`ShardLabel`]) has the sums of its samples under these names too, except `in_gram`. For each
+//! node of the tree that it makes up ([`Shard::nodes`](super::shard::Shard::nodes)) it has `NAME.tree_counts`,
 //! `NAME.tree_sum2` and `NAME.tree_abs`, F64, `[experts * nodes, 1 or cols]`, and `NAME.tree_gram`, F32, `[experts *
 //! nodes, cols * (cols + 1) / 2]`.
 //!

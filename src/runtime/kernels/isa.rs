@@ -42,7 +42,8 @@ impl KernelIsa {
     /// The compilation target's own instructions, present everywhere.
     pub const BASELINE: KernelIsa = KernelIsa(Level::Baseline);
 
-    /// What kernels run on unless they are told otherwise: the fastest one present, or what was [chosen](KernelIsa::choose).
+    /// What kernels run on unless they are told otherwise: the fastest one present, or the one
+    /// [chosen](KernelIsa::choose).
     pub fn best() -> KernelIsa {
         CHOSEN.get().copied().unwrap_or_else(KernelIsa::fastest)
     }
