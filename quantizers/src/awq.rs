@@ -61,7 +61,7 @@ impl WeightMagnitude {
 
 /// The factors `a^p / w^q`, divided by the geometric middle of the largest and the smallest of them, so that they lie
 /// around one. The paper's are those with `q = 0`, its code's second form has `q = 1 - p`; the two exponents do
-/// different things (to give large inputs finer steps, to make the weights that share a scale alike), so they are free
+/// different things (to give large inputs finer steps, to even out the weights that share a scale), so they are free
 /// here.
 ///
 /// `activations`: mean magnitude per channel. `weights`: [`WeightMagnitude::mean`]. All factors are positive and

@@ -16,7 +16,7 @@ pub enum Scales<'a> {
     /// bytes as its files have. Only the simple types have it.
     Reference,
     /// Searched for the smallest squared error. Each column's error counts by its importance, E[x_col^2] of the
-    /// inputs, one number per column, not negative; without one all columns count alike.
+    /// inputs, one number per column, not negative; without one all columns count the same.
     Search(Option<&'a [f32]>),
 }
 

@@ -40,7 +40,7 @@ impl Place {
     }
 }
 
-/// The level of the root over so many leaves.
+/// The level of the root over `leaves` leaves.
 fn height(leaves: u64) -> u32 {
     leaves.max(1).next_power_of_two().trailing_zeros()
 }
@@ -97,8 +97,8 @@ impl Tree {
     /// Of these leaves. `gram`: whether X^T X is kept.
     pub fn new(width: usize, gram: bool, leaves: Range<u64>) -> Tree {
         let leaf = SiteStats::new(width, false);
-        // As many as ever wait when the first leaf is number 0. Made by the caller's thread: allocators that have a
-        // heap for each thread would else keep as much in several of them.
+        // As many as can wait when the first leaf is number 0. The caller's thread makes them: an allocator with a
+        // heap for each thread would otherwise keep as much in several heaps.
         let most = if gram { (leaves.end - leaves.start + 1).ilog2() } else { 0 };
         let spare = (0..most).map(|_| Gram::new(width)).collect();
         Tree { next: leaves.start, gram, leaf, rows: Vec::new(), begun: None, nodes: Vec::new(), spare, settled: false }

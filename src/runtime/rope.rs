@@ -14,7 +14,7 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// That of a rope op, in a context of so many positions.
+    /// That of a rope op, in a context of `context` positions.
     pub fn of(op: &Op, context: usize) -> Option<Kind> {
         let Op::Rope { dims, base, linear, factors, long, magnitude, .. } = op else { return None };
         let factors = long.filter(|l| context > l.beyond).map(|l| l.factors).or(*factors);

@@ -66,7 +66,7 @@ pub(crate) const MORE_AFFINE_KICKS: &[(f32, bool)] = &[
     (0.925, false),
 ];
 
-/// How hard to look: at most so many of what a format has.
+/// How hard to look: upper bounds on what a format asks for.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
     /// Starts, counted for each end of the levels.

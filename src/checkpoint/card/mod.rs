@@ -1,7 +1,7 @@
 //! Who made the model and what it is called: the `general.*` keys of a GGUF.
 //!
 //! From README.md's front matter, config.json, generation_config.json and the directory's name, in that order; with
-//! the heuristics of llama.cpp's gguf-py, so that files are named alike. Knows no tensors, only their counts.
+//! the heuristics of llama.cpp's gguf-py, so that files get the same names. Knows no tensors, only their counts.
 
 mod name;
 mod readme;

@@ -50,7 +50,7 @@ pub(super) enum Share {
     Row,
     /// So many neighbours of a row.
     Columns(usize),
-    /// Rectangles of so many rows and columns.
+    /// Rectangles of this many rows and columns.
     Block(usize, usize),
 }
 
@@ -112,7 +112,7 @@ impl MatrixTensors<'_> {
         self.source().bytes(tensor, 0..tensor.range.len())
     }
 
-    /// The numbers of a small F32 tensor, so many.
+    /// The `count` numbers of a small F32 tensor.
     pub fn numbers(&self, tensor: &TensorInfo, count: usize) -> Result<Arc<[f32]>> {
         if tensor.spec.name != "f32" || tensor.range.len() != count * 4 {
             let what = format!("{} of shape {:?}, needed f32 [{count}]", tensor.spec.name, tensor.shape);

@@ -14,7 +14,7 @@ use super::super::source::TensorInfo;
 use crate::error::printable;
 use crate::{Error, Result};
 
-/// At most so many problems are listed one by one.
+/// At most this many problems are listed one by one.
 const MAX_LISTED: usize = 20;
 
 /// The largest known index (a model of 90,000 tensors) has about 10 MB.

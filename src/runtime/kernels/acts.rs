@@ -51,7 +51,7 @@ pub(super) trait Shared: Copy + Default + Send + Sync + 'static {
     /// Runs of 32 codes under the scale.
     const RUNS: usize;
 
-    /// Rounds so many values. Must be `#[inline(always)]`.
+    /// Rounds the values that share a scale. Must be `#[inline(always)]`.
     fn round(x: &[f32], codes: &mut [u8]) -> Self;
     /// `value = scale * code`.
     fn scale(&self) -> f32;

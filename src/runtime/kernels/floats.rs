@@ -274,9 +274,9 @@ fn unpack<S: Simd, R: Source>(
         R::read(s, w, r, columns.clone(), &mut buffer[i * DEPTH..i * DEPTH + n]);
     }
     buffer[rows.len() * DEPTH..].fill(0.0);
-    // Eight columns of eight rows at a time, turned in registers, then what is left of the columns.
+    // Eight columns of eight rows at a time, transposed in registers, then what is left of the columns.
     let (tiles, rest) = tile[..n].as_chunks_mut::<8>();
-    let turned = 8 * tiles.len();
+    let transposed = 8 * tiles.len();
     for (k, tile) in tiles.iter_mut().enumerate() {
         for (half, eight) in buffer.chunks_exact(8 * DEPTH).enumerate() {
             let mut rows = [s.splat(0.0); 8];
@@ -287,7 +287,7 @@ fn unpack<S: Simd, R: Source>(
     }
     for (k, out) in rest.iter_mut().enumerate() {
         for (i, out) in out.iter_mut().enumerate() {
-            *out = buffer[i * DEPTH + turned + k];
+            *out = buffer[i * DEPTH + transposed + k];
         }
     }
 }
@@ -315,7 +315,7 @@ struct Stage {
 }
 
 impl Product<'_, '_> {
-    /// Tokens `t..last`, `T` at a time as long as there are so many; returns the first that is left.
+    /// Tokens `t..last`, `T` at a time while there are that many; returns the first that is left.
     #[inline(always)]
     fn all<S: Simd, const T: usize>(&mut self, s: S, mut t: usize, last: usize) -> usize {
         while t + T <= last {

@@ -14,8 +14,8 @@ type Columns = [[u8; RUN]; RUN / 4];
 fn columns<S: Simd, L: Codes<N>, const N: usize>(s: S, w: [&[u8; N]; ROWS], j: usize, out: &mut Columns) {
     let mut rows = [L::codes(s, w[0], j); ROWS];
     unroll8!(r, { rows[r] = L::codes(s, w[r], j) });
-    let turned = s.transpose(rows, if L::SIGNED { 0x80 } else { 0 });
-    unroll8!(g, { out[g] = s.bytes_to_array(turned[g]) });
+    let transposed = s.transpose(rows, if L::SIGNED { 0x80 } else { 0 });
+    unroll8!(g, { out[g] = s.bytes_to_array(transposed[g]) });
 }
 
 impl Kind for Single {

@@ -214,8 +214,8 @@ impl Simd for DotProd {
     fn turn(self, rows: [Floats; 8]) -> [Floats; 8] {
         // SAFETY: the token vouches for the instructions.
         unsafe {
-            let turned = turn8(each!(r in 0 1 2 3 4 5 6 7, each!(i in 0 1, vreinterpretq_u32_f32(rows[r][i]))));
-            each!(g in 0 1 2 3 4 5 6 7, each!(i in 0 1, vreinterpretq_f32_u32(turned[g][i])))
+            let transposed = turn8(each!(r in 0 1 2 3 4 5 6 7, each!(i in 0 1, vreinterpretq_u32_f32(rows[r][i]))));
+            each!(g in 0 1 2 3 4 5 6 7, each!(i in 0 1, vreinterpretq_f32_u32(transposed[g][i])))
         }
     }
 
@@ -297,9 +297,9 @@ impl Simd for DotProd {
     fn transpose(self, rows: [Bytes; 8], flip: u8) -> [Bytes; 8] {
         // SAFETY: the token vouches for the instructions.
         unsafe {
-            let turned = turn8(each!(r in 0 1 2 3 4 5 6 7, each!(i in 0 1, vreinterpretq_u32_u8(rows[r][i]))));
+            let transposed = turn8(each!(r in 0 1 2 3 4 5 6 7, each!(i in 0 1, vreinterpretq_u32_u8(rows[r][i]))));
             let flip = vdupq_n_u8(flip);
-            each!(g in 0 1 2 3 4 5 6 7, each!(i in 0 1, veorq_u8(vreinterpretq_u8_u32(turned[g][i]), flip)))
+            each!(g in 0 1 2 3 4 5 6 7, each!(i in 0 1, veorq_u8(vreinterpretq_u8_u32(transposed[g][i]), flip)))
         }
     }
     #[inline(always)]

@@ -102,10 +102,10 @@ macro_rules! common {
                 for i in 0..8 {
                     lanes[i] = _mm256_castps_si256(rows[i]);
                 }
-                let turned = self.transpose(lanes, 0);
+                let transposed = self.transpose(lanes, 0);
                 let mut out = rows;
                 for i in 0..8 {
-                    out[i] = _mm256_castsi256_ps(turned[i]);
+                    out[i] = _mm256_castsi256_ps(transposed[i]);
                 }
                 out
             }
