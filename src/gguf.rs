@@ -65,6 +65,15 @@ impl Metadata {
         }
     }
 
+    /// Leaves out the keys that `keep` says no to.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        if self.entries.iter().all(|(key, _)| keep(key)) {
+            return;
+        }
+        self.entries.retain(|(key, _)| keep(key));
+        self.places = self.entries.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
+    }
+
     /// All keys and values in file order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(k, v)| (k.as_str(), v))
@@ -89,6 +98,11 @@ impl Metadata {
             }),
         }
     }
+}
+
+/// A whole number that is not negative, of whatever type it was written in.
+pub fn whole(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_i64().and_then(|n| u64::try_from(n).ok()))
 }
 
 /// A string value.

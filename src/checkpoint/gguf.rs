@@ -1,8 +1,9 @@
-//! GGUF files as a source of tensors.
+//! GGUF files, one or [several](split), as a source of tensors.
 //!
 //! In comes a path, out comes a [`TensorSource`] whose every tensor lies inside the file, aligned, with the size its
 //! shape and type call for, overlapping no other. The header itself is read by [`crate::gguf`].
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 
@@ -15,6 +16,10 @@ use super::source::{SourceKind, TensorInfo, TensorSource, has_extension};
 use crate::error::printable;
 use crate::gguf::{Header, MAGIC, Metadata, RawTensor, read_header};
 use crate::{Error, Result};
+
+pub mod split;
+
+use split::Split;
 
 /// The row of [`super::SOURCES`].
 pub const FILE: SourceKind = SourceKind { name: "GGUF file", matches, open };
@@ -32,11 +37,78 @@ fn starts_with_magic(path: &Path) -> bool {
 fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
     let map = Map::open(path)?;
     let (metadata, tensors) = parse(path, map.bytes())?;
-    // A vocabulary takes megabytes of header, read once and now copied.
+    release_header(&map, &tensors);
+    match Split::of(path, &metadata)? {
+        None => {
+            let config = config(path, metadata);
+            Ok(Box::new(Mapped::new(path, config, vec![path.to_owned()], vec![map], tensors)))
+        }
+        Some(split) => {
+            drop((map, metadata, tensors));
+            parts(path, split)
+        }
+    }
+}
+
+/// The model's keys, without those of the files.
+fn config(path: &Path, mut metadata: Metadata) -> Config {
+    metadata.retain(|key| !key.starts_with(split::KEYS));
+    Config::Gguf(GgufConfig { path: path.to_owned(), metadata })
+}
+
+/// A vocabulary takes megabytes of header, read once and now copied.
+fn release_header(map: &Map, tensors: &[TensorInfo]) {
     let data_start = tensors.iter().map(|t| t.range.start).min().unwrap_or(map.bytes().len());
     map.release(0..data_start);
-    let config = Config::Gguf(GgufConfig { path: path.to_owned(), metadata });
-    Ok(Box::new(Mapped::new(path, config, vec![path.to_owned()], vec![map], tensors)))
+}
+
+/// All files of a model. `path`: the one that was named; `split`: what it says.
+fn parts(path: &Path, split: Split) -> Result<Box<dyn TensorSource>> {
+    let files = split.files(path)?;
+    let (mut maps, mut tensors, mut found) = (Vec::new(), Vec::<TensorInfo>::new(), None);
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (at, file) in files.iter().enumerate() {
+        let which = format!("part {} of {}", at + 1, split.count);
+        if !file.exists() {
+            let what = format!("{which} of the model is missing; all parts belong in one folder");
+            return Err(Error::malformed(file, what));
+        }
+        let map = Map::open(file)?;
+        let (metadata, mut here) = parse(file, map.bytes())?;
+        let expected = Split { no: at as u64, ..split };
+        let says = Split::of(file, &metadata)?;
+        if says != Some(expected) {
+            let what = match says {
+                None => format!("is a model of its own, needed {which} that {} belongs to", path.display()),
+                Some(other) => format!(
+                    "says that it is part {} of {} with {} tensors, needed {which} with {}",
+                    other.no + 1,
+                    other.count,
+                    other.tensors.map_or("?".to_owned(), |n| n.to_string()),
+                    split.tensors.map_or("?".to_owned(), |n| n.to_string()),
+                ),
+            };
+            return Err(Error::malformed(file, format!("{what}; download the parts of one model again")));
+        }
+        release_header(&map, &here);
+        for tensor in &mut here {
+            tensor.file = at;
+            if let Some(other) = places.insert(tensor.name.clone(), at) {
+                let what = format!("is in {} too", files[other].display());
+                return Err(Error::tensor(file, printable(&tensor.name), what));
+            }
+        }
+        tensors.append(&mut here);
+        maps.push(map);
+        // The first part has the keys.
+        found.get_or_insert_with(|| config(file, metadata));
+    }
+    if let Some(all) = split.tensors.filter(|n| *n != tensors.len() as u64) {
+        let what = format!("{} says {all} tensors, the {} files have {}", split::TENSORS, split.count, tensors.len());
+        return Err(Error::malformed(&files[0], format!("{what}; download them again")));
+    }
+    let config = found.expect("at least two files");
+    Ok(Box::new(Mapped::new(path, config, files, maps, tensors)))
 }
 
 /// Checks the GGUF file whose bytes are `bytes`; `path` is only named in errors. Tensors come in file order.

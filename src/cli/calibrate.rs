@@ -15,6 +15,7 @@ use crate::calibrate::imatrix::{self, Imatrix, Origin, Run, ShardLabel, Writer};
 use crate::calibrate::observe::Feed;
 use crate::calibrate::shard::Shard;
 use crate::calibrate::{self, Wanted};
+use crate::checkpoint::gguf::split;
 use crate::checkpoint::{self, Config, Guard, TensorSource};
 use crate::export;
 use crate::job;
@@ -175,7 +176,7 @@ fn default_output(source: &dyn TensorSource, shard: Option<(u32, u32)>) -> PathB
         Config::HuggingFace(_) => config.parent().and_then(|dir| dir.canonicalize().ok()),
         Config::Gguf(_) => Some(config.with_extension("")),
     };
-    let name = named.and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+    let name = named.and_then(|p| p.file_name().map(|n| split::without_place(&n.to_string_lossy()).to_owned()));
     let label = shard.map_or(String::new(), |(index, count)| format!("-{index}-of-{count}"));
     PathBuf::from(format!("{}-imatrix{label}.gguf", name.unwrap_or_else(|| "model".to_owned())))
 }

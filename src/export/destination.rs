@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::gguf::split;
 use crate::checkpoint::{Config, TensorSource, card, directory_of};
 use crate::plan::FileType;
 use crate::{Error, Result};
@@ -67,10 +68,11 @@ pub fn usual(source: &dyn TensorSource, ending: &str) -> PathBuf {
             id.rsplit('/').next().unwrap_or_default().to_owned()
         }
         Config::Gguf(_) => {
-            let stem = config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let stem = config.file_stem().unwrap_or_default().to_string_lossy();
+            let stem = split::without_place(&stem);
             // model-bf16.gguf becomes model-q4_0.gguf, not model-bf16-q4_0.gguf.
             let cut = stem.rsplit_once('-').filter(|(_, end)| FileType::by_name(end).is_ok());
-            cut.map_or(stem.clone(), |(start, _)| start.to_owned())
+            cut.map_or(stem, |(start, _)| start).to_owned()
         }
     };
     PathBuf::from(format!("{name}-{ending}"))

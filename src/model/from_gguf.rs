@@ -6,7 +6,7 @@
 use super::{Experts, Hyper, Rope, RopeScaling};
 use crate::Result;
 use crate::checkpoint::config::GgufConfig;
-use crate::gguf::Value;
+use crate::gguf::{Value, whole};
 
 /// Keys that change what is computed in ways the ops do not express, unless they have the value given.
 const REFUSED: &[(&str, f64)] = &[
@@ -66,10 +66,6 @@ impl Keys<'_> {
     fn error(&self, key: &str, what: impl Into<String>) -> crate::Error {
         self.config.error(&self.key(key), what)
     }
-}
-
-fn whole(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| value.as_i64().and_then(|n| u64::try_from(n).ok()))
 }
 
 /// Reads the header of a file whose `general.architecture` is `prefix`.
