@@ -1,5 +1,6 @@
 //! What all readers end in: mapped files, a configuration and a checked, sorted tensor list.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,8 @@ pub(super) struct Mapped {
     files: Vec<PathBuf>,
     maps: Vec<Map>,
     tensors: Vec<TensorInfo>,
+    /// Tensors that an index lists and no file has, and the file that should.
+    promised: HashMap<String, String>,
 }
 
 impl Mapped {
@@ -27,13 +30,18 @@ impl Mapped {
     ) -> Self {
         assert_eq!(files.len(), maps.len(), "one name per map");
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        Mapped { path: path.to_owned(), config, files, maps, tensors }
+        Mapped { path: path.to_owned(), config, files, maps, tensors, promised: HashMap::new() }
     }
 
     /// The same files with another list of tensors in them.
     pub(super) fn with_tensors(self, tensors: Vec<TensorInfo>) -> Self {
-        let Mapped { path, config, files, maps, .. } = self;
-        Mapped::new(&path, config, files, maps, tensors)
+        let Mapped { path, config, files, maps, promised, .. } = self;
+        Mapped::new(&path, config, files, maps, tensors).promising(promised)
+    }
+
+    /// The same with what an index promises and no file has.
+    pub(super) fn promising(self, promised: HashMap<String, String>) -> Self {
+        Mapped { promised, ..self }
     }
 }
 
@@ -59,6 +67,10 @@ impl TensorSource for Mapped {
 
     fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
+    }
+
+    fn promised(&self, name: &str) -> Option<&str> {
+        self.promised.get(name).map(String::as_str)
     }
 
     fn bytes(&self, tensor: &TensorInfo, range: Range<usize>) -> &[u8] {

@@ -26,11 +26,17 @@ pub struct Map {
 #[cfg(unix)]
 const WINDOW: usize = 64 * 1024;
 
+/// How the text begins that a clone without Git LFS has in place of every large file.
+const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Bytes of such a text, at most; so the specification.
+const LFS_MOST: usize = 1024;
+
 impl Map {
     /// Maps `path`, following links.
     ///
     /// # Errors
-    /// If it cannot be opened, or is a directory, a fifo, a socket or a device.
+    /// If it cannot be opened, is a directory, a fifo, a socket or a device, or is a Git LFS pointer.
     pub fn open(path: &Path) -> Result<Self> {
         // Before opening, because merely opening a device can have effects; after, because the name may since lead
         // elsewhere.
@@ -46,6 +52,11 @@ impl Map {
         // lengths, types) and index with checked ranges, and tensor data is only ever decoded as numbers, for which
         // any bytes are valid. A file shortened under us raises SIGBUS, which the command line turns into a message.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+        if map.len() <= LFS_MOST && map.starts_with(LFS) {
+            let what = "a Git LFS pointer that stands for the file, not the file itself; run git lfs pull in its \
+                        repository, or download the file";
+            return Err(Error::malformed(path, what));
+        }
         // Weights are read once, front to back: read far ahead, evict early. Only a hint, so a failure is no error.
         #[cfg(unix)]
         let _ = map.advise(memmap2::Advice::Sequential);
@@ -122,6 +133,15 @@ mod tests {
         let map = Map::open(file.path()).unwrap();
         assert_eq!(map.bytes(), b"");
         map.release(0..100);
+    }
+
+    #[test]
+    fn a_pointer_is_not_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5000000000\n").unwrap();
+        let error = Map::open(&path).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: a Git LFS pointer") && error.contains("git lfs pull"), "{error}");
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
     }
     match SOURCES.iter().find(|s| (s.matches)(path)) {
         Some(source) => (source.open)(path),
+        None if ["bin", "pt", "pth", "ckpt"].iter().any(|end| source::has_extension(path, end)) => {
+            Err(crate::Error::malformed(path, safetensors::NO_PICKLES))
+        }
         None => Err(crate::Error::malformed(
             path,
             "neither a directory with config.json nor a .safetensors or .gguf file; name one of these",

@@ -42,6 +42,11 @@ pub trait TensorSource: Send + Sync {
     /// All tensors, sorted by name.
     fn tensors(&self) -> &[TensorInfo];
 
+    /// The file that an index names for a tensor that no file has.
+    fn promised(&self, _name: &str) -> Option<&str> {
+        None
+    }
+
     /// `range` of the bytes of `tensor` (relative to the tensor's start). Zero copy.
     ///
     /// # Panics
@@ -120,6 +125,8 @@ pub struct Packed {
     pub scales: StoredScales,
     /// Subtracted from the codes.
     pub zeros: Zeros,
+    /// Added to what codes, zeros and scales make, one number for every group: MLX has these instead of zeros.
+    pub biases: Option<TensorInfo>,
     /// Which weights share a scale and a zero.
     pub groups: Groups,
     /// The group of every column, where groups are not runs of columns (act order).

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::checkpoint::card::{self, ParamCounts};
 use crate::checkpoint::{Config, TensorSource, tokenizer};
-use crate::gguf::{Metadata, Value};
+use crate::gguf::{self, Metadata, Value};
 use crate::model::{Model, ModelGraph, Role};
 use crate::plan::Plan;
 
@@ -30,11 +30,24 @@ pub fn metadata(
             (model.arch.keys)(&model.hyper, config, &mut out);
             notes.extend(tokenizer::metadata(dir, config, vocabulary(&model.graph), pre, &mut out)?);
         }
-        Config::Gguf(config) => out = config.metadata.clone(),
+        Config::Gguf(config) => {
+            out = config.metadata.clone();
+            notes.extend(vocabulary_key(model, &mut out));
+        }
     }
     out.set("general.file_type", Value::U32(plan.file_type));
     out.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
     Ok((out, notes))
+}
+
+/// Sets a `vocab_size` right that disagrees with the token list, which is what readers go by.
+fn vocabulary_key(model: &Model, out: &mut Metadata) -> Option<String> {
+    let (key, size) = (format!("{}.vocab_size", model.arch.gguf), model.hyper.vocab);
+    let said = gguf::whole(out.get(&key)?)?;
+    (said != size as u64).then(|| {
+        out.set(key.clone(), Value::U32(size as u32));
+        format!("{key} is {said}, but there are {size} tokens; {size} is written")
+    })
 }
 
 /// Rows of the embedding table.

@@ -71,14 +71,22 @@ fn experts(b: &mut Builder<'_>, e: &Experts, names: &ExpertNames, x: Slot) -> Sl
         };
         (0..e.count).map(part).collect()
     };
+    // MLX stacks each of the three by itself.
+    let switch = |b: &Builder<'_>, which: usize, rows: usize, cols: usize| -> Vec<Part> {
+        let parent = names.list.strip_suffix("experts").unwrap_or(names.list);
+        let stem = ["gate_proj", "up_proj", "down_proj"][which];
+        let (names, shape) = (b.names(&format!("{parent}switch_mlp.{stem}.weight")), vec![e.count, rows, cols]);
+        vec![Part { names, shape, first_row: 0, rows: e.count * rows }]
+    };
     let gate = stack(b, e, names, (Role::FfnGate, "ffn_gate_exps.weight", 0), [ffn, width]);
-    b.alternatives(vec![half(b, 0)]);
+    b.alternatives(vec![half(b, 0), switch(b, 0, ffn, width)]);
     let up = stack(b, e, names, (Role::FfnUp, "ffn_up_exps.weight", 1), [ffn, width]);
-    b.alternatives(vec![half(b, ffn)]);
+    b.alternatives(vec![half(b, ffn), switch(b, 1, ffn, width)]);
     let down = stack(b, e, names, (Role::FfnDown, "ffn_down_exps.weight", 2), [width, ffn]);
     let spelled = fused(b, "mlp.experts.down_proj");
     let shape = vec![e.count, width, ffn];
-    b.alternatives(vec![vec![Part { names: spelled, shape, first_row: 0, rows: e.count * width }]]);
+    let fused = vec![Part { names: spelled, shape, first_row: 0, rows: e.count * width }];
+    b.alternatives(vec![fused, switch(b, 2, width, ffn)]);
 
     let (gate_out, up_out) = (b.slot("gate", ffn), b.slot("up", ffn));
     let (gated, each, out) = (b.slot("gated", ffn), b.slot("expert_out", width), b.slot("ffn_out", width));

@@ -140,21 +140,16 @@ pub(super) fn hyper(config: &GgufConfig, prefix: &str, has: &dyn Fn(&str) -> boo
     })
 }
 
-/// The length of the token list, as in llama.cpp; a `vocab_size` beside it must agree.
+/// The length of the token list; as in llama.cpp a `vocab_size` counts only where there is no list.
 fn vocab(k: &Keys<'_>) -> Result<usize> {
-    let said = k.opt_size("vocab_size")?;
     let tokens = match k.config.metadata.get("tokenizer.ggml.tokens") {
         Some(Value::Array(list)) => Some(list.values.len()),
         _ => None,
     };
-    match (tokens, said) {
-        (Some(n), Some(m)) if n != m => {
-            let what = format!("the list has {n} entries, but {} is {m}", k.key("vocab_size"));
-            Err(k.config.error("tokenizer.ggml.tokens", what))
-        }
-        (Some(0), _) => Err(k.config.error("tokenizer.ggml.tokens", "the list is empty")),
-        (Some(n), _) | (None, Some(n)) => Ok(n),
-        (None, None) => k.size("vocab_size"),
+    match tokens {
+        Some(0) => Err(k.config.error("tokenizer.ggml.tokens", "the list is empty")),
+        Some(n) => Ok(n),
+        None => k.size("vocab_size"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which tensors a parameter's numbers are in: names, shapes and types of everything are checked before anything is
 //! read.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use aurora_quantizers::spec::Kind;
@@ -44,7 +45,7 @@ pub(super) fn bind<'a>(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> R
     let bound: Vec<Option<Bound>> = graph.params.iter().map(|p| binder.bind(p)).collect();
     binder.report_unused(graph);
     if !binder.problems.is_empty() {
-        let mut problems = binder.problems;
+        let mut problems = together(&binder.problems);
         if problems.len() > MOST_PROBLEMS {
             let more = problems.len() - MOST_PROBLEMS;
             problems.truncate(MOST_PROBLEMS);
@@ -73,7 +74,46 @@ impl<'a> Bound<'a> {
 struct Binder<'a> {
     source: &'a dyn TensorSource,
     used: Vec<bool>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+/// What is wrong with a tensor.
+struct Problem {
+    /// What stands before its name.
+    kind: &'static str,
+    name: String,
+    /// What was found and needed.
+    what: String,
+    /// What else is known of this one alone.
+    more: String,
+}
+
+/// As many as are listed one by one if they differ in nothing but the numbers in their names.
+const FEW: usize = 3;
+
+/// One line for each problem, or for many of one kind: blocks and experts mostly share a fault.
+fn together(problems: &[Problem]) -> Vec<String> {
+    let kind = |p: &Problem| (p.kind, numbered(&p.name), p.what.clone());
+    let mut counts: HashMap<_, usize> = HashMap::new();
+    problems.iter().for_each(|p| *counts.entry(kind(p)).or_default() += 1);
+    let mut lines = Vec::new();
+    for p in problems {
+        let key = kind(p);
+        let Some(count) = counts.get(&key).copied() else { continue };
+        let mut line = format!("{}{}{}{}", p.kind, p.name, p.what, p.more);
+        if count > FEW {
+            line.push_str(&format!("; the same of {} more ({})", count - 1, key.1));
+            counts.remove(&key);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// A name with `*` for every number between dots.
+fn numbered(name: &str) -> String {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    name.split('.').map(|part| if digits(part) { "*" } else { part }).collect::<Vec<_>>().join(".")
 }
 
 impl<'a> Binder<'a> {
@@ -116,8 +156,12 @@ impl<'a> Binder<'a> {
         let tensors = self.source.tensors();
         let found = names.iter().find_map(|n| tensors.binary_search_by(|t| t.name.as_str().cmp(n)).ok());
         let Some(index) = found else {
-            let hint = if names[0] == param.name { String::new() } else { format!(" (for {})", param.name) };
-            self.problems.push(format!("missing tensor {}, shape {shape:?}{hint}", names[0]));
+            let mut more = if names[0] == param.name { String::new() } else { format!(" (for {})", param.name) };
+            if let Some((name, file)) = names.iter().find_map(|n| Some((n, self.source.promised(n)?))) {
+                more.push_str(&format!("; the index says that {} is in {}", printable(name), printable(file)));
+            }
+            let what = format!(", shape {shape:?}");
+            self.problems.push(Problem { kind: "missing tensor ", name: names[0].clone(), what, more });
             return None;
         };
         self.used[index] = true;
@@ -145,7 +189,8 @@ impl<'a> Binder<'a> {
             fault = Some(format!("type {} cannot be read yet (known: {})", tensor.spec.name, known.join(", ")));
         }
         if let Some(fault) = fault {
-            self.problems.push(format!("tensor {}: {fault}", tensor.name));
+            let (name, what) = (printable(&tensor.name), format!(": {fault}"));
+            self.problems.push(Problem { kind: "tensor ", name, what, more: String::new() });
             return None;
         }
         let numbers = match &tensor.packed {
@@ -167,11 +212,9 @@ impl<'a> Binder<'a> {
     fn report_unused(&mut self, graph: &ModelGraph) {
         for (tensor, used) in self.source.tensors().iter().zip(&self.used) {
             if !used && !graph.ignores(&tensor.name) && !self.is_idle_bias(tensor) {
-                self.problems.push(format!(
-                    "unexpected tensor {}, shape {:?}: this architecture has no such parameter",
-                    printable(&tensor.name),
-                    tensor.shape
-                ));
+                let what = format!(", shape {:?}: this architecture has no such parameter", tensor.shape);
+                let (kind, name) = ("unexpected tensor ", printable(&tensor.name));
+                self.problems.push(Problem { kind, name, what, more: String::new() });
             }
         }
     }

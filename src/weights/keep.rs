@@ -1,8 +1,8 @@
 //! Carrying a quantiser's integers over into GGUF's blocks, without rounding weights a second time.
 //!
 //! A block of 32 weights `scale * (level - zero)` is exactly a block `d * q` where `level - zero` is within the type's
-//! codes, and a block `d * q + m` with `m = -scale * zero` where only the width of the levels fits. What is rounded is
-//! `m`, and a scale that half precision does not hold.
+//! codes, and a block `d * q + m` with `m = -scale * zero` where only the width of the levels fits, or `m = bias` where
+//! the checkpoint has that instead of zeros. What is rounded is `m`, and a scale that half precision does not hold.
 
 use std::ops::Range;
 
@@ -151,6 +151,7 @@ pub(super) fn choose(surveyed: &[Surveyed<'_>], changes: Option<&str>, stuck: Op
             let (from, to) = survey.span();
             packed.linear()
                 && match offset {
+                    false if packed.biases.is_some() => false,
                     true => high - low <= codes.1 - codes.0,
                     false => codes.0 <= from && to <= codes.1,
                 }
@@ -226,7 +227,8 @@ fn blocks(
                 // Where the scale itself was rounded, the middle of the block is kept.
                 let (min, max) = codes.iter().fold((i8::MAX, i8::MIN), |(a, b), c| (a.min(*c), b.max(*c)));
                 let middle = (f32::from(min) + f32::from(max)) / 2.0;
-                let m = scale * (-zero - shift) as f32 + (scale - d) * middle;
+                let bias = lines.biases.get(g).copied().unwrap_or(0.0);
+                let m = bias + scale * (-zero - shift) as f32 + (scale - d) * middle;
                 fitted = format.with_group(&empty, 0, scale, m);
             }
             format.pack(&fitted, &codes, out);

@@ -43,10 +43,22 @@ impl Checkpoint {
         Checkpoint { tensors, config }
     }
 
+    /// A fixture model in one file.
+    pub fn of(model: &str) -> Checkpoint {
+        let folder = fixtures().join("models").join(model);
+        let config = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+        Checkpoint { tensors: load(&folder.join("model.safetensors")), config }
+    }
+
     /// Makes a folder of it, with bookworm-8m's tokenizer.
     pub fn write(&self, folder: &Path) {
+        self.write_as("bookworm-8m", folder);
+    }
+
+    /// Makes a folder of it, with the tokenizer of a fixture model.
+    pub fn write_as(&self, model: &str, folder: &Path) {
         fs::create_dir_all(folder).unwrap();
-        let base = fixtures().join("models/bookworm-8m");
+        let base = fixtures().join("models").join(model);
         for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
             fs::copy(base.join(name), folder.join(name)).unwrap();
         }

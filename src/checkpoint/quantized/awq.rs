@@ -65,6 +65,7 @@ impl Reader for Awq {
             table: None,
             scales: StoredScales::Stored(scales),
             zeros: Zeros::Stored(zeros),
+            biases: None,
             groups,
             order: None,
             parts: parts.taken(),

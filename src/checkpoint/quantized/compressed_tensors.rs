@@ -8,7 +8,7 @@ use super::super::source::TensorInfo;
 use super::super::source::{Groups, Packed, StoredScales, Zeros};
 use super::super::source::{IntLayout, Ints};
 use super::eights;
-use super::method::{MatrixTensors, MethodRow, Reader, Share};
+use super::method::{CACHE_SCALES, MatrixTensors, MethodRow, Reader, Share};
 use super::stated::Stated;
 use crate::Result;
 
@@ -153,6 +153,7 @@ impl CompressedTensors {
                 table: None,
                 scales: StoredScales::Stored(scales),
                 zeros,
+                biases: None,
                 groups,
                 order: None,
                 parts: Vec::new(),
@@ -191,6 +192,7 @@ impl CompressedTensors {
                 table,
                 scales: StoredScales::Stored(scales),
                 zeros,
+                biases: None,
                 groups,
                 order: None,
                 parts: Vec::new(),
@@ -221,8 +223,7 @@ impl Reader for CompressedTensors {
     }
 
     fn idle(&self) -> &'static [&'static str] {
-        // Scales of the cache of keys and values.
-        &[".k_scale", ".v_scale", ".k_zero_point", ".v_zero_point"]
+        &CACHE_SCALES
     }
 
     fn read(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {

@@ -13,6 +13,16 @@ pub(super) fn table(tensor: &TensorInfo) -> Option<Arc<[f32]>> {
     }
 }
 
+/// What a code of F8_E8M0 stands for: a power of two (OCP MX, 5.4.1).
+pub(super) fn power(exponent: u8) -> f32 {
+    match exponent {
+        // The smallest, 2^-127, is below the normal numbers of an F32.
+        0 => f32::from_bits(1 << 22),
+        255 => f32::NAN,
+        e => f32::from_bits(u32::from(e) << 23),
+    }
+}
+
 /// `mantissa`: its bits; the exponent has the other seven less those. `finite`: the last exponent holds numbers too,
 /// and only its last code is none.
 fn number(code: u8, mantissa: u32, finite: bool) -> f32 {
@@ -35,6 +45,12 @@ fn number(code: u8, mantissa: u32, finite: bool) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn powers_of_two() {
+        assert_eq!([power(127), power(128), power(1), power(254)], [1.0, 2.0, 2_f32.powi(-126), 2_f32.powi(127)]);
+        assert!(f64::from(power(0)) == 2_f64.powi(-127) && power(255).is_nan());
+    }
 
     /// The rows of OFP8's table of extreme values.
     #[test]

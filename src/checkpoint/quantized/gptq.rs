@@ -113,6 +113,7 @@ impl Reader for Gptq {
             table: None,
             scales: StoredScales::Stored(scales),
             zeros: Zeros::Stored(zeros),
+            biases: None,
             groups: Groups { transposed: true, ..groups },
             order,
             parts: parts.taken(),

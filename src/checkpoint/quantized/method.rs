@@ -33,6 +33,11 @@ pub(super) trait Reader {
     fn read(&self, codes: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed>;
 }
 
+/// Ends of the names of scales that belong to the cache of keys and values, or to attention in eight bits: a runtime
+/// that rounds these has use for them, weights have none.
+pub(super) const CACHE_SCALES: [&str; 8] =
+    [".k_scale", ".v_scale", ".q_scale", ".kv_scale", ".prob_scale", ".k_zero_point", ".v_zero_point", ".q_zero_point"];
+
 /// Words other than of 32 bits would lie in another order.
 pub(super) fn pack_dtype(stated: &Stated) -> Result<()> {
     match stated.text("pack_dtype")? {
@@ -192,8 +197,8 @@ impl MatrixTensors<'_> {
 
     /// Holds a tensor of scales against the shape that it must have.
     pub fn floats(&self, tensor: &TensorInfo, shape: &[usize]) -> Result<()> {
-        if !["f16", "bf16", "f32"].contains(&tensor.spec.name) {
-            let what = format!("holds {} numbers; scales must be f16, bf16 or f32", tensor.spec.name);
+        if !["f16", "bf16", "f32", "f8_e8m0"].contains(&tensor.spec.name) {
+            let what = format!("holds {} numbers; scales must be f16, bf16, f32 or f8_e8m0", tensor.spec.name);
             return Err(self.fail(tensor, what));
         }
         self.shape(tensor, shape)

@@ -14,6 +14,7 @@ mod fp8;
 mod gptq;
 mod ints;
 mod method;
+mod mlx;
 mod packed;
 mod stated;
 
@@ -32,7 +33,7 @@ use crate::{Error, Result};
 
 /// All methods that are read.
 pub static METHODS: &[MethodRow] =
-    &[gptq::ROW, awq::ROW, compressed_tensors::ROW, fp8::ROW, fp8::FBGEMM, bitsandbytes::ROW];
+    &[gptq::ROW, awq::ROW, compressed_tensors::ROW, fp8::ROW, fp8::FBGEMM, fp8::MODELOPT, bitsandbytes::ROW, mlx::ROW];
 
 /// The method of a checkpoint, if it states one.
 fn reader(stated: &Stated) -> Result<(&'static MethodRow, Box<dyn Reader>)> {
@@ -74,7 +75,9 @@ pub(super) fn adopt(source: Mapped) -> Result<Mapped> {
         let mut parts = MatrixTensors { source: &source, stem, taken: vec![codes.clone()] };
         let packed = reader.read(codes, &mut parts)?;
         taken.extend(packed.parts.iter().map(|t| t.name.clone()));
-        let shape = vec![packed.rows, packed.cols];
+        // The matrices of experts may be stacked.
+        let outer = &codes.shape[..codes.shape.len().saturating_sub(2)];
+        let shape = [outer, &[packed.rows / outer.iter().product::<usize>(), packed.cols]].concat();
         let name = format!("{stem}.weight");
         if name != codes.name && (&source as &dyn TensorSource).find(&name).is_some() {
             return Err(parts.fail(codes, format!("{} is there too, as numbers", printable(&name))));
@@ -106,9 +109,11 @@ pub fn check(source: &dyn TensorSource) -> Result<()> {
     };
     if source.tensors().iter().all(|t| t.packed.is_none()) {
         let what = format!(
-            "the checkpoint says that it is quantized ({}), but none of its tensors is (they would {})",
+            "the checkpoint says that it is quantised ({}), but none of its tensors is (they would {}); if the weights \
+             were merged or dequantised, remove this entry from {}",
             row.name,
-            reader.looks_for()
+            reader.looks_for(),
+            stated.file()
         );
         return Err(stated.error("quant_method", what));
     }

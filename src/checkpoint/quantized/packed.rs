@@ -2,6 +2,7 @@
 //! by a group. Rows come out as integers with their grid, or as the numbers that they stand for.
 
 use super::super::source::{Groups, IntLayout, Packed, StoredScales, TensorInfo, TensorSource, Zeros};
+use super::eights;
 
 impl Groups {
     /// Every row has groups of `group` columns; the last may be shorter.
@@ -28,6 +29,8 @@ pub struct Survey {
     pub zero_max: i16,
     /// Largest magnitude of a scale; infinite if one is not a number.
     pub scale_max: f32,
+    /// Largest magnitude of a bias; zero where there are none.
+    pub bias_max: f32,
 }
 
 impl Survey {
@@ -74,7 +77,7 @@ impl Packed {
             None => from.abs().max(to.abs()) as f32,
             Some(table) => table.iter().filter(|v| v.is_finite()).fold(0.0, |top: f32, v| top.max(v.abs())),
         };
-        survey.scale_max * top
+        survey.scale_max * top + survey.bias_max
     }
 
     /// How it is stored, in words: "gptq, 4 bits, groups of 32, symmetric". Reads all scales and zeros.
@@ -87,7 +90,11 @@ impl Packed {
         };
         let mut text = format!("{}, {} bits, {group}", self.method, self.bits);
         if self.linear() {
-            text.push_str(if self.survey(source).symmetric() { ", symmetric" } else { ", asymmetric" });
+            text.push_str(if self.biases.is_none() && self.survey(source).symmetric() {
+                ", symmetric"
+            } else {
+                ", asymmetric"
+            });
         }
         if self.order.is_some() {
             text.push_str(", act order");
@@ -98,14 +105,14 @@ impl Packed {
     /// Reads all scales and zeros.
     pub fn survey(&self, source: &dyn TensorSource) -> Survey {
         let (lowest, highest) = (self.lowest(), self.lowest() + ((1 << self.bits) - 1));
-        let mut survey = Survey { lowest, highest, zero_min: i16::MAX, zero_max: i16::MIN, scale_max: 0.0 };
+        let mut survey =
+            Survey { lowest, highest, zero_min: i16::MAX, zero_max: i16::MIN, scale_max: 0.0, bias_max: 0.0 };
         let mut grid = RowGrid::default();
         for row in (0..self.rows).step_by(self.groups.rows) {
             self.grid(source, row, &mut grid);
-            for scale in &grid.scales {
-                let size = if scale.is_nan() { f32::INFINITY } else { scale.abs() };
-                survey.scale_max = survey.scale_max.max(size);
-            }
+            let size = |x: &f32| if x.is_nan() { f32::INFINITY } else { x.abs() };
+            survey.scale_max = grid.scales.iter().map(size).fold(survey.scale_max, f32::max);
+            survey.bias_max = grid.biases.iter().map(size).fold(survey.bias_max, f32::max);
             for zero in &grid.zeros {
                 (survey.zero_min, survey.zero_max) = (survey.zero_min.min(*zero), survey.zero_max.max(*zero));
             }
@@ -113,7 +120,7 @@ impl Packed {
         survey
     }
 
-    /// Scales and zeros of a row, one for each group beside each other.
+    /// Scales, zeros and biases of a row, one for each group beside each other.
     ///
     /// # Panics
     /// If there is no such row.
@@ -122,6 +129,10 @@ impl Packed {
         let down = row / self.groups.rows;
         grid.scales.clear();
         grid.scales.extend((0..self.groups.across).map(|g| self.scales.at(source, self.groups.index(down, g))));
+        grid.biases.clear();
+        if let Some(biases) = &self.biases {
+            grid.biases.extend((0..self.groups.across).map(|g| float(source, biases, self.groups.index(down, g))));
+        }
         grid.zeros.clear();
         match &self.zeros {
             Zeros::All(zero) => grid.zeros.resize(self.groups.across, *zero),
@@ -175,23 +186,28 @@ impl Packed {
             self.grid(source, row, &mut grid);
             for (col, (out, level)) in out.iter_mut().zip(levels).enumerate() {
                 let g = self.group_of(col);
-                *out = grid.scales[g]
-                    * match &self.table {
-                        None => f32::from(level - grid.zeros[g]),
-                        Some(table) => table[*level as usize],
-                    };
+                let unscaled = match &self.table {
+                    None => f32::from(level - grid.zeros[g]),
+                    Some(table) => table[*level as usize],
+                };
+                *out = grid.scales[g] * unscaled;
+                if let Some(bias) = grid.biases.get(g) {
+                    *out += bias;
+                }
             }
         }
     }
 }
 
-/// Scales and zeros of one row.
+/// Scales, zeros and biases of one row.
 #[derive(Debug, Default, Clone)]
 pub struct RowGrid {
     /// Of each group beside each other.
     pub scales: Vec<f32>,
     /// Of each group beside each other.
     pub zeros: Vec<i16>,
+    /// Of each group beside each other; empty where there are none.
+    pub biases: Vec<f32>,
 }
 
 impl StoredScales {
@@ -215,6 +231,7 @@ fn float(source: &dyn TensorSource, tensor: &TensorInfo, index: usize) -> f32 {
         [a, b] if tensor.spec.name == "bf16" => half::bf16::from_le_bytes([a, b]).to_f32(),
         [a, b] => half::f16::from_le_bytes([a, b]).to_f32(),
         [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        [exponent] => eights::power(exponent),
         _ => unreachable!("{}: the type of scales was checked", tensor.name),
     }
 }

@@ -11,8 +11,15 @@ use crate::{Error, Result};
 /// Keys of config.json under which it may be, the usual one first.
 const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
 
-/// Files that older quantisers write beside config.json, and the method that they mean where they do not say.
-const FILES: [(&str, &str); 2] = [("quantize_config.json", "gptq"), ("quant_config.json", "awq")];
+/// Where MLX has its settings. It writes a copy as `quantization_config`, which names no method.
+const MLX: &str = "quantization";
+
+/// Files that quantisers write beside config.json, and the method that they mean where they do not say.
+const FILES: [(&str, &str); 3] =
+    [("quantize_config.json", "gptq"), ("quant_config.json", "awq"), ("hf_quant_config.json", "modelopt")];
+
+/// AutoRound's names for itself; what it writes is in the layout of another method.
+const AUTO_ROUND: [&str; 2] = ["auto-round", "intel/auto-round"];
 
 /// Settings, and where they stand.
 #[derive(Debug, Clone)]
@@ -30,6 +37,10 @@ impl Stated {
     /// # Errors
     /// If it is not a JSON object.
     pub fn of(config: &HfConfig) -> Result<Option<Stated>> {
+        if let Some(Json::Object(map)) = config.get(MLX) {
+            let (path, map) = (config.path.clone(), map.clone());
+            return Ok(Some(Stated { path, prefix: format!("{MLX}."), implied: Some("mlx"), map }));
+        }
         for key in KEYS {
             match config.get(key) {
                 None => {}
@@ -47,7 +58,12 @@ impl Stated {
             let path = config.path.with_file_name(name);
             if path.is_file() {
                 let map = read_json_object(&path)?;
-                return Ok(Some(Stated { path, prefix: String::new(), implied: Some(method), map }));
+                let stated = Stated { path, prefix: String::new(), implied: Some(method), map };
+                // ModelOpt's are one level down, beside who wrote them.
+                return match stated.object(MLX)? {
+                    Some(inner) => stated.inner(MLX, &Json::Object(inner.clone())).map(Some),
+                    None => Ok(Some(stated)),
+                };
             }
         }
         Ok(None)
@@ -56,9 +72,26 @@ impl Stated {
     /// The method's name.
     ///
     /// # Errors
-    /// If it is no string.
+    /// If it is no string, or AutoRound's with a layout that is not read.
     pub fn method(&self) -> Result<Option<&str>> {
-        Ok(self.text("quant_method")?.or(self.implied))
+        let named = self.text("quant_method")?.or(self.implied);
+        if !named.is_some_and(|name| AUTO_ROUND.contains(&name)) {
+            return Ok(named);
+        }
+        let packing = self.text("packing_format")?.unwrap_or_default();
+        match ["gptq", "awq"].into_iter().find(|method| packing.contains(method)) {
+            Some(method) => Ok(Some(method)),
+            None => {
+                let found = printable(packing);
+                let what = format!("\"{found}\" is not supported, only AutoRound's layouts of gptq and awq");
+                Err(self.error("packing_format", what))
+            }
+        }
+    }
+
+    /// The name of the file that says all this.
+    pub fn file(&self) -> String {
+        printable(&self.path.file_name().unwrap_or_default().to_string_lossy())
     }
 
     /// An error about a key.
@@ -101,6 +134,11 @@ impl Stated {
         self.typed(key, "an object", Json::as_object)
     }
 
+    /// All objects inside, by their keys.
+    pub fn objects(&self) -> impl Iterator<Item = (&str, &Json)> {
+        self.map.iter().filter(|(_, value)| value.is_object()).map(|(key, value)| (key.as_str(), value))
+    }
+
     /// An object inside, with the same file to blame.
     ///
     /// # Errors
@@ -111,7 +149,7 @@ impl Stated {
         match value {
             Json::Object(map) => {
                 let prefix = format!("{}{}.", self.prefix, printable(key));
-                Ok(Stated { path: self.path.clone(), prefix, implied: None, map: map.clone() })
+                Ok(Stated { path: self.path.clone(), prefix, implied: self.implied, map: map.clone() })
             }
             other => Err(self.error(key, format!("must be an object, found {}", printable(&other.to_string())))),
         }

@@ -1,9 +1,9 @@
 //! model.safetensors.index.json: which shard holds which tensor.
 //!
-//! Only two things are believed: that the named shards belong to the model, and that the listed tensors exist. Where
-//! a tensor really is, the shards themselves say.
+//! One thing is believed: that the named shards belong to the model. Which tensors there are, the shards themselves say;
+//! an index may list others that the model does not need (buffers, a part that was cut off).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
@@ -143,20 +143,10 @@ impl Index {
         Ok(names.iter().map(|name| dir.join(name)).collect())
     }
 
-    /// Whether every listed tensor was found, in whichever shard. `tensors` are sorted by name.
-    pub(super) fn require_all(&self, tensors: &[TensorInfo]) -> Result<()> {
-        let absent: Vec<String> = self
-            .entries
-            .iter()
-            .filter(|(name, _)| tensors.binary_search_by(|t| t.name.as_str().cmp(name)).is_err())
-            .map(|(name, shard)| {
-                format!("tensor {} is in no shard; the index puts it in {}", printable(name), printable(shard))
-            })
-            .collect();
-        match absent.is_empty() {
-            true => Ok(()),
-            false => Err(Error::Checkpoint { path: self.path.clone(), problems: shortened(absent) }),
-        }
+    /// Listed tensors that are in no shard, with the shard that should have them. `tensors` are sorted by name.
+    pub(super) fn absent(&self, tensors: &[TensorInfo]) -> HashMap<String, String> {
+        let absent = |(name, _): &&(String, String)| tensors.binary_search_by(|t| t.name.as_str().cmp(name)).is_err();
+        self.entries.iter().filter(absent).cloned().collect()
     }
 }
 
