@@ -19,7 +19,8 @@ use aurora_quantizers::Care;
 
 use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::Imatrix;
-use crate::checkpoint::Guard;
+use crate::checkpoint::{Guard, TensorSource};
+use crate::error::printable;
 use crate::export::{self, Assigned, Contents, Exporter, Sink};
 use crate::model::Opened;
 use crate::pipeline::resume::Resume;
@@ -100,6 +101,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         prepared.weighed(&statistics.record)?;
     }
     notes.extend(assigned.warning.clone());
+    notes.extend(not_needed(source));
     let tensors = plan.tensors.iter().map(|t| TensorRecord {
         permuted: weights.edits().about(t.param).map(str::to_owned),
         packed: weights.packed(t.param).next().map(|(_, packed)| packed.describe(source)),
@@ -131,6 +133,17 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     drop(prepared);
     drop(weights);
     Ok(Job { recipe: recipe.clone(), opened, exporter, asked, assigned, plan, statistics, data, record })
+}
+
+/// Says which tensors an index lists that no file has. The model does without them, or it would not be bound.
+fn not_needed(source: &dyn TensorSource) -> Option<String> {
+    let (name, file) = source.promised().first_key_value()?;
+    let more = match source.promised().len() {
+        1 => String::new(),
+        n => format!(" and {} more tensors", n - 1),
+    };
+    let (name, file) = (printable(name), printable(file));
+    Some(format!("the index lists {name} ({file}){more}, which no file has; the model does not need it"))
 }
 
 impl Job {

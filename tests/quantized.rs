@@ -385,7 +385,7 @@ fn broken_ones_name_the_tensor() {
         ),
         (
             Box::new(|c| c.tensors.get_mut(&format!("{STEM}.scales")).unwrap().0 = Dtype::I16),
-            &["up_proj.scales", "i16", "f16, bf16 or f32"],
+            &["up_proj.scales", "i16", "f16, bf16, f32 or f8_e8m0"],
         ),
         (
             Box::new(|c| c.tensors.get_mut(&format!("{STEM}.qweight")).unwrap().1 = vec![24576]),

@@ -1,6 +1,6 @@
 //! What all readers end in: mapped files, a configuration and a checked, sorted tensor list.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub(super) struct Mapped {
     maps: Vec<Map>,
     tensors: Vec<TensorInfo>,
     /// Tensors that an index lists and no file has, and the file that should.
-    promised: HashMap<String, String>,
+    promised: BTreeMap<String, String>,
 }
 
 impl Mapped {
@@ -30,7 +30,7 @@ impl Mapped {
     ) -> Self {
         assert_eq!(files.len(), maps.len(), "one name per map");
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        Mapped { path: path.to_owned(), config, files, maps, tensors, promised: HashMap::new() }
+        Mapped { path: path.to_owned(), config, files, maps, tensors, promised: BTreeMap::new() }
     }
 
     /// The same files with another list of tensors in them.
@@ -40,7 +40,7 @@ impl Mapped {
     }
 
     /// The same with what an index promises and no file has.
-    pub(super) fn promising(self, promised: HashMap<String, String>) -> Self {
+    pub(super) fn promising(self, promised: BTreeMap<String, String>) -> Self {
         Mapped { promised, ..self }
     }
 }
@@ -69,8 +69,8 @@ impl TensorSource for Mapped {
         &self.tensors
     }
 
-    fn promised(&self, name: &str) -> Option<&str> {
-        self.promised.get(name).map(String::as_str)
+    fn promised(&self) -> &BTreeMap<String, String> {
+        &self.promised
     }
 
     fn bytes(&self, tensor: &TensorInfo, range: Range<usize>) -> &[u8] {

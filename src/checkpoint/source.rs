@@ -1,6 +1,7 @@
 //! What a checkpoint's tensors are, and where they come from; and how a matrix that a quantiser stored as codes is made
 //! of several of them, since a tensor may be such a matrix and such a matrix is made of tensors.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,10 +43,8 @@ pub trait TensorSource: Send + Sync {
     /// All tensors, sorted by name.
     fn tensors(&self) -> &[TensorInfo];
 
-    /// The file that an index names for a tensor that no file has.
-    fn promised(&self, _name: &str) -> Option<&str> {
-        None
-    }
+    /// Tensors that an index lists and no file has, and the files that it names for them.
+    fn promised(&self) -> &BTreeMap<String, String>;
 
     /// `range` of the bytes of `tensor` (relative to the tensor's start). Zero copy.
     ///

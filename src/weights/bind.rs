@@ -157,7 +157,7 @@ impl<'a> Binder<'a> {
         let found = names.iter().find_map(|n| tensors.binary_search_by(|t| t.name.as_str().cmp(n)).ok());
         let Some(index) = found else {
             let mut more = if names[0] == param.name { String::new() } else { format!(" (for {})", param.name) };
-            if let Some((name, file)) = names.iter().find_map(|n| Some((n, self.source.promised(n)?))) {
+            if let Some((name, file)) = names.iter().find_map(|n| Some((n, self.source.promised().get(n)?))) {
                 more.push_str(&format!("; the index says that {} is in {}", printable(name), printable(file)));
             }
             let what = format!(", shape {shape:?}");

@@ -19,6 +19,7 @@ const OPENS: &[&str] = &[
     "good",
     "st-dtype-unsupported",
     "index-tensor-not-in-shard",
+    "index-names-absent-tensor",
     "missing-tensor",
     "unexpected-tensor",
     "shape-mismatch",

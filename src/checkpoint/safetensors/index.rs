@@ -3,7 +3,7 @@
 //! One thing is believed: that the named shards belong to the model. Which tensors there are, the shards themselves say;
 //! an index may list others that the model does not need (buffers, a part that was cut off).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
@@ -144,7 +144,7 @@ impl Index {
     }
 
     /// Listed tensors that are in no shard, with the shard that should have them. `tensors` are sorted by name.
-    pub(super) fn absent(&self, tensors: &[TensorInfo]) -> HashMap<String, String> {
+    pub(super) fn absent(&self, tensors: &[TensorInfo]) -> BTreeMap<String, String> {
         let absent = |(name, _): &&(String, String)| tensors.binary_search_by(|t| t.name.as_str().cmp(name)).is_err();
         self.entries.iter().filter(absent).cloned().collect()
     }
