@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("memory", &[]),
     ("paths", &[]),
     ("recipe", &[]),
+    ("options", &["recipe"]),
     ("record", &["recipe", "quantizers"]),
     ("gguf", &[]),
     ("checkpoint", &["gguf", "quantizers"]),
@@ -28,9 +29,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runtime", &["checkpoint", "model", "weights", "quantizers"]),
     ("text", &["checkpoint", "gguf"]),
     ("calibrate", &["runtime", "model", "checkpoint", "text", "gguf", "export", "quantizers"]),
-    ("passes", &["model", "weights", "recipe", "record", "quantizers"]),
+    ("passes", &["model", "weights", "recipe", "options", "record", "quantizers"]),
     ("plan", &["model", "weights", "record", "quantizers"]),
-    ("export", &["recipe", "record", "plan", "model", "checkpoint", "gguf", "weights", "text", "quantizers"]),
+    (
+        "export",
+        &["recipe", "options", "record", "plan", "model", "checkpoint", "gguf", "weights", "text", "quantizers"],
+    ),
     (
         "pipeline",
         &["recipe", "record", "weights", "plan", "export", "model", "passes", "calibrate", "runtime", "quantizers"],
@@ -39,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "job",
         &[
             "recipe",
+            "options",
             "record",
             "checkpoint",
             "gguf",

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::request::Request;
-use crate::Result;
 use crate::checkpoint::TensorSource;
 use crate::model::{Model, ParamId};
+use crate::options::{Opt, Options};
 use crate::plan::{Plan, Rules};
 use crate::record::ImportanceRecord;
 use crate::watch::Watch;
 use crate::weights::{Edits, Kept, Weights};
+use crate::{Error, Result};
 
 /// An output format: a row of [`EXPORTERS`](super::EXPORTERS).
 pub trait Exporter: Send + Sync {
-    /// What it is called, and which settings it takes.
+    /// What it is called, and what can be set of it.
     fn about(&self) -> &'static About;
 
     /// Which type every matrix is to have, and which edits that takes (columns of a quantised checkpoint put in the
@@ -46,8 +47,21 @@ pub struct About {
     pub title: &'static str,
     /// One line for `--help`.
     pub summary: &'static str,
-    /// Names of the [settings](Request::given) that it takes; all others are refused.
+    /// Which of the [settings of all formats](Request::given) it takes; the others are refused.
     pub settings: &'static [&'static str],
+    /// What can be set of this format alone, or of it and its like.
+    pub options: &'static [Opt],
+}
+
+impl About {
+    /// All options as a request has them, those that it does not set with their defaults.
+    ///
+    /// # Errors
+    /// If the format has no such option, or it cannot have that value.
+    pub fn options_in(&self, request: &Request) -> Result<Options> {
+        let options = Options::of(self.options, &request.options);
+        options.map_err(|e| Error::setting(format!("`format` {}: {e}", self.name)))
+    }
 }
 
 /// What an exporter makes of a request: the types of all tensors, for [`Plan::keeping`].

@@ -8,10 +8,15 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::companions::write_json;
 use crate::Result;
+use crate::options::{Opt, OptKind};
 
-/// Bytes of a shard, at most (unless one tensor is larger), where nothing else is asked for: what the Hugging Face
-/// libraries write.
-pub(super) const USUAL: u64 = 5_000_000_000;
+/// Bytes of a shard, at most, unless one tensor is larger. The default is what the Hugging Face libraries write.
+pub(super) const SIZE: Opt = Opt {
+    name: "shard_size",
+    about: "Size of a file of safetensors, at most, such as 5GB or 500MB",
+    kind: OptKind::Size,
+    default: "5GB",
+};
 
 /// One tensor of the output.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{About, Assigned, Contents, Exporter, FileMap, Output, Prepared, Request, Sink, destination};
 use crate::Result;
 use crate::checkpoint::TensorSource;
+use crate::options::{Opt, OptKind};
 use crate::plan::FileType;
 use crate::record::ImportanceRecord;
 use crate::weights::{Edits, Weights};
@@ -13,7 +14,12 @@ use crate::weights::{Edits, Weights};
 /// The exporter.
 pub struct Toy;
 
-static ABOUT: About = About { name: "toy", title: "Toy", summary: "bare tensors", settings: &["type"] };
+static ABOUT: About =
+    About { name: "toy", title: "Toy", summary: "bare tensors", settings: &["type"], options: &[TOY_GAP] };
+
+/// Nobody else knows of it: flag, recipe and checks follow from its being listed.
+const TOY_GAP: Opt =
+    Opt { name: "toy_gap", about: "Zeros before the first tensor", kind: OptKind::Count(0, 64), default: "0" };
 
 impl Exporter for Toy {
     fn about(&self) -> &'static About {
@@ -33,7 +39,8 @@ impl Exporter for Toy {
     }
 
     fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
-        let mut map = FileMap { header: Vec::new(), offsets: Vec::new(), size: 0 };
+        let gap = ABOUT.options_in(contents.request)?.count(TOY_GAP.name);
+        let mut map = FileMap { header: vec![0; gap], offsets: Vec::new(), size: gap as u64 };
         for t in &contents.plan.tensors {
             map.offsets.push(map.size);
             map.size += t.bytes;

@@ -21,6 +21,7 @@ static ABOUT: About = About {
     title: "GGUF",
     summary: "a file for llama.cpp, Ollama, LM Studio and their like",
     settings: &["type", "pure", "tensor_types", "output_type", "embedding_type", "pre"],
+    options: &[],
 };
 
 impl Exporter for Gguf {

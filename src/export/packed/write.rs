@@ -17,6 +17,7 @@ use crate::checkpoint::config::HfConfig;
 use crate::checkpoint::directory_of;
 use crate::checkpoint::mmap::Map;
 use crate::model::Role;
+use crate::options::Options;
 use crate::plan::Plan;
 use crate::record::ImportanceRecord;
 use crate::watch::Watch;
@@ -36,11 +37,17 @@ pub(super) struct Laid<'a> {
 }
 
 impl<'a> Laid<'a> {
-    pub fn new(contents: Contents<'a>, layout: &'static dyn PackedLayout, codes: Codes, config: &'a HfConfig) -> Self {
+    pub fn new(
+        contents: Contents<'a>,
+        layout: &'static dyn PackedLayout,
+        options: &Options,
+        config: &'a HfConfig,
+    ) -> Self {
+        let codes = Codes::of(options);
         let tensors = tensors::all(contents.plan, contents.weights);
         let entries: Vec<_> = tensors.iter().map(|t| t.entries(layout, codes)).collect();
         let sizes: Vec<u64> = entries.iter().map(|e| e.iter().map(Entry::bytes).sum()).collect();
-        let shards = shards::split(&sizes, contents.request.shard_size.unwrap_or(shards::USUAL));
+        let shards = shards::split(&sizes, options.bytes(shards::SIZE.name));
         Laid { contents, layout, codes, config, tensors, entries, shards }
     }
 

@@ -33,10 +33,11 @@ pub(super) struct Laid<'a> {
 }
 
 impl<'a> Laid<'a> {
-    pub fn new(contents: Contents<'a>) -> Result<Self> {
+    /// `limit`: bytes of a shard.
+    pub fn new(contents: Contents<'a>, limit: u64) -> Result<Self> {
         let places = Places::of(contents)?;
         let sizes: Vec<u64> = places.entries.iter().map(Entry::bytes).collect();
-        let shards = shards::split(&sizes, contents.request.shard_size.unwrap_or(shards::USUAL));
+        let shards = shards::split(&sizes, limit);
         let (files, notes) = match contents.source.config() {
             Config::Gguf(config) => config::of_gguf(config, contents, config::dtype(places.entries.iter()))?,
             Config::HuggingFace(config) => {
