@@ -20,7 +20,7 @@ use aurora_quantizers::Care;
 use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::Imatrix;
 use crate::checkpoint::Guard;
-use crate::export::{self, Assigned, Contents, Sink};
+use crate::export::{self, Assigned, Contents, Prepared, Sink};
 use crate::model::Opened;
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, AfterBlocks, Rounding};
@@ -52,6 +52,7 @@ pub struct Job {
     asked: Asked,
     assigned: Assigned,
     plan: Plan,
+    prepared: Box<dyn Prepared>,
     statistics: Option<Statistics>,
     data: Option<Dataset>,
     record: RunRecord,
@@ -90,13 +91,12 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
         false => None,
     };
-    let mut prepared =
-        asked.exporter.prepare(Contents { source, model, weights: &weights, plan: &plan, request: &asked.request })?;
-    let mut notes = prepared.notes().to_vec();
+    let mut notes = Vec::new();
     let statistics = Statistics::of(recipe, &model.graph, &plan, data.as_ref(), &mut notes)?;
-    if let Some(statistics) = &statistics {
-        prepared.weighed(&statistics.record)?;
-    }
+    let importance = statistics.as_ref().map(|s| &s.record);
+    let contents = Contents { source, model, weights: &weights, plan: &plan, request: &asked.request, importance };
+    let prepared = asked.exporter.prepare(contents)?;
+    notes.extend_from_slice(prepared.notes());
     notes.extend(assigned.warning.clone());
     let tensors = plan.tensors.iter().map(|t| TensorRecord {
         permuted: weights.edits().about(t.param).map(str::to_owned),
@@ -122,13 +122,12 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         notes,
         inputs: Vec::new(),
         outputs: Vec::new(),
-        importance: statistics.as_ref().map(|s| s.record.clone()),
+        importance: importance.cloned(),
         tensors: tensors.collect(),
         passes: Vec::new(),
     };
-    drop(prepared);
     drop(weights);
-    Ok(Job { recipe: recipe.clone(), opened, asked, assigned, plan, statistics, data, record })
+    Ok(Job { recipe: recipe.clone(), opened, asked, assigned, plan, prepared, statistics, data, record })
 }
 
 impl Job {
@@ -169,13 +168,11 @@ impl Job {
         let weights = Weights::bind(source, &model.graph)?.edited(&self.assigned.edits)?;
         let mut record = self.record.clone();
         (record.output, record.dry_run) = (named.display().to_string(), false);
+        let (plan, request) = (&self.plan, &self.asked.request);
+        let importance = self.statistics.as_ref().map(|s| &s.record);
+        let contents = Contents { source, model, weights: &weights, plan, request, importance };
         // Whatever takes long comes after this: a disk that is full is an error now.
-        let contents = Contents { source, model, weights: &weights, plan: &self.plan, request: &self.asked.request };
-        let mut prepared = self.asked.exporter.prepare(contents)?;
-        if let Some(statistics) = &self.statistics {
-            prepared.weighed(&statistics.record)?;
-        }
-        let sink = prepared.begin(&path, to.replace)?;
+        let sink = self.prepared.begin(contents, &path, to.replace)?;
         let importances = match &self.statistics {
             Some(statistics) => Some(statistics.find(model, self.data.as_ref(), &weights, &mut record.notes, watch)?),
             None => None,

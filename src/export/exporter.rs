@@ -29,7 +29,7 @@ pub trait Exporter: Send + Sync {
     ///
     /// # Errors
     /// If the output could not be written or would not load.
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>>;
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>>;
 
     /// Where the output goes: `path`, or what it links to. `replace`: whether a file there may be replaced.
     ///
@@ -93,27 +93,24 @@ pub struct Contents<'a> {
     pub plan: &'a Plan,
     /// What was asked for.
     pub request: &'a Request,
+    /// What it is rounded with, for formats that have a place to say so.
+    pub importance: Option<&'a ImportanceRecord>,
 }
 
-/// An output that is laid out: nothing but the disk can fail now.
-pub trait Prepared<'a> {
+/// An output that is laid out: nothing but the disk can fail now. It borrows nothing, so that a job can keep it.
+pub trait Prepared: Send + Sync {
     /// Bytes of what will be written: of the file, or of all tensors in a folder.
     fn bytes(&self) -> u64;
 
     /// Remarks for the user.
     fn notes(&self) -> &[String];
 
-    /// Lets the output say which importances it was rounded with, if the format has a place for that.
-    ///
-    /// # Errors
-    /// If the format cannot hold it.
-    fn weighed(&mut self, importance: &ImportanceRecord) -> Result<()>;
-
-    /// Begins to write, beside `path`. `replace`: whether a file that has that name at the end may be replaced.
+    /// Begins to write, beside `path`. `contents`: those that it was laid out for. `replace`: whether a file that has
+    /// that name at the end may be replaced.
     ///
     /// # Errors
     /// If the directory cannot be written or the disk is too small.
-    fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>>;
+    fn begin<'a>(&'a self, contents: Contents<'a>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>>;
 }
 
 /// An output that is being written. Dropped unfinished, it leaves nothing behind.

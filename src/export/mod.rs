@@ -14,9 +14,11 @@
 //! let plan = Plan::keeping(model, &types.rules, &types.kept)?;
 //! // What can go wrong goes wrong here, before hours of calibration.
 //! let path = exporter.destination(path, false)?;
-//! let prepared = exporter.prepare(Contents { source, model, weights: &weights, plan: &plan, request: &request })?;
+//! let (weights, plan, request) = (&weights, &plan, &request);
+//! let contents = Contents { source, model, weights, plan, request, importance: None };
+//! let prepared = exporter.prepare(contents)?;
 //! // The pipeline writes rows, in any order and from any thread.
-//! let sink = prepared.begin(&path, false)?;
+//! let sink = prepared.begin(contents, &path, false)?;
 //! # let bytes = Vec::new();
 //! sink.put(0, 0, &bytes)?;
 //! let written = sink.finish(&Unwatched)?;

@@ -8,7 +8,6 @@ use crate::Result;
 use crate::checkpoint::TensorSource;
 use crate::options::{Opt, OptKind};
 use crate::plan::FileType;
-use crate::record::ImportanceRecord;
 use crate::weights::{Edits, Weights};
 
 /// The exporter.
@@ -38,7 +37,7 @@ impl Exporter for Toy {
         })
     }
 
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
         let gap = ABOUT.options_in(contents.request)?.count(TOY_GAP.name);
         let mut map = FileMap { header: vec![0; gap], offsets: Vec::new(), size: gap as u64 };
         for t in &contents.plan.tensors {
@@ -57,7 +56,7 @@ struct Bare {
     map: FileMap,
 }
 
-impl<'a> Prepared<'a> for Bare {
+impl Prepared for Bare {
     fn bytes(&self) -> u64 {
         self.map.size
     }
@@ -66,11 +65,7 @@ impl<'a> Prepared<'a> for Bare {
         &[]
     }
 
-    fn weighed(&mut self, _: &ImportanceRecord) -> Result<()> {
-        Ok(())
-    }
-
-    fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
-        Ok(Box::new(Output::begin(path, self.map, replace)?))
+    fn begin<'a>(&'a self, _: Contents<'a>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
+        Ok(Box::new(Output::begin(path, self.map.clone(), replace)?))
     }
 }

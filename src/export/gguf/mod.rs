@@ -6,7 +6,6 @@ use super::{About, Assigned, Contents, Exporter, FileMap, Output, Prepared, Requ
 use crate::checkpoint::TensorSource;
 use crate::gguf::{self, Metadata};
 use crate::plan::Plan;
-use crate::record::ImportanceRecord;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -33,15 +32,15 @@ impl Exporter for Gguf {
         types::assign(request, source, weights)
     }
 
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
         let Contents { source, model, plan, request, .. } = contents;
-        let (metadata, mut notes) = metadata::metadata(source, model, plan, request.pre.as_deref())?;
+        let (mut metadata, mut notes) = metadata::metadata(source, model, plan, request.pre.as_deref())?;
         if request.output_type.is_some() && model.hyper.tied {
             let what = "`output_type` has no effect: this model's output matrix is its embedding (`embedding_type`)";
             notes.push(what.to_owned());
         }
-        let map = layout(plan, &metadata)?;
-        Ok(Box::new(File { plan, metadata, notes, map }))
+        contents.importance.into_iter().for_each(|record| importance::keys(record, &mut metadata));
+        Ok(Box::new(File { notes, map: layout(plan, &metadata)? }))
     }
 
     fn destination(&self, path: &Path, replace: bool) -> Result<PathBuf> {
@@ -73,14 +72,12 @@ pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<FileMap> {
 }
 
 /// A file that is laid out.
-struct File<'a> {
-    plan: &'a Plan,
-    metadata: Metadata,
+struct File {
     notes: Vec<String>,
     map: FileMap,
 }
 
-impl<'a> Prepared<'a> for File<'a> {
+impl Prepared for File {
     fn bytes(&self) -> u64 {
         self.map.size
     }
@@ -89,13 +86,7 @@ impl<'a> Prepared<'a> for File<'a> {
         &self.notes
     }
 
-    fn weighed(&mut self, record: &ImportanceRecord) -> Result<()> {
-        importance::keys(record, &mut self.metadata);
-        self.map = layout(self.plan, &self.metadata)?;
-        Ok(())
-    }
-
-    fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
-        Ok(Box::new(Output::begin(path, self.map, replace)?))
+    fn begin<'a>(&'a self, _: Contents<'a>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
+        Ok(Box::new(Output::begin(path, self.map.clone(), replace)?))
     }
 }

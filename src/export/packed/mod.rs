@@ -45,10 +45,9 @@ impl Exporter for PackedExporter {
         assign::assign(self.0.about().name, codes, request, source, weights)
     }
 
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
         let options = self.0.about().options_in(contents.request)?;
-        let Config::HuggingFace(config) = contents.source.config() else { unreachable!("refused before") };
-        Ok(Box::new(write::Laid::new(contents, self.0, &options, config)))
+        Ok(Box::new(write::Laid::new(contents, self.0, &options)))
     }
 
     fn destination(&self, path: &Path, _: bool) -> Result<PathBuf> {

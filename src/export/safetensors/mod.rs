@@ -39,7 +39,7 @@ impl Exporter for Safetensors {
         assign::assign(request, source, weights)
     }
 
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
         let options = ABOUT.options_in(contents.request)?;
         Ok(Box::new(write::Laid::new(contents, options.bytes(shards::SIZE.name))?))
     }

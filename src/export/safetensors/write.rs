@@ -15,15 +15,13 @@ use super::stored::{less_one, store};
 use crate::Result;
 use crate::checkpoint::{Config, TensorSource, directory_of};
 use crate::model::{Import, ParamId};
-use crate::record::ImportanceRecord;
 use crate::watch::Watch;
 
 /// Names that a note lists at most.
 const NAMES: usize = 3;
 
 /// A folder that is laid out.
-pub(super) struct Laid<'a> {
-    contents: Contents<'a>,
+pub(super) struct Laid {
     places: Places,
     /// Entries of each shard.
     shards: Vec<Range<usize>>,
@@ -32,9 +30,9 @@ pub(super) struct Laid<'a> {
     notes: Vec<String>,
 }
 
-impl<'a> Laid<'a> {
+impl Laid {
     /// `limit`: bytes of a shard.
-    pub fn new(contents: Contents<'a>, limit: u64) -> Result<Self> {
+    pub fn new(contents: Contents<'_>, limit: u64) -> Result<Self> {
         let places = Places::of(contents)?;
         let sizes: Vec<u64> = places.entries.iter().map(Entry::bytes).collect();
         let shards = shards::split(&sizes, limit);
@@ -45,17 +43,17 @@ impl<'a> Laid<'a> {
                 (vec![("config.json", config)], left_out(contents.source, &places.entries).into_iter().collect())
             }
         };
-        Ok(Laid { contents, places, shards, files, notes })
+        Ok(Laid { places, shards, files, notes })
     }
 
     /// Writes all that is not a tensor.
-    fn beside(&self, folder: &Path) -> Result<()> {
+    fn beside(&self, source: &dyn TensorSource, folder: &Path) -> Result<()> {
         let of = |range: &Range<usize>| self.places.entries[range.clone()].iter().collect();
         shards::write_index(folder, &self.shards.iter().map(of).collect::<Vec<_>>())?;
         for (name, json) in &self.files {
             companions::write_json(&folder.join(name), json)?;
         }
-        match self.contents.source.config() {
+        match source.config() {
             Config::HuggingFace(config) => companions::copy(directory_of(&config.path), folder),
             Config::Gguf(_) => Ok(()),
         }
@@ -84,7 +82,7 @@ fn left_out(source: &dyn TensorSource, entries: &[Entry]) -> Option<String> {
     (!idle.is_empty()).then(|| format!("left out {} tensors that the model does not use: {some}{more}", idle.len()))
 }
 
-impl<'a> Prepared<'a> for Laid<'a> {
+impl Prepared for Laid {
     fn bytes(&self) -> u64 {
         self.places.entries.iter().map(Entry::bytes).sum()
     }
@@ -93,11 +91,7 @@ impl<'a> Prepared<'a> for Laid<'a> {
         &self.notes
     }
 
-    fn weighed(&mut self, _: &ImportanceRecord) -> Result<()> {
-        Ok(())
-    }
-
-    fn begin(self: Box<Self>, path: &Path, _: bool) -> Result<Box<dyn Sink + 'a>> {
+    fn begin<'a>(&'a self, contents: Contents<'a>, path: &Path, _: bool) -> Result<Box<dyn Sink + 'a>> {
         let folder = Folder::begin(path)?;
         let (mut files, mut starts) = (Vec::new(), Vec::new());
         for (i, range) in self.shards.iter().enumerate() {
@@ -112,13 +106,14 @@ impl<'a> Prepared<'a> for Laid<'a> {
             file.write_at(0, &header)?;
             files.push(file);
         }
-        Ok(Box::new(Writing { laid: *self, folder, files, starts }))
+        Ok(Box::new(Writing { laid: self, contents, folder, files, starts }))
     }
 }
 
 /// A folder that is being written.
 struct Writing<'a> {
-    laid: Laid<'a>,
+    laid: &'a Laid,
+    contents: Contents<'a>,
     folder: Folder,
     /// One for each shard.
     files: Vec<AtomicFile>,
@@ -147,8 +142,8 @@ impl Writing<'_> {
 
     /// Rows `rows` of a planned tensor, all in one entry. `bytes`: in its type.
     fn rows(&self, tensor: usize, target: &Target, rows: Range<usize>, bytes: &[u8]) -> Result<()> {
-        let t = &self.laid.contents.plan.tensors[tensor];
-        let import = &self.laid.contents.weights.graph().param(t.param).import;
+        let t = &self.contents.plan.tensors[tensor];
+        let import = &self.contents.weights.graph().param(t.param).import;
         let (cols, width) = (t.cols(), target.spec.bytes);
         let local = rows.start - target.rows.start..rows.end - target.rows.start;
         match import {
@@ -174,8 +169,8 @@ impl Writing<'_> {
 
     /// Numbers of a planned tensor in the type, and by the convention, of what is stored.
     fn converted(&self, tensor: usize, target: &Target, bytes: &[u8]) -> Result<Vec<u8>> {
-        let t = &self.laid.contents.plan.tensors[tensor];
-        let Contents { source, weights, .. } = self.laid.contents;
+        let t = &self.contents.plan.tensors[tensor];
+        let Contents { source, weights, .. } = self.contents;
         let param = weights.graph().param(t.param);
         let mut values = decoded(t.spec(), bytes);
         if param.import == Import::AddOne {
@@ -215,7 +210,7 @@ fn decoded(spec: &Spec, bytes: &[u8]) -> Vec<f32> {
 
 impl Sink for Writing<'_> {
     fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
-        let t = &self.laid.contents.plan.tensors[tensor];
+        let t = &self.contents.plan.tensors[tensor];
         let row_bytes = t.cols() * t.spec().bytes;
         let first = at as usize / row_bytes;
         let given = first..first + bytes.len() / row_bytes;
@@ -225,7 +220,7 @@ impl Sink for Writing<'_> {
                 continue;
             }
             let bytes = &bytes[(rows.start - first) * row_bytes..(rows.end - first) * row_bytes];
-            let import = &self.laid.contents.weights.graph().param(t.param).import;
+            let import = &self.contents.weights.graph().param(t.param).import;
             match t.spec() == target.spec && *import != Import::AddOne {
                 true => self.rows(tensor, target, rows, bytes)?,
                 false => self.rows(tensor, target, rows, &self.converted(tensor, target, bytes)?)?,
@@ -235,9 +230,9 @@ impl Sink for Writing<'_> {
     }
 
     fn finish(self: Box<Self>, watch: &dyn Watch) -> Result<u64> {
-        let Writing { laid, folder, files, .. } = *self;
+        let Writing { laid, contents, folder, files, .. } = *self;
         files.into_iter().try_for_each(|file| file.commit(watch))?;
-        laid.beside(folder.path())?;
+        laid.beside(contents.source, folder.path())?;
         folder.commit(watch)?;
         Ok(laid.bytes())
     }
