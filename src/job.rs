@@ -146,7 +146,8 @@ impl Job {
         RunRecord { output: self.output(to).display().to_string(), ..self.record.clone() }
     }
 
-    fn output(&self, to: &Destination) -> PathBuf {
+    /// Where the output goes, as it was named.
+    pub fn output(&self, to: &Destination) -> PathBuf {
         to.path.clone().unwrap_or_else(|| self.default_output())
     }
 

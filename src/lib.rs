@@ -66,6 +66,7 @@ pub mod cli;
 pub mod error;
 pub mod eval;
 pub mod export;
+mod files;
 pub mod gguf;
 pub mod job;
 mod memory;

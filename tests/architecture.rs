@@ -11,7 +11,7 @@ use std::path::Path;
 use sources::{Crate, sources};
 
 /// Leaves, open to all.
-const LEAVES: &[&str] = &["error", "watch", "memory", "paths"];
+const LEAVES: &[&str] = &["error", "watch", "memory", "paths", "files"];
 
 /// Room -> the rooms that it may name beside the leaves, `quantizers` among them. The command line may name everything.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("watch", &["error"]),
     ("memory", &[]),
     ("paths", &[]),
+    ("files", &["error", "watch", "paths"]),
     ("recipe", &[]),
     ("options", &["recipe"]),
     ("record", &["recipe", "quantizers"]),

@@ -151,7 +151,7 @@ pub struct Convert {
     /// Fail if any tensor cannot have the type that was asked for.
     #[arg(long)]
     pub strict: bool,
-    /// Replace the output file if it exists.
+    /// Replace files that exist: the output, the record, the saved recipe.
     #[arg(long)]
     pub force: bool,
     /// Accept a GGUF file that is quantised already; what its rounding lost stays lost.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::{AtomicFile, Sink};
+use super::Sink;
 use crate::Result;
+use crate::files::AtomicFile;
 use crate::watch::Watch;
 
 /// Where every byte of an output file will be.

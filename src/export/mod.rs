@@ -29,7 +29,6 @@
 //!
 //! Knows nothing of methods: what a parameter's rows are is decided before they come here.
 
-mod atomic;
 mod companions;
 mod destination;
 mod exporter;
@@ -44,7 +43,6 @@ mod shards;
 #[cfg(test)]
 mod toy;
 
-pub use atomic::AtomicFile;
 pub use destination::{file as file_destination, folder as folder_destination, usual as usual_output};
 pub use exporter::{About, Assigned, Contents, Exporter, Prepared, Sink};
 pub use file::{FileMap, Output};

@@ -8,12 +8,13 @@ use aurora_quantizers::{Scales, Spec};
 
 use super::super::folder::Folder;
 use super::super::shards::{self, Entry};
-use super::super::{AtomicFile, Contents, Prepared, Sink, companions};
+use super::super::{Contents, Prepared, Sink, companions};
 use super::config;
 use super::places::{Places, Target, stored_row};
 use super::stored::{less_one, store};
 use crate::Result;
 use crate::checkpoint::{Config, TensorSource, directory_of};
+use crate::files::AtomicFile;
 use crate::model::{Import, ParamId};
 use crate::watch::Watch;
 
