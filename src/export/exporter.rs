@@ -115,12 +115,13 @@ pub trait Prepared: Send + Sync {
 
 /// An output that is being written. Dropped unfinished, it leaves nothing behind.
 pub trait Sink: Sync {
-    /// Takes whole rows of a tensor, in the type that the plan gives it. `tensor`: index in the plan. `at`: where
-    /// `bytes` begin, from the tensor's start. In any order and from any thread; each row comes once.
+    /// Takes whole rows of a tensor's field, in the type that the plan gives it. `tensor`: index in the plan. `field`:
+    /// index in the tensor's [fields](crate::plan::TensorPlan::fields). `at`: where `bytes` begin, from the field's
+    /// start. In any order and from any thread; each row comes once.
     ///
     /// # Errors
     /// If the disk is full or fails.
-    fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()>;
+    fn put(&self, tensor: usize, field: usize, at: u64, bytes: &[u8]) -> Result<()>;
 
     /// Makes everything durable and gives it its name. Returns the bytes written, as [`Prepared::bytes`] counts them.
     ///

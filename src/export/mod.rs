@@ -20,7 +20,7 @@
 //! // The pipeline writes rows, in any order and from any thread.
 //! let sink = prepared.begin(contents, &path, false)?;
 //! # let bytes = Vec::new();
-//! sink.put(0, 0, &bytes)?;
+//! sink.put(0, 0, 0, &bytes)?;
 //! let written = sink.finish(&Unwatched)?;
 //! # let _ = written;
 //! # Ok(())

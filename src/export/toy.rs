@@ -39,11 +39,7 @@ impl Exporter for Toy {
 
     fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
         let gap = ABOUT.options_in(contents.request)?.count(TOY_GAP.name);
-        let mut map = FileMap { header: vec![0; gap], offsets: Vec::new(), size: gap as u64 };
-        for t in &contents.plan.tensors {
-            map.offsets.push(map.size);
-            map.size += t.bytes;
-        }
+        let map = FileMap::gapless(vec![0; gap], contents.plan);
         Ok(Box::new(Bare { map }))
     }
 

@@ -54,20 +54,22 @@ impl Exporter for Gguf {
 /// If the header cannot be expressed in this format.
 pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<FileMap> {
     let alignment = metadata.alignment().unwrap_or(gguf::DEFAULT_ALIGNMENT);
+    let fields = plan.tensors.iter().flat_map(|t| t.fields.iter().map(move |field| (t, field)));
+    let fields: Vec<_> = fields.map(|(t, field)| (format!("{}{}", t.name, field.suffix), field)).collect();
     let mut size = 0;
-    let mut table: Vec<gguf::TensorEntry> = Vec::with_capacity(plan.tensors.len());
-    for t in &plan.tensors {
-        let spec = t.spec();
-        let id = spec.ggml_id.ok_or_else(|| {
-            Error::unsupported(format!("{}: GGUF has no type {}; choose another for it", t.name, spec.name))
+    let mut table: Vec<gguf::TensorEntry> = Vec::with_capacity(fields.len());
+    for (name, field) in &fields {
+        let id = field.spec.ggml_id.ok_or_else(|| {
+            Error::unsupported(format!("{name}: GGUF has no type {}; choose another for it", field.spec.name))
         })?;
-        table.push((&t.name, &t.shape, id, size));
-        size = gguf::align(size + t.bytes, alignment);
+        table.push((name, &field.shape, id, size));
+        size = gguf::align(size + field.bytes, alignment);
     }
     let mut header = Vec::new();
     gguf::write_header(metadata, &table, &mut header)?;
     let start = header.len() as u64;
-    let offsets = table.iter().map(|(.., offset)| start + offset).collect();
+    let mut places = table.iter().map(|(.., offset)| start + offset);
+    let offsets = plan.tensors.iter().map(|t| places.by_ref().take(t.fields.len()).collect()).collect();
     Ok(FileMap { header, offsets, size: start + size })
 }
 
@@ -88,5 +90,31 @@ impl Prepared for File {
 
     fn begin<'a>(&'a self, _: Contents<'a>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
         Ok(Box::new(Output::begin(path, self.map.clone(), replace)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::two_fields;
+
+    #[test]
+    fn every_field_is_a_tensor() {
+        let map = layout(&two_fields::plan(), &Metadata::new()).unwrap();
+        let mut bytes = map.header.clone();
+        bytes.resize(map.size as usize, 0);
+        let header = gguf::read_header(Path::new("x.gguf"), &bytes).unwrap();
+        let found: Vec<_> =
+            header.tensors.iter().map(|t| (t.name.as_str(), &t.dims[..], t.type_id, t.offset)).collect();
+        let expected: [(_, &[u64], _, _); 4] = [
+            ("a.values", &[8, 3], 1, 0),
+            ("a.mask", &[2, 3], 24, 64),
+            ("b.values", &[8, 3], 1, 96),
+            ("b.mask", &[2, 3], 24, 160),
+        ];
+        assert_eq!(found, expected);
+        let start = header.data_start;
+        assert_eq!(map.offsets, [[start, start + 64], [start + 96, start + 160]]);
+        assert_eq!(map.size, start + 192);
     }
 }

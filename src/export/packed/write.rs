@@ -18,7 +18,6 @@ use crate::checkpoint::mmap::Map;
 use crate::checkpoint::{Config, directory_of};
 use crate::model::Role;
 use crate::options::Options;
-use crate::plan::Plan;
 use crate::watch::Watch;
 use crate::{Error, Result};
 
@@ -99,7 +98,7 @@ impl Prepared for Laid {
 
     fn begin<'a>(&'a self, contents: Contents<'a>, path: &Path, _: bool) -> Result<Box<dyn Sink + 'a>> {
         let folder = Folder::begin(path)?;
-        let layout = one_after_the_other(contents.plan);
+        let layout = FileMap::gapless(Vec::new(), contents.plan);
         let offsets = layout.offsets.clone();
         let output = Output::begin(&folder.path().join(BLOCKS), layout, false)?;
         Ok(Box::new(Packing { laid: self, contents, folder, output, offsets }))
@@ -109,16 +108,6 @@ impl Prepared for Laid {
 /// The pipeline's output within the folder.
 const BLOCKS: &str = "blocks";
 
-fn one_after_the_other(plan: &Plan) -> FileMap {
-    let mut size = 0;
-    let mut offsets = Vec::with_capacity(plan.tensors.len());
-    for t in &plan.tensors {
-        offsets.push(size);
-        size += t.bytes;
-    }
-    FileMap { header: Vec::new(), offsets, size }
-}
-
 /// A folder that is being written. The pipeline's blocks go to a file of their own: a matrix can be packed only when
 /// all of it is there.
 struct Packing<'a> {
@@ -126,12 +115,12 @@ struct Packing<'a> {
     contents: Contents<'a>,
     folder: Folder,
     output: Output,
-    offsets: Vec<u64>,
+    offsets: Vec<Vec<u64>>,
 }
 
 impl Sink for Packing<'_> {
-    fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
-        self.output.put(tensor, at, bytes)
+    fn put(&self, tensor: usize, field: usize, at: u64, bytes: &[u8]) -> Result<()> {
+        self.output.put(tensor, field, at, bytes)
     }
 
     fn finish(self: Box<Self>, watch: &dyn Watch) -> Result<u64> {

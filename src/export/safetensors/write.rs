@@ -123,47 +123,48 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Writes numbers of an entry. `at`: how many precede them.
-    fn write(&self, target: &Target, at: usize, bytes: &[u8]) -> Result<()> {
-        let (shard, start) = self.starts[target.entry];
-        self.files[shard].write_at(start + (at * target.spec.bytes) as u64, bytes)
+    /// Writes bytes of an entry. `at`: how many precede them.
+    fn write(&self, entry: usize, at: usize, bytes: &[u8]) -> Result<()> {
+        let (shard, start) = self.starts[entry];
+        self.files[shard].write_at(start + at as u64, bytes)
     }
 
-    /// Rows that are stored `[in, out]`: each is a column there.
-    fn transposed(&self, target: &Target, rows: Range<usize>, cols: usize, bytes: &[u8]) -> Result<()> {
-        let (width, outputs) = (target.spec.bytes, self.laid.places.entries[target.entry].shape[1]);
+    /// Rows that are stored `[in, out]`: each is a column there. `width`: bytes of a number.
+    fn transposed(&self, entry: usize, rows: Range<usize>, width: usize, bytes: &[u8]) -> Result<()> {
+        let (row_bytes, outputs) = (bytes.len() / rows.len(), self.laid.places.entries[entry].shape[1]);
         let mut segment = Vec::with_capacity(rows.len() * width);
-        for col in 0..cols {
+        for col in 0..row_bytes / width {
             segment.clear();
-            segment.extend(bytes.chunks_exact(cols * width).flat_map(|row| &row[col * width..(col + 1) * width]));
-            self.write(target, col * outputs + rows.start, &segment)?;
+            segment.extend(bytes.chunks_exact(row_bytes).flat_map(|row| &row[col * width..(col + 1) * width]));
+            self.write(entry, (col * outputs + rows.start) * width, &segment)?;
         }
         Ok(())
     }
 
-    /// Rows `rows` of a planned tensor, all in one entry. `bytes`: in its type.
-    fn rows(&self, tensor: usize, target: &Target, rows: Range<usize>, bytes: &[u8]) -> Result<()> {
+    /// Rows `rows` of a planned tensor, all in one target. `bytes`: of a field, in its type.
+    fn rows(&self, tensor: usize, target: &Target, field: usize, rows: Range<usize>, bytes: &[u8]) -> Result<()> {
         let t = &self.contents.plan.tensors[tensor];
         let import = &self.contents.weights.graph().param(t.param).import;
-        let (cols, width) = (t.cols(), target.spec.bytes);
+        let (entry, row_bytes) = (target.entries[field], bytes.len() / rows.len());
         let local = rows.start - target.rows.start..rows.end - target.rows.start;
         match import {
-            Import::Transpose => self.transposed(target, local, cols, bytes),
+            Import::Transpose => self.transposed(entry, local, row_bytes / t.cols(), bytes),
             Import::RopePermute { .. } if t.shape.len() == 1 => {
+                let width = row_bytes / t.cols();
                 let mut moved = vec![0; bytes.len()];
                 for (i, number) in bytes.chunks_exact(width).enumerate() {
-                    let to = stored_row(import, i, cols) * width;
+                    let to = stored_row(import, i, t.cols()) * width;
                     moved[to..to + width].copy_from_slice(number);
                 }
-                self.write(target, 0, &moved)
+                self.write(entry, 0, &moved)
             }
             Import::RopePermute { .. } => {
-                let place = |row| (target.to + stored_row(import, row, target.rows.len())) * cols;
-                let mut rows = local.zip(bytes.chunks_exact(cols * width));
-                rows.try_for_each(|(row, bytes)| self.write(target, place(row), bytes))
+                let place = |row| (target.to + stored_row(import, row, target.rows.len())) * row_bytes;
+                let mut rows = local.zip(bytes.chunks_exact(row_bytes));
+                rows.try_for_each(|(row, bytes)| self.write(entry, place(row), bytes))
             }
             Import::AsIs | Import::AddOne | Import::Computed(_) => {
-                self.write(target, (target.to + local.start) * cols, bytes)
+                self.write(entry, (target.to + local.start) * row_bytes, bytes)
             }
         }
     }
@@ -210,9 +211,9 @@ fn decoded(spec: &Spec, bytes: &[u8]) -> Vec<f32> {
 }
 
 impl Sink for Writing<'_> {
-    fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
+    fn put(&self, tensor: usize, field: usize, at: u64, bytes: &[u8]) -> Result<()> {
         let t = &self.contents.plan.tensors[tensor];
-        let row_bytes = t.cols() * t.spec().bytes;
+        let row_bytes = (t.fields[field].bytes / t.rows() as u64) as usize;
         let first = at as usize / row_bytes;
         let given = first..first + bytes.len() / row_bytes;
         for target in &self.laid.places.targets[tensor] {
@@ -223,8 +224,8 @@ impl Sink for Writing<'_> {
             let bytes = &bytes[(rows.start - first) * row_bytes..(rows.end - first) * row_bytes];
             let import = &self.contents.weights.graph().param(t.param).import;
             match t.spec() == target.spec && *import != Import::AddOne {
-                true => self.rows(tensor, target, rows, bytes)?,
-                false => self.rows(tensor, target, rows, &self.converted(tensor, target, bytes)?)?,
+                true => self.rows(tensor, target, field, rows, bytes)?,
+                false => self.rows(tensor, target, field, rows, &self.converted(tensor, target, bytes)?)?,
             }
         }
         Ok(())
