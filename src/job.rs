@@ -21,7 +21,7 @@ use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::Imatrix;
 use crate::checkpoint::{Guard, TensorSource};
 use crate::error::printable;
-use crate::export::{self, Assigned, Contents, Exporter, Sink};
+use crate::export::{self, Assigned, Contents, Prepared, Sink};
 use crate::model::Opened;
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, AfterBlocks, Rounding};
@@ -50,10 +50,10 @@ const SAMPLES: usize = 128;
 pub struct Job {
     recipe: Recipe,
     opened: Opened,
-    exporter: &'static dyn Exporter,
     asked: Asked,
     assigned: Assigned,
     plan: Plan,
+    prepared: Box<dyn Prepared>,
     statistics: Option<Statistics>,
     data: Option<Dataset>,
     record: RunRecord,
@@ -80,12 +80,11 @@ pub struct Destination {
 /// other.
 pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let asked = Asked::of(recipe)?;
-    let exporter = export::by_name(&recipe.format.name)?;
     let opened = Opened::open(&recipe.model)?;
     let (source, model) = (opened.source.as_ref(), &opened.model);
     requantize::refuse(source, recipe.allow_requantize)?;
     let bound = Weights::bind(source, &model.graph)?;
-    let assigned = export::assign(exporter, &asked.request, source, &bound)?;
+    let assigned = export::assign(asked.exporter, &asked.request, source, &bound)?;
     let weights = bound.edited(&assigned.edits)?;
     let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
@@ -93,13 +92,12 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
         false => None,
     };
-    let mut prepared =
-        exporter.prepare(Contents { source, model, weights: &weights, plan: &plan, request: &asked.request })?;
-    let mut notes = prepared.notes().to_vec();
+    let mut notes = Vec::new();
     let statistics = Statistics::of(recipe, &model.graph, &plan, data.as_ref(), &mut notes)?;
-    if let Some(statistics) = &statistics {
-        prepared.weighed(&statistics.record)?;
-    }
+    let importance = statistics.as_ref().map(|s| &s.record);
+    let contents = Contents { source, model, weights: &weights, plan: &plan, request: &asked.request, importance };
+    let prepared = asked.exporter.prepare(contents)?;
+    notes.extend_from_slice(prepared.notes());
     notes.extend(assigned.warning.clone());
     notes.extend(not_needed(source));
     let tensors = plan.tensors.iter().map(|t| TensorRecord {
@@ -126,13 +124,12 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         notes,
         inputs: Vec::new(),
         outputs: Vec::new(),
-        importance: statistics.as_ref().map(|s| s.record.clone()),
+        importance: importance.cloned(),
         tensors: tensors.collect(),
         passes: Vec::new(),
     };
-    drop(prepared);
     drop(weights);
-    Ok(Job { recipe: recipe.clone(), opened, exporter, asked, assigned, plan, statistics, data, record })
+    Ok(Job { recipe: recipe.clone(), opened, asked, assigned, plan, prepared, statistics, data, record })
 }
 
 /// Says which tensors an index lists that no file has. The model does without them, or it would not be bound.
@@ -162,7 +159,8 @@ impl Job {
         RunRecord { output: self.output(to).display().to_string(), ..self.record.clone() }
     }
 
-    fn output(&self, to: &Destination) -> PathBuf {
+    /// Where the output goes, as it was named.
+    pub fn output(&self, to: &Destination) -> PathBuf {
         to.path.clone().unwrap_or_else(|| self.default_output())
     }
 
@@ -179,18 +177,16 @@ impl Job {
     pub fn run(&self, to: &Destination, watch: &dyn Watch) -> Result<RunRecord> {
         let (started, watch) = (Instant::now(), &Guard::new(watch, [&self.opened.files]));
         let named = self.output(to);
-        let path = self.exporter.destination(&named, to.replace)?;
+        let path = self.asked.exporter.destination(&named, to.replace)?;
         let (source, model) = (self.opened.source.as_ref(), &self.opened.model);
         let weights = Weights::bind(source, &model.graph)?.edited(&self.assigned.edits)?;
         let mut record = self.record.clone();
         (record.output, record.dry_run) = (named.display().to_string(), false);
+        let (plan, request) = (&self.plan, &self.asked.request);
+        let importance = self.statistics.as_ref().map(|s| &s.record);
+        let contents = Contents { source, model, weights: &weights, plan, request, importance };
         // Whatever takes long comes after this: a disk that is full is an error now.
-        let contents = Contents { source, model, weights: &weights, plan: &self.plan, request: &self.asked.request };
-        let mut prepared = self.exporter.prepare(contents)?;
-        if let Some(statistics) = &self.statistics {
-            prepared.weighed(&statistics.record)?;
-        }
-        let sink = prepared.begin(&path, to.replace)?;
+        let sink = self.prepared.begin(contents, &path, to.replace)?;
         let importances = match &self.statistics {
             Some(statistics) => Some(statistics.find(model, self.data.as_ref(), &weights, &mut record.notes, watch)?),
             None => None,
@@ -263,7 +259,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::{PassSpec, Setting};
+    use crate::recipe::{Format, PassSpec, Setting};
     use crate::watch::Unwatched;
 
     /// What looks at weights alone needs no text, edits what is rounded afterwards, and may be rounded by ggml's
@@ -325,6 +321,17 @@ mod tests {
             expected.extend(values.iter().flat_map(|x| x.to_le_bytes()));
         }
         assert!(written == expected);
+        // So is an option of it, which its own file alone names.
+        recipe.format.options.insert("toy_gap".to_owned(), Setting::Count(8));
+        convert(&recipe, &path);
+        assert!(std::fs::read(&path).unwrap() == [vec![0; 8], expected].concat());
+        recipe.format.options.insert("toy_gap".to_owned(), Setting::Count(65));
+        let error = prepare(&recipe).err().unwrap().to_string();
+        assert!(error.contains("`format` toy: `toy_gap` must be a whole number from 0 to 64, found 65"), "{error}");
+        let format = Format { options: recipe.format.options.clone(), ..Format::default() };
+        let error = prepare(&Recipe { format, ..Recipe::new(&model) }).err().unwrap().to_string();
+        assert!(error.contains("`toy_gap` is for Toy; `format` gguf has"), "{error}");
+        recipe.format.options.clear();
         recipe.pure = true;
         let error = prepare(&recipe).err().unwrap().to_string();
         assert!(error.contains("`pure` is for GGUF"), "{error}");

@@ -41,6 +41,7 @@
 //! | [`error`] | why a run stopped, and where |
 //! | [`watch`] | what long work tells, and where it asks whether to go on |
 //! | [`recipe`] | everything that decides the bytes of a conversion |
+//! | [`options`] | what can be set of a method or a format: names, values, defaults |
 //! | [`gguf`] | the GGUF header: keys, values, tensor table (the seam to gguf-rs-lib) |
 //! | [`checkpoint`] | where tensors, configuration, tokenizer and model card come from |
 //! | [`model`] | what the model computes: its parameters and ops, described once |
@@ -65,10 +66,12 @@ pub mod cli;
 pub mod error;
 pub mod eval;
 pub mod export;
+mod files;
 pub mod gguf;
 pub mod job;
 mod memory;
 pub mod model;
+pub mod options;
 pub mod passes;
 mod paths;
 pub mod pipeline;

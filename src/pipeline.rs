@@ -50,8 +50,19 @@ const GROUP: usize = 32;
 /// Whether every tensor of `plan` can be written so.
 ///
 /// # Errors
-/// If reference scales are asked for and a tensor's type has none; the error says which types have them.
+/// If a tensor's store has several fields: rows are encoded as one. If reference scales are asked for and a tensor's
+/// type has none; the error says which types have them.
 pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
+    if let Some(t) = plan.tensors.iter().find(|t| t.fields.len() != 1) {
+        let fields: Vec<_> = t.fields.iter().map(|field| field.suffix).collect();
+        return Err(Error::unsupported(format!(
+            "{}: {} is stored as {} tensors ({}), and rows are rounded to one only; choose another type for it",
+            t.name,
+            t.spec().name,
+            fields.len(),
+            fields.join(", ")
+        )));
+    }
     let lacks = |t: &&TensorPlan| rounding.reference && !t.store.has_reference();
     let Some(t) = plan.tensors.iter().find(lacks) else { return Ok(()) };
     let stores = plan::tensor_types().into_iter().filter(|s| s.has_reference());
@@ -249,7 +260,7 @@ fn convert(
         seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);
     }
     if seen.scan.check(t.spec()).is_ok() {
-        output.put(chunk.tensor, (chunk.rows.start * row_bytes) as u64, bytes)?;
+        output.put(chunk.tensor, 0, (chunk.rows.start * row_bytes) as u64, bytes)?;
     }
     Ok(seen)
 }
@@ -289,5 +300,17 @@ fn encode(
             _ => t.store.encode(now, Scales::Search(importance), to),
         }
         (row, values, bytes) = (row + rows, later, rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::two_fields;
+
+    #[test]
+    fn stores_of_several_fields_are_refused() {
+        let error = check(&two_fields::plan(), Rounding::default()).unwrap_err().to_string();
+        assert!(error.contains("a: f16 is stored as 2 tensors (.values, .mask)"), "{error}");
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use aurora_quantizers::fallback::fallback;
-use aurora_quantizers::{Spec, Store, formats};
+use aurora_quantizers::{Field, Spec, Store, formats};
 use regex::Regex;
 
 use crate::model::{Model, Param, ParamId, Role};
@@ -15,6 +15,8 @@ use crate::weights::Kept;
 use crate::{Error, Result};
 
 mod mixtures;
+#[cfg(test)]
+pub(crate) mod two_fields;
 
 pub use mixtures::{FILE_TYPES, FileType, tensor_type, tensor_types};
 
@@ -49,8 +51,8 @@ pub struct TensorPlan {
     pub store: &'static dyn Store,
     /// Why the two differ.
     pub reason: Option<String>,
-    /// Size in the output, without padding.
-    pub bytes: u64,
+    /// What the output has of it, in this order: the fields of its store.
+    pub fields: Vec<Field>,
     /// Whether a quantised checkpoint's integers become its codes.
     pub carried: bool,
 }
@@ -59,6 +61,11 @@ impl TensorPlan {
     /// What its numbers are stored as.
     pub fn spec(&self) -> &'static Spec {
         self.store.spec()
+    }
+
+    /// Size in the output, without padding.
+    pub fn bytes(&self) -> u64 {
+        self.fields.iter().map(|field| field.bytes).sum()
     }
 
     /// Numbers in it.
@@ -85,7 +92,7 @@ impl From<&TensorPlan> for TensorRecord {
             requested: t.requested.spec().name.to_owned(),
             actual: t.spec().name.to_owned(),
             reason: t.reason.clone(),
-            bytes: t.bytes,
+            bytes: t.bytes(),
             permuted: None,
             packed: None,
             carried: t.carried,
@@ -153,7 +160,7 @@ impl Plan {
 
     /// Bytes of all tensors, without header and padding.
     pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|t| t.bytes).sum()
+        self.tensors.iter().map(TensorPlan::bytes).sum()
     }
 
     /// Storage bits per weight over all tensors.
@@ -188,7 +195,7 @@ fn tensor(
         requested,
         store,
         reason,
-        bytes: store.fields(&param.shape).iter().map(|field| field.bytes).sum(),
+        fields: store.fields(&param.shape),
         carried: false,
     }
 }

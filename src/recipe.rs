@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::paths::{directory_of, relative};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// What is to be converted, into what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -216,16 +216,17 @@ impl Recipe {
     }
 
     /// Writes it as TOML, or JSON for a name that ends in `.json`; relative paths become relative to where the file is.
+    /// `replace`: whether a file that is there may be replaced.
     ///
     /// # Errors
-    /// If the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// If the file cannot be written; then what was there stays.
+    pub fn save(&self, path: &Path, replace: bool) -> Result<()> {
         let moved = self.seen_from(directory_of(path))?;
         let text = match path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
             true => serde_json::to_string_pretty(&moved).expect("words and numbers become JSON") + "\n",
             false => moved.to_toml(),
         };
-        fs::write(path, text).map_err(|e| Error::io(path, "write", e))
+        files::write(path, "save_recipe", replace, text.as_bytes())
     }
 
     /// As a TOML document.
@@ -299,7 +300,7 @@ mod tests {
         for recipe in [Recipe::new("m"), rich()] {
             for name in ["r.toml", "r.json"] {
                 let path = dir.path().join(name);
-                recipe.save(&path).unwrap();
+                recipe.save(&path, true).unwrap();
                 let mut back = Recipe::load(&path).unwrap();
                 // What was relative to here is reached from there.
                 for (a, b) in back.paths().into_iter().zip(recipe.clone().paths()) {

@@ -15,7 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::paths::directory_of;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 mod bench;
 mod calibrate;
@@ -50,17 +50,17 @@ pub enum Record {
 
 impl Record {
     /// Writes it as JSON. Relative paths of its recipe become relative to where the file is, so that it can be run
-    /// again.
+    /// again. `replace`: whether a file that is there may be replaced.
     ///
     /// # Errors
-    /// If the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// If the file cannot be written; then what was there stays.
+    pub fn save(&self, path: &Path, replace: bool) -> Result<()> {
         let mut record = self.clone();
         if let Record::Convert(run) = &mut record {
             run.recipe = run.recipe.seen_from(directory_of(path))?;
         }
         let text = serde_json::to_string_pretty(&record).expect("records have string keys");
-        fs::write(path, text + "\n").map_err(|e| Error::io(path, "write", e))
+        files::write(path, "record", replace, (text + "\n").as_bytes())
     }
 
     /// Reads one.

@@ -11,7 +11,7 @@ use std::path::Path;
 use sources::{Crate, sources};
 
 /// Leaves, open to all.
-const LEAVES: &[&str] = &["error", "watch", "memory", "paths"];
+const LEAVES: &[&str] = &["error", "watch", "memory", "paths", "files"];
 
 /// Room -> the rooms that it may name beside the leaves, `quantizers` among them. The command line may name everything.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -19,7 +19,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("watch", &["error"]),
     ("memory", &[]),
     ("paths", &[]),
+    ("files", &["error", "watch", "paths"]),
     ("recipe", &[]),
+    ("options", &["recipe"]),
     ("record", &["recipe", "quantizers"]),
     ("gguf", &[]),
     ("checkpoint", &["gguf", "quantizers"]),
@@ -28,9 +30,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runtime", &["checkpoint", "model", "weights", "quantizers"]),
     ("text", &["checkpoint", "gguf"]),
     ("calibrate", &["runtime", "model", "checkpoint", "text", "gguf", "export", "quantizers"]),
-    ("passes", &["model", "weights", "recipe", "record", "quantizers"]),
+    ("passes", &["model", "weights", "recipe", "options", "record", "quantizers"]),
     ("plan", &["model", "weights", "record", "quantizers"]),
-    ("export", &["recipe", "record", "plan", "model", "checkpoint", "gguf", "weights", "text", "quantizers"]),
+    (
+        "export",
+        &["recipe", "options", "record", "plan", "model", "checkpoint", "gguf", "weights", "text", "quantizers"],
+    ),
     (
         "pipeline",
         &["recipe", "record", "weights", "plan", "export", "model", "passes", "calibrate", "runtime", "quantizers"],
@@ -39,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "job",
         &[
             "recipe",
+            "options",
             "record",
             "checkpoint",
             "gguf",

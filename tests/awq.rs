@@ -140,8 +140,9 @@ fn write(source: &dyn TensorSource, model: &Model, passes: &[Box<dyn Pass>], for
     let request = Request { file_type: Some("f32".to_owned()), ..Request::default() };
     let types = exporter.assign(&request, source, &weights).unwrap();
     let plan = Plan::keeping(model, &types.rules, &types.kept).unwrap();
-    let contents = Contents { source, model, weights: &weights, plan: &plan, request: &request };
-    let output = exporter.prepare(contents).unwrap().begin(out, true).unwrap();
+    let contents = Contents { source, model, weights: &weights, plan: &plan, request: &request, importance: None };
+    let prepared = exporter.prepare(contents).unwrap();
+    let output = prepared.begin(contents, out, true).unwrap();
     let samples = [vec![1, 2, 3, 4, 5, 6, 7, 8]];
     let chain = Chain { samples: &samples, passes, propagate: Propagate::Quantized };
     let solved = pipeline::blocks::run(model, &weights, &plan, &chain, None, &*output, &Unwatched).unwrap();

@@ -58,10 +58,11 @@ fn flags_recipes_and_records_give_the_same_bytes() {
     .into_iter()
     .enumerate()
     {
-        let [first, toml, json, record] =
-            ["first", "recipes/r.toml", "recipes/r.json", "recipes/record.json"].map(|name| at(&format!("{name}{i}")));
-        let (toml, json) = (toml.with_extension("toml"), json.with_extension("json"));
-        let record = record.with_extension("json");
+        let names = ["first", "recipes/r.toml", "recipes/r.json", "recipes/record.json"];
+        let [first, toml, json, record] = names.map(|name| {
+            let path = at(name);
+            path.with_file_name(format!("{i}-{}", path.file_name().unwrap().to_str().unwrap()))
+        });
         let whole = model("tiny-llama3");
         let method = flags.contains(&"--method");
         let with_text: &[&str] = if method { &["--text", &own] } else { &[] };
@@ -138,6 +139,60 @@ fn what_a_recipe_gets_wrong_is_named() {
     // An option without its pass.
     let said = refused(&["convert", text(&source), "--damp", "0.1", "-o", "x"]);
     assert!(said.contains("--damp") && said.contains("gptq"), "{said}");
+}
+
+/// What stands beside an output is checked before the work, as the output is, and replaced only if that is allowed.
+#[test]
+fn records_and_recipes_are_checked_before_the_work() {
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (out, file, source) = (at("out.gguf"), at("beside.json"), model("stories260k"));
+    for flag in ["--record", "--save-recipe"] {
+        let asked = |path: &Path, more: &[&str]| {
+            let words = ["convert", text(&source), "-q", "-o", text(&out), flag, text(path)];
+            [&words, more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let refused = |path: &Path, more: &[&str], words: &[&str]| {
+            let asked = asked(path, more);
+            let said = refused(&asked.iter().map(String::as_str).collect::<Vec<_>>());
+            assert!(words.iter().all(|word| said.contains(word)), "{flag} {}: {said}", path.display());
+            assert!(!out.exists(), "{flag} {}", path.display());
+        };
+        refused(&at("no/such/file.json"), &[], &["no/such", "does not exist"]);
+        refused(dir.path(), &["--force"], &["names a directory", flag]);
+        refused(&out, &[], &["out.gguf", "is named by -o and by", flag]);
+        refused(&dir.path().join("..").join(dir.path().file_name().unwrap()).join("out.gguf"), &[], &["-o", flag]);
+        #[cfg(target_os = "linux")]
+        refused(Path::new("/proc/file.json"), &[], &["create a file"]);
+        fs::write(&file, "precious").unwrap();
+        refused(&file, &[], &["exists", "--force", flag]);
+        refused(&file, &["--dry-run"], &["exists", "--force", flag]);
+        assert_eq!(fs::read(&file).unwrap(), b"precious");
+        good(&asked(&file, &["--force"]).iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(Recipe::load(&file).unwrap().format.name, "gguf");
+        fs::remove_file(&out).unwrap();
+    }
+    fs::remove_file(&file).unwrap();
+    let both = ["--record", text(&file), "--save-recipe", text(&file)];
+    let said = refused(&[&["convert", text(&source), "-o", text(&out)], &both[..]].concat());
+    assert!(said.contains("is named by --save-recipe and by --record"), "{said}");
+    assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+}
+
+/// A recipe that cannot be run is not saved, and so is none whose run has nowhere to write.
+#[test]
+fn a_run_that_fails_leaves_no_recipe() {
+    let dir = TempDir::new().unwrap();
+    let (out, file) = (dir.path().join("out.gguf"), dir.path().join("r.toml"));
+    let source = model("stories260k");
+    let asked = ["convert", text(&source), "-o", text(&out), "--save-recipe", text(&file)];
+    for more in [&["--bits", "4"][..], &["--tensor-type", "no_such_tensor=q8_0"], &["--imatrix", "no-such-file"]] {
+        refused(&[&asked[..], more].concat());
+        assert!(!file.exists(), "{more:?}");
+    }
+    fs::write(&out, "precious").unwrap();
+    assert!(refused(&asked).contains("out.gguf"));
+    assert!(!file.exists() && fs::read(&out).unwrap() == b"precious");
 }
 
 /// What a program writes is what the command line writes; what it measures, too.

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Parser, Subcommand};
 
+use super::formats::FormatFlags;
 use super::passes::PassFlags;
-use crate::export::{self, EXPORTERS, packed};
+use crate::export::{self, EXPORTERS};
 use crate::plan::{self, FILE_TYPES};
 
 /// Turn a Hugging Face checkpoint into a small GGUF file that llama.cpp, Ollama and LM Studio load.
@@ -150,7 +151,7 @@ pub struct Convert {
     /// Fail if any tensor cannot have the type that was asked for.
     #[arg(long)]
     pub strict: bool,
-    /// Replace the output file if it exists.
+    /// Replace files that exist: the output, the record, the saved recipe.
     #[arg(long)]
     pub force: bool,
     /// Accept a GGUF file that is quantised already; what its rounding lost stays lost.
@@ -163,61 +164,17 @@ pub struct Convert {
 pub struct FormatArgs {
     /// What is written. Folders hold safetensors, for vLLM, Transformers and their like; embeddings and output matrix
     /// are floats in those of codes. [default: gguf]
-    #[arg(long, value_name = "FORMAT", value_parser = formats(), help_heading = "FormatArgs")]
+    #[arg(long, value_name = "FORMAT", value_parser = formats(), help_heading = "Format")]
     pub format: Option<String>,
-    /// Bits of a code, 4 or 8 [default: 4].
-    #[arg(long, value_name = "N", value_parser = bits, help_heading = "FormatArgs")]
-    pub bits: Option<u8>,
-    /// Weights that share a scale: 32, 64 or 128 [default: 128].
-    #[arg(long, value_name = "N", value_parser = group, help_heading = "FormatArgs")]
-    pub group_size: Option<u8>,
-    /// Zeros in the middle of the codes [default of gptq and compressed-tensors].
-    #[arg(long, conflicts_with = "asym", help_heading = "FormatArgs")]
-    pub sym: bool,
-    /// A zero for every group [default of awq].
-    #[arg(long, help_heading = "FormatArgs")]
-    pub asym: bool,
-    /// Size of a file of safetensors, at most, such as 5GB or 500MB [default: 5GB].
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "FormatArgs")]
-    pub shard_size: Option<u64>,
+    /// What each format has of its own.
+    #[command(flatten)]
+    pub options: FormatFlags,
 }
 
 fn formats() -> PossibleValuesParser {
     use clap::builder::PossibleValue;
     let formats = EXPORTERS.iter().map(|e| e.about());
     PossibleValuesParser::new(formats.map(|about| PossibleValue::new(about.name).help(about.summary)))
-}
-
-/// "500MB": decimal, as the Hugging Face libraries count; or binary, "500MiB".
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit = match unit.trim().to_ascii_uppercase().as_str() {
-        "" | "B" => 1,
-        "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KIB" => 1 << 10,
-        "MIB" => 1 << 20,
-        "GIB" => 1 << 30,
-        _ => 0,
-    };
-    let bytes = number.parse().ok().and_then(|n: u64| n.checked_mul(unit)).filter(|n| *n > 0);
-    bytes.ok_or_else(|| "must be a number and KB, MB or GB, such as 5GB".to_owned())
-}
-
-fn one_of<N: ToString>(text: &str, numbers: &[N]) -> Result<u8, String> {
-    let found = numbers.iter().any(|n| n.to_string() == text).then(|| text.parse().ok()).flatten();
-    let words = || numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    found.ok_or_else(|| format!("must be one of {}", words()))
-}
-
-fn group(text: &str) -> Result<u8, String> {
-    one_of(text, &packed::GROUPS)
-}
-
-fn bits(text: &str) -> Result<u8, String> {
-    one_of(text, &packed::BITS)
 }
 
 /// What can be set of the methods that look at the calibration text.
@@ -429,22 +386,22 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
     /// Flatten (above 1) or sharpen (below 1) the distribution; 0 always takes the most probable token.
-    #[arg(long, value_name = "X", default_value_t = 0.8, value_parser = at_least_zero, help_heading = "TextArgs")]
+    #[arg(long, value_name = "X", default_value_t = 0.8, value_parser = at_least_zero, help_heading = "Sampling")]
     pub temperature: f32,
     /// Choose among the N most probable tokens; 0: all.
-    #[arg(long, value_name = "N", default_value_t = 40, help_heading = "TextArgs")]
+    #[arg(long, value_name = "N", default_value_t = 40, help_heading = "Sampling")]
     pub top_k: usize,
     /// Choose among the most probable tokens that together have this probability; 1: all.
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability, help_heading = "TextArgs")]
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability, help_heading = "Sampling")]
     pub top_p: f32,
     /// Leave out tokens less probable than this times the most probable one; 0: none.
-    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability, help_heading = "TextArgs")]
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability, help_heading = "Sampling")]
     pub min_p: f32,
     /// Make tokens of the last 64 less probable (above 1); 1: off.
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero, help_heading = "TextArgs")]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero, help_heading = "Sampling")]
     pub repeat_penalty: f32,
     /// Where the random numbers begin.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "TextArgs")]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
     /// Tokens that prompt and answer may have together [default: what the model was made for, at most 4096].
     #[arg(long, value_name = "N")]

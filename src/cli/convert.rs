@@ -8,6 +8,7 @@ use crate::plan::Plan;
 use crate::record::Record;
 use crate::{Error, Result};
 
+mod beside;
 mod flags;
 mod scaled;
 mod solved;
@@ -16,9 +17,6 @@ mod summary;
 /// Runs the command.
 pub fn run(args: &Convert, common: &Common) -> Result<()> {
     let recipe = flags::recipe(args)?;
-    if let Some(path) = &args.save_recipe {
-        recipe.save(path)?;
-    }
     let job = job::prepare(&recipe)?;
     refuse_fallbacks(job.plan(), args.strict)?;
     let to = Destination {
@@ -27,14 +25,13 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         resume: args.solving.resume,
         hash: common.json || args.record.is_some(),
     };
+    beside::check(args, &job.output(&to))?;
     let record = match args.dry_run {
         true => job.dry_run(&to),
         false => job.run(&to, &Progress::new(common, signals::stop_flag()?))?,
     };
     let record = Record::Convert(Box::new(record));
-    if let Some(path) = &args.record {
-        record.save(path)?;
-    }
+    beside::write(args, &recipe, &record)?;
     if common.json {
         return ui::print_json(&record);
     }

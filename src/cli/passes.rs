@@ -1,10 +1,10 @@
-//! Flags of the passes: one for every option in the table of passes, so that a new option needs no line here.
+//! Flags of the passes: those of every option in the table of passes, so that a new option needs no line here.
 
-use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
-use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 
-use crate::passes::{Opt, OptKind, PASSES, PassRow};
+use super::options::{arguments, flag, typed};
+use crate::options::Opt;
+use crate::passes::{PASSES, PassRow};
 use crate::recipe::{PassSpec, Setting};
 use crate::{Error, Result};
 
@@ -30,8 +30,11 @@ impl PassFlags {
                 None => {
                     let names: Vec<_> = passes.iter().map(|spec| spec.name.as_str()).collect();
                     let method = if names.is_empty() { crate::passes::RTN.to_owned() } else { names.join("+") };
-                    let what =
-                        format!("--{} is an option of {}; --method {method} has no use for it", flag(option), row.name);
+                    let what = format!(
+                        "--{} is an option of {}; --method {method} has no use for it",
+                        flag(option.called(value)),
+                        row.name
+                    );
                     return Err(Error::setting(what));
                 }
             };
@@ -41,27 +44,15 @@ impl PassFlags {
     }
 }
 
-fn flag(option: &Opt) -> String {
-    option.name.replace('_', "-")
-}
-
-fn argument(option: &'static Opt) -> Arg {
-    let parser: ValueParser = match option.kind {
-        OptKind::Word(words) => PossibleValuesParser::new(words).map(Setting::Word).into(),
-        _ => ValueParser::new(|text: &str| option.parse(text)),
-    };
-    let name = match option.kind {
-        OptKind::Word(_) => "HOW",
-        OptKind::Count(..) => "N",
-        OptKind::Number(..) => "X",
-    };
-    let arg = Arg::new(option.name).long(flag(option)).value_name(name).value_parser(parser);
-    arg.help(option.about).default_value(option.default).help_heading("Methods")
-}
-
 impl clap::Args for PassFlags {
     fn augment_args(command: Command) -> Command {
-        command.args(PASSES.iter().flat_map(|row| row.options).map(argument))
+        let all = PASSES.iter().flat_map(|row| row.options).flat_map(arguments);
+        // A flag that takes no value has no default to show.
+        let shown = all.map(|(option, arg)| match arg.get_action().takes_values() {
+            true => arg.default_value(option.default),
+            false => arg,
+        });
+        command.args(shown.map(|arg| arg.help_heading("Methods")))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -72,9 +63,8 @@ impl clap::Args for PassFlags {
 impl clap::FromArgMatches for PassFlags {
     fn from_arg_matches(found: &ArgMatches) -> std::result::Result<Self, clap::Error> {
         let all = PASSES.iter().flat_map(|row| row.options.iter().map(move |option| (row, option)));
-        let typed = all.filter(|(_, option)| found.value_source(option.name) == Some(ValueSource::CommandLine));
-        let value = |option: &Opt| found.get_one::<Setting>(option.name).expect("it was typed").clone();
-        Ok(PassFlags(typed.map(|(row, option)| (row, option, value(option))).collect()))
+        let set = all.filter_map(|(row, option)| Some((row, option, typed(option, found)?)));
+        Ok(PassFlags(set.collect()))
     }
 
     fn update_from_arg_matches(&mut self, found: &ArgMatches) -> std::result::Result<(), clap::Error> {

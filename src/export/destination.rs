@@ -6,42 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::gguf::split;
 use crate::checkpoint::{Config, TensorSource, card, directory_of};
 use crate::plan::FileType;
-use crate::{Error, Result};
-
-fn parent_exists(path: &Path) -> Result<()> {
-    let parent = directory_of(path);
-    match parent.is_dir() {
-        true => Ok(()),
-        false => {
-            Err(Error::destination(path, format!("directory {} does not exist; create it first", parent.display())))
-        }
-    }
-}
+use crate::{Error, Result, files};
 
 /// Where a file goes: `path` itself, or what it links to. `replace`: whether it may take the place of another.
 ///
 /// # Errors
 /// If the directory does not exist, `path` names a directory, or something is there that must not be replaced.
 pub fn file(path: &Path, replace: bool) -> Result<PathBuf> {
-    parent_exists(path)?;
-    let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
-    if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
-        return Err(Error::destination(path, "names a directory; `output` needs a file name"));
-    }
-    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
-    if !replace {
-        return Err(Error::destination(path, "exists; use `replace` to replace it, or another name with `output`"));
-    }
-    // A link stays a link: what it leads to is replaced.
-    let real = if found.is_symlink() {
-        path.canonicalize().map_err(|e| Error::io(path, "follow the link", e))?
-    } else {
-        path.to_owned()
-    };
-    if !real.is_file() {
-        return Err(Error::destination(path, "is no regular file; it is not replaced"));
-    }
-    Ok(real)
+    files::destination(path, "output", replace)
 }
 
 /// Where a folder goes: `path` itself. A folder never takes the place of another.
@@ -49,7 +21,7 @@ pub fn file(path: &Path, replace: bool) -> Result<PathBuf> {
 /// # Errors
 /// If the directory does not exist, or something has that name.
 pub fn folder(path: &Path) -> Result<PathBuf> {
-    parent_exists(path)?;
+    files::parent_exists(path)?;
     match path.symlink_metadata() {
         Err(_) => Ok(path.to_owned()),
         Ok(_) => {

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::request::Request;
-use crate::Result;
 use crate::checkpoint::TensorSource;
 use crate::model::{Model, ParamId};
+use crate::options::{Opt, Options};
 use crate::plan::{Plan, Rules};
 use crate::record::ImportanceRecord;
 use crate::watch::Watch;
 use crate::weights::{Edits, Kept, Weights};
+use crate::{Error, Result};
 
 /// An output format: a row of [`EXPORTERS`](super::EXPORTERS).
 pub trait Exporter: Send + Sync {
-    /// What it is called, and which settings it takes.
+    /// What it is called, and what can be set of it.
     fn about(&self) -> &'static About;
 
     /// Which type every matrix is to have, and which edits that takes (columns of a quantised checkpoint put in the
@@ -28,7 +29,7 @@ pub trait Exporter: Send + Sync {
     ///
     /// # Errors
     /// If the output could not be written or would not load.
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>>;
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>>;
 
     /// Where the output goes: `path`, or what it links to. `replace`: whether a file there may be replaced.
     ///
@@ -46,8 +47,21 @@ pub struct About {
     pub title: &'static str,
     /// One line for `--help`.
     pub summary: &'static str,
-    /// Names of the [settings](Request::given) that it takes; all others are refused.
+    /// Which of the [settings of all formats](Request::given) it takes; the others are refused.
     pub settings: &'static [&'static str],
+    /// What can be set of this format alone, or of it and its like.
+    pub options: &'static [Opt],
+}
+
+impl About {
+    /// All options as a request has them, those that it does not set with their defaults.
+    ///
+    /// # Errors
+    /// If the format has no such option, or it cannot have that value.
+    pub fn options_in(&self, request: &Request) -> Result<Options> {
+        let options = Options::of(self.options, &request.options);
+        options.map_err(|e| Error::setting(format!("`format` {}: {e}", self.name)))
+    }
 }
 
 /// What an exporter makes of a request: the types of all tensors, for [`Plan::keeping`].
@@ -79,37 +93,35 @@ pub struct Contents<'a> {
     pub plan: &'a Plan,
     /// What was asked for.
     pub request: &'a Request,
+    /// What it is rounded with, for formats that have a place to say so.
+    pub importance: Option<&'a ImportanceRecord>,
 }
 
-/// An output that is laid out: nothing but the disk can fail now.
-pub trait Prepared<'a> {
+/// An output that is laid out: nothing but the disk can fail now. It borrows nothing, so that a job can keep it.
+pub trait Prepared: Send + Sync {
     /// Bytes of what will be written: of the file, or of all tensors in a folder.
     fn bytes(&self) -> u64;
 
     /// Remarks for the user.
     fn notes(&self) -> &[String];
 
-    /// Lets the output say which importances it was rounded with, if the format has a place for that.
-    ///
-    /// # Errors
-    /// If the format cannot hold it.
-    fn weighed(&mut self, importance: &ImportanceRecord) -> Result<()>;
-
-    /// Begins to write, beside `path`. `replace`: whether a file that has that name at the end may be replaced.
+    /// Begins to write, beside `path`. `contents`: those that it was laid out for. `replace`: whether a file that has
+    /// that name at the end may be replaced.
     ///
     /// # Errors
     /// If the directory cannot be written or the disk is too small.
-    fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>>;
+    fn begin<'a>(&'a self, contents: Contents<'a>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>>;
 }
 
 /// An output that is being written. Dropped unfinished, it leaves nothing behind.
 pub trait Sink: Sync {
-    /// Takes whole rows of a tensor, in the type that the plan gives it. `tensor`: index in the plan. `at`: where
-    /// `bytes` begin, from the tensor's start. In any order and from any thread; each row comes once.
+    /// Takes whole rows of a tensor's field, in the type that the plan gives it. `tensor`: index in the plan. `field`:
+    /// index in the tensor's [fields](crate::plan::TensorPlan::fields). `at`: where `bytes` begin, from the field's
+    /// start. In any order and from any thread; each row comes once.
     ///
     /// # Errors
     /// If the disk is full or fails.
-    fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()>;
+    fn put(&self, tensor: usize, field: usize, at: u64, bytes: &[u8]) -> Result<()>;
 
     /// Makes everything durable and gives it its name. Returns the bytes written, as [`Prepared::bytes`] counts them.
     ///

@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
-use super::{AtomicFile, Sink};
+use aurora_quantizers::Field;
+
+use super::Sink;
 use crate::Result;
+use crate::files::AtomicFile;
+use crate::plan::Plan;
 use crate::watch::Watch;
 
 /// Where every byte of an output file will be.
@@ -11,10 +15,24 @@ use crate::watch::Watch;
 pub struct FileMap {
     /// The file's first bytes.
     pub header: Vec<u8>,
-    /// Position of each tensor of the plan in the file.
-    pub offsets: Vec<u64>,
+    /// Position of each field of each tensor of the plan in the file.
+    pub offsets: Vec<Vec<u64>>,
     /// Size of the file.
     pub size: u64,
+}
+
+impl FileMap {
+    /// All fields of all tensors one after the other, behind a header.
+    pub fn gapless(header: Vec<u8>, plan: &Plan) -> FileMap {
+        let mut size = header.len() as u64;
+        let mut place = |field: &Field| {
+            let start = size;
+            size += field.bytes;
+            start
+        };
+        let offsets = plan.tensors.iter().map(|t| t.fields.iter().map(&mut place).collect()).collect();
+        FileMap { header, offsets, size }
+    }
 }
 
 /// An output file that is being written. Tensors may arrive in any order and from any thread.
@@ -35,12 +53,12 @@ impl Output {
         Ok(Output { file, map })
     }
 
-    /// Writes a run of a tensor's bytes. `at`: from the tensor's start.
+    /// Writes a run of bytes of a tensor's field. `at`: from the field's start.
     ///
     /// # Errors
     /// If the disk is full or fails.
-    pub fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(self.map.offsets[tensor] + at, bytes)
+    pub fn put(&self, tensor: usize, field: usize, at: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_at(self.map.offsets[tensor][field] + at, bytes)
     }
 
     /// Makes the file durable and gives it its name.
@@ -54,12 +72,36 @@ impl Output {
 }
 
 impl Sink for Output {
-    fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
-        Output::put(self, tensor, at, bytes)
+    fn put(&self, tensor: usize, field: usize, at: u64, bytes: &[u8]) -> Result<()> {
+        Output::put(self, tensor, field, at, bytes)
     }
 
     fn finish(self: Box<Self>, watch: &dyn Watch) -> Result<u64> {
         let size = self.map.size;
         Output::finish(*self, watch).map(|()| size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::two_fields;
+    use crate::watch::Unwatched;
+
+    #[test]
+    fn fields_have_places_of_their_own() {
+        let map = FileMap::gapless(vec![9; 2], &two_fields::plan());
+        assert_eq!((&map.offsets[..], map.size), (&[vec![2, 50], vec![56, 104]][..], 110));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let output = Output::begin(&path, map, false).unwrap();
+        output.put(1, 1, 2, &[4; 4]).unwrap();
+        output.put(0, 1, 0, &[2; 6]).unwrap();
+        output.put(1, 1, 0, &[4; 2]).unwrap();
+        output.put(0, 0, 0, &[1; 48]).unwrap();
+        output.put(1, 0, 0, &[3; 48]).unwrap();
+        output.finish(&Unwatched).unwrap();
+        let expected = [vec![9; 2], vec![1; 48], vec![2; 6], vec![3; 48], vec![4; 6]].concat();
+        assert_eq!(std::fs::read(&path).unwrap(), expected);
     }
 }

@@ -14,11 +14,13 @@
 //! let plan = Plan::keeping(model, &types.rules, &types.kept)?;
 //! // What can go wrong goes wrong here, before hours of calibration.
 //! let path = exporter.destination(path, false)?;
-//! let prepared = exporter.prepare(Contents { source, model, weights: &weights, plan: &plan, request: &request })?;
+//! let (weights, plan, request) = (&weights, &plan, &request);
+//! let contents = Contents { source, model, weights, plan, request, importance: None };
+//! let prepared = exporter.prepare(contents)?;
 //! // The pipeline writes rows, in any order and from any thread.
-//! let sink = prepared.begin(&path, false)?;
+//! let sink = prepared.begin(contents, &path, false)?;
 //! # let bytes = Vec::new();
-//! sink.put(0, 0, &bytes)?;
+//! sink.put(0, 0, 0, &bytes)?;
 //! let written = sink.finish(&Unwatched)?;
 //! # let _ = written;
 //! # Ok(())
@@ -27,7 +29,6 @@
 //!
 //! Knows nothing of methods: what a parameter's rows are is decided before they come here.
 
-mod atomic;
 mod companions;
 mod destination;
 mod exporter;
@@ -42,7 +43,6 @@ mod shards;
 #[cfg(test)]
 mod toy;
 
-pub use atomic::AtomicFile;
 pub use destination::{file as file_destination, folder as folder_destination, usual as usual_output};
 pub use exporter::{About, Assigned, Contents, Exporter, Prepared, Sink};
 pub use file::{FileMap, Output};
@@ -74,23 +74,94 @@ pub fn by_name(name: &str) -> Result<&'static dyn Exporter> {
     })
 }
 
+/// Whether a format takes everything that is set.
+///
+/// # Errors
+/// If a setting or an option is another format's, or nobody's, or an option has a value that it cannot have.
+pub fn check(exporter: &dyn Exporter, request: &Request) -> Result<()> {
+    let format = exporter.about();
+    if let Some(name) = request.given().into_iter().find(|name| !format.settings.contains(name)) {
+        return Err(foreign(format, name, |other| other.settings.contains(&name)));
+    }
+    let own = |about: &About, name: &str| about.options.iter().find(|o| o.name == name);
+    if let Some((name, value)) = request.options.iter().find(|(name, _)| own(format, name).is_none()) {
+        let known = EXPORTERS.iter().find_map(|e| own(e.about(), name));
+        let Some(option) = known else {
+            let what = format!("`format` {} has no option {name:?}; it has {}", format.name, names(format));
+            return Err(Error::setting(what));
+        };
+        return Err(foreign(format, option.called(value), |other| own(other, name).is_some()));
+    }
+    format.options_in(request).map(drop)
+}
+
+/// All that can be set of a format.
+fn names(format: &About) -> String {
+    let all = format.settings.iter().copied().chain(format.options.iter().flat_map(|option| option.names()));
+    all.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// The refusal of what only other formats take.
+fn foreign(format: &About, name: &str, takes: impl Fn(&About) -> bool) -> Error {
+    let takers = EXPORTERS.iter().map(|e| e.about()).filter(|about| takes(about));
+    let takers = takers.map(|about| about.title).collect::<Vec<_>>().join(", ");
+    Error::setting(format!("`{name}` is for {takers}; `format` {} has {}", format.name, names(format)))
+}
+
 /// Which type every matrix is to have, of settings that the format takes.
 ///
 /// # Errors
-/// If a setting is another format's, or the exporter's own.
+/// Those of [`check`] and of the exporter.
 pub fn assign(
     exporter: &dyn Exporter,
     request: &Request,
     source: &dyn TensorSource,
     weights: &Weights<'_>,
 ) -> Result<Assigned> {
-    let format = exporter.about();
-    let Some(foreign) = request.given().into_iter().find(|name| !format.settings.contains(name)) else {
-        return exporter.assign(request, source, weights);
-    };
-    let takers = EXPORTERS.iter().map(|e| e.about()).filter(|about| about.settings.contains(&foreign));
-    let takers: Vec<_> = takers.map(|about| about.title).collect();
-    let own: Vec<_> = format.settings.iter().map(|name| format!("`{name}`")).collect();
-    let (takers, own) = (takers.join(", "), own.join(", "));
-    Err(Error::setting(format!("`{foreign}` is for {takers}; `format` {} has {own}", format.name)))
+    check(exporter, request)?;
+    exporter.assign(request, source, weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Setting;
+
+    /// The command line has one flag for all formats that share an option, and one help.
+    #[test]
+    fn options_of_one_name_are_one_thing() {
+        let all: Vec<_> = EXPORTERS.iter().flat_map(|e| e.about().options).collect();
+        for (i, a) in all.iter().enumerate() {
+            assert!(a.parse(a.default).is_ok(), "{}: its default {}", a.name, a.default);
+            for b in &all[..i] {
+                if a.names().any(|name| b.names().any(|other| name == other)) {
+                    assert_eq!((a.name, a.about), (b.name, b.about));
+                    assert_eq!(std::mem::discriminant(&a.kind), std::mem::discriminant(&b.kind), "{}", a.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_format_does_not_take_is_refused_with_who_does() {
+        let of = |format: &str, name: &str, value: Setting| {
+            let request = Request { options: [(name.to_owned(), value)].into(), ..Request::default() };
+            check(by_name(format).unwrap(), &request).map_err(|e| e.to_string())
+        };
+        for (format, name, value, words) in [
+            ("gguf", "bits", Setting::Count(4), &["`bits` is for GPTQ, AWQ", "`format` gguf has `type`"][..]),
+            ("safetensors", "sym", Setting::Flag(false), &["`asym` is for GPTQ", "`shard_size`"]),
+            ("gptq", "bitz", Setting::Count(4), &["no option \"bitz\"", "`bits`, `group_size`, `sym`, `asym`"]),
+            ("gptq", "type", Setting::Count(4), &["no option \"type\""]),
+            ("gptq", "bits", Setting::Count(5), &["`format` gptq: `bits` must be one of 4, 8, found 5"]),
+            ("awq", "bits", Setting::Count(8), &["`format` awq: `bits` must be 4, found 8"]),
+        ] {
+            let error = of(format, name, value).unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+        assert!(of("gptq", "bits", Setting::Count(8)).is_ok());
+        let request = Request { pure: true, ..Request::default() };
+        let error = check(by_name("awq").unwrap(), &request).unwrap_err().to_string();
+        assert!(error.contains("`pure` is for GGUF; `format` awq has `bits`"), "{error}");
+    }
 }

@@ -6,6 +6,7 @@ use aurora_quantizers::Store;
 use regex::Regex;
 
 use crate::plan::{FileType, Rules};
+use crate::recipe::Settings;
 
 /// The type that carries the integers of a quantised checkpoint over.
 pub const KEEP: &str = "keep";
@@ -25,14 +26,8 @@ pub struct Request {
     pub tensor_types: Vec<(Regex, &'static dyn Store)>,
     /// Name of the pre-tokenizer, where it is not recognised.
     pub pre: Option<String>,
-    /// Bits of a code.
-    pub bits: Option<u32>,
-    /// Weights that share a scale.
-    pub group_size: Option<usize>,
-    /// Whether zeros are in the middle of the codes.
-    pub symmetric: Option<bool>,
-    /// Bytes of a file, at most, unless a single tensor has more.
-    pub shard_size: Option<u64>,
+    /// What is set of the format's [own options](super::About::options), by name.
+    pub options: Settings,
     /// How codes will be chosen.
     pub choosing: Choosing,
 }
@@ -51,9 +46,8 @@ pub struct Choosing {
 }
 
 impl Request {
-    /// Names of the settings that are given.
+    /// Names of the settings that are given, the format's own options aside.
     pub fn given(&self) -> Vec<&'static str> {
-        let symmetric = if self.symmetric == Some(false) { "format.asym" } else { "format.sym" };
         let all = [
             ("type", self.file_type.is_some()),
             ("pure", self.pure),
@@ -61,10 +55,6 @@ impl Request {
             ("output_type", self.output_type.is_some()),
             ("embedding_type", self.embedding_type.is_some()),
             ("pre", self.pre.is_some()),
-            ("format.bits", self.bits.is_some()),
-            ("format.group_size", self.group_size.is_some()),
-            (symmetric, self.symmetric.is_some()),
-            ("format.shard_size", self.shard_size.is_some()),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }

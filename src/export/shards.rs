@@ -3,15 +3,20 @@
 use std::ops::Range;
 use std::path::Path;
 
-use aurora_quantizers::Spec;
+use aurora_quantizers::{Field, Spec};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::companions::write_json;
 use crate::Result;
+use crate::options::{Opt, OptKind};
 
-/// Bytes of a shard, at most (unless one tensor is larger), where nothing else is asked for: what the Hugging Face
-/// libraries write.
-pub(super) const USUAL: u64 = 5_000_000_000;
+/// Bytes of a shard, at most, unless one tensor is larger. The default is what the Hugging Face libraries write.
+pub(super) const SIZE: Opt = Opt {
+    name: "shard_size",
+    about: "Size of a file of safetensors, at most, such as 5GB or 500MB",
+    kind: OptKind::Size,
+    default: "5GB",
+};
 
 /// One tensor of the output.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,23 +28,34 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// A field of the tensor of this name.
+    pub fn of(name: &str, field: &Field) -> Entry {
+        let name = format!("{name}{}", field.suffix);
+        Entry { name, dtype: dtype(field.spec), shape: field.shape.clone() }
+    }
+
     pub fn bytes(&self) -> u64 {
         self.shape.iter().product::<usize>() as u64 * width(self.dtype)
     }
 }
 
-/// How safetensors spells a type of floats.
-pub(super) fn dtype(spec: &Spec) -> &'static str {
+/// How safetensors spells a type of single numbers.
+fn dtype(spec: &Spec) -> &'static str {
     match spec.name {
         "bf16" => "BF16",
         "f16" => "F16",
+        "i8" => "I8",
+        "i16" => "I16",
+        "i32" => "I32",
+        "i64" => "I64",
         _ => "F32",
     }
 }
 
 fn width(dtype: &str) -> u64 {
     match dtype {
-        "BF16" | "F16" => 2,
+        "I8" => 1,
+        "BF16" | "F16" | "I16" => 2,
         "I64" => 8,
         _ => 4,
     }
@@ -104,6 +120,17 @@ pub(super) fn write_index(folder: &Path, shards: &[Vec<&Entry>]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::two_fields;
+
+    #[test]
+    fn every_field_is_a_tensor_of_its_size() {
+        for t in two_fields::plan().tensors {
+            let entries: Vec<Entry> = t.fields.iter().map(|field| Entry::of(&t.name, field)).collect();
+            let found: Vec<_> = entries.iter().map(|e| (e.name.as_str(), e.dtype, &e.shape[..], e.bytes())).collect();
+            let [values, mask] = ["values", "mask"].map(|end| format!("{}.{end}", t.name));
+            assert_eq!(found, [(values.as_str(), "F16", &[3, 8][..], 48), (mask.as_str(), "I8", &[3, 2], 6)]);
+        }
+    }
 
     #[test]
     fn shards_hold_what_fits_and_never_nothing() {

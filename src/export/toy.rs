@@ -6,14 +6,19 @@ use std::path::{Path, PathBuf};
 use super::{About, Assigned, Contents, Exporter, FileMap, Output, Prepared, Request, Sink, destination};
 use crate::Result;
 use crate::checkpoint::TensorSource;
+use crate::options::{Opt, OptKind};
 use crate::plan::FileType;
-use crate::record::ImportanceRecord;
 use crate::weights::{Edits, Weights};
 
 /// The exporter.
 pub struct Toy;
 
-static ABOUT: About = About { name: "toy", title: "Toy", summary: "bare tensors", settings: &["type"] };
+static ABOUT: About =
+    About { name: "toy", title: "Toy", summary: "bare tensors", settings: &["type"], options: &[TOY_GAP] };
+
+/// Nobody else knows of it: flag, recipe and checks follow from its being listed.
+const TOY_GAP: Opt =
+    Opt { name: "toy_gap", about: "Zeros before the first tensor", kind: OptKind::Count(0, 64), default: "0" };
 
 impl Exporter for Toy {
     fn about(&self) -> &'static About {
@@ -32,12 +37,9 @@ impl Exporter for Toy {
         })
     }
 
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
-        let mut map = FileMap { header: Vec::new(), offsets: Vec::new(), size: 0 };
-        for t in &contents.plan.tensors {
-            map.offsets.push(map.size);
-            map.size += t.bytes;
-        }
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
+        let gap = ABOUT.options_in(contents.request)?.count(TOY_GAP.name);
+        let map = FileMap::gapless(vec![0; gap], contents.plan);
         Ok(Box::new(Bare { map }))
     }
 
@@ -50,7 +52,7 @@ struct Bare {
     map: FileMap,
 }
 
-impl<'a> Prepared<'a> for Bare {
+impl Prepared for Bare {
     fn bytes(&self) -> u64 {
         self.map.size
     }
@@ -59,11 +61,7 @@ impl<'a> Prepared<'a> for Bare {
         &[]
     }
 
-    fn weighed(&mut self, _: &ImportanceRecord) -> Result<()> {
-        Ok(())
-    }
-
-    fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
-        Ok(Box::new(Output::begin(path, self.map, replace)?))
+    fn begin<'a>(&'a self, _: Contents<'a>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
+        Ok(Box::new(Output::begin(path, self.map.clone(), replace)?))
     }
 }

@@ -4,19 +4,17 @@ use regex::Regex;
 
 use crate::calibrate::dataset::{Choice, Dataset};
 use crate::checkpoint::TensorSource;
-use crate::export::{Choosing, Request};
+use crate::export::{self, Choosing, Exporter, Request};
 use crate::model::Model;
-use crate::passes::{self, CODES, JOINT, Options, Pass, REFERENCE, RTN, SCALES, StatsKind};
+use crate::options::Options;
+use crate::passes::{self, CODES, JOINT, Pass, REFERENCE, RTN, SCALES, StatsKind};
 use crate::plan;
-use crate::recipe::{Importance, PassSpec, Propagate, Recipe, Setting, Text};
+use crate::recipe::{Importance, PassSpec, Propagate, Recipe, Text};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
 /// Tokens in a sample, unless a recipe says otherwise: llama-imatrix's.
 const CONTEXT: usize = 512;
-
-/// What can be set of a format.
-const FORMAT_OPTIONS: [&str; 4] = ["bits", "group_size", "sym", "shard_size"];
 
 /// What was asked for, looked up.
 pub(super) struct Asked {
@@ -30,6 +28,8 @@ pub(super) struct Asked {
     pub reference: bool,
     /// Every weight to its nearest level.
     pub nearest: bool,
+    /// The format.
+    pub exporter: &'static dyn Exporter,
     /// What is asked of the output.
     pub request: Request,
 }
@@ -50,13 +50,17 @@ impl Asked {
         let rtn = rtn.unwrap_or_else(|| PassSpec::new(RTN));
         let options = Options::of(passes::row(RTN)?.options, &rtn.options).map_err(Error::setting)?;
         let reference = options.word(SCALES.name, &REFERENCE);
+        let exporter = export::by_name(&recipe.format.name)?;
+        let request = request(recipe, solves, reference)?;
+        export::check(exporter, &request)?;
         let asked = Asked {
             method: if others.is_empty() { RTN.to_owned() } else { others.join("+") },
             passes,
             solves,
             reference,
             nearest: !options.word(CODES.name, &JOINT),
-            request: request(recipe, solves, reference)?,
+            exporter,
+            request,
         };
         asked.check(recipe)?;
         Ok(asked)
@@ -97,20 +101,6 @@ fn request(recipe: &Recipe, solves: bool, reference: bool) -> Result<Request> {
         let regex = Regex::new(&t.pattern).map_err(|e| Error::setting(e.to_string()))?;
         Ok((regex, plan::tensor_type(&t.name)?))
     });
-    let set = &recipe.format.options;
-    if let Some(name) = set.keys().find(|name| !FORMAT_OPTIONS.contains(&name.as_str())) {
-        return refuse(format!("`format.{name}` is not known; there are {}", FORMAT_OPTIONS.join(", ")));
-    }
-    let count = |name: &str| match set.get(name) {
-        None => Ok(None),
-        Some(Setting::Count(n)) => Ok(Some(*n)),
-        Some(other) => refuse(format!("`format.{name}` {other}: must be a whole number")),
-    };
-    let symmetric = match set.get("sym") {
-        None => None,
-        Some(Setting::Flag(on)) => Some(*on),
-        Some(other) => return refuse(format!("`format.sym` {other}: must be true or false")),
-    };
     Ok(Request {
         file_type: recipe.file_type.clone(),
         pure: recipe.pure,
@@ -118,10 +108,7 @@ fn request(recipe: &Recipe, solves: bool, reference: bool) -> Result<Request> {
         embedding_type: store(&recipe.embedding_type)?,
         tensor_types: tensor_types.collect::<Result<_>>()?,
         pre: recipe.pre.clone(),
-        bits: count("bits")?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
-        group_size: count("group_size")?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
-        symmetric,
-        shard_size: count("shard_size")?,
+        options: recipe.format.options.clone(),
         choosing: Choosing {
             method: solves,
             imatrix: matches!(recipe.importance, Some(Importance::File(_))),

@@ -13,9 +13,10 @@ use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Scales, SiteStats, matrix, par};
 use rayon::prelude::*;
 
-use super::{BlockState, Log, Needs, Opt, OptKind, Pass, PassRow, SiteState, StatsKind, Trial};
+use super::{BlockState, Log, Needs, Pass, PassRow, SiteState, StatsKind, Trial};
 use crate::Result;
 use crate::model::{Producer, Reader, Site};
+use crate::options::{Opt, OptKind};
 use crate::record::PassRecord;
 
 /// Where the search begins: exponents of activations and of weights. It goes on from the best of them.

@@ -6,9 +6,10 @@ use std::time::Instant;
 use aurora_quantizers::gptq::{self, Hessian, Order};
 use aurora_quantizers::{SiteStats, matrix};
 
-use super::{BlockState, Log, Needs, Opt, OptKind, Pass, PassRow, RTN, StatsKind};
+use super::{BlockState, Log, Needs, Pass, PassRow, RTN, StatsKind};
 use crate::Result;
 use crate::model::{Reader, Role};
+use crate::options::{Opt, OptKind};
 use crate::record::PassRecord;
 
 /// Row of the table.

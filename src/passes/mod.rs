@@ -7,17 +7,16 @@ pub(crate) mod awq;
 mod block;
 mod clip;
 pub(crate) mod gptq;
-mod options;
 mod pass;
 mod rtn;
 #[cfg(test)]
 mod toy;
 
 pub use block::{BlockState, Probe, SiteState, Trial};
-pub use options::{Opt, OptKind, Options};
 pub use pass::{Log, Needs, Pass, PassRow, RTN, StatsKind};
 pub(crate) use rtn::{CODES, JOINT, REFERENCE, SCALES};
 
+use crate::options::Options;
 use crate::recipe::{PassSpec, Settings};
 use crate::{Error, Result};
 
@@ -78,6 +77,7 @@ pub fn chain(specs: &[PassSpec]) -> Result<Vec<Box<dyn Pass>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::OptKind;
     use crate::recipe::Setting;
 
     /// Every word of every option makes a pass, and so do the defaults.

@@ -1,8 +1,8 @@
 //! What a pass is: what it needs, what it does to a block, and the row of the table that makes one.
 
 use super::block::BlockState;
-use super::options::{Opt, Options};
 use crate::Result;
+use crate::options::{Opt, Options};
 use crate::record::PassRecord;
 
 /// The pass that ends every chain.

@@ -8,9 +8,10 @@ use aurora_quantizers::{Care, Scales, Scan, matrix, par, scan};
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::{BlockState, Log, Needs, Opt, OptKind, Pass, PassRow, StatsKind};
+use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
 use crate::Result;
 use crate::model::{Reader, Role};
+use crate::options::{Opt, OptKind};
 
 /// Row of the table.
 pub const ROW: PassRow = PassRow {

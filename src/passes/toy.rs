@@ -1,7 +1,8 @@
 //! A pass that looks at weights alone, for tests: doubles every matrix. It is one file and one row of the table.
 
-use super::{BlockState, Log, Needs, Opt, OptKind, Pass, PassRow, StatsKind};
+use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
 use crate::Result;
+use crate::options::{Opt, OptKind};
 use crate::record::PassRecord;
 use crate::weights::{Edit, Scale};
 

@@ -210,7 +210,7 @@ impl<'a> Work<'a> {
     /// Writes what a block came to, and remembers the rest.
     pub fn keep(&mut self, done: Done) -> Result<()> {
         for (id, bytes) in &done.encoded {
-            self.output.put(id.0, 0, bytes)?;
+            self.output.put(id.0, 0, 0, bytes)?;
             self.solved.written[id.0] = true;
             let param = self.model.graph.param(*id);
             self.watch.advance(&param.name, param.len() as u64);

@@ -51,7 +51,7 @@ pub(super) fn join(files: Vec<Imatrix>, output: &Path, replace: bool, watch: &dy
                 let some = from..length.min(from + AT_A_TIME);
                 let read = |file: &Imatrix, node: usize| file.node_gram(name, expert, node, *cols, some.clone());
                 let at = 4 * (expert * length + from) as u64;
-                writer.output.put(tensor, at, &bytes_of(root(&files, read)?))?;
+                writer.output.put(tensor, 0, at, &bytes_of(root(&files, read)?))?;
                 watch.go_on()?;
             }
         }

@@ -86,7 +86,7 @@ pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch)
                 sums.iter_mut().zip(floats(&map.bytes()[part.clone()])).for_each(|(s, x)| *s += f64::from(x));
                 map.release(part);
             }
-            writer.output.put(tensor, from as u64, &bytes_of(sums.into_iter().map(|x| x as f32)))?;
+            writer.output.put(tensor, 0, from as u64, &bytes_of(sums.into_iter().map(|x| x as f32)))?;
         }
     }
     writer.finish(&sum, watch)?;

@@ -101,7 +101,7 @@ impl Writer {
         let mut header = Vec::new();
         write_header(&metadata, &table, &mut header)?;
         let start = header.len() as u64;
-        let offsets = table.iter().map(|(.., offset)| start + offset).collect();
+        let offsets = table.iter().map(|(.., offset)| vec![start + offset]).collect();
         let names = tensors.into_iter().enumerate().map(|(i, (name, ..))| (name, i)).collect();
         let output = Output::begin(path, FileMap { header, offsets, size: start + size }, replace)?;
         Ok(Writer { output, names })
@@ -125,7 +125,7 @@ impl Writer {
             gram.lower_row(i, &mut run);
             if run.len() >= AT_A_TIME || i + 1 == gram.width() {
                 let bytes = bytes_of(run.drain(..));
-                self.output.put(tensor, at, &bytes)?;
+                self.output.put(tensor, 0, at, &bytes)?;
                 at += bytes.len() as u64;
             }
         }
@@ -147,7 +147,7 @@ impl Writer {
                 for (suffix, values) in TREE.into_iter().zip([&tokens, stats.sum_sq(), stats.sum_abs()]) {
                     let Some(tensor) = tensor(suffix) else { continue };
                     let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-                    self.output.put(tensor, ((first + node) * bytes.len()) as u64, &bytes)?;
+                    self.output.put(tensor, 0, ((first + node) * bytes.len()) as u64, &bytes)?;
                 }
                 if let (0, Some(gram), Some(tensor)) = (reader, stats.gram(), tensor(TREE[3])) {
                     self.triangle(tensor, first + node, gram)?;
@@ -169,7 +169,7 @@ impl Writer {
                     return Err(Error::numbers(name, what));
                 }
                 let tensor = self.names[&format!("{name}{suffix}")];
-                self.output.put(tensor, 0, &bytes_of(values.iter().copied()))?;
+                self.output.put(tensor, 0, 0, &bytes_of(values.iter().copied()))?;
             }
         }
         self.output.finish(watch)

@@ -2,7 +2,7 @@
 
 use crate::cli::args::{Convert, FormatArgs as Flags};
 use crate::cli::text::calibration;
-use crate::recipe::{Format, Importance, PassSpec, Propagate, Recipe, Setting, TensorType};
+use crate::recipe::{Format, Importance, PassSpec, Propagate, Recipe, TensorType};
 use crate::{Error, Result};
 
 /// The recipe that the flags ask for.
@@ -73,14 +73,5 @@ fn format(flags: &Flags, format: &mut Format) {
         }
         format.name.clone_from(name);
     }
-    let mut set = |name: &str, value: Option<Setting>| {
-        if let Some(value) = value {
-            format.options.insert(name.to_owned(), value);
-        }
-    };
-    set("bits", flags.bits.map(|n| Setting::Count(n.into())));
-    set("group_size", flags.group_size.map(|n| Setting::Count(n.into())));
-    set("shard_size", flags.shard_size.map(Setting::Count));
-    set("sym", flags.sym.then_some(Setting::Flag(true)));
-    set("sym", flags.asym.then_some(Setting::Flag(false)));
+    flags.options.apply(format);
 }

@@ -24,7 +24,7 @@ pub(super) fn plan_text(plan: &Plan, record: &RunRecord) -> String {
         let reason = t.reason.clone().unwrap_or_default();
         let names = [t.requested.spec().name, t.spec().name].map(str::to_owned);
         let [requested, actual] = names;
-        vec![t.name.clone(), ui::shape(&t.shape), requested, actual, t.bytes.to_string(), reason]
+        vec![t.name.clone(), ui::shape(&t.shape), requested, actual, t.bytes().to_string(), reason]
     }));
     format!("{}\nfile size: {} bytes\n", ui::table(&rows, &[0, 2, 3, 5]), record.file_bytes)
 }

@@ -6,7 +6,6 @@ use super::{About, Assigned, Contents, Exporter, FileMap, Output, Prepared, Requ
 use crate::checkpoint::TensorSource;
 use crate::gguf::{self, Metadata};
 use crate::plan::Plan;
-use crate::record::ImportanceRecord;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -21,6 +20,7 @@ static ABOUT: About = About {
     title: "GGUF",
     summary: "a file for llama.cpp, Ollama, LM Studio and their like",
     settings: &["type", "pure", "tensor_types", "output_type", "embedding_type", "pre"],
+    options: &[],
 };
 
 impl Exporter for Gguf {
@@ -32,15 +32,15 @@ impl Exporter for Gguf {
         types::assign(request, source, weights)
     }
 
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
         let Contents { source, model, plan, request, .. } = contents;
-        let (metadata, mut notes) = metadata::metadata(source, model, plan, request.pre.as_deref())?;
+        let (mut metadata, mut notes) = metadata::metadata(source, model, plan, request.pre.as_deref())?;
         if request.output_type.is_some() && model.hyper.tied {
             let what = "`output_type` has no effect: this model's output matrix is its embedding (`embedding_type`)";
             notes.push(what.to_owned());
         }
-        let map = layout(plan, &metadata)?;
-        Ok(Box::new(File { plan, metadata, notes, map }))
+        contents.importance.into_iter().for_each(|record| importance::keys(record, &mut metadata));
+        Ok(Box::new(File { notes, map: layout(plan, &metadata)? }))
     }
 
     fn destination(&self, path: &Path, replace: bool) -> Result<PathBuf> {
@@ -54,32 +54,32 @@ impl Exporter for Gguf {
 /// If the header cannot be expressed in this format.
 pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<FileMap> {
     let alignment = metadata.alignment().unwrap_or(gguf::DEFAULT_ALIGNMENT);
+    let fields = plan.tensors.iter().flat_map(|t| t.fields.iter().map(move |field| (t, field)));
+    let fields: Vec<_> = fields.map(|(t, field)| (format!("{}{}", t.name, field.suffix), field)).collect();
     let mut size = 0;
-    let mut table: Vec<gguf::TensorEntry> = Vec::with_capacity(plan.tensors.len());
-    for t in &plan.tensors {
-        let spec = t.spec();
-        let id = spec.ggml_id.ok_or_else(|| {
-            Error::unsupported(format!("{}: GGUF has no type {}; choose another for it", t.name, spec.name))
+    let mut table: Vec<gguf::TensorEntry> = Vec::with_capacity(fields.len());
+    for (name, field) in &fields {
+        let id = field.spec.ggml_id.ok_or_else(|| {
+            Error::unsupported(format!("{name}: GGUF has no type {}; choose another for it", field.spec.name))
         })?;
-        table.push((&t.name, &t.shape, id, size));
-        size = gguf::align(size + t.bytes, alignment);
+        table.push((name, &field.shape, id, size));
+        size = gguf::align(size + field.bytes, alignment);
     }
     let mut header = Vec::new();
     gguf::write_header(metadata, &table, &mut header)?;
     let start = header.len() as u64;
-    let offsets = table.iter().map(|(.., offset)| start + offset).collect();
+    let mut places = table.iter().map(|(.., offset)| start + offset);
+    let offsets = plan.tensors.iter().map(|t| places.by_ref().take(t.fields.len()).collect()).collect();
     Ok(FileMap { header, offsets, size: start + size })
 }
 
 /// A file that is laid out.
-struct File<'a> {
-    plan: &'a Plan,
-    metadata: Metadata,
+struct File {
     notes: Vec<String>,
     map: FileMap,
 }
 
-impl<'a> Prepared<'a> for File<'a> {
+impl Prepared for File {
     fn bytes(&self) -> u64 {
         self.map.size
     }
@@ -88,13 +88,33 @@ impl<'a> Prepared<'a> for File<'a> {
         &self.notes
     }
 
-    fn weighed(&mut self, record: &ImportanceRecord) -> Result<()> {
-        importance::keys(record, &mut self.metadata);
-        self.map = layout(self.plan, &self.metadata)?;
-        Ok(())
+    fn begin<'a>(&'a self, _: Contents<'a>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
+        Ok(Box::new(Output::begin(path, self.map.clone(), replace)?))
     }
+}
 
-    fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
-        Ok(Box::new(Output::begin(path, self.map, replace)?))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::two_fields;
+
+    #[test]
+    fn every_field_is_a_tensor() {
+        let map = layout(&two_fields::plan(), &Metadata::new()).unwrap();
+        let mut bytes = map.header.clone();
+        bytes.resize(map.size as usize, 0);
+        let header = gguf::read_header(Path::new("x.gguf"), &bytes).unwrap();
+        let found: Vec<_> =
+            header.tensors.iter().map(|t| (t.name.as_str(), &t.dims[..], t.type_id, t.offset)).collect();
+        let expected: [(_, &[u64], _, _); 4] = [
+            ("a.values", &[8, 3], 1, 0),
+            ("a.mask", &[2, 3], 24, 64),
+            ("b.values", &[8, 3], 1, 96),
+            ("b.mask", &[2, 3], 24, 160),
+        ];
+        assert_eq!(found, expected);
+        let start = header.data_start;
+        assert_eq!(map.offsets, [[start, start + 64], [start + 96, start + 160]]);
+        assert_eq!(map.size, start + 192);
     }
 }

@@ -3,15 +3,27 @@
 
 use serde_json::{Value as Json, json};
 
-use super::super::About;
+use super::super::{About, shards};
 use super::bits::{bytes, transposed};
-use super::layout::{BITS, Codes, Limits, Matrix, PackedField, PackedLayout, SETTINGS};
+use super::layout::{BITS, Codes, GROUP_SIZE, Matrix, PackedField, PackedLayout, SYM};
+use crate::options::{Opt, OptKind};
 
 /// The layout.
 pub struct Awq;
 
-static ABOUT: About =
-    About { name: "awq", title: "AWQ", summary: "a folder in the layout of AWQ (GEMM)", settings: SETTINGS };
+static ABOUT: About = About {
+    name: "awq",
+    title: "AWQ",
+    summary: "a folder in the layout of AWQ (GEMM)",
+    settings: &[],
+    options: &[
+        // Its kernels read four bits, and zeros that are stored.
+        Opt { kind: OptKind::OneOf(&[4]), ..BITS },
+        GROUP_SIZE,
+        Opt { default: "false", ..SYM },
+        shards::SIZE,
+    ],
+};
 
 /// Which of eight neighbours each nibble of a word holds, from the lowest.
 const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
@@ -28,10 +40,6 @@ fn interleaved(values: &[u8], rows: usize, cols: usize) -> Vec<u8> {
 impl PackedLayout for Awq {
     fn about(&self) -> &'static About {
         &ABOUT
-    }
-
-    fn limits(&self) -> Limits {
-        Limits { symmetric: false, bits: &BITS[..1] }
     }
 
     fn fields(&self, rows: usize, cols: usize, s: Codes) -> Vec<PackedField> {

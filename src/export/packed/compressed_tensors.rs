@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::About;
 use super::bits::{bytes, words};
-use super::layout::{Codes, Matrix, PackedField, PackedLayout, SETTINGS};
+use super::layout::{Codes, Matrix, OPTIONS, PackedField, PackedLayout};
 
 /// The layout.
 pub struct CompressedTensors;
@@ -14,7 +14,8 @@ static ABOUT: About = About {
     name: "compressed-tensors",
     title: "compressed-tensors",
     summary: "a folder in the layout of compressed-tensors (pack-quantized)",
-    settings: SETTINGS,
+    settings: &[],
+    options: OPTIONS,
 };
 
 impl PackedLayout for CompressedTensors {

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::About;
 use super::bits::{bytes, transposed, words};
-use super::layout::{Codes, Matrix, PackedField, PackedLayout, SETTINGS};
+use super::layout::{Codes, Matrix, OPTIONS, PackedField, PackedLayout};
 
 /// The layout.
 pub struct Gptq;
@@ -17,7 +17,8 @@ static ABOUT: About = About {
     name: "gptq",
     title: "GPTQ",
     summary: "a folder in the layout of GPTQ, for vLLM, Transformers and their like",
-    settings: SETTINGS,
+    settings: &[],
+    options: OPTIONS,
 };
 
 /// The format's name, and what is taken off every zero.

@@ -2,7 +2,8 @@
 
 use serde_json::Value as Json;
 
-use super::super::About;
+use super::super::{About, shards};
+use crate::options::{Opt, OptKind, Options};
 
 /// What the codes of all matrices are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,17 @@ pub struct Codes {
     pub group: usize,
     /// Whether zeros are in the middle of the codes.
     pub symmetric: bool,
+}
+
+impl Codes {
+    /// What a format's options say of them.
+    pub fn of(options: &Options) -> Codes {
+        Codes {
+            bits: options.count(BITS.name) as u32,
+            group: options.count(GROUP_SIZE.name),
+            symmetric: options.flag(SYM.name),
+        }
+    }
 }
 
 /// One matrix, `[rows, cols]` = `[out, in]`, as integers: `weight = scale * (code - zero)`.
@@ -35,13 +47,8 @@ pub type PackedField = (&'static str, &'static str, Vec<usize>);
 
 /// How a program wants its matrices.
 pub trait PackedLayout: Send + Sync {
-    /// What it is called; the name is `quant_method` too.
+    /// What it is called, where the name is `quant_method` too, and its options: [`OPTIONS`], or others of these names.
     fn about(&self) -> &'static About;
-
-    /// Zeros and what else is usual or impossible.
-    fn limits(&self) -> Limits {
-        Limits { symmetric: true, bits: &BITS }
-    }
 
     /// The tensors of a matrix of this shape.
     fn fields(&self, rows: usize, cols: usize, codes: Codes) -> Vec<PackedField>;
@@ -53,21 +60,25 @@ pub trait PackedLayout: Send + Sync {
     fn config(&self, codes: Codes, skipped: &[String]) -> (Json, Option<&'static str>);
 }
 
-/// What a layout can hold.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Whether zeros are in the middle of the codes unless it is asked otherwise.
-    pub symmetric: bool,
-    /// Bits that a code can have.
-    pub bits: &'static [u32],
-}
+/// Bits of a code.
+pub(super) const BITS: Opt =
+    Opt { name: "bits", about: "Bits of a code, 4 or 8", kind: OptKind::OneOf(&[4, 8]), default: "4" };
 
-/// Bits of a code that can be asked for.
-pub const BITS: [u32; 2] = [4, 8];
+/// Weights that share a scale.
+pub(super) const GROUP_SIZE: Opt = Opt {
+    name: "group_size",
+    about: "Weights that share a scale: 32, 64 or 128",
+    kind: OptKind::OneOf(&[32, 64, 128]),
+    default: "128",
+};
 
-/// Sizes of groups that can be asked for.
-pub const GROUPS: [usize; 3] = [32, 64, 128];
+/// Whether zeros are in the middle of the codes.
+pub(super) const SYM: Opt = Opt {
+    name: "sym",
+    about: "Zeros in the middle of the codes",
+    kind: OptKind::Flag { off: "asym", about: "A zero for every group" },
+    default: "true",
+};
 
-/// Settings that all layouts take.
-pub(super) const SETTINGS: &[&str] =
-    &["format.bits", "format.group_size", "format.sym", "format.asym", "format.shard_size"];
+/// What can be set of most layouts.
+pub(super) const OPTIONS: &[Opt] = &[BITS, GROUP_SIZE, SYM, shards::SIZE];

@@ -25,30 +25,10 @@ mod write;
 pub use awq::Awq;
 pub use compressed_tensors::CompressedTensors;
 pub use gptq::Gptq;
-pub use layout::{BITS, Codes, GROUPS, PackedLayout};
+pub use layout::{Codes, PackedLayout};
 
 /// The exporter of a layout.
 pub struct PackedExporter(pub &'static dyn PackedLayout);
-
-impl PackedExporter {
-    fn codes(&self, request: &Request) -> Result<Codes> {
-        let (about, limits) = (self.0.about(), self.0.limits());
-        let codes = Codes {
-            bits: request.bits.unwrap_or(BITS[0]),
-            group: request.group_size.unwrap_or(GROUPS[2]),
-            symmetric: request.symmetric.unwrap_or(limits.symmetric),
-        };
-        if !limits.bits.contains(&codes.bits) {
-            let bits: Vec<_> = limits.bits.iter().map(ToString::to_string).collect();
-            let what = format!("`format` {} has {} bits only, found {}", about.name, bits.join(" or "), codes.bits);
-            return Err(Error::setting(what));
-        }
-        if !GROUPS.contains(&codes.group) {
-            return Err(Error::setting(format!("`format.group_size` {} is none of {GROUPS:?}", codes.group)));
-        }
-        Ok(codes)
-    }
-}
 
 impl Exporter for PackedExporter {
     fn about(&self) -> &'static About {
@@ -56,7 +36,7 @@ impl Exporter for PackedExporter {
     }
 
     fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned> {
-        let codes = self.codes(request)?;
+        let codes = Codes::of(&self.0.about().options_in(request)?);
         if matches!(source.config(), Config::Gguf(_)) {
             let name = self.0.about().name;
             let what = format!("`format` {name} needs a Hugging Face checkpoint, this is a GGUF file");
@@ -65,10 +45,9 @@ impl Exporter for PackedExporter {
         assign::assign(self.0.about().name, codes, request, source, weights)
     }
 
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
-        let codes = self.codes(contents.request)?;
-        let Config::HuggingFace(config) = contents.source.config() else { unreachable!("refused before") };
-        Ok(Box::new(write::Laid::new(contents, self.0, codes, config)))
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
+        let options = self.0.about().options_in(contents.request)?;
+        Ok(Box::new(write::Laid::new(contents, self.0, &options)))
     }
 
     fn destination(&self, path: &Path, _: bool) -> Result<PathBuf> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Store, formats};
 
-use super::super::shards::{self, Entry};
+use super::super::shards::Entry;
 use super::layout::{Codes, PackedLayout};
 use crate::plan::Plan;
 use crate::weights::Weights;
@@ -54,9 +54,7 @@ impl Tensor {
     /// What the output has of it.
     pub fn entries(&self, layout: &dyn PackedLayout, codes: Codes) -> Vec<Entry> {
         match self.floats {
-            Some(store) => {
-                vec![Entry { name: self.name.clone(), dtype: shards::dtype(store.spec()), shape: self.shape.clone() }]
-            }
+            Some(store) => store.fields(&self.shape).iter().map(|field| Entry::of(&self.name, field)).collect(),
             None => {
                 let stem = self.name.strip_suffix(".weight").unwrap_or(&self.name);
                 let fields = layout.fields(self.shape[0], self.shape[1], codes);

@@ -14,32 +14,34 @@ use crate::model::Import;
 use crate::plan::{Plan, TensorPlan};
 use crate::weights::Weights;
 
-/// The pipeline's output, and where each planned tensor begins in it.
+/// The pipeline's output, and where each field of each planned tensor begins in it.
 pub(super) struct Intermediate<'a> {
     pub map: Map,
-    pub offsets: Vec<u64>,
+    pub offsets: Vec<Vec<u64>>,
     pub plan: &'a Plan,
     pub weights: &'a Weights<'a>,
 }
 
 impl Intermediate<'_> {
-    /// Bytes of a row of a planned tensor.
+    /// Bytes of a row of a planned tensor: floats and groups of codes have one field.
     fn row(&self, tensor: usize, row: usize) -> &[u8] {
-        &self.map.bytes()[self.rows(tensor, row..row + 1)]
+        &self.map.bytes()[self.rows(tensor, 0, row..row + 1)]
     }
 
-    /// Where the bytes of some rows of a planned tensor are.
-    fn rows(&self, tensor: usize, rows: Range<usize>) -> Range<usize> {
+    /// Where the bytes of some rows of a planned tensor's field are.
+    fn rows(&self, tensor: usize, field: usize, rows: Range<usize>) -> Range<usize> {
         let t = &self.plan.tensors[tensor];
-        let width = (t.bytes / t.rows() as u64) as usize;
-        let start = self.offsets[tensor] as usize;
+        let width = (t.fields[field].bytes / t.rows() as u64) as usize;
+        let start = self.offsets[tensor][field] as usize;
         start + rows.start * width..start + rows.end * width
     }
 
     /// Tells the system that a tensor will not be read again.
     pub fn release(&self, tensor: &Tensor) {
         for piece in &tensor.pieces {
-            self.map.release(self.rows(piece.tensor, piece.from..piece.from + piece.rows));
+            for field in 0..self.plan.tensors[piece.tensor].fields.len() {
+                self.map.release(self.rows(piece.tensor, field, piece.from..piece.from + piece.rows));
+            }
         }
     }
 

@@ -14,20 +14,17 @@ use super::layout::{Codes, PackedLayout};
 use super::tensors::{self, Tensor};
 use super::unpack::Intermediate;
 use crate::checkpoint::config::HfConfig;
-use crate::checkpoint::directory_of;
 use crate::checkpoint::mmap::Map;
+use crate::checkpoint::{Config, directory_of};
 use crate::model::Role;
-use crate::plan::Plan;
-use crate::record::ImportanceRecord;
+use crate::options::Options;
 use crate::watch::Watch;
 use crate::{Error, Result};
 
 /// A folder that is laid out.
-pub(super) struct Laid<'a> {
-    contents: Contents<'a>,
+pub(super) struct Laid {
     layout: &'static dyn PackedLayout,
     codes: Codes,
-    config: &'a HfConfig,
     tensors: Vec<Tensor>,
     /// Of each tensor.
     entries: Vec<Vec<Entry>>,
@@ -35,13 +32,14 @@ pub(super) struct Laid<'a> {
     shards: Vec<Range<usize>>,
 }
 
-impl<'a> Laid<'a> {
-    pub fn new(contents: Contents<'a>, layout: &'static dyn PackedLayout, codes: Codes, config: &'a HfConfig) -> Self {
+impl Laid {
+    pub fn new(contents: Contents<'_>, layout: &'static dyn PackedLayout, options: &Options) -> Self {
+        let codes = Codes::of(options);
         let tensors = tensors::all(contents.plan, contents.weights);
         let entries: Vec<_> = tensors.iter().map(|t| t.entries(layout, codes)).collect();
         let sizes: Vec<u64> = entries.iter().map(|e| e.iter().map(Entry::bytes).sum()).collect();
-        let shards = shards::split(&sizes, contents.request.shard_size.unwrap_or(shards::USUAL));
-        Laid { contents, layout, codes, config, tensors, entries, shards }
+        let shards = shards::split(&sizes, options.bytes(shards::SIZE.name));
+        Laid { layout, codes, tensors, entries, shards }
     }
 
     fn shard(&self, path: &Path, range: Range<usize>, blocks: &Intermediate<'_>, watch: &dyn Watch) -> Result<()> {
@@ -66,8 +64,8 @@ impl<'a> Laid<'a> {
         file.sync_all().map_err(|e| Error::io(path, "flush to the disk", e))
     }
 
-    fn configuration(&self, folder: &Path) -> Result<()> {
-        let (plan, graph) = (self.contents.plan, self.contents.weights.graph());
+    fn configuration(&self, contents: Contents<'_>, config: &HfConfig, folder: &Path) -> Result<()> {
+        let (plan, graph) = (contents.plan, contents.weights.graph());
         let embedding = |t: &Tensor| {
             let mut roles = t.pieces.iter().map(|p| graph.param(plan.tensors[p.tensor].param).role);
             roles.any(|role| matches!(role, Role::Embedding | Role::Position))
@@ -75,7 +73,7 @@ impl<'a> Laid<'a> {
         let linear = |t: &&Tensor| t.floats.is_some() && t.shape.len() > 1 && !embedding(t);
         let names = self.tensors.iter().filter(linear).map(|t| t.name.trim_end_matches(".weight").to_owned());
         let (stated, file) = self.layout.config(self.codes, &names.collect::<Vec<_>>());
-        let mut config = self.config.map.clone();
+        let mut config = config.map.clone();
         config.shift_remove("compression_config");
         for key in ["torch_dtype", "dtype"] {
             if config.contains_key(key) {
@@ -89,7 +87,7 @@ impl<'a> Laid<'a> {
     }
 }
 
-impl<'a> Prepared<'a> for Laid<'a> {
+impl Prepared for Laid {
     fn bytes(&self) -> u64 {
         self.entries.iter().flatten().map(Entry::bytes).sum()
     }
@@ -98,59 +96,47 @@ impl<'a> Prepared<'a> for Laid<'a> {
         &[]
     }
 
-    fn weighed(&mut self, _: &ImportanceRecord) -> Result<()> {
-        Ok(())
-    }
-
-    fn begin(self: Box<Self>, path: &Path, _: bool) -> Result<Box<dyn Sink + 'a>> {
+    fn begin<'a>(&'a self, contents: Contents<'a>, path: &Path, _: bool) -> Result<Box<dyn Sink + 'a>> {
         let folder = Folder::begin(path)?;
-        let layout = one_after_the_other(self.contents.plan);
+        let layout = FileMap::gapless(Vec::new(), contents.plan);
         let offsets = layout.offsets.clone();
         let output = Output::begin(&folder.path().join(BLOCKS), layout, false)?;
-        Ok(Box::new(Packing { laid: *self, folder, output, offsets }))
+        Ok(Box::new(Packing { laid: self, contents, folder, output, offsets }))
     }
 }
 
 /// The pipeline's output within the folder.
 const BLOCKS: &str = "blocks";
 
-fn one_after_the_other(plan: &Plan) -> FileMap {
-    let mut size = 0;
-    let mut offsets = Vec::with_capacity(plan.tensors.len());
-    for t in &plan.tensors {
-        offsets.push(size);
-        size += t.bytes;
-    }
-    FileMap { header: Vec::new(), offsets, size }
-}
-
 /// A folder that is being written. The pipeline's blocks go to a file of their own: a matrix can be packed only when
 /// all of it is there.
 struct Packing<'a> {
-    laid: Laid<'a>,
+    laid: &'a Laid,
+    contents: Contents<'a>,
     folder: Folder,
     output: Output,
-    offsets: Vec<u64>,
+    offsets: Vec<Vec<u64>>,
 }
 
 impl Sink for Packing<'_> {
-    fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
-        self.output.put(tensor, at, bytes)
+    fn put(&self, tensor: usize, field: usize, at: u64, bytes: &[u8]) -> Result<()> {
+        self.output.put(tensor, field, at, bytes)
     }
 
     fn finish(self: Box<Self>, watch: &dyn Watch) -> Result<u64> {
-        let Packing { laid, folder, output, offsets } = *self;
+        let Packing { laid, contents, folder, output, offsets } = *self;
         output.finish(watch)?;
         let (to, file) = (folder.path(), folder.path().join(BLOCKS));
-        let Contents { plan, weights, .. } = laid.contents;
+        let Contents { source, plan, weights, .. } = contents;
+        let Config::HuggingFace(config) = source.config() else { unreachable!("refused before") };
         let blocks = Intermediate { map: Map::open(&file)?, offsets, plan, weights };
         for (i, range) in laid.shards.iter().enumerate() {
             laid.shard(&to.join(shards::name(i, laid.shards.len())), range.clone(), &blocks, watch)?;
         }
         let of = |range: &Range<usize>| laid.entries[range.clone()].iter().flatten().collect();
         shards::write_index(to, &laid.shards.iter().map(of).collect::<Vec<_>>())?;
-        laid.configuration(to)?;
-        companions::copy(directory_of(&laid.config.path), to)?;
+        laid.configuration(contents, config, to)?;
+        companions::copy(directory_of(&config.path), to)?;
         drop(blocks);
         fs::remove_file(&file).map_err(|e| Error::io(&file, "remove", e))?;
         folder.commit(watch)?;

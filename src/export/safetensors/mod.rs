@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{About, Assigned, Contents, Exporter, Prepared, Request, destination};
+use super::{About, Assigned, Contents, Exporter, Prepared, Request, destination, shards};
 use crate::Result;
 use crate::checkpoint::TensorSource;
 use crate::weights::Weights;
@@ -26,7 +26,8 @@ static ABOUT: About = About {
     name: "safetensors",
     title: "safetensors",
     summary: "a folder of floats as the Hugging Face libraries load it, with the checkpoint's names and types",
-    settings: &["type", "format.shard_size"],
+    settings: &["type"],
+    options: &[shards::SIZE],
 };
 
 impl Exporter for Safetensors {
@@ -38,8 +39,9 @@ impl Exporter for Safetensors {
         assign::assign(request, source, weights)
     }
 
-    fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>> {
-        Ok(Box::new(write::Laid::new(contents)?))
+    fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
+        let options = ABOUT.options_in(contents.request)?;
+        Ok(Box::new(write::Laid::new(contents, options.bytes(shards::SIZE.name))?))
     }
 
     fn destination(&self, path: &Path, _: bool) -> Result<PathBuf> {

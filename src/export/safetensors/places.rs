@@ -6,7 +6,7 @@ use std::ops::Range;
 use aurora_quantizers::Spec;
 
 use super::super::Contents;
-use super::super::shards::{self, Entry};
+use super::super::shards::Entry;
 use super::stored::{self, Run};
 use crate::Result;
 use crate::model::Import;
@@ -23,8 +23,9 @@ pub(super) struct Places {
 pub(super) struct Target {
     /// Rows of the planned tensor.
     pub rows: Range<usize>,
-    pub entry: usize,
-    /// The first of them in the entry.
+    /// One for each field of what it is stored as.
+    pub entries: Vec<usize>,
+    /// The first of them in the entries.
     pub to: usize,
     pub spec: &'static Spec,
 }
@@ -34,19 +35,22 @@ impl Places {
         let Contents { source, weights, plan, request, .. } = contents;
         let chosen = stored::chosen(request)?;
         let all: Vec<Vec<Run>> = plan.tensors.iter().map(|t| stored::runs(weights, source, t.param, chosen)).collect();
-        let mut found: BTreeMap<&str, Entry> = BTreeMap::new();
-        for run in all.iter().flatten() {
-            let dtype = shards::dtype(run.spec);
-            let entry = Entry { name: run.name.clone(), dtype, shape: run.shape.clone() };
-            found.entry(&run.name).or_insert(entry);
+        let fields = |run: &Run| {
+            let fields = stored::store(run.spec).fields(&run.shape);
+            fields.iter().map(|field| Entry::of(&run.name, field)).collect::<Vec<_>>()
+        };
+        let mut found: BTreeMap<String, Entry> = BTreeMap::new();
+        for entry in all.iter().flatten().flat_map(fields) {
+            found.entry(entry.name.clone()).or_insert(entry);
         }
-        let index: BTreeMap<&str, usize> = found.keys().enumerate().map(|(i, name)| (*name, i)).collect();
+        let index: BTreeMap<&str, usize> = found.keys().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
         let targets = all.iter().map(|runs| {
             let mut from = 0;
             let target = |run: &Run| {
                 let rows = from..from + run.rows;
                 from = rows.end;
-                Target { rows, entry: index[run.name.as_str()], to: run.to, spec: run.spec }
+                let entries = fields(run).iter().map(|entry| index[entry.name.as_str()]).collect();
+                Target { rows, entries, to: run.to, spec: run.spec }
             };
             runs.iter().map(target).collect()
         });

@@ -8,22 +8,21 @@ use aurora_quantizers::{Scales, Spec};
 
 use super::super::folder::Folder;
 use super::super::shards::{self, Entry};
-use super::super::{AtomicFile, Contents, Prepared, Sink, companions};
+use super::super::{Contents, Prepared, Sink, companions};
 use super::config;
 use super::places::{Places, Target, stored_row};
 use super::stored::{less_one, store};
 use crate::Result;
 use crate::checkpoint::{Config, TensorSource, directory_of};
+use crate::files::AtomicFile;
 use crate::model::{Import, ParamId};
-use crate::record::ImportanceRecord;
 use crate::watch::Watch;
 
 /// Names that a note lists at most.
 const NAMES: usize = 3;
 
 /// A folder that is laid out.
-pub(super) struct Laid<'a> {
-    contents: Contents<'a>,
+pub(super) struct Laid {
     places: Places,
     /// Entries of each shard.
     shards: Vec<Range<usize>>,
@@ -32,11 +31,12 @@ pub(super) struct Laid<'a> {
     notes: Vec<String>,
 }
 
-impl<'a> Laid<'a> {
-    pub fn new(contents: Contents<'a>) -> Result<Self> {
+impl Laid {
+    /// `limit`: bytes of a shard.
+    pub fn new(contents: Contents<'_>, limit: u64) -> Result<Self> {
         let places = Places::of(contents)?;
         let sizes: Vec<u64> = places.entries.iter().map(Entry::bytes).collect();
-        let shards = shards::split(&sizes, contents.request.shard_size.unwrap_or(shards::USUAL));
+        let shards = shards::split(&sizes, limit);
         let (files, notes) = match contents.source.config() {
             Config::Gguf(config) => config::of_gguf(config, contents, config::dtype(places.entries.iter()))?,
             Config::HuggingFace(config) => {
@@ -44,17 +44,17 @@ impl<'a> Laid<'a> {
                 (vec![("config.json", config)], left_out(contents.source, &places.entries).into_iter().collect())
             }
         };
-        Ok(Laid { contents, places, shards, files, notes })
+        Ok(Laid { places, shards, files, notes })
     }
 
     /// Writes all that is not a tensor.
-    fn beside(&self, folder: &Path) -> Result<()> {
+    fn beside(&self, source: &dyn TensorSource, folder: &Path) -> Result<()> {
         let of = |range: &Range<usize>| self.places.entries[range.clone()].iter().collect();
         shards::write_index(folder, &self.shards.iter().map(of).collect::<Vec<_>>())?;
         for (name, json) in &self.files {
             companions::write_json(&folder.join(name), json)?;
         }
-        match self.contents.source.config() {
+        match source.config() {
             Config::HuggingFace(config) => companions::copy(directory_of(&config.path), folder),
             Config::Gguf(_) => Ok(()),
         }
@@ -83,7 +83,7 @@ fn left_out(source: &dyn TensorSource, entries: &[Entry]) -> Option<String> {
     (!idle.is_empty()).then(|| format!("left out {} tensors that the model does not use: {some}{more}", idle.len()))
 }
 
-impl<'a> Prepared<'a> for Laid<'a> {
+impl Prepared for Laid {
     fn bytes(&self) -> u64 {
         self.places.entries.iter().map(Entry::bytes).sum()
     }
@@ -92,11 +92,7 @@ impl<'a> Prepared<'a> for Laid<'a> {
         &self.notes
     }
 
-    fn weighed(&mut self, _: &ImportanceRecord) -> Result<()> {
-        Ok(())
-    }
-
-    fn begin(self: Box<Self>, path: &Path, _: bool) -> Result<Box<dyn Sink + 'a>> {
+    fn begin<'a>(&'a self, contents: Contents<'a>, path: &Path, _: bool) -> Result<Box<dyn Sink + 'a>> {
         let folder = Folder::begin(path)?;
         let (mut files, mut starts) = (Vec::new(), Vec::new());
         for (i, range) in self.shards.iter().enumerate() {
@@ -111,13 +107,14 @@ impl<'a> Prepared<'a> for Laid<'a> {
             file.write_at(0, &header)?;
             files.push(file);
         }
-        Ok(Box::new(Writing { laid: *self, folder, files, starts }))
+        Ok(Box::new(Writing { laid: self, contents, folder, files, starts }))
     }
 }
 
 /// A folder that is being written.
 struct Writing<'a> {
-    laid: Laid<'a>,
+    laid: &'a Laid,
+    contents: Contents<'a>,
     folder: Folder,
     /// One for each shard.
     files: Vec<AtomicFile>,
@@ -126,55 +123,56 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Writes numbers of an entry. `at`: how many precede them.
-    fn write(&self, target: &Target, at: usize, bytes: &[u8]) -> Result<()> {
-        let (shard, start) = self.starts[target.entry];
-        self.files[shard].write_at(start + (at * target.spec.bytes) as u64, bytes)
+    /// Writes bytes of an entry. `at`: how many precede them.
+    fn write(&self, entry: usize, at: usize, bytes: &[u8]) -> Result<()> {
+        let (shard, start) = self.starts[entry];
+        self.files[shard].write_at(start + at as u64, bytes)
     }
 
-    /// Rows that are stored `[in, out]`: each is a column there.
-    fn transposed(&self, target: &Target, rows: Range<usize>, cols: usize, bytes: &[u8]) -> Result<()> {
-        let (width, outputs) = (target.spec.bytes, self.laid.places.entries[target.entry].shape[1]);
+    /// Rows that are stored `[in, out]`: each is a column there. `width`: bytes of a number.
+    fn transposed(&self, entry: usize, rows: Range<usize>, width: usize, bytes: &[u8]) -> Result<()> {
+        let (row_bytes, outputs) = (bytes.len() / rows.len(), self.laid.places.entries[entry].shape[1]);
         let mut segment = Vec::with_capacity(rows.len() * width);
-        for col in 0..cols {
+        for col in 0..row_bytes / width {
             segment.clear();
-            segment.extend(bytes.chunks_exact(cols * width).flat_map(|row| &row[col * width..(col + 1) * width]));
-            self.write(target, col * outputs + rows.start, &segment)?;
+            segment.extend(bytes.chunks_exact(row_bytes).flat_map(|row| &row[col * width..(col + 1) * width]));
+            self.write(entry, (col * outputs + rows.start) * width, &segment)?;
         }
         Ok(())
     }
 
-    /// Rows `rows` of a planned tensor, all in one entry. `bytes`: in its type.
-    fn rows(&self, tensor: usize, target: &Target, rows: Range<usize>, bytes: &[u8]) -> Result<()> {
-        let t = &self.laid.contents.plan.tensors[tensor];
-        let import = &self.laid.contents.weights.graph().param(t.param).import;
-        let (cols, width) = (t.cols(), target.spec.bytes);
+    /// Rows `rows` of a planned tensor, all in one target. `bytes`: of a field, in its type.
+    fn rows(&self, tensor: usize, target: &Target, field: usize, rows: Range<usize>, bytes: &[u8]) -> Result<()> {
+        let t = &self.contents.plan.tensors[tensor];
+        let import = &self.contents.weights.graph().param(t.param).import;
+        let (entry, row_bytes) = (target.entries[field], bytes.len() / rows.len());
         let local = rows.start - target.rows.start..rows.end - target.rows.start;
         match import {
-            Import::Transpose => self.transposed(target, local, cols, bytes),
+            Import::Transpose => self.transposed(entry, local, row_bytes / t.cols(), bytes),
             Import::RopePermute { .. } if t.shape.len() == 1 => {
+                let width = row_bytes / t.cols();
                 let mut moved = vec![0; bytes.len()];
                 for (i, number) in bytes.chunks_exact(width).enumerate() {
-                    let to = stored_row(import, i, cols) * width;
+                    let to = stored_row(import, i, t.cols()) * width;
                     moved[to..to + width].copy_from_slice(number);
                 }
-                self.write(target, 0, &moved)
+                self.write(entry, 0, &moved)
             }
             Import::RopePermute { .. } => {
-                let place = |row| (target.to + stored_row(import, row, target.rows.len())) * cols;
-                let mut rows = local.zip(bytes.chunks_exact(cols * width));
-                rows.try_for_each(|(row, bytes)| self.write(target, place(row), bytes))
+                let place = |row| (target.to + stored_row(import, row, target.rows.len())) * row_bytes;
+                let mut rows = local.zip(bytes.chunks_exact(row_bytes));
+                rows.try_for_each(|(row, bytes)| self.write(entry, place(row), bytes))
             }
             Import::AsIs | Import::AddOne | Import::Computed(_) => {
-                self.write(target, (target.to + local.start) * cols, bytes)
+                self.write(entry, (target.to + local.start) * row_bytes, bytes)
             }
         }
     }
 
     /// Numbers of a planned tensor in the type, and by the convention, of what is stored.
     fn converted(&self, tensor: usize, target: &Target, bytes: &[u8]) -> Result<Vec<u8>> {
-        let t = &self.laid.contents.plan.tensors[tensor];
-        let Contents { source, weights, .. } = self.laid.contents;
+        let t = &self.contents.plan.tensors[tensor];
+        let Contents { source, weights, .. } = self.contents;
         let param = weights.graph().param(t.param);
         let mut values = decoded(t.spec(), bytes);
         if param.import == Import::AddOne {
@@ -213,9 +211,9 @@ fn decoded(spec: &Spec, bytes: &[u8]) -> Vec<f32> {
 }
 
 impl Sink for Writing<'_> {
-    fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
-        let t = &self.laid.contents.plan.tensors[tensor];
-        let row_bytes = t.cols() * t.spec().bytes;
+    fn put(&self, tensor: usize, field: usize, at: u64, bytes: &[u8]) -> Result<()> {
+        let t = &self.contents.plan.tensors[tensor];
+        let row_bytes = (t.fields[field].bytes / t.rows() as u64) as usize;
         let first = at as usize / row_bytes;
         let given = first..first + bytes.len() / row_bytes;
         for target in &self.laid.places.targets[tensor] {
@@ -224,19 +222,19 @@ impl Sink for Writing<'_> {
                 continue;
             }
             let bytes = &bytes[(rows.start - first) * row_bytes..(rows.end - first) * row_bytes];
-            let import = &self.laid.contents.weights.graph().param(t.param).import;
+            let import = &self.contents.weights.graph().param(t.param).import;
             match t.spec() == target.spec && *import != Import::AddOne {
-                true => self.rows(tensor, target, rows, bytes)?,
-                false => self.rows(tensor, target, rows, &self.converted(tensor, target, bytes)?)?,
+                true => self.rows(tensor, target, field, rows, bytes)?,
+                false => self.rows(tensor, target, field, rows, &self.converted(tensor, target, bytes)?)?,
             }
         }
         Ok(())
     }
 
     fn finish(self: Box<Self>, watch: &dyn Watch) -> Result<u64> {
-        let Writing { laid, folder, files, .. } = *self;
+        let Writing { laid, contents, folder, files, .. } = *self;
         files.into_iter().try_for_each(|file| file.commit(watch))?;
-        laid.beside(folder.path())?;
+        laid.beside(contents.source, folder.path())?;
         folder.commit(watch)?;
         Ok(laid.bytes())
     }

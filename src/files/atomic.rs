@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use tempfile::NamedTempFile;
 
-use crate::checkpoint::directory_of;
+use crate::paths::directory_of;
 use crate::watch::Watch;
 use crate::{Error, Result};
 
@@ -54,7 +54,7 @@ impl Flusher {
 }
 
 impl AtomicFile {
-    /// Reserves `size` bytes beside `path`. `replace`: whether a file that has the name at the end may be replaced.
+    /// Reserves `size` bytes beside `path`, none if there is no telling. `replace`: whether a file that has the name at the end may be replaced.
     ///
     /// # Errors
     /// If the directory cannot be written or has no room for `size` bytes.
@@ -164,6 +164,9 @@ fn permissions() -> fs::Permissions {
 fn reserve(file: &File, size: u64) -> io::Result<()> {
     use rustix::fs::FallocateFlags;
     use rustix::io::Errno;
+    if size == 0 {
+        return Ok(());
+    }
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
