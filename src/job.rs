@@ -156,12 +156,17 @@ impl Job {
 
     /// What [`run`](Job::run) would do: its record, as far as it is known before.
     pub fn dry_run(&self, to: &Destination) -> RunRecord {
-        RunRecord { output: self.output(to).display().to_string(), ..self.record.clone() }
+        RunRecord { output: self.first_file(&self.output(to)), ..self.record.clone() }
     }
 
     /// Where the output goes, as it was named.
     pub fn output(&self, to: &Destination) -> PathBuf {
         to.path.clone().unwrap_or_else(|| self.default_output())
+    }
+
+    /// What a reader of the output begins with: of several files the first.
+    fn first_file(&self, output: &Path) -> String {
+        self.prepared.files(output)[0].display().to_string()
     }
 
     /// `<model>-<type>.gguf`, or a folder's name, in the current directory.
@@ -181,7 +186,7 @@ impl Job {
         let (source, model) = (self.opened.source.as_ref(), &self.opened.model);
         let weights = Weights::bind(source, &model.graph)?.edited(&self.assigned.edits)?;
         let mut record = self.record.clone();
-        (record.output, record.dry_run) = (named.display().to_string(), false);
+        (record.output, record.dry_run) = (self.first_file(&named), false);
         let (plan, request) = (&self.plan, &self.asked.request);
         let importance = self.statistics.as_ref().map(|s| &s.record);
         let contents = Contents { source, model, weights: &weights, plan, request, importance };
@@ -216,7 +221,7 @@ impl Job {
         if to.hash {
             watch.stage("hashing");
             (record.inputs, record.outputs) =
-                (hashes::inputs(source, &self.recipe, watch)?, hashes::outputs(&path, watch)?);
+                (hashes::inputs(source, &self.recipe, watch)?, hashes::outputs(self.prepared.files(&path), watch)?);
         }
         record.seconds = started.elapsed().as_secs_f64();
         record.peak_memory_bytes = memory::peak();

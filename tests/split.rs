@@ -68,6 +68,60 @@ fn any_part_stands_for_the_whole_and_leaves_no_trace() {
     assert!(fs::read(&found).unwrap() == fs::read(&expected).unwrap());
 }
 
+/// What is cut here and put together again by the reader is the model, and the first file alone has the keys.
+#[test]
+fn a_model_is_written_in_files_of_a_size_and_read_again() {
+    let dir = TempDir::new().unwrap();
+    let (whole, again) = (whole(&dir), dir.path().join("again.gguf"));
+    let record = printed(&[
+        "convert",
+        text(&model("stories260k")),
+        "--type",
+        "f16",
+        "--split-max-size",
+        "200KB",
+        "-o",
+        text(&dir.path().join("cut.gguf")),
+        "--json",
+    ]);
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let written = record["outputs"].as_array().unwrap();
+    let count = written.len();
+    assert!(count > 2 && !dir.path().join("cut.gguf").exists(), "{record}");
+    assert!(record["output"].as_str().unwrap().ends_with(&format!("cut-00001-of-{count:05}.gguf")));
+    let mut total = 0;
+    for (no, file) in written.iter().enumerate() {
+        let path = dir.path().join(file["path"].as_str().unwrap());
+        let bytes = fs::read(&path).unwrap();
+        let header = gguf::read_header(&path, &bytes).unwrap();
+        let key = |key: &str| header.metadata.get(key).cloned();
+        assert_eq!(key("split.no"), Some(Value::U16(no as u16)));
+        assert_eq!(key("split.count"), Some(Value::U16(count as u16)));
+        assert_eq!(key("general.architecture").is_some(), no == 0);
+        assert!(bytes.len() as u64 - header.data_start <= 200_000, "{}", path.display());
+        total += header.tensors.len();
+        assert_eq!(header.metadata.get("split.tensors.count"), Some(&Value::I32(47)));
+    }
+    assert_eq!(total, 47);
+    convert(&dir.path().join(format!("cut-00002-of-{count:05}.gguf")), "f16", &again, &[]);
+    assert!(fs::read(&again).unwrap() == fs::read(&whole).unwrap());
+    // What is there is not replaced unasked, and nothing of the new one stays.
+    let kept = dir.path().join(format!("cut-00002-of-{count:05}.gguf"));
+    fs::write(&kept, "precious").unwrap();
+    let message = refused(&[
+        "convert",
+        text(&whole),
+        "--type",
+        "f16",
+        "--split-max-size",
+        "200KB",
+        "-o",
+        text(&dir.path().join("cut.gguf")),
+    ]);
+    assert!(message.contains("--force") && fs::read(&kept).unwrap() == b"precious", "{message}");
+    assert_eq!(common::conversion::leftovers(dir.path()), 0);
+}
+
 #[test]
 fn the_usual_name_has_no_place_in_it() {
     let dir = TempDir::new().unwrap();

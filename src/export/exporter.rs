@@ -105,6 +105,11 @@ pub trait Prepared: Send + Sync {
     /// Remarks for the user.
     fn notes(&self) -> &[String];
 
+    /// What an output that was named `path` consists of: the file or folder itself, unless it is several files.
+    fn files(&self, path: &Path) -> Vec<PathBuf> {
+        vec![path.to_owned()]
+    }
+
     /// Begins to write, beside `path`. `contents`: those that it was laid out for. `replace`: whether a file that has
     /// that name at the end may be replaced.
     ///

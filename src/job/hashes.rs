@@ -35,9 +35,15 @@ pub(super) fn inputs(source: &dyn TensorSource, recipe: &Recipe, watch: &dyn Wat
     hashes(files, &|path| path.display().to_string(), watch)
 }
 
-/// The file that was written, or all files of the folder.
-pub(super) fn outputs(path: &Path, watch: &dyn Watch) -> Result<Vec<FileRecord>> {
-    let files = if path.is_dir() { listed(path)? } else { vec![path.to_owned()] };
+/// The files that were written, all files of a folder.
+pub(super) fn outputs(written: Vec<PathBuf>, watch: &dyn Watch) -> Result<Vec<FileRecord>> {
+    let mut files = Vec::new();
+    for path in written {
+        match path.is_dir() {
+            true => files.extend(listed(&path)?),
+            false => files.push(path),
+        }
+    }
     let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     hashes(files, &name, watch)
 }

@@ -1,8 +1,9 @@
 //! GGUF version 3: header, tensor table, then the tensors, each at a multiple of the alignment.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::{About, Assigned, Contents, Exporter, FileMap, Output, Prepared, Request, Sink, destination, metadata};
+use super::{About, Assigned, Contents, Exporter, FileMap, Prepared, Request, Sink, destination, metadata};
 use crate::checkpoint::TensorSource;
 use crate::gguf::{self, Metadata};
 use crate::plan::Plan;
@@ -10,7 +11,10 @@ use crate::weights::Weights;
 use crate::{Error, Result};
 
 mod importance;
+mod parts;
 mod types;
+
+use parts::Part;
 
 /// The GGUF exporter.
 pub struct Gguf;
@@ -20,7 +24,7 @@ static ABOUT: About = About {
     title: "GGUF",
     summary: "a file for llama.cpp, Ollama, LM Studio and their like",
     settings: &["type", "pure", "tensor_types", "output_type", "embedding_type", "pre"],
-    options: &[],
+    options: &[parts::SPLIT],
 };
 
 impl Exporter for Gguf {
@@ -40,7 +44,8 @@ impl Exporter for Gguf {
             notes.push(what.to_owned());
         }
         contents.importance.into_iter().for_each(|record| importance::keys(record, &mut metadata));
-        Ok(Box::new(File { notes, map: layout(plan, &metadata)? }))
+        let limit = ABOUT.options_in(request)?.bytes(parts::SPLIT.name);
+        Ok(Box::new(Files { notes, parts: parts::cut(plan, &metadata, limit)? }))
     }
 
     fn destination(&self, path: &Path, replace: bool) -> Result<PathBuf> {
@@ -48,13 +53,28 @@ impl Exporter for Gguf {
     }
 }
 
+fn alignment(metadata: &Metadata) -> u64 {
+    metadata.alignment().unwrap_or(gguf::DEFAULT_ALIGNMENT)
+}
+
+/// Bytes of every tensor with what fills it up to the alignment.
+fn sizes(plan: &Plan, metadata: &Metadata) -> Vec<u64> {
+    let alignment = alignment(metadata);
+    plan.tensors.iter().map(|t| t.fields.iter().map(|field| gguf::align(field.bytes, alignment)).sum()).collect()
+}
+
 /// Where every byte of a GGUF file will be.
 ///
 /// # Errors
 /// If the header cannot be expressed in this format.
 pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<FileMap> {
-    let alignment = metadata.alignment().unwrap_or(gguf::DEFAULT_ALIGNMENT);
-    let fields = plan.tensors.iter().flat_map(|t| t.fields.iter().map(move |field| (t, field)));
+    layout_some(plan, 0..plan.tensors.len(), metadata)
+}
+
+/// The same of a file with some tensors of the plan.
+fn layout_some(plan: &Plan, tensors: Range<usize>, metadata: &Metadata) -> Result<FileMap> {
+    let (tensors, alignment) = (&plan.tensors[tensors], alignment(metadata));
+    let fields = tensors.iter().flat_map(|t| t.fields.iter().map(move |field| (t, field)));
     let fields: Vec<_> = fields.map(|(t, field)| (format!("{}{}", t.name, field.suffix), field)).collect();
     let mut size = 0;
     let mut table: Vec<gguf::TensorEntry> = Vec::with_capacity(fields.len());
@@ -69,19 +89,23 @@ pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<FileMap> {
     gguf::write_header(metadata, &table, &mut header)?;
     let start = header.len() as u64;
     let mut places = table.iter().map(|(.., offset)| start + offset);
-    let offsets = plan.tensors.iter().map(|t| places.by_ref().take(t.fields.len()).collect()).collect();
+    let offsets = tensors.iter().map(|t| places.by_ref().take(t.fields.len()).collect()).collect();
     Ok(FileMap { header, offsets, size: start + size })
 }
 
-/// A file that is laid out.
-struct File {
+/// Files that are laid out: mostly one.
+struct Files {
     notes: Vec<String>,
-    map: FileMap,
+    parts: Vec<Part>,
 }
 
-impl Prepared for File {
+impl Prepared for Files {
     fn bytes(&self) -> u64 {
-        self.map.size
+        self.parts.iter().map(Part::bytes).sum()
+    }
+
+    fn files(&self, path: &Path) -> Vec<PathBuf> {
+        parts::names(path, self.parts.len())
     }
 
     fn notes(&self) -> &[String] {
@@ -89,7 +113,7 @@ impl Prepared for File {
     }
 
     fn begin<'a>(&'a self, _: Contents<'a>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>> {
-        Ok(Box::new(Output::begin(path, self.map.clone(), replace)?))
+        parts::begin(&self.parts, path, replace)
     }
 }
 
