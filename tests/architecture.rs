@@ -15,7 +15,7 @@ const LEAVES: &[&str] = &["error", "watch", "memory", "paths"];
 
 /// Room -> the rooms that it may name beside the leaves, `quantizers` among them. The command line may name everything.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("error", &[]),
+    ("error", &["quantizers"]),
     ("watch", &["error"]),
     ("memory", &[]),
     ("paths", &[]),

@@ -20,7 +20,7 @@ use super::mapped::Mapped;
 use super::mmap::Map;
 use super::quantized;
 use super::source::{SourceKind, TensorInfo, TensorSource, has_extension};
-use crate::error::printable;
+use crate::error::{Fault, printable};
 use crate::{Error, Result};
 
 /// The row of [`super::SOURCES`] for directories.
@@ -51,7 +51,7 @@ fn open_directory(dir: &Path) -> Result<Box<dyn TensorSource>> {
     if exists(&single) {
         return Ok(Box::new(quantized::adopt(map_files(dir, config, vec![single])?)?));
     }
-    Err(Error::malformed(dir, no_weights(dir)))
+    Err(Error::missing(dir, vec![single], no_weights(dir)))
 }
 
 fn open_file(path: &Path) -> Result<Box<dyn TensorSource>> {
@@ -74,7 +74,7 @@ fn map_files(path: &Path, config: HfConfig, files: Vec<PathBuf>) -> Result<Mappe
             tensor.file = number;
             if let Some(other) = owners.insert(tensor.name.clone(), number) {
                 let what = format!("is also in {}; a tensor may be in one file only", files[other].display());
-                return Err(Error::tensor(file, printable(&tensor.name), what));
+                return Err(Fault::damaged(what).of_tensor(file, &tensor.name));
             }
             tensors.push(tensor);
         }

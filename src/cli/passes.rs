@@ -30,9 +30,9 @@ impl PassFlags {
                 None => {
                     let names: Vec<_> = passes.iter().map(|spec| spec.name.as_str()).collect();
                     let method = if names.is_empty() { crate::passes::RTN.to_owned() } else { names.join("+") };
-                    let what =
-                        format!("--{} is an option of {}; --method {method} has no use for it", flag(option), row.name);
-                    return Err(Error::setting(what));
+                    let (option, owner) = (option.name, row.name);
+                    let what = format!("`{option}` is an option of {owner}; `method` {method} has no use for it");
+                    return Err(Error::conflict([option, "method"], what));
                 }
             };
             passes[at].options.insert(option.name.to_owned(), value.clone());

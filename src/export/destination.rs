@@ -12,7 +12,8 @@ fn parent_exists(path: &Path) -> Result<()> {
     match parent.is_dir() {
         true => Ok(()),
         false => {
-            Err(Error::destination(path, format!("directory {} does not exist; create it first", parent.display())))
+            let what = format!("directory {} does not exist; create it first", parent.display());
+            Err(Error::missing(path, vec![parent.to_owned()], what))
         }
     }
 }
@@ -25,11 +26,12 @@ pub fn file(path: &Path, replace: bool) -> Result<PathBuf> {
     parent_exists(path)?;
     let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
     if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
-        return Err(Error::destination(path, "names a directory; `output` needs a file name"));
+        return Err(Error::setting("output", path.display(), "names a directory; it needs a file name"));
     }
     let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
     if !replace {
-        return Err(Error::destination(path, "exists; use `replace` to replace it, or another name with `output`"));
+        let what = "exists; use `replace` to replace it, or another name with `output`";
+        return Err(Error::Exists { path: path.to_owned(), replaceable: true, what: what.to_owned() });
     }
     // A link stays a link: what it leads to is replaced.
     let real = if found.is_symlink() {
@@ -38,7 +40,8 @@ pub fn file(path: &Path, replace: bool) -> Result<PathBuf> {
         path.to_owned()
     };
     if !real.is_file() {
-        return Err(Error::destination(path, "is no regular file; it is not replaced"));
+        let what = "is no regular file; it is not replaced";
+        return Err(Error::Exists { path: path.to_owned(), replaceable: false, what: what.to_owned() });
     }
     Ok(real)
 }
@@ -52,7 +55,8 @@ pub fn folder(path: &Path) -> Result<PathBuf> {
     match path.symlink_metadata() {
         Err(_) => Ok(path.to_owned()),
         Ok(_) => {
-            Err(Error::destination(path, "exists; folders are not replaced: remove it, or name another with `output`"))
+            let what = "exists; folders are not replaced: remove it, or name another with `output`";
+            Err(Error::Exists { path: path.to_owned(), replaceable: false, what: what.to_owned() })
         }
     }
 }

@@ -70,7 +70,7 @@ pub static EXPORTERS: &[&dyn Exporter] = &[
 pub fn by_name(name: &str) -> Result<&'static dyn Exporter> {
     EXPORTERS.iter().copied().find(|e| e.about().name == name).ok_or_else(|| {
         let names: Vec<_> = EXPORTERS.iter().map(|e| e.about().name).collect();
-        Error::setting(format!("`format` {name} is not known; there are {}", names.join(", ")))
+        Error::setting("format", name, format!("not known; there are {}", names.join(", ")))
     })
 }
 
@@ -92,5 +92,8 @@ pub fn assign(
     let takers: Vec<_> = takers.map(|about| about.title).collect();
     let own: Vec<_> = format.settings.iter().map(|name| format!("`{name}`")).collect();
     let (takers, own) = (takers.join(", "), own.join(", "));
-    Err(Error::setting(format!("`{foreign}` is for {takers}; `format` {} has {own}", format.name)))
+    Err(Error::conflict(
+        [foreign, "format"],
+        format!("`{foreign}` is for {takers}; `format` {} has {own}", format.name),
+    ))
 }

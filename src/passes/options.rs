@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::Error;
 use crate::recipe::{Setting, Settings};
 
 /// One option of a pass.
@@ -81,19 +82,20 @@ impl Options {
     /// Fills in what was not set.
     ///
     /// # Errors
-    /// If an option is not in the list, or has a value that it cannot have: which, and what was needed.
-    pub fn of(list: &'static [Opt], set: &Settings) -> Result<Options, String> {
-        if let Some(name) = set.keys().find(|name| !list.iter().any(|o| o.name == name.as_str())) {
+    /// [`Error::Setting`] if an option is not in the list, or has a value that it cannot have: what was needed.
+    /// `method`: whose options they are.
+    pub fn of(method: &str, list: &'static [Opt], set: &Settings) -> Result<Options, Error> {
+        if let Some((name, value)) = set.iter().find(|(name, _)| !list.iter().any(|o| o.name == name.as_str())) {
             let names: Vec<_> = list.iter().map(|o| o.name).collect();
             let has = if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) };
-            return Err(format!("has no option {name:?}; {has}"));
+            return Err(Error::setting(name, value, format!("method {method} has no such option; {has}")));
         }
         let each = list.iter().map(|option| {
             let value = match set.get(option.name) {
-                Some(value) => option.check(value),
-                None => option.parse(option.default),
+                Some(value) => option.check(value).map_err(|needed| Error::setting(option.name, value, needed)),
+                None => Ok(option.parse(option.default).expect("defaults are allowed")),
             };
-            value.map(|value| (option.name, value)).map_err(|needed| format!("{}: {needed}", option.name))
+            value.map(|value| (option.name, value))
         });
         each.collect::<Result<_, _>>().map(Options)
     }
@@ -143,8 +145,8 @@ mod tests {
         Opt { name: "which", about: "", kind: OptKind::Word(&["on", "off"]), default: "on" },
     ];
 
-    fn set(name: &str, value: Setting) -> Result<Options, String> {
-        Options::of(LIST, &Settings::from([(name.to_owned(), value)]))
+    fn set(name: &str, value: Setting) -> Result<Options, Error> {
+        Options::of("gptq", LIST, &Settings::from([(name.to_owned(), value)]))
     }
 
     #[test]
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_what_was_needed() {
         for (name, value, words) in [
-            ("damp", Setting::Number(0.0), "damp: must be above 0 and at most 1"),
+            ("damp", Setting::Number(0.0), "`damp` 0: must be above 0 and at most 1"),
             ("damp", Setting::Word("x".to_owned()), "at most 1"),
             ("damp", Setting::Number(f64::NAN), "at most 1"),
             ("grid", Setting::Count(1001), "from 1 to 1000"),
@@ -167,6 +169,8 @@ mod tests {
             ("dmap", Setting::Number(0.1), "it has damp, rounds, grid, which"),
         ] {
             let error = set(name, value).unwrap_err();
+            assert!(matches!(&error, Error::Setting { setting, .. } if setting == name), "{error:?}");
+            let error = error.to_string();
             assert!(error.contains(words), "{error}");
         }
         assert!(LIST[1].parse("-1").is_err() && LIST[0].parse("0.5").is_ok());

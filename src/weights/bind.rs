@@ -7,12 +7,9 @@ use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Store, formats};
 
 use crate::checkpoint::{Config, Packed, TensorInfo, TensorSource};
-use crate::error::printable;
+use crate::error::{Misfit, TensorFault, printable};
 use crate::model::{Import, ModelGraph, Param, Part, Role};
 use crate::{Error, Result};
-
-/// Most problems that one error lists in full.
-const MOST_PROBLEMS: usize = 200;
 
 /// Where one parameter's numbers are.
 pub(super) struct Bound<'a> {
@@ -40,17 +37,11 @@ pub(super) enum Numbers<'a> {
 
 /// Finds every parameter of `graph` in `source`.
 pub(super) fn bind<'a>(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> Result<Vec<Bound<'a>>> {
-    let mut binder = Binder { source, used: vec![false; source.tensors().len()], problems: Vec::new() };
+    let mut binder = Binder { source, used: vec![false; source.tensors().len()], faults: Vec::new() };
     let bound: Vec<Option<Bound>> = graph.params.iter().map(|p| binder.bind(p)).collect();
     binder.report_unused(graph);
-    if !binder.problems.is_empty() {
-        let mut problems = binder.problems;
-        if problems.len() > MOST_PROBLEMS {
-            let more = problems.len() - MOST_PROBLEMS;
-            problems.truncate(MOST_PROBLEMS);
-            problems.push(format!("and {more} more"));
-        }
-        return Err(Error::Checkpoint { path: source.path().to_owned(), problems });
+    if !binder.faults.is_empty() {
+        return Err(Error::Tensors { path: source.path().to_owned(), faults: binder.faults });
     }
     Ok(bound.into_iter().flatten().collect())
 }
@@ -73,7 +64,7 @@ impl<'a> Bound<'a> {
 struct Binder<'a> {
     source: &'a dyn TensorSource,
     used: Vec<bool>,
-    problems: Vec<String>,
+    faults: Vec<TensorFault>,
 }
 
 impl<'a> Binder<'a> {
@@ -117,7 +108,8 @@ impl<'a> Binder<'a> {
         let found = names.iter().find_map(|n| tensors.binary_search_by(|t| t.name.as_str().cmp(n)).ok());
         let Some(index) = found else {
             let hint = if names[0] == param.name { String::new() } else { format!(" (for {})", param.name) };
-            self.problems.push(format!("missing tensor {}, shape {shape:?}{hint}", names[0]));
+            let what = format!("missing tensor {}, shape {shape:?}{hint}", names[0]);
+            self.faults.push(TensorFault { tensor: names[0].clone(), misfit: Misfit::Missing, what });
             return None;
         };
         self.used[index] = true;
@@ -133,19 +125,23 @@ impl<'a> Binder<'a> {
                 (_, Config::HuggingFace(_)) => " (from config.json)",
                 (_, Config::Gguf(_)) => " (from the header's keys)",
             };
-            fault = Some(format!("shape {:?}, needed {shape:?}{key}", tensor.shape));
+            let what = format!("shape {:?}, needed {shape:?}{key}", tensor.shape);
+            fault = Some((Misfit::Shape { found: tensor.shape.clone(), needed: shape }, what));
         } else if tensor.packed.is_some() {
             // Only a matrix is ever packed; norms and biases have one dimension.
         } else if tensor.spec.kind == Kind::Int {
-            fault = Some(format!("holds {} numbers; weights must be floating point", tensor.spec.name));
+            let what = format!("holds {} numbers; weights must be floating point", tensor.spec.name);
+            fault = Some((Misfit::Type { found: tensor.spec.name.to_owned() }, what));
         }
         let store = formats::by_name(tensor.spec.name);
         if fault.is_none() && store.is_none() && tensor.packed.is_none() {
             let known: Vec<_> = formats::FORMATS.iter().map(|f| f.spec().name).collect();
-            fault = Some(format!("type {} cannot be read yet (known: {})", tensor.spec.name, known.join(", ")));
+            let what = format!("type {} cannot be read yet (known: {})", tensor.spec.name, known.join(", "));
+            fault = Some((Misfit::Type { found: tensor.spec.name.to_owned() }, what));
         }
-        if let Some(fault) = fault {
-            self.problems.push(format!("tensor {}: {fault}", tensor.name));
+        if let Some((misfit, what)) = fault {
+            let what = format!("tensor {}: {what}", tensor.name);
+            self.faults.push(TensorFault { tensor: tensor.name.clone(), misfit, what });
             return None;
         }
         let numbers = match &tensor.packed {
@@ -167,11 +163,10 @@ impl<'a> Binder<'a> {
     fn report_unused(&mut self, graph: &ModelGraph) {
         for (tensor, used) in self.source.tensors().iter().zip(&self.used) {
             if !used && !graph.ignores(&tensor.name) && !self.is_idle_bias(tensor) {
-                self.problems.push(format!(
-                    "unexpected tensor {}, shape {:?}: this architecture has no such parameter",
-                    printable(&tensor.name),
-                    tensor.shape
-                ));
+                let (name, shape) = (printable(&tensor.name), &tensor.shape);
+                let what =
+                    format!("unexpected tensor {name}, shape {shape:?}: this architecture has no such parameter");
+                self.faults.push(TensorFault { tensor: name, misfit: Misfit::Unexpected, what });
             }
         }
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{About, Assigned, Contents, Exporter, FileMap, Output, Prepared, Request, Sink, destination, metadata};
 use crate::checkpoint::TensorSource;
+use crate::error::Within;
 use crate::gguf::{self, Metadata};
 use crate::plan::Plan;
 use crate::record::ImportanceRecord;
@@ -59,7 +60,8 @@ pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<FileMap> {
     for t in &plan.tensors {
         let spec = t.spec();
         let id = spec.ggml_id.ok_or_else(|| {
-            Error::unsupported(format!("{}: GGUF has no type {}; choose another for it", t.name, spec.name))
+            let what = format!("GGUF has no type {}; choose another for it", spec.name);
+            Error::unsupported(Within::Tensor(t.name.clone()), what)
         })?;
         table.push((&t.name, &t.shape, id, size));
         size = gguf::align(size + t.bytes, alignment);

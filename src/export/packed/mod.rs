@@ -40,11 +40,11 @@ impl PackedExporter {
         };
         if !limits.bits.contains(&codes.bits) {
             let bits: Vec<_> = limits.bits.iter().map(ToString::to_string).collect();
-            let what = format!("`format` {} has {} bits only, found {}", about.name, bits.join(" or "), codes.bits);
-            return Err(Error::setting(what));
+            let what = format!("`format` {} has {} bits only", about.name, bits.join(" or "));
+            return Err(Error::setting("format.bits", codes.bits, what));
         }
         if !GROUPS.contains(&codes.group) {
-            return Err(Error::setting(format!("`format.group_size` {} is none of {GROUPS:?}", codes.group)));
+            return Err(Error::setting("format.group_size", codes.group, format!("is none of {GROUPS:?}")));
         }
         Ok(codes)
     }
@@ -60,7 +60,7 @@ impl Exporter for PackedExporter {
         if matches!(source.config(), Config::Gguf(_)) {
             let name = self.0.about().name;
             let what = format!("`format` {name} needs a Hugging Face checkpoint, this is a GGUF file");
-            return Err(Error::setting(what));
+            return Err(Error::conflict(["format", "model"], what));
         }
         assign::assign(self.0.about().name, codes, request, source, weights)
     }
