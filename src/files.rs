@@ -19,7 +19,8 @@ pub fn parent_exists(path: &Path) -> Result<()> {
     match parent.is_dir() {
         true => Ok(()),
         false => {
-            Err(Error::destination(path, format!("directory {} does not exist; create it first", parent.display())))
+            let what = format!("directory {} does not exist; create it first", parent.display());
+            Err(Error::missing(path, vec![parent.to_owned()], what))
         }
     }
 }
@@ -33,12 +34,12 @@ pub fn destination(path: &Path, setting: &str, replace: bool) -> Result<PathBuf>
     parent_exists(path)?;
     let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
     if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
-        return Err(Error::destination(path, format!("names a directory; `{setting}` needs a file name")));
+        return Err(Error::setting(setting, path.display(), "names a directory; it needs a file name"));
     }
     let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
     if !replace {
         let what = format!("exists; use `replace` to replace it, or another name with `{setting}`");
-        return Err(Error::destination(path, what));
+        return Err(Error::Exists { path: path.to_owned(), replaceable: true, what });
     }
     // A link stays a link: what it leads to is replaced.
     let real = if found.is_symlink() {
@@ -47,7 +48,8 @@ pub fn destination(path: &Path, setting: &str, replace: bool) -> Result<PathBuf>
         path.to_owned()
     };
     if !real.is_file() {
-        return Err(Error::destination(path, "is no regular file; it is not replaced"));
+        let what = "is no regular file; it is not replaced";
+        return Err(Error::Exists { path: path.to_owned(), replaceable: false, what: what.to_owned() });
     }
     Ok(real)
 }

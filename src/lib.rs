@@ -28,7 +28,8 @@
 //! ```
 //!
 //! Work that takes long tells a [`watch::Watch`] how far it is, and asks it whether to go on. Errors are [`Error`]: a
-//! kind for each cause, with the file, the tensor, what was found and what to try.
+//! kind for each cause that a caller would treat differently, with the file, the tensor, what was found and what to
+//! try. Lower errors are kept as sources; [`Error::explain`] tells the whole story.
 //!
 //! Without the feature `cli` (on by default) this is a library alone: no command line, no progress bars, no signal
 //! handlers.

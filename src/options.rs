@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::Error;
 use crate::recipe::{Setting, Settings};
 
 /// One option of a pass or of a format.
@@ -112,8 +113,14 @@ impl Opt {
     }
 }
 
+/// The size that nothing reaches.
+pub const UNLIMITED: &str = "unlimited";
+
 /// "500MB": decimal, as the Hugging Face libraries count; or binary, "500MiB".
 fn bytes(text: &str) -> Option<u64> {
+    if text == UNLIMITED {
+        return Some(u64::MAX);
+    }
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = match unit.trim().to_ascii_uppercase().as_str() {
@@ -137,19 +144,20 @@ impl Options {
     /// Fills in what was not set.
     ///
     /// # Errors
-    /// If an option is not in the list, or has a value that it cannot have: which, and what was needed.
-    pub fn of(list: &'static [Opt], set: &Settings) -> Result<Options, String> {
-        if let Some(name) = set.keys().find(|name| !list.iter().any(|o| o.name == name.as_str())) {
+    /// [`Error::Setting`] if an option is not in the list, or has a value that it cannot have: what was needed.
+    /// `owner`: whose options they are, "method gptq".
+    pub fn of(owner: &str, list: &'static [Opt], set: &Settings) -> Result<Options, Error> {
+        if let Some((name, value)) = set.iter().find(|(name, _)| !list.iter().any(|o| o.name == name.as_str())) {
             let names: Vec<_> = list.iter().map(|o| o.name).collect();
             let has = if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) };
-            return Err(format!("has no option {name:?}; {has}"));
+            return Err(Error::setting(name, value, format!("{owner} has no such option; {has}")));
         }
-        let each = list.iter().map(|option| match set.get(option.name) {
-            Some(value) => match option.check(value) {
-                Ok(value) => Ok((option.name, value)),
-                Err(needed) => Err(format!("`{}` {needed}, found {value}", option.name)),
-            },
-            None => Ok((option.name, option.parse(option.default).expect("a default that is allowed"))),
+        let each = list.iter().map(|option| {
+            let value = match set.get(option.name) {
+                Some(value) => option.check(value).map_err(|needed| Error::setting(option.name, value, needed)),
+                None => Ok(option.parse(option.default).expect("a default that is allowed")),
+            };
+            value.map(|value| (option.name, value))
         });
         each.collect::<Result<_, _>>().map(Options)
     }
@@ -221,8 +229,8 @@ mod tests {
         Opt { name: "even", about: "", kind: OptKind::Flag { off: "odd", about: "" }, default: "true" },
     ];
 
-    fn set(name: &str, value: Setting) -> Result<Options, String> {
-        Options::of(LIST, &Settings::from([(name.to_owned(), value)]))
+    fn set(name: &str, value: Setting) -> Result<Options, Error> {
+        Options::of("`method` gptq", LIST, &Settings::from([(name.to_owned(), value)]))
     }
 
     #[test]
@@ -239,18 +247,20 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_what_was_needed() {
         for (name, value, words) in [
-            ("damp", Setting::Number(0.0), "`damp` must be above 0 and at most 1, found 0"),
-            ("damp", Setting::Word("x".to_owned()), "at most 1, found x"),
+            ("damp", Setting::Number(0.0), "`damp` 0: must be above 0 and at most 1"),
+            ("damp", Setting::Word("x".to_owned()), "`damp` x: must be above 0 and at most 1"),
             ("damp", Setting::Number(f64::NAN), "at most 1"),
-            ("grid", Setting::Count(1001), "from 1 to 1000, found 1001"),
+            ("grid", Setting::Count(1001), "1001: must be a whole number from 1 to 1000"),
             ("rounds", Setting::Number(0.5), "at least 0"),
             ("which", Setting::Word("maybe".to_owned()), "on, off"),
-            ("bits", Setting::Count(3), "`bits` must be one of 4, 8, found 3"),
+            ("bits", Setting::Count(3), "`bits` 3: must be one of 4, 8"),
             ("size", Setting::Count(0), "5GB"),
             ("even", Setting::Word("yes".to_owned()), "true or false"),
             ("dmap", Setting::Number(0.1), "it has damp, rounds, grid, which"),
         ] {
             let error = set(name, value).unwrap_err();
+            assert!(matches!(&error, Error::Setting { setting, .. } if setting == name), "{error:?}");
+            let error = error.to_string();
             assert!(error.contains(words), "{error}");
         }
         assert!(LIST[1].parse("-1").is_err() && LIST[0].parse("0.5").is_ok());

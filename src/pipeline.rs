@@ -22,6 +22,7 @@ pub mod statistics;
 pub(crate) mod stored;
 pub mod walk;
 
+use crate::error::{Quantity, Within};
 use crate::export::Sink;
 use crate::plan::{self, Plan, TensorPlan};
 use crate::watch::Watch;
@@ -55,24 +56,25 @@ const GROUP: usize = 32;
 pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
     if let Some(t) = plan.tensors.iter().find(|t| t.fields.len() != 1) {
         let fields: Vec<_> = t.fields.iter().map(|field| field.suffix).collect();
-        return Err(Error::unsupported(format!(
-            "{}: {} is stored as {} tensors ({}), and rows are rounded to one only; choose another type for it",
-            t.name,
+        let what = format!(
+            "{} is stored as {} tensors ({}), and rows are rounded to one only; choose another type for it",
             t.spec().name,
             fields.len(),
             fields.join(", ")
-        )));
+        );
+        return Err(Error::unsupported(Within::Tensor(t.name.clone()), what));
     }
     let lacks = |t: &&TensorPlan| rounding.reference && !t.store.has_reference();
     let Some(t) = plan.tensors.iter().find(lacks) else { return Ok(()) };
     let stores = plan::tensor_types().into_iter().filter(|s| s.has_reference());
     let known: Vec<_> = stores.map(|s| s.spec().name).collect();
-    Err(Error::setting(format!(
+    let what = format!(
         "{}: {} has no reference scales; use `scales` search, or `pure` with another type; those that have them: {}",
         t.name,
         t.spec().name,
         known.join(", ")
-    )))
+    );
+    Err(Error::conflict(["scales", "type"], what))
 }
 
 /// Reads every tensor of `plan` from `weights`, rounds it to its format (or carries its integers over) and writes it to
@@ -96,9 +98,11 @@ pub fn run(
     let weights = edited.as_ref().unwrap_or(weights);
     for t in plan.tensors.iter().filter(|t| t.carried) {
         if let Some(what) = weights.changes(t.param) {
-            let what =
-                format!("was {what} after it was planned to carry its integers over; plan a type that rounds it");
-            return Err(weights.error(t.param, what));
+            let what = format!(
+                "{}: was {what} after it was planned to carry its integers over; plan a type that rounds it",
+                weights.place(t.param).1
+            );
+            return Err(Error::bug(what));
         }
     }
     let (chunks, groups) = split(weights, plan, rounding.solved);
@@ -154,7 +158,10 @@ pub fn run(
         .iter()
         .zip(seen)
         .map(|(t, seen)| {
-            seen.scan.check(t.spec()).map_err(|e| weights.error(t.param, advice(&e)))?;
+            seen.scan.check(t.spec()).map_err(|e| {
+                let (path, name) = weights.place(t.param);
+                Error::numbers(Some(path), &name, Quantity::Weights, advice(&e), e)
+            })?;
             Ok(seen.error)
         })
         .collect()
@@ -176,10 +183,10 @@ impl Seen {
     }
 }
 
-fn advice(e: &NumError) -> String {
+fn advice(e: &NumError) -> &'static str {
     match e {
-        NumError::NotRepresentable { .. } => format!("{e}; use bf16 or f32 for it (`tensor_types`)"),
-        _ => format!("{e}; the checkpoint is damaged or was saved from a run that diverged"),
+        NumError::NotRepresentable { .. } => "needs another type, bf16 or f32 (`tensor_types`)",
+        _ => "the checkpoint is damaged or was saved from a run that diverged",
     }
 }
 

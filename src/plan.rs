@@ -139,11 +139,9 @@ impl Plan {
             })
             .collect();
         if let Some(unused) = hits.iter().position(|&n| n == 0) {
-            return Err(Error::setting(format!(
-                "`tensor_types` {:?} matches no matrix of this model; names look like {:?}",
-                rules.overrides[unused].0.as_str(),
-                params.iter().find(|p| p.role.quantizable()).map_or("", |p| &p.name)
-            )));
+            let like = params.iter().find(|p| p.role.quantizable()).map_or("", |p| &p.name);
+            let what = format!("matches no matrix of this model; names look like {like:?}");
+            return Err(Error::setting("tensor_types", rules.overrides[unused].0.as_str(), what));
         }
         Ok(Plan { file_type: rules.file_type.id, tensors })
     }

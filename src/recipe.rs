@@ -11,8 +11,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use crate::error::Fault;
 use crate::paths::{directory_of, relative};
 use crate::{Error, Result, files};
+
+/// What a file is not that cannot be read as one.
+const NOT_ONE: &str = "not a recipe";
 
 /// What is to be converted, into what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -206,10 +210,10 @@ impl Recipe {
     pub fn load(path: &Path) -> Result<Recipe> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
         let mut recipe = match path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
-            true => from_json(&text),
-            false => toml::from_str(&text).map_err(|e| e.to_string().trim_end().to_owned()),
+            true => from_json(&text).map_err(|e| Fault::json(NOT_ONE, e)),
+            false => toml::from_str(&text).map_err(|e| Fault::damaged(NOT_ONE).because(e)),
         }
-        .map_err(|e| Error::malformed(path, format!("not a recipe: {e}")))?;
+        .map_err(|fault| fault.of(path))?;
         let folder = directory_of(path);
         recipe.paths().into_iter().for_each(|p| *p = folder.join(&*p));
         Ok(recipe)
@@ -260,13 +264,13 @@ impl Recipe {
 }
 
 /// A recipe, or the one in a record.
-fn from_json(text: &str) -> std::result::Result<Recipe, String> {
-    let mut value: Json = serde_json::from_str(text).map_err(|e| e.to_string())?;
+fn from_json(text: &str) -> std::result::Result<Recipe, serde_json::Error> {
+    let mut value: Json = serde_json::from_str(text)?;
     let recipe = match value.get_mut("recipe") {
         Some(recipe) => recipe.take(),
         None => value,
     };
-    serde_json::from_value(recipe).map_err(|e| e.to_string())
+    serde_json::from_value(recipe)
 }
 
 #[cfg(test)]
@@ -333,9 +337,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.toml");
         fs::write(&path, "model = \"m\"\nmethod = \"gptq\"\n").unwrap();
-        let error = Recipe::load(&path).unwrap_err().to_string();
+        let error = Recipe::load(&path).unwrap_err().explain();
         assert!(error.contains("r.toml") && error.contains("method") && error.contains("line 2"), "{error}");
         fs::write(&path, "type = \"q4_0\"\n").unwrap();
-        assert!(Recipe::load(&path).unwrap_err().to_string().contains("model"));
+        assert!(Recipe::load(&path).unwrap_err().explain().contains("model"));
     }
 }

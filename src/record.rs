@@ -14,6 +14,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Fault;
 use crate::paths::directory_of;
 use crate::{Error, Result, files};
 
@@ -69,7 +70,7 @@ impl Record {
     /// If the file cannot be read or holds no record: line and column, or the field that is missing.
     pub fn load(path: &Path) -> Result<Record> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
-        serde_json::from_str(&text).map_err(|e| Error::malformed(path, format!("not a record: {e}")))
+        serde_json::from_str(&text).map_err(|e| Fault::json("not a record", e).of(path))
     }
 }
 

@@ -95,22 +95,22 @@ impl<'a> Weights<'a> {
     /// The same tensors with more edits, after those that there are already.
     ///
     /// # Errors
-    /// If an edit does not fit its parameter: the error names it, what was found and what was needed.
+    /// [`Error::Bug`] if an edit does not fit its parameter: which, what was found and what was needed.
     pub fn edited(&self, edits: &Edits) -> Result<Weights<'a>, Error> {
         let mut view = self.clone();
         for id in edits.params() {
             if id.0 >= self.graph.params.len() {
-                let what = format!("an edit of parameter {}, of {}", id.0, self.graph.params.len());
-                return Err(Error::malformed(self.path(), what));
+                let (path, all) = (self.path().display(), self.graph.params.len());
+                return Err(Error::bug(format!("{path}: an edit of parameter {}, of {all}", id.0)));
             }
             let mut edited = match &view.edited[id.0] {
                 Some(edited) => Edited::clone(edited),
                 None => Edited::new(self.graph.param(id), self.rows_of_each(id)),
             };
             for (expert, edit) in edits.of(id) {
-                edited.add(expert, edit).map_err(|what| self.error(id, what))?;
+                edited.add(expert, edit).map_err(|what| self.misfit(id, &what))?;
             }
-            edited.finish().map_err(|what| self.error(id, what))?;
+            edited.finish().map_err(|what| self.misfit(id, &what))?;
             view.edited[id.0] = Some(Arc::new(edited));
         }
         view.edits.append(edits);
@@ -141,14 +141,20 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// An error about a parameter, named as its file names it.
-    pub fn error(&self, id: ParamId, what: impl Into<String>) -> Error {
+    /// For errors about a parameter: its file, and its name as the file has it.
+    pub fn place(&self, id: ParamId) -> (&'a Path, String) {
         let param = self.graph.param(id);
         match self.tensors(id).next() {
-            Some(t) if t.name == param.name => Error::tensor(self.source.file_of(t), &t.name, what),
-            Some(t) => Error::tensor(self.source.file_of(t), format!("{} ({})", t.name, param.name), what),
-            None => Error::tensor(self.source.path(), &param.name, what),
+            Some(t) if t.name == param.name => (self.source.file_of(t), t.name.clone()),
+            Some(t) => (self.source.file_of(t), format!("{} ({})", t.name, param.name)),
+            None => (self.source.path(), param.name.clone()),
         }
+    }
+
+    /// An edit that does not fit its parameter.
+    fn misfit(&self, id: ParamId, what: &str) -> Error {
+        let (path, name) = self.place(id);
+        Error::bug(format!("{}: tensor {name}: {what}", path.display()))
     }
 
     /// Rows of a parameter that belong together: of one expert's matrix, if it has several; of a bias one.

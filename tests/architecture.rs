@@ -15,7 +15,7 @@ const LEAVES: &[&str] = &["error", "watch", "memory", "paths", "files"];
 
 /// Room -> the rooms that it may name beside the leaves, `quantizers` among them. The command line may name everything.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("error", &[]),
+    ("error", &["quantizers"]),
     ("watch", &["error"]),
     ("memory", &[]),
     ("paths", &[]),
@@ -174,6 +174,29 @@ fn only_the_command_line_prints_or_reads_the_environment() {
                 faults.push(format!("{}: {word}", file.display()));
             }
         }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Settings stand in backticks: only the command line knows how they are typed.
+#[test]
+fn no_text_of_the_library_names_a_flag() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    sources(&root.join("quantizers/src"), &mut files);
+    let flag = |text: &str| {
+        let dashed = text.split_once("--").filter(|(before, _)| !before.ends_with(|c: char| c.is_alphanumeric()));
+        dashed.is_some_and(|(_, after)| after.starts_with(|c: char| c.is_ascii_lowercase()))
+    };
+    assert!(flag("leave out --pure") && flag("--pure") && !flag("a--b") && !flag("x -- y"));
+    let mut faults = Vec::new();
+    for file in files.iter().filter(|f| !f.starts_with(root.join("src/cli"))) {
+        let text = fs::read_to_string(file).expect("source text");
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        // What stands between quotation marks is every second part.
+        let named = code.filter(|line| line.split('"').skip(1).step_by(2).any(flag));
+        faults.extend(named.map(|line| format!("{}: {}", file.display(), line.trim())));
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

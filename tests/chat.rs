@@ -16,8 +16,8 @@ fn conversation() -> Vec<Message> {
 }
 
 fn render(template: &str, messages: &[Message]) -> Result<String, String> {
-    let template = ChatTemplate::new(template, "<s>", "</s>").map_err(|e| e.to_string())?;
-    template.render(messages, true).map_err(|e| e.to_string())
+    let template = ChatTemplate::new(template, "<s>", "</s>").map_err(|e| e.explain())?;
+    template.render(messages, true).map_err(|e| e.explain())
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn fixtures_render_and_tokenize() {
         assert!(text.contains("<|im_start|>user\nHi<|im_end|>\n") && text.ends_with("assistant\n"), "{model}: {text}");
     }
     let source = checkpoint::open(&common::fixtures().join("models/stories260k")).unwrap();
-    let error = ChatTemplate::open(&Tokenizer::open(source.as_ref()).unwrap()).unwrap_err().to_string();
+    let error = ChatTemplate::open(&Tokenizer::open(source.as_ref()).unwrap()).unwrap_err().explain();
     assert!(error.contains("no chat template"), "{error}");
 }
 

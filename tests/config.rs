@@ -19,7 +19,7 @@ fn open(config: &Config) -> Model {
 fn refusal(config: &Config) -> String {
     match describe(config, &|_| true) {
         Ok(m) => panic!("{} was described", m.arch.title),
-        Err(e) => e.to_string(),
+        Err(e) => e.explain(),
     }
 }
 

@@ -244,12 +244,12 @@ fn what_does_not_fit_is_refused_by_name() {
     for (id, expert, edit, what) in cases {
         let mut edits = Edits::new();
         edits.push(id, expert, edit);
-        let error = weights.edited(&edits).err().expect(what).to_string();
+        let error = weights.edited(&edits).err().expect(what).explain();
         assert!(error.contains(what) && error.contains(&model.graph.param(id).name), "{what}: {error}");
     }
     let mut edits = Edits::new();
     edits.push(ParamId(model.graph.params.len()), None, Edit::Scale(Scale::default()));
-    assert!(weights.edited(&edits).err().unwrap().to_string().contains("parameter"));
+    assert!(weights.edited(&edits).err().unwrap().explain().contains("parameter"));
 }
 
 /// The executor over an edited view computes what it computes over the same numbers given to it.
@@ -377,7 +377,7 @@ fn a_plan_that_carries_integers_over_refuses_edits_of_them() {
         pipeline::run(&weights, &plan, rounding, &output, &Unwatched)
     };
     run(None).unwrap();
-    let error = run(Some(&solved)).unwrap_err().to_string();
+    let error = run(Some(&solved)).unwrap_err().explain();
     assert!(error.contains("blk.0.ffn_up.weight") && error.contains("was scaled after"), "{error}");
 }
 

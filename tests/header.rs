@@ -83,7 +83,7 @@ fn faults_of_gguf_headers_are_named() {
     for (key, value, mention) in cases {
         let said = match describe(&header(&[(key, value)]), &|n| n == "output.weight") {
             Ok(_) => panic!("{key} was let through"),
-            Err(e) => e.to_string(),
+            Err(e) => e.explain(),
         };
         assert!(said.contains(mention) && said.contains("model.gguf"), "{key}: {said}");
     }
@@ -93,7 +93,7 @@ fn faults_of_gguf_headers_are_named() {
 fn gguf_token_list_and_vocab_size_must_agree() {
     let tokens = vec![Value::String("x".into()); 500];
     let list = array(ValueType::String, tokens);
-    let said = describe(&header(&[("tokenizer.ggml.tokens", Some(list))]), &|_| true).unwrap_err().to_string();
+    let said = describe(&header(&[("tokenizer.ggml.tokens", Some(list))]), &|_| true).unwrap_err().explain();
     assert!(said.contains("500") && said.contains("512"), "{said}");
 }
 

@@ -96,7 +96,7 @@ fn pure_gives_every_matrix_the_base_format() {
 fn what_is_asked_for_by_name_or_role_goes_before_the_mixture() {
     let config = common::hf_config(&common::fixtures().join("models/tiny-qwen3"));
     let model = model::describe(&config, &|_| true).unwrap();
-    let store = |name: &str| plan::tensor_type(name).unwrap();
+    let store = |name: &str| plan::tensor_type("type", name).unwrap();
     let rules = Rules {
         output: Some(store("q8_0")),
         embedding: Some(store("q5_k")),
@@ -124,7 +124,7 @@ fn names_and_numbers_of_file_types_are_their_own() {
     }
     // llama-quantize's names for whole files; those of formats stand for a format where a tensor is meant.
     assert_eq!(FileType::by_name("Q4_K").unwrap().name, "q4_k_m");
-    assert_eq!(plan::tensor_type("Q4_K").unwrap().spec().name, "q4_k");
-    assert!(plan::tensor_type("q4_k_m").is_err());
-    assert!(FileType::by_name("q9").unwrap_err().to_string().contains("q4_k_m"));
+    assert_eq!(plan::tensor_type("type", "Q4_K").unwrap().spec().name, "q4_k");
+    assert!(plan::tensor_type("type", "q4_k_m").is_err());
+    assert!(FileType::by_name("q9").unwrap_err().explain().contains("q4_k_m"));
 }

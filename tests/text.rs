@@ -209,7 +209,7 @@ fn hostile_keys_are_errors() {
     assert_eq!(good.encode("abba c", Special::TEXT).unwrap(), [2, 1, 0]);
     let good = from(&sentence_piece()).unwrap();
     assert_eq!(good.encode("a a", Special::TEXT).unwrap(), [1, 3, 4, 3, 4]);
-    let error = good.encode("b", Special::TEXT).unwrap_err().to_string();
+    let error = good.encode("b", Special::TEXT).unwrap_err().explain();
     assert!(error.contains("<0x62>"), "{error}");
     let b = "tokenizer.ggml.";
     let faults: Vec<(Metadata, &str, Option<Value>, &str)> = vec![
@@ -246,7 +246,7 @@ fn hostile_keys_are_errors() {
         if let Some(value) = value.clone() {
             keys.set(format!("{b}{key}"), value);
         }
-        let error = from(&keys).expect_err(words).to_string();
+        let error = from(&keys).expect_err(words).explain();
         assert!(error.contains(words) && error.contains("keys.gguf"), "{key} {value:?}: {error}");
     }
     // Ids without a token are ignored, as llama.cpp does.
@@ -276,7 +276,7 @@ fn every_pre_tokenizer_has_expressions_that_keep_the_text() {
                 assert_eq!(tokenizer.decode(&ids, Control::Hide).unwrap(), text, "{pre}");
             }
             Err(e) => {
-                assert!(e.to_string().contains("not supported"), "{pre}: {e}");
+                assert!(e.explain().contains("not supported"), "{pre}: {e}");
                 unknown.push(pre);
             }
         }

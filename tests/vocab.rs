@@ -175,7 +175,7 @@ impl Copy {
     }
 
     fn error(&self, rows: usize) -> String {
-        self.read(rows).unwrap_err().to_string()
+        self.read(rows).unwrap_err().explain()
     }
 }
 

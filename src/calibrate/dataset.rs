@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::error::Fault;
 use crate::text::chat::{ChatTemplate, Message};
 use crate::text::{Special, Tokenizer, read_file};
 use crate::{Error, Result};
@@ -26,8 +27,9 @@ pub fn embedded() -> Result<String> {
     let packed: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mix.deflate"));
     let mut text = String::new();
     let unpacked = flate2::read::DeflateDecoder::new(packed).read_to_string(&mut text);
-    unpacked.map_err(|e| {
-        Error::unsupported(format!("the embedded text cannot be unpacked: {e}; install this program again"))
+    unpacked.map_err(|e| Error::Bug {
+        what: "the embedded text cannot be unpacked; install this program again".to_owned(),
+        source: Some(e.into()),
     })?;
     Ok(text)
 }
@@ -65,7 +67,8 @@ impl Dataset {
     pub fn load(files: &[PathBuf], tokenizer: &Tokenizer, choice: Choice) -> Result<Dataset> {
         let Choice { context, .. } = choice;
         if context < SHORTEST {
-            return Err(Error::setting(format!("`text.context` {context}: a sample needs at least {SHORTEST} tokens")));
+            let what = format!("a sample needs at least {SHORTEST} tokens");
+            return Err(Error::setting("text.context", context, what));
         }
         let (mut chunks, mut longest) = (Vec::new(), 0);
         let texts: Vec<Vec<u32>> = match files {
@@ -77,10 +80,11 @@ impl Dataset {
             chunks.extend(tokens.chunks_exact(context).map(<[u32]>::to_vec));
         }
         if chunks.is_empty() {
-            return Err(Error::text(format!(
+            let what = format!(
                 "the text has {longest} tokens, one sample of `text.context` {context} needs {context}; name a longer text or \
                  use a smaller `text.context`"
-            )));
+            );
+            return Err(Error::TooShort { found: longest, needed: context, what });
         }
         let available = chunks.len();
         let mut samples = choose(chunks, choice);
@@ -138,8 +142,10 @@ fn documents(path: &Path, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>>
     let mut template = None;
     let mut all = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let fault = |what: String| Error::malformed(path, format!("line {}: {what}", number + 1));
-        let value: serde_json::Value = serde_json::from_str(line).map_err(|e| fault(e.to_string()))?;
+        let line_number = format!("line {}", number + 1);
+        let fault = |what: &str| Fault::damaged(what).about(&line_number).of(path);
+        let value: serde_json::Value =
+            serde_json::from_str(line).map_err(|e| Fault::damaged(line_number.as_str()).because(e).of(path))?;
         if let Some(text) = value.get("text").and_then(|t| t.as_str()) {
             all.extend(tokenizer.encode(text, Special::TEXT)?);
         } else if let Some(messages) = value.get("messages").and_then(|m| m.as_array()) {
@@ -148,7 +154,7 @@ fn documents(path: &Path, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>>
                 Some(Message::new(part("role")?, part("content")?))
             };
             let messages: Option<Vec<Message>> = messages.iter().map(message).collect();
-            let needed = || fault("every message needs the strings \"role\" and \"content\"".to_owned());
+            let needed = || fault("every message needs the strings \"role\" and \"content\"");
             let messages = messages.ok_or_else(needed)?;
             if template.is_none() {
                 template = Some(ChatTemplate::open(tokenizer)?);
@@ -156,7 +162,7 @@ fn documents(path: &Path, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>>
             let rendered = template.as_ref().expect("opened above").render(&messages, false)?;
             all.extend(tokenizer.encode(&rendered, Special::RENDERED)?);
         } else {
-            return Err(fault("needs an object with a string \"text\" or a list \"messages\"".to_owned()));
+            return Err(fault("needs an object with a string \"text\" or a list \"messages\""));
         }
     }
     Ok(all)

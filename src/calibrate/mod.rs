@@ -19,7 +19,9 @@ pub mod imatrix;
 pub mod observe;
 pub mod shard;
 
-use crate::Error;
+use aurora_quantizers::NumError;
+
+use crate::error::{Error, Quantity};
 use crate::model::ModelGraph;
 use observe::{Feed, feeds};
 
@@ -40,10 +42,9 @@ pub fn all_feeds(graph: &ModelGraph, wanted: Wanted) -> Vec<Feed> {
 }
 
 /// An error about an input that is not finite.
-pub fn not_finite(graph: &ModelGraph, feed: &Feed, what: &str) -> Error {
+pub fn not_finite(graph: &ModelGraph, feed: &Feed, e: &NumError) -> Error {
     let names: Vec<&str> = feed.readers.iter().map(|id| graph.param(*id).name.as_str()).collect();
-    let place = feed.block.map_or("the output matrix".to_owned(), |i| format!("block {i}"));
-    let expert = feed.expert.map_or(String::new(), |e| format!(", expert {e}"));
-    let what = format!("its input is not finite: {what}; the weights are damaged or overflow in this text");
-    Error::numbers(format!("{place}: {}{expert}", names.join(", ")), what)
+    let expert = feed.expert.map_or(String::new(), |e| format!("expert {e}: "));
+    let what = format!("{expert}its input is not finite; the weights are damaged or overflow in this text");
+    Error::numbers(None, &names.join(", "), Quantity::Activations, what, e.clone())
 }

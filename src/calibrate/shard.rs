@@ -42,15 +42,16 @@ impl Shard {
     pub fn of(index: u32, count: u32, samples: usize, context: usize) -> Result<Shard> {
         let shard = Shard { index, count, ..Shard::whole(samples, context) };
         if index >= count {
-            let what = format!("shard {index} of {count}: shards count from 0 to {}", count.saturating_sub(1));
-            return Err(Error::setting(what));
+            let what = format!("shards count from 0 to {}", count.saturating_sub(1));
+            return Err(Error::setting("shard", format!("{index} of {count}"), what));
         }
         if u64::from(count) > shard.all_leaves() {
-            return Err(Error::setting(format!(
-                "shard {index} of {count}: {samples} samples can be cut into {} shards at most, of {} samples each",
+            let what = format!(
+                "{samples} samples can be cut into {} shards at most, of {} samples each",
                 shard.all_leaves(),
                 shard.leaf
-            )));
+            );
+            return Err(Error::setting("shard", format!("{index} of {count}"), what));
         }
         Ok(shard)
     }

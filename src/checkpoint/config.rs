@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value as Json};
 
 use super::mmap;
-use crate::error::printable;
+use crate::error::{Fault, printable};
 use crate::gguf::{Metadata, Value};
 use crate::{Error, Result};
 
@@ -51,7 +51,7 @@ const MAX_JSON: usize = 2 << 20;
 pub(super) fn read_json_object(path: &Path) -> Result<Map<String, Json>> {
     match read_json(path, MAX_JSON)? {
         Json::Object(object) => Ok(object),
-        _ => Err(Error::malformed(path, "must be a JSON object, found another JSON value")),
+        _ => Err(Fault::damaged("must be a JSON object, found another JSON value").of(path)),
     }
 }
 
@@ -63,9 +63,10 @@ pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path, limit: usiz
     let bytes = mmap::read_whole(path, limit)?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     if bytes.trim_ascii().is_empty() {
-        return Err(Error::malformed(path, "the file is empty, needed a JSON object; download or copy it again"));
+        let what = "the file is empty, needed a JSON object; download or copy it again";
+        return Err(Fault::truncated(what).of(path));
     }
-    serde_json::from_slice(bytes).map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))
+    serde_json::from_slice(bytes).map_err(|e| Fault::json("not valid JSON", e).of(path))
 }
 
 impl HfConfig {
@@ -77,7 +78,7 @@ impl HfConfig {
         let path = dir.join(CONFIG);
         if matches!(path.try_exists(), Ok(false)) {
             let what = format!("{CONFIG} not found; a safetensors checkpoint needs it in the same folder");
-            return Err(Error::malformed(dir, what));
+            return Err(Error::missing(dir, vec![path], what));
         }
         let map = read_json_object(&path)?;
         Ok(HfConfig { path, map })
@@ -114,8 +115,13 @@ impl HfConfig {
     }
 
     /// An error about `key`.
-    pub fn error(&self, key: &str, what: impl Into<String>) -> Error {
-        Error::config(&self.path, key, what)
+    pub fn error(&self, key: &str, what: impl Into<Fault>) -> Error {
+        what.into().of_key(&self.path, key)
+    }
+
+    /// An error about `key`, which asks for something that is not read or run.
+    pub fn unsupported(&self, key: &str, what: impl Into<String>) -> Error {
+        self.error(key, Fault::unsupported(what))
     }
 
     fn typed<'a, T>(&'a self, key: &str, need: &str, read: impl Fn(&'a Json) -> Option<T>) -> Result<Option<T>> {
@@ -172,8 +178,13 @@ impl HfConfig {
 
 impl GgufConfig {
     /// An error about `key`.
-    pub fn error(&self, key: &str, what: impl Into<String>) -> Error {
-        Error::config(&self.path, key, what)
+    pub fn error(&self, key: &str, what: impl Into<Fault>) -> Error {
+        what.into().of_key(&self.path, key)
+    }
+
+    /// An error about `key`, which asks for something that is not read or run.
+    pub fn unsupported(&self, key: &str, what: impl Into<String>) -> Error {
+        self.error(key, Fault::unsupported(what))
     }
 
     fn typed<'a, T>(&'a self, key: &str, need: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {

@@ -13,9 +13,9 @@ use super::config::{Config, GgufConfig};
 use super::mapped::Mapped;
 use super::mmap::Map;
 use super::source::{SourceKind, TensorInfo, TensorSource, has_extension};
-use crate::error::printable;
+use crate::Error;
+use crate::error::{Fault, Result, printable};
 use crate::gguf::{Header, MAGIC, Metadata, RawTensor, read_header};
-use crate::{Error, Result};
 
 pub mod split;
 
@@ -71,7 +71,7 @@ fn parts(path: &Path, split: Split) -> Result<Box<dyn TensorSource>> {
         let which = format!("part {} of {}", at + 1, split.count);
         if !file.exists() {
             let what = format!("{which} of the model is missing; all parts belong in one folder");
-            return Err(Error::malformed(file, what));
+            return Err(Error::missing(file, vec![file.clone()], what));
         }
         let map = Map::open(file)?;
         let (metadata, mut here) = parse(file, map.bytes())?;
@@ -88,14 +88,14 @@ fn parts(path: &Path, split: Split) -> Result<Box<dyn TensorSource>> {
                     split.tensors.map_or("?".to_owned(), |n| n.to_string()),
                 ),
             };
-            return Err(Error::malformed(file, format!("{what}; download the parts of one model again")));
+            return Err(Fault::damaged(format!("{what}; download the parts of one model again")).of(file));
         }
         release_header(&map, &here);
         for tensor in &mut here {
             tensor.file = at;
             if let Some(other) = places.insert(tensor.name.clone(), at) {
                 let what = format!("is in {} too", files[other].display());
-                return Err(Error::tensor(file, printable(&tensor.name), what));
+                return Err(Fault::damaged(what).of_tensor(file, &tensor.name));
             }
         }
         tensors.append(&mut here);
@@ -105,7 +105,7 @@ fn parts(path: &Path, split: Split) -> Result<Box<dyn TensorSource>> {
     }
     if let Some(all) = split.tensors.filter(|n| *n != tensors.len() as u64) {
         let what = format!("{} says {all} tensors, the {} files have {}", split::TENSORS, split.count, tensors.len());
-        return Err(Error::malformed(&files[0], format!("{what}; download them again")));
+        return Err(Fault::damaged(format!("{what}; download them again")).of(&files[0]));
     }
     let config = found.expect("at least two files");
     Ok(Box::new(Mapped::new(path, config, files, maps, tensors)))
@@ -125,29 +125,29 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Metadata, Vec<TensorInfo>)> {
 
 /// One row of the tensor table as bytes of the file.
 fn place(path: &Path, header: &Header, raw: &RawTensor, file_len: usize) -> Result<TensorInfo> {
-    let fail = |what: String| Err(Error::tensor(path, printable(&raw.name), what));
+    let fail = |fault: Fault| Err(fault.of_tensor(path, &raw.name));
     let Some(spec) = spec::by_ggml_id(raw.type_id) else {
-        return fail(format!(
+        return fail(Fault::unsupported(format!(
             "tensor type {} is unknown or was removed from ggml; convert the model again from its source",
             raw.type_id
-        ));
+        )));
     };
     if let Some(axis) = raw.dims.iter().position(|&dim| dim == 0) {
-        return fail(format!("empty tensor: dimension {axis} of {:?} (innermost first) is 0", raw.dims));
+        return fail(format!("empty tensor: dimension {axis} of {:?} (innermost first) is 0", raw.dims).into());
     }
     let Some(shape) = raw.dims.iter().rev().map(|&dim| usize::try_from(dim).ok()).collect::<Option<Vec<_>>>() else {
-        return fail(format!("too large: dimensions {:?} overflow", raw.dims));
+        return fail(format!("too large: dimensions {:?} overflow", raw.dims).into());
     };
     let row = shape.last().copied().unwrap_or(1);
     if !row.is_multiple_of(spec.block) {
-        return fail(format!("rows of {row} columns, {} needs a multiple of {}", spec.name, spec.block));
+        return fail(format!("rows of {row} columns, {} needs a multiple of {}", spec.name, spec.block).into());
     }
     let mut info = TensorInfo { name: raw.name.clone(), shape, spec, file: 0, range: 0..0, packed: None };
     let Some(size) = info.elements().and(info.expected_bytes()) else {
-        return fail(format!("too large: the byte count of dimensions {:?} overflows", raw.dims));
+        return fail(format!("too large: the byte count of dimensions {:?} overflows", raw.dims).into());
     };
     if !raw.offset.is_multiple_of(header.alignment) {
-        return fail(format!("offset {} is not aligned to {}", raw.offset, header.alignment));
+        return fail(format!("offset {} is not aligned to {}", raw.offset, header.alignment).into());
     }
     let start = header.data_start.checked_add(raw.offset);
     let end = start.and_then(|start| start.checked_add(size as u64));
@@ -156,11 +156,11 @@ fn place(path: &Path, header: &Header, raw: &RawTensor, file_len: usize) -> Resu
             info.range = start as usize..end as usize;
             Ok(info)
         }
-        _ => fail(format!(
+        _ => fail(Fault::truncated(format!(
             "tensor data out of range of the file: {size} bytes at offset {} of the data that starts at byte {}, the \
              file has {file_len} bytes; it is truncated (download or copy it again) or damaged",
             raw.offset, header.data_start
-        )),
+        ))),
     }
 }
 
@@ -170,11 +170,9 @@ fn refuse_overlaps(path: &Path, tensors: &[TensorInfo]) -> Result<()> {
     for pair in order.windows(2) {
         if pair[1].range.start < pair[0].range.end {
             let (a, b) = (pair[0], pair[1]);
-            return Err(Error::tensor(
-                path,
-                printable(&b.name),
-                format!("overlaps tensor {}: bytes {:?} and {:?} of the file", printable(&a.name), b.range, a.range),
-            ));
+            let other = printable(&a.name);
+            let what = format!("overlaps tensor {other}: bytes {:?} and {:?} of the file", b.range, a.range);
+            return Err(Fault::damaged(what).of_tensor(path, &b.name));
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-use crate::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// A file, mapped. Nothing is in memory until it is touched.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Map {
         if map.len() <= LFS_MOST && map.starts_with(LFS) {
             let what = "a Git LFS pointer that stands for the file, not the file itself; run git lfs pull in its \
                         repository, or download the file";
-            return Err(Error::malformed(path, what));
+            return Err(Fault::damaged(what).of(path));
         }
         // Weights are read once, front to back: read far ahead, evict early. Only a hint, so a failure is no error.
         #[cfg(unix)]
@@ -97,7 +97,7 @@ pub fn read_whole(path: &Path, limit: usize) -> Result<Vec<u8>> {
     let map = Map::open(path)?;
     let bytes = map.bytes();
     if bytes.len() > limit {
-        return Err(Error::malformed(path, format!("{} bytes; at most {limit} are read", bytes.len())));
+        return Err(Fault::unsupported(format!("{} bytes; at most {limit} are read", bytes.len())).of(path));
     }
     Ok(bytes.to_vec())
 }
@@ -120,7 +120,7 @@ fn require_regular(path: &Path, meta: &Metadata) -> Result<()> {
         m if m.is_dir() => "a directory",
         _ => "a fifo, socket or device",
     };
-    Err(Error::malformed(path, format!("{found}, needed a regular file")))
+    Err(Fault::unsupported(format!("{found}, needed a regular file")).of(path))
 }
 
 #[cfg(test)]

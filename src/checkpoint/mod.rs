@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::Result;
+use crate::error::{Error, Fault, Result};
 
 pub mod card;
 pub mod config;
@@ -48,16 +48,16 @@ pub fn fingerprint(source: &dyn TensorSource) -> u32 {
 /// If nothing is there, if it is none of these, or if it is malformed: which file, what was found.
 pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
     if let Err(e) = std::fs::metadata(path) {
-        return Err(crate::Error::io(path, "open", e));
+        return Err(Error::io(path, "open", e));
     }
     match SOURCES.iter().find(|s| (s.matches)(path)) {
         Some(source) => (source.open)(path),
         None if ["bin", "pt", "pth", "ckpt"].iter().any(|end| source::has_extension(path, end)) => {
-            Err(crate::Error::malformed(path, safetensors::NO_PICKLES))
+            Err(Fault::unsupported(safetensors::NO_PICKLES).of(path))
         }
-        None => Err(crate::Error::malformed(
-            path,
-            "neither a directory with config.json nor a .safetensors or .gguf file; name one of these",
-        )),
+        None => {
+            let what = "neither a directory with config.json nor a .safetensors or .gguf file; name one of these";
+            Err(Fault::unsupported(what).of(path))
+        }
     }
 }

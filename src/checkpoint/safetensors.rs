@@ -20,7 +20,7 @@ use super::mapped::Mapped;
 use super::mmap::Map;
 use super::quantized;
 use super::source::{SourceKind, TensorInfo, TensorSource, has_extension};
-use crate::error::printable;
+use crate::error::{Fault, printable};
 use crate::{Error, Result};
 
 /// The row of [`super::SOURCES`] for directories.
@@ -59,7 +59,7 @@ fn open_directory(dir: &Path) -> Result<Box<dyn TensorSource>> {
     if let Some(shards) = numbered(dir)? {
         return Ok(Box::new(quantized::adopt(map_files(dir, config, shards)?)?));
     }
-    Err(Error::malformed(dir, no_weights(dir)))
+    Err(Error::missing(dir, vec![single], no_weights(dir)))
 }
 
 const ADAPTER: &str = "adapter_config.json";
@@ -79,7 +79,7 @@ fn refuse_adapter(dir: &Path) -> Result<()> {
         "a {kind} adapter ({ADAPTER}), not a model: merge it into {base} first (PEFT's merge_and_unload, then \
          save_pretrained), and name the merged folder"
     );
-    Err(Error::malformed(dir, what))
+    Err(Fault::unsupported(what).of(dir))
 }
 
 fn open_file(path: &Path) -> Result<Box<dyn TensorSource>> {
@@ -102,7 +102,7 @@ fn map_files(path: &Path, config: HfConfig, files: Vec<PathBuf>) -> Result<Mappe
             tensor.file = number;
             if let Some(other) = owners.insert(tensor.name.clone(), number) {
                 let what = format!("is also in {}; a tensor may be in one file only", files[other].display());
-                return Err(Error::tensor(file, printable(&tensor.name), what));
+                return Err(Fault::damaged(what).of_tensor(file, &tensor.name));
             }
             tensors.push(tensor);
         }
@@ -130,7 +130,7 @@ fn numbered(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
             "no {INDEX} says which files belong together: {prefix}-*-of-{count}.safetensors or \
              {other}-*-of-{others}.safetensors; download the index, or move one set away"
         );
-        return Err(Error::malformed(dir, what));
+        return Err(Fault::damaged(what).of(dir));
     }
     let files =
         (1..=count.parse::<u32>().unwrap_or(0)).map(|n| dir.join(format!("{prefix}-{n:05}-of-{count}.safetensors")));
@@ -140,7 +140,8 @@ fn numbered(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
         Some(first) => {
             let name = printable(&first.file_name().unwrap_or_default().to_string_lossy());
             let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
-            Err(Error::malformed(dir, format!("missing {name}{more} of {count} files; download what is missing")))
+            let what = format!("missing {name}{more} of {count} files; download what is missing");
+            Err(Error::missing(dir, missing, what))
         }
     }
 }

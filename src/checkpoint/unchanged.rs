@@ -78,7 +78,7 @@ impl Unchanged {
             let end = source.tensors().iter().filter(|t| t.file == i).map(|t| t.range.end).max().unwrap_or(0);
             if size < end as u64 {
                 let what = format!("changed while it was opened: tensors end at byte {end}, it has {size} bytes now");
-                return Err(Error::malformed(path, what));
+                return Err(Error::changed(path, what));
             }
             files.push((path.clone(), size, changed));
         }
@@ -99,10 +99,10 @@ impl Unchanged {
             let (size_now, changed_now) = look(path)?;
             if size_now != *size {
                 let what = format!("changed size while it was in use: {size} bytes at the start, {size_now} now");
-                return Err(Error::malformed(path, what));
+                return Err(Error::changed(path, what));
             }
             if changed_now != *changed {
-                return Err(Error::malformed(path, "was written to while it was in use; run again"));
+                return Err(Error::changed(path, "was written to while it was in use; run again"));
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use super::formats::FormatFlags;
 use super::passes::PassFlags;
+use super::wording;
 use crate::export::{self, EXPORTERS};
 use crate::plan::{self, FILE_TYPES};
 
@@ -443,6 +444,6 @@ fn tensor_type(text: &str) -> Result<(String, String), String> {
     // The last '=' separates: a pattern may contain one, a type cannot.
     let (pattern, name) = text.rsplit_once('=').ok_or("needs the form PATTERN=TYPE, such as ffn_down=q8_0")?;
     regex::Regex::new(pattern).map_err(|e| e.to_string())?;
-    plan::tensor_type(name).map_err(|e| e.to_string())?;
+    plan::tensor_type("tensor_types", name).map_err(|e| wording::flags(&e.explain()).into_owned())?;
     Ok((pattern.to_owned(), name.to_ascii_lowercase()))
 }

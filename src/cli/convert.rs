@@ -46,12 +46,13 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
 fn refuse_fallbacks(plan: &Plan, strict: bool) -> Result<()> {
     let lines: Vec<String> = plan.fallbacks().map(summary::fallback_line).collect();
     if strict && !lines.is_empty() {
-        return Err(Error::setting(format!(
-            "--strict: {} of {} tensors cannot have the type that was asked for\n  {}",
+        let what = format!(
+            "`strict`: {} of {} tensors cannot have the type that was asked for\n  {}",
             lines.len(),
             plan.tensors.len(),
             lines.join("\n  ")
-        )));
+        );
+        return Err(Error::conflict(["strict", "type"], what));
     }
     Ok(())
 }

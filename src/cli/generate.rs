@@ -29,7 +29,8 @@ static BUSY: AtomicBool = AtomicBool::new(false);
 /// Runs the command.
 pub fn run(args: &Generate, common: &Common) -> Result<()> {
     if common.json && args.prompt.is_none() {
-        return Err(Error::setting("--json prints one document: give the one --prompt that it is about"));
+        let what = "`json` prints one document: give the one `prompt` that it is about";
+        return Err(Error::conflict(["json", "prompt"], what));
     }
     let Opened { source, model, .. } = Opened::open(&args.model)?;
     let source = source.as_ref();
@@ -152,12 +153,12 @@ impl Writer<'_> {
     /// Runs what of `ids` is new through the model, then generates; `show`: writes the text as it comes.
     fn generate(&mut self, ids: &[u32], sampler: &mut Sampler, show: bool) -> Result<Answer> {
         if ids.is_empty() {
-            let what = "the prompt is empty and the model has no token that begins a text; give a longer --prompt";
+            let what = "the prompt is empty and the model has no token that begins a text; give a longer `prompt`";
             return Err(Error::text(what));
         }
         if ids.len() >= self.context {
             return Err(Error::text(format!(
-                "the prompt has {} tokens, which leaves no room in a context of {}; shorten it or raise --context",
+                "the prompt has {} tokens, which leaves no room in a context of {}; shorten it or raise `context`",
                 ids.len(),
                 self.context
             )));

@@ -6,6 +6,7 @@ use serde_json::{Value as Json, json};
 use super::args::{Common, Inspect};
 use super::ui;
 use crate::checkpoint::{self, Config, Packed, TensorInfo, TensorSource};
+use crate::error::Misfit;
 use crate::gguf::Value;
 use crate::model;
 use crate::{Error, Result};
@@ -43,7 +44,7 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
             "path": source.path().display().to_string(),
             "architecture": described.as_ref().map(|m| m.arch.gguf).ok(),
             "supported": described.is_ok(),
-            "problem": described.as_ref().err().map(ToString::to_string),
+            "problem": described.as_ref().err().map(Error::explain),
             "weights": weights,
             "bytes": bytes,
             "bits_per_weight": bits,
@@ -54,7 +55,7 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
     let mut text = String::new();
     let architecture = match &described {
         Ok(m) => format!("{} ({})", m.arch.title, m.arch.gguf),
-        Err(e) => format!("cannot be converted: {e}"),
+        Err(e) => format!("cannot be converted: {}", e.explain()),
     };
     let facts = [
         ("path", source.path().display().to_string()),
@@ -232,11 +233,11 @@ fn no_such_tensor(source: &dyn TensorSource, name: &str) -> Error {
     let near: Vec<String> =
         source.tensors().iter().map(|t| t.name.as_str()).filter(|t| t.contains(name)).take(8).map(ui::safe).collect();
     let hint = if near.is_empty() {
-        "inspect without --tensor lists them".to_owned()
+        "inspect without `tensor` lists them".to_owned()
     } else {
         format!("did you mean {}?", near.join(", "))
     };
-    Error::tensor(source.path(), name, format!("no such tensor; {hint}"))
+    Error::misfit(source.path(), name, Misfit::Missing, format!("no such tensor; {hint}"))
 }
 
 /// Rows of a packed matrix that are decoded together; neighbours share memory.
@@ -256,7 +257,7 @@ fn each(source: &dyn TensorSource, t: &TensorInfo, mut f: impl FnMut(&[f32])) ->
     }
     let format = formats::by_name(t.spec.name).ok_or_else(|| {
         let what = format!("holds {} numbers; statistics are made of floating-point and block types", t.spec.name);
-        Error::tensor(source.file_of(t), ui::safe(&t.name), what)
+        Error::misfit(source.file_of(t), &t.name, Misfit::Type { found: t.spec.name.to_owned() }, what)
     })?;
     let run = t.spec.block * 4096usize.div_ceil(t.spec.block);
     let total = elements(t) as usize;

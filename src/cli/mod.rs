@@ -61,7 +61,7 @@ fn start(args: &Args) -> Result<()> {
         let present = KernelIsa::present();
         let found = present.iter().find(|isa| isa.name() == name.as_str()).ok_or_else(|| {
             let names: Vec<_> = present.iter().map(|isa| isa.name()).collect();
-            Error::setting(format!("--isa {name}: this machine has {}", names.join(", ")))
+            Error::setting("isa", name, format!("this machine has {}", names.join(", ")))
         })?;
         found.choose();
     }
@@ -69,7 +69,7 @@ fn start(args: &Args) -> Result<()> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(n.into())
             .build_global()
-            .map_err(|e| Error::system(format!("start {n} threads"), e))?;
+            .map_err(|e| Error::resources(format!("start {n} threads"), e))?;
     }
     Ok(())
 }

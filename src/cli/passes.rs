@@ -2,7 +2,7 @@
 
 use clap::{ArgMatches, Command};
 
-use super::options::{arguments, flag, typed};
+use super::options::{arguments, typed};
 use crate::options::Opt;
 use crate::passes::{PASSES, PassRow};
 use crate::recipe::{PassSpec, Setting};
@@ -30,12 +30,9 @@ impl PassFlags {
                 None => {
                     let names: Vec<_> = passes.iter().map(|spec| spec.name.as_str()).collect();
                     let method = if names.is_empty() { crate::passes::RTN.to_owned() } else { names.join("+") };
-                    let what = format!(
-                        "--{} is an option of {}; --method {method} has no use for it",
-                        flag(option.called(value)),
-                        row.name
-                    );
-                    return Err(Error::setting(what));
+                    let (option, owner) = (option.called(value), row.name);
+                    let what = format!("`{option}` is an option of {owner}; `method` {method} has no use for it");
+                    return Err(Error::conflict([option, "method"], what));
                 }
             };
             passes[at].options.insert(option.name.to_owned(), value.clone());

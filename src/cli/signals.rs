@@ -26,7 +26,7 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&stop))
     };
     for signal in signals {
-        watch(signal).map_err(|e| Error::system("watch for Ctrl-C", e))?;
+        watch(signal).map_err(|e| Error::resources("watch for Ctrl-C", e))?;
     }
     // A file size limit kills by default; with a handler the write fails, with a message and a clean end.
     #[cfg(unix)]
@@ -40,7 +40,7 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
 /// If the system does not let signals be watched.
 pub fn on_interrupt(act: impl Fn() + Send + 'static) -> Result<()> {
     let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT]).map_err(|e| Error::system("watch for Ctrl-C", e))?;
+        signal_hook::iterator::Signals::new([SIGINT]).map_err(|e| Error::resources("watch for Ctrl-C", e))?;
     std::thread::spawn(move || signals.forever().for_each(|_| act()));
     Ok(())
 }
@@ -73,7 +73,7 @@ pub fn explain_lost_files(json: bool) -> Result<()> {
         // SAFETY: the action makes two system calls and ends the process: it takes no lock, allocates nothing and
         // cannot panic, which is what a signal handler must keep to.
         unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, act) }
-            .map_err(|e| Error::system("watch for lost files", e))?;
+            .map_err(|e| Error::resources("watch for lost files", e))?;
     }
     #[cfg(not(unix))]
     let _ = json;

@@ -39,7 +39,7 @@ pub fn is_broken_pipe(e: &Error) -> bool {
 
 /// Says why the run failed.
 pub fn failure(e: &Error, json: bool) {
-    let message = e.to_string();
+    let message = e.explain();
     let message = wording::flags(&message);
     say(&format!("error: {message}"));
     if json {

@@ -23,11 +23,12 @@ impl<'a> Chunks<'a> {
     /// If the text is empty or does not fill one chunk: how long it is, what to ask for.
     pub fn new(tokens: &'a [u32], context: usize, bos: Option<u32>, most: Option<usize>) -> Result<Self> {
         if context < SHORTEST {
-            return Err(Error::setting(format!("`context` {context}: scoring needs at least {SHORTEST} tokens")));
+            return Err(Error::setting("context", context, format!("scoring needs at least {SHORTEST} tokens")));
         }
         // A begin mark alone is no text.
         if tokens.is_empty() || (tokens.len() == 1 && tokens.first().copied() == bos) {
-            return Err(Error::text("the text is empty; there is nothing to score"));
+            let what = "the text is empty; there is nothing to score".to_owned();
+            return Err(Error::TooShort { found: 0, needed: context, what });
         }
         let whole = tokens.len() / context;
         if whole == 0 {
@@ -35,10 +36,10 @@ impl<'a> Chunks<'a> {
                 n if n < SHORTEST => "name a longer text".to_owned(),
                 n => format!("name a longer text or use `context` {n} or less"),
             };
-            return Err(Error::text(format!(
-                "the text has {} tokens, one chunk of `context` {context} needs {context}; {advice}",
-                tokens.len()
-            )));
+            let found = tokens.len();
+            let what =
+                format!("the text has {found} tokens, one chunk of `context` {context} needs {context}; {advice}");
+            return Err(Error::TooShort { found, needed: context, what });
         }
         let count = most.map_or(whole, |n| n.min(whole));
         Ok(Chunks { tokens: &tokens[..count * context], context, bos })

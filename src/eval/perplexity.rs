@@ -92,11 +92,12 @@ pub fn beside(
 ) -> Result<Scores> {
     let vocab = model.vocab();
     if reference.vocab() != vocab {
-        return Err(Error::text(format!(
+        let what = format!(
             "the model has a vocabulary of {vocab} tokens, the reference one of {}; only models of one vocabulary can be \
              compared",
             reference.vocab()
-        )));
+        );
+        return Err(Error::conflict(["model", "reference"], what));
     }
     watch.begin(chunks.count() as u64);
     let step = (KEPT / vocab).max(1);

@@ -137,7 +137,7 @@ fn same_tokens(tokenizer: &Tokenizer, tokens: &[u32], reference: &Opened, text: 
         Some(&id) => format!("{id} {:?}", t.token(id).unwrap_or_default()),
         None => "the end".to_owned(),
     };
-    Err(Error::text(format!(
+    let what = format!(
         "{} splits the text into other tokens than the model does ({} against {}; token {at} is {}, the model's {}); only \
          models of one vocabulary can be compared",
         Path::new(reference.source.path()).display(),
@@ -145,5 +145,6 @@ fn same_tokens(tokenizer: &Tokenizer, tokens: &[u32], reference: &Opened, text: 
         tokens.len(),
         show(&other, &others),
         show(tokenizer, tokens),
-    )))
+    );
+    Err(Error::conflict(["model", "reference"], what))
 }

@@ -39,14 +39,17 @@ pub struct Times {
 /// If nothing is to be timed, the context is too short for it, or the model fails.
 pub fn time(engine: &Engine, workload: &Workload, watch: &mut dyn FnMut(&str)) -> Result<Times> {
     if workload.runs == 0 || workload.prompt + workload.generate == 0 {
-        return Err(Error::setting("nothing to measure: `runs` and one of `prompt` and `generate` must be above zero"));
+        let what = "nothing to measure: `runs` and one of `prompt` and `generate` must be above zero";
+        return Err(Error::conflict(["runs", "prompt", "generate"], what));
     }
     if !workload.cache && workload.generate > MOST_WITHOUT_CACHE {
-        return Err(Error::setting(format!(
-            "`no_kv_cache` with `generate` {0}: that is {1} tokens to compute in each run; use `generate` {MOST_WITHOUT_CACHE} or less",
-            workload.generate,
-            workload.generate * (workload.generate + 1) / 2
-        )));
+        let tokens = workload.generate * (workload.generate + 1) / 2;
+        let what = format!(
+            "`no_kv_cache` with `generate` {}: that is {tokens} tokens to compute in each run; use `generate` \
+             {MOST_WITHOUT_CACHE} or less",
+            workload.generate
+        );
+        return Err(Error::conflict(["no_kv_cache", "generate"], what));
     }
     let graph = &engine.model().graph;
     let tokens = tokens(workload.prompt.max(workload.generate), graph.slots[graph.logits.0]);

@@ -25,7 +25,8 @@ pub fn folder(path: &Path) -> Result<PathBuf> {
     match path.symlink_metadata() {
         Err(_) => Ok(path.to_owned()),
         Ok(_) => {
-            Err(Error::destination(path, "exists; folders are not replaced: remove it, or name another with `output`"))
+            let what = "exists; folders are not replaced: remove it, or name another with `output`";
+            Err(Error::Exists { path: path.to_owned(), replaceable: false, what: what.to_owned() })
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::request::Request;
+use crate::Result;
 use crate::checkpoint::TensorSource;
 use crate::model::{Model, ParamId};
 use crate::options::{Opt, Options};
@@ -11,7 +12,6 @@ use crate::plan::{Plan, Rules};
 use crate::record::ImportanceRecord;
 use crate::watch::Watch;
 use crate::weights::{Edits, Kept, Weights};
-use crate::{Error, Result};
 
 /// An output format: a row of [`EXPORTERS`](super::EXPORTERS).
 pub trait Exporter: Send + Sync {
@@ -59,8 +59,7 @@ impl About {
     /// # Errors
     /// If the format has no such option, or it cannot have that value.
     pub fn options_in(&self, request: &Request) -> Result<Options> {
-        let options = Options::of(self.options, &request.options);
-        options.map_err(|e| Error::setting(format!("`format` {}: {e}", self.name)))
+        Options::of(&format!("`format` {}", self.name), self.options, &request.options)
     }
 }
 

@@ -70,7 +70,7 @@ pub static EXPORTERS: &[&dyn Exporter] = &[
 pub fn by_name(name: &str) -> Result<&'static dyn Exporter> {
     EXPORTERS.iter().copied().find(|e| e.about().name == name).ok_or_else(|| {
         let names: Vec<_> = EXPORTERS.iter().map(|e| e.about().name).collect();
-        Error::setting(format!("`format` {name} is not known; there are {}", names.join(", ")))
+        Error::setting("format", name, format!("not known; there are {}", names.join(", ")))
     })
 }
 
@@ -87,8 +87,8 @@ pub fn check(exporter: &dyn Exporter, request: &Request) -> Result<()> {
     if let Some((name, value)) = request.options.iter().find(|(name, _)| own(format, name).is_none()) {
         let known = EXPORTERS.iter().find_map(|e| own(e.about(), name));
         let Some(option) = known else {
-            let what = format!("`format` {} has no option {name:?}; it has {}", format.name, names(format));
-            return Err(Error::setting(what));
+            let what = format!("`format` {} has no such option; it has {}", format.name, names(format));
+            return Err(Error::setting(format!("format.{name}"), value, what));
         };
         return Err(foreign(format, option.called(value), |other| own(other, name).is_some()));
     }
@@ -105,7 +105,8 @@ fn names(format: &About) -> String {
 fn foreign(format: &About, name: &str, takes: impl Fn(&About) -> bool) -> Error {
     let takers = EXPORTERS.iter().map(|e| e.about()).filter(|about| takes(about));
     let takers = takers.map(|about| about.title).collect::<Vec<_>>().join(", ");
-    Error::setting(format!("`{name}` is for {takers}; `format` {} has {}", format.name, names(format)))
+    let what = format!("`{name}` is for {takers}; `format` {} has {}", format.name, names(format));
+    Error::conflict([name, "format"], what)
 }
 
 /// Which type every matrix is to have, of settings that the format takes.
@@ -151,10 +152,15 @@ mod tests {
         for (format, name, value, words) in [
             ("gguf", "bits", Setting::Count(4), &["`bits` is for GPTQ, AWQ", "`format` gguf has `type`"][..]),
             ("safetensors", "sym", Setting::Flag(false), &["`asym` is for GPTQ", "`shard_size`"]),
-            ("gptq", "bitz", Setting::Count(4), &["no option \"bitz\"", "`bits`, `group_size`, `sym`, `asym`"]),
-            ("gptq", "type", Setting::Count(4), &["no option \"type\""]),
-            ("gptq", "bits", Setting::Count(5), &["`format` gptq: `bits` must be one of 4, 8, found 5"]),
-            ("awq", "bits", Setting::Count(8), &["`format` awq: `bits` must be 4, found 8"]),
+            (
+                "gptq",
+                "bitz",
+                Setting::Count(4),
+                &["`format.bitz` 4: `format` gptq has no such option", "`bits`, `group_size`, `sym`, `asym`"],
+            ),
+            ("gptq", "type", Setting::Count(4), &["`format.type` 4: `format` gptq has no such option"]),
+            ("gptq", "bits", Setting::Count(5), &["`bits` 5: must be one of 4, 8"]),
+            ("awq", "bits", Setting::Count(8), &["`bits` 8: must be 4"]),
         ] {
             let error = of(format, name, value).unwrap_err();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");

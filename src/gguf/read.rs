@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::{ALIGNMENT_KEY, MAGIC, MAX_DIMS, Metadata, Value, ValueType};
-use crate::error::printable;
+use crate::error::{Fault, printable};
 use crate::{Error, Result};
 
 /// What stands before the tensor data.
@@ -70,12 +70,12 @@ pub fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
     for _ in 0..entry_count {
         let key = cursor.text("metadata key", MAX_KEY)?;
         if metadata.get(key).is_some() {
-            return Err(Error::config(path, printable(key), "duplicate metadata key"));
+            return Err(Fault::damaged("duplicate metadata key").of_key(path, printable(key)));
         }
-        let value = cursor.value().map_err(|what| Error::config(path, printable(key), what))?;
+        let value = cursor.value().map_err(|fault| fault.of_key(path, printable(key)))?;
         metadata.set(key, value);
     }
-    let alignment = metadata.alignment().map_err(|what| Error::config(path, ALIGNMENT_KEY, what))?;
+    let alignment = metadata.alignment().map_err(|what| Fault::damaged(what).of_key(path, ALIGNMENT_KEY))?;
 
     cursor.part = "the tensor table";
     cursor.require_room("tensor count", tensor_count, MIN_TENSOR)?;
@@ -84,7 +84,7 @@ pub fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
     for _ in 0..tensor_count {
         let name = cursor.text("tensor name", MAX_NAME)?;
         if !names.insert(name) {
-            return Err(Error::tensor(path, printable(name), "duplicate tensor name"));
+            return Err(Fault::damaged("duplicate tensor name").of_tensor(path, name));
         }
         tensors.push(cursor.tensor(name)?);
     }
@@ -96,27 +96,31 @@ pub fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
 fn read_version(cursor: &mut Cursor) -> Result<u32> {
     let needed = 24;
     match cursor.bytes.get(..4) {
-        None if cursor.bytes.is_empty() => return Err(cursor.malformed("the file is empty, not a GGUF file")),
+        None if cursor.bytes.is_empty() => {
+            return Err(cursor.error(Fault::truncated("the file is empty, not a GGUF file")));
+        }
         Some(magic) if *magic != MAGIC => {
             let found = magic.escape_ascii();
-            return Err(cursor.malformed(format!("not a GGUF file: bad magic \"{found}\", needed \"GGUF\"")));
+            let what = format!("not a GGUF file: bad magic \"{found}\", needed \"GGUF\"");
+            return Err(cursor.error(Fault::damaged(what)));
         }
         _ if cursor.bytes.len() < needed => {
             let found = cursor.bytes.len();
-            return Err(cursor.malformed(format!("too short for a GGUF header: {found} bytes, needed {needed}")));
+            let what = format!("too short for a GGUF header: {found} bytes, needed {needed}");
+            return Err(cursor.error(Fault::truncated(what)));
         }
         _ => cursor.at = 4,
     }
     match cursor.u32()? {
         version @ (2 | 3) => Ok(version),
-        swapped if swapped != 0 && swapped & 0xffff == 0 => Err(cursor.malformed(format!(
+        swapped if swapped != 0 && swapped & 0xffff == 0 => Err(cursor.error(Fault::unsupported(format!(
             "big-endian GGUF (version {}) is not supported; convert it to little-endian first \
              (gguf-py's gguf_convert_endian does)",
             swapped.swap_bytes()
-        ))),
-        other => Err(cursor.malformed(format!(
+        )))),
+        other => Err(cursor.error(Fault::unsupported(format!(
             "GGUF version {other} is not supported, only 2 and 3; convert the model again with a current tool"
-        ))),
+        )))),
     }
 }
 
@@ -131,35 +135,40 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn malformed(&self, what: impl Into<String>) -> Error {
-        Error::malformed(self.path, what)
+    fn error(&self, fault: Fault) -> Error {
+        fault.of(self.path)
     }
 
     fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
 
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         match self.bytes[self.at..].first_chunk() {
             Some(chunk) => {
                 self.at += N;
                 Ok(*chunk)
             }
-            None => Err(format!(
-                "unexpected end of file in {}: needed {N} bytes at offset {}, the file has {}",
-                self.part,
-                self.at,
-                self.bytes.len()
-            )),
+            None => Err(self.ends(N)),
         }
     }
 
+    /// The file ends before the next bytes.
+    fn ends(&self, needed: usize) -> Fault {
+        Fault::truncated(format!(
+            "unexpected end of file in {}: needed {needed} bytes at offset {}, the file has {}",
+            self.part,
+            self.at,
+            self.bytes.len()
+        ))
+    }
+
     fn u32(&mut self) -> Result<u32> {
-        self.take().map(u32::from_le_bytes).map_err(|what| self.malformed(what))
+        self.take().map(u32::from_le_bytes).map_err(|fault| self.error(fault))
     }
 
     fn u64(&mut self) -> Result<u64> {
-        self.take().map(u64::from_le_bytes).map_err(|what| self.malformed(what))
+        self.take().map(u64::from_le_bytes).map_err(|fault| self.error(fault))
     }
 
     /// Refuses a count whose smallest possible content is larger than the rest of the file.
@@ -167,64 +176,67 @@ impl<'a> Cursor<'a> {
         if count <= self.left() as u64 / each {
             return Ok(());
         }
-        Err(self.malformed(format!(
+        Err(self.error(Fault::truncated(format!(
             "{what} {count} is larger than the file can hold: each needs at least {each} bytes, {} are left at \
              offset {}; the file is truncated or damaged",
             self.left(),
             self.at
-        )))
+        ))))
     }
 
     /// The length of a string, known to lie within the file.
-    fn length(&mut self) -> Result<usize, String> {
+    fn length(&mut self) -> Result<usize, Fault> {
         let length = u64::from_le_bytes(self.take()?);
         if length <= self.left() as u64 {
             return Ok(length as usize);
         }
         let size = self.bytes.len() as u64;
         Err(if length > size {
-            format!("string length {length} is larger than the file of {size} bytes")
+            Fault::damaged(format!("string length {length} is larger than the file of {size} bytes"))
         } else {
-            format!(
+            Fault::truncated(format!(
                 "unexpected end of file in {}: string length {length} at offset {}, the file has {size} bytes",
                 self.part, self.at
-            )
+            ))
         })
     }
 
     /// A key or a tensor's name.
     fn text(&mut self, what: &str, limit: usize) -> Result<&'a str> {
         let start = self.at;
-        let length = self.length().map_err(|e| self.malformed(format!("{what}: {e}")))?;
+        let length = self.length().map_err(|fault| self.error(fault.about(what)))?;
         if length > limit {
-            return Err(self.malformed(format!("{what} of {length} bytes at offset {start}, at most {limit} allowed")));
+            let what = format!("{what} of {length} bytes at offset {start}, at most {limit} allowed");
+            return Err(self.error(Fault::damaged(what)));
         }
         let text = &self.bytes[self.at..self.at + length];
         self.at += length;
-        std::str::from_utf8(text)
-            .map_err(|_| self.malformed(format!("{what} is not UTF-8 at offset {start}: \"{}\"", text.escape_ascii())))
+        std::str::from_utf8(text).map_err(|e| {
+            let what = format!("{what} is not UTF-8 at offset {start}: \"{}\"", text.escape_ascii());
+            self.error(Fault::damaged(what).because(e))
+        })
     }
 
     /// A value with its type in front, checked in full before the library decodes it.
-    fn value(&mut self) -> Result<Value, String> {
+    fn value(&mut self) -> Result<Value, Fault> {
         let value_type = self.value_type()?;
         let start = self.at;
         self.skip(value_type, 0)?;
         let mut bytes = &self.bytes[start..self.at];
-        Value::read_from(&mut bytes, value_type).map_err(|e| e.to_string())
+        Value::read_from(&mut bytes, value_type).map_err(|e| Fault::damaged("cannot be read").because(e))
     }
 
-    fn value_type(&mut self) -> Result<ValueType, String> {
+    fn value_type(&mut self) -> Result<ValueType, Fault> {
         let id = u32::from_le_bytes(self.take()?);
-        ValueType::from_u32(id).map_err(|_| format!("unknown metadata value type {id}, known are 0 to 12"))
+        ValueType::from_u32(id).map_err(|_| format!("unknown metadata value type {id}, known are 0 to 12").into())
     }
 
     /// Moves past a value, checking everything that the library or the machine's memory would stumble over.
-    fn skip(&mut self, value_type: ValueType, depth: u32) -> Result<(), String> {
+    fn skip(&mut self, value_type: ValueType, depth: u32) -> Result<(), Fault> {
         match value_type {
             ValueType::Bool => match self.take::<1>()? {
                 [0 | 1] => Ok(()),
-                [other] => Err(format!("invalid bool value {other}, must be 0 or 1")),
+                [other] => Err(format!("invalid bool value {other}, must be 0 or 1").into()),
             },
             ValueType::String => {
                 let length = self.length()?;
@@ -233,11 +245,11 @@ impl<'a> Cursor<'a> {
                 self.at += length;
                 match std::str::from_utf8(&self.bytes[start..self.at]) {
                     Ok(_) => Ok(()),
-                    Err(_) => Err(format!("string at offset {start} is not UTF-8")),
+                    Err(e) => Err(Fault::damaged(format!("string at offset {start} is not UTF-8")).because(e)),
                 }
             }
             ValueType::Array if depth == MAX_NESTING => {
-                Err(format!("arrays nested more than {MAX_NESTING} deep are not supported"))
+                Err(Fault::unsupported(format!("arrays nested more than {MAX_NESTING} deep are not supported")))
             }
             ValueType::Array => {
                 let element = self.value_type()?;
@@ -248,12 +260,12 @@ impl<'a> Cursor<'a> {
                     other => fixed_size(other),
                 };
                 if count > (self.left() / smallest) as u64 {
-                    return Err(format!(
+                    return Err(Fault::truncated(format!(
                         "array length {count} is larger than the file: elements of at least {smallest} bytes, {} \
                          bytes left in {}",
                         self.left(),
                         self.part
-                    ));
+                    )));
                 }
                 self.charge((count as usize).saturating_mul(size_of::<Value>()))?;
                 if !matches!(element, ValueType::String | ValueType::Array | ValueType::Bool) {
@@ -265,12 +277,7 @@ impl<'a> Cursor<'a> {
             other => {
                 let size = fixed_size(other);
                 if size > self.left() {
-                    return Err(format!(
-                        "unexpected end of file in {}: needed {size} bytes at offset {}, the file has {}",
-                        self.part,
-                        self.at,
-                        self.bytes.len()
-                    ));
+                    return Err(self.ends(size));
                 }
                 self.at += size;
                 Ok(())
@@ -278,12 +285,13 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn charge(&mut self, bytes: usize) -> Result<(), String> {
+    fn charge(&mut self, bytes: usize) -> Result<(), Fault> {
         self.decoded = self.decoded.saturating_add(bytes);
         if self.decoded <= MAX_DECODED {
             return Ok(());
         }
-        Err(format!("metadata up to here needs more than {} MiB of memory, refused", MAX_DECODED >> 20))
+        let most = MAX_DECODED >> 20;
+        Err(Fault::unsupported(format!("metadata up to here needs more than {most} MiB of memory, refused")))
     }
 
     /// The rest of a row of the tensor table.
@@ -291,7 +299,7 @@ impl<'a> Cursor<'a> {
         let count = self.u32()? as usize;
         if count > MAX_DIMS {
             let what = format!("too many dimensions ({count}), at most {MAX_DIMS} allowed");
-            return Err(Error::tensor(self.path, printable(name), what));
+            return Err(Fault::damaged(what).of_tensor(self.path, name));
         }
         let dims = (0..count).map(|_| self.u64()).collect::<Result<Vec<u64>>>()?;
         Ok(RawTensor { name: name.to_owned(), dims, type_id: self.u32()?, offset: self.u64()? })

@@ -4,6 +4,7 @@
 //! tensor data, padded to the alignment. Knows nothing of files.
 
 use super::{ALIGNMENT_KEY, MAGIC, MAX_DIMS, Metadata, VERSION, align};
+use crate::error::{Within, printable};
 use crate::{Error, Result};
 
 /// A row of the tensor table: name, dimensions outermost first, ggml's type id, and the first byte counted from the
@@ -21,8 +22,7 @@ pub type TensorEntry<'a> = (&'a str, &'a [usize], u32, u64);
 /// If `out` is not empty.
 pub fn write_header(metadata: &Metadata, tensors: &[TensorEntry], out: &mut Vec<u8>) -> Result<()> {
     assert!(out.is_empty(), "a header stands at the start of a file, {} bytes are there", out.len());
-    let alignment =
-        metadata.alignment().map_err(|what| Error::unsupported(format!("cannot write {ALIGNMENT_KEY}: {what}")))?;
+    let alignment = metadata.alignment().map_err(|what| Error::unsupported(Within::Key(ALIGNMENT_KEY.into()), what))?;
     out.extend(MAGIC);
     out.extend(VERSION.to_le_bytes());
     out.extend((tensors.len() as u64).to_le_bytes());
@@ -30,14 +30,20 @@ pub fn write_header(metadata: &Metadata, tensors: &[TensorEntry], out: &mut Vec<
     for (key, value) in metadata.iter() {
         put_text(key, out);
         out.extend((value.value_type() as u32).to_le_bytes());
-        value.write_to(out).map_err(|e| Error::unsupported(format!("cannot write {key} into a GGUF header: {e}")))?;
+        value.write_to(out).map_err(|e| Error::Unsupported {
+            path: None,
+            within: Within::Key(printable(key)),
+            what: "cannot be written into a GGUF header".to_owned(),
+            source: Some(e.into()),
+        })?;
     }
     for &(name, shape, ggml_id, offset) in tensors {
         if shape.len() > MAX_DIMS || !offset.is_multiple_of(alignment) {
-            return Err(Error::unsupported(format!(
-                "cannot write tensor {name} into a GGUF header: shape {shape:?} at offset {offset}; at most \
-                 {MAX_DIMS} dimensions and multiples of {alignment} are allowed"
-            )));
+            let what = format!(
+                "cannot be written into a GGUF header: shape {shape:?} at offset {offset}; at most {MAX_DIMS} \
+                 dimensions and multiples of {alignment} are allowed"
+            );
+            return Err(Error::unsupported(Within::Tensor(printable(name)), what));
         }
         put_text(name, out);
         out.extend((shape.len() as u32).to_le_bytes());

@@ -48,7 +48,7 @@ impl Asked {
         }
         let rtn = recipe.passes.iter().find(|spec| spec.name.eq_ignore_ascii_case(RTN)).cloned();
         let rtn = rtn.unwrap_or_else(|| PassSpec::new(RTN));
-        let options = Options::of(passes::row(RTN)?.options, &rtn.options).map_err(Error::setting)?;
+        let options = Options::of("`method` rtn", passes::row(RTN)?.options, &rtn.options)?;
         let reference = options.word(SCALES.name, &REFERENCE);
         let exporter = export::by_name(&recipe.format.name)?;
         let request = request(recipe, solves, reference)?;
@@ -70,20 +70,22 @@ impl Asked {
         let idle = [(recipe.importance.is_some(), setting(recipe.importance.as_ref())), (self.reference, "scales")];
         if let Some((_, setting)) = idle.iter().find(|(given, _)| self.solves && *given) {
             let what = format!("method {} makes its own statistics and scales; leave out `{setting}`", self.method);
-            return refuse(what);
+            return Err(Error::conflict(["method", setting], what));
         }
         if recipe.stats.is_some() && (!self.solves || recipe.propagate != Propagate::Float) {
-            return refuse(
+            return Err(Error::conflict(
+                ["stats", "method"],
                 "`stats` is for a `method` that calibrates, on what the original model gives every block; `importance.file` is \
                  what rounding to nearest takes",
-            );
+            ));
         }
         let Text { files, context, samples, .. } = &recipe.text;
         let given = !files.is_empty() || context.is_some() || samples.is_some();
         if given && !self.reads_text(recipe) {
-            return refuse(
+            return Err(Error::conflict(
+                ["text.files", "text.context", "text.samples", "importance.calibrate", "method"],
                 "`text.files`, `text.context` and `text.samples` need `importance.calibrate`, or a `method` that calibrates",
-            );
+            ));
         }
         Ok(())
     }
@@ -96,16 +98,22 @@ impl Asked {
 
 /// What a recipe asks of the output.
 fn request(recipe: &Recipe, solves: bool, reference: bool) -> Result<Request> {
-    let store = |name: &Option<String>| name.as_deref().map(plan::tensor_type).transpose();
+    let store =
+        |setting: &str, name: &Option<String>| name.as_deref().map(|name| plan::tensor_type(setting, name)).transpose();
     let tensor_types = recipe.tensor_types.iter().map(|t| {
-        let regex = Regex::new(&t.pattern).map_err(|e| Error::setting(e.to_string()))?;
-        Ok((regex, plan::tensor_type(&t.name)?))
+        let regex = Regex::new(&t.pattern).map_err(|e| Error::Setting {
+            setting: "tensor_types".to_owned(),
+            value: t.pattern.clone(),
+            what: "not a regular expression".to_owned(),
+            source: Some(e.into()),
+        })?;
+        Ok((regex, plan::tensor_type("tensor_types", &t.name)?))
     });
     Ok(Request {
         file_type: recipe.file_type.clone(),
         pure: recipe.pure,
-        output_type: store(&recipe.output_type)?,
-        embedding_type: store(&recipe.embedding_type)?,
+        output_type: store("output_type", &recipe.output_type)?,
+        embedding_type: store("embedding_type", &recipe.embedding_type)?,
         tensor_types: tensor_types.collect::<Result<_>>()?,
         pre: recipe.pre.clone(),
         options: recipe.format.options.clone(),
@@ -134,9 +142,4 @@ pub fn dataset(text: &Text, usual: Option<usize>, source: &dyn TensorSource, mod
     let context = text.context.unwrap_or(CONTEXT.min(model.hyper.context));
     let choice = Choice { context, samples: text.samples.or(usual), seed: text.seed };
     Dataset::load(&text.files, &Tokenizer::open(source)?, choice)
-}
-
-/// An error about a setting or two. Names of settings stand in backticks, as recipes spell them.
-fn refuse<T>(what: impl Into<String>) -> Result<T> {
-    Err(Error::setting(what))
 }

@@ -10,12 +10,13 @@ use crate::{Error, Result};
 pub(super) fn refuse(source: &dyn TensorSource, allowed: bool) -> Result<()> {
     let quantized = source.tensors().iter().find(|t| t.spec.kind == Kind::Block);
     match (source.config(), quantized) {
-        (Config::Gguf(_), Some(t)) if !allowed => Err(Error::tensor(
-            source.file_of(t),
-            printable(&t.name),
+        (Config::Gguf(_), Some(t)) if !allowed => Err(Error::conflict(
+            ["model", "allow_requantize"],
             format!(
-                "is quantised already ({}); convert the original checkpoint instead, or accept the second rounding with \
-                 `allow_requantize`",
+                "{}: tensor {}: is quantised already ({}); convert the original checkpoint instead, or accept the \
+                 second rounding with `allow_requantize`",
+                source.file_of(t).display(),
+                printable(&t.name),
                 t.spec.name
             ),
         )),

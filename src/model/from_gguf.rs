@@ -64,7 +64,11 @@ impl Keys<'_> {
     }
 
     fn error(&self, key: &str, what: impl Into<String>) -> crate::Error {
-        self.config.error(&self.key(key), what)
+        self.config.error(&self.key(key), what.into())
+    }
+
+    fn unsupported(&self, key: &str, what: impl Into<String>) -> crate::Error {
+        self.config.unsupported(&self.key(key), what)
     }
 }
 
@@ -76,13 +80,13 @@ pub(super) fn hyper(config: &GgufConfig, prefix: &str, has: &dyn Fn(&str) -> boo
             && f64::from(found) != harmless
             && found != 0.0
         {
-            return Err(k.error(key, format!("{found} is not supported")));
+            return Err(k.unsupported(key, format!("{found} is not supported")));
         }
     }
     for (key, harmless) in [("attention.causal", true), ("expert_weights_norm", true), ("rope.scaling.finetuned", true)]
     {
         if config.opt_flag(&k.key(key))?.is_some_and(|found| found != harmless) {
-            return Err(k.error(key, format!("{} is not supported", !harmless)));
+            return Err(k.unsupported(key, format!("{} is not supported", !harmless)));
         }
     }
     let (width, heads) = (k.size("embedding_length")?, k.size("attention.head_count")?);
@@ -98,7 +102,7 @@ pub(super) fn hyper(config: &GgufConfig, prefix: &str, has: &dyn Fn(&str) -> boo
         && d != head_dim
     {
         let what = format!("{d} is not supported, only the {head_dim} of attention.key_length");
-        return Err(k.error("attention.value_length", what));
+        return Err(k.unsupported("attention.value_length", what));
     }
     let ffn = match k.opt_size("expert_feed_forward_length")? {
         Some(n) => n,
@@ -179,7 +183,9 @@ fn rope(k: &Keys<'_>, head_dim: usize, context: usize, has: &dyn Fn(&str) -> boo
             (None | Some("linear"), Some(f)) if f != 1.0 => RopeScaling::Linear(f),
             (None | Some("linear" | "none"), _) => RopeScaling::None,
             (Some(other), _) => {
-                return Err(k.error("rope.scaling.type", format!("{other:?} is not supported, only none and linear")));
+                return Err(
+                    k.unsupported("rope.scaling.type", format!("{other:?} is not supported, only none and linear"))
+                );
             }
         }
     };
@@ -203,6 +209,8 @@ fn pattern(k: &Keys<'_>) -> Result<Option<usize>> {
     let period = slides.iter().position(|s| !s).map_or(slides.len() + 1, |i| i + 1);
     match slides.iter().enumerate().all(|(i, &s)| s == (i % period < period - 1)) {
         true => Ok(Some(period)),
-        false => Err(k.config.error(&key, "is not supported unless every n-th block, and no other, does not slide")),
+        false => {
+            Err(k.config.unsupported(&key, "is not supported unless every n-th block, and no other, does not slide"))
+        }
     }
 }

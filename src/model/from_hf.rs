@@ -31,12 +31,12 @@ pub(super) fn hyper(c: &HfConfig, usual: &Usual) -> Result<Hyper> {
     limits::head_row(c, heads, head_dim)?;
     if usual.heads_fill_width && head_dim * heads != width {
         let what = format!("{head_dim} times {heads} heads is not hidden_size {width}; not supported here");
-        return Err(c.error("head_dim", what));
+        return Err(c.unsupported("head_dim", what));
     }
     let act = c.opt_text(usual.activation_key)?.unwrap_or(usual.activations[0]);
     if !usual.activations.contains(&act) {
         let what = format!("{act:?} is not supported; this architecture's is {:?}", usual.activations[0]);
-        return Err(c.error(usual.activation_key, what));
+        return Err(c.unsupported(usual.activation_key, what));
     }
     let (mut attention_bias, mut mlp_bias) = (false, false);
     if usual.biases {
@@ -88,7 +88,7 @@ pub(super) fn divided(c: &HfConfig, width: usize, heads: usize) -> Result<usize>
 /// A flag that must not be set.
 pub(super) fn refuse_flag(c: &HfConfig, key: &str) -> Result<()> {
     match c.opt_flag(key)? {
-        Some(true) => Err(c.error(key, "true is not supported for this architecture")),
+        Some(true) => Err(c.unsupported(key, "true is not supported for this architecture")),
         _ => Ok(()),
     }
 }
@@ -96,7 +96,7 @@ pub(super) fn refuse_flag(c: &HfConfig, key: &str) -> Result<()> {
 /// A number that must have one value, which is also the one it has when absent.
 pub(super) fn only(c: &HfConfig, key: &str, value: f64) -> Result<()> {
     match c.opt_number(key)? {
-        Some(found) if found != value => Err(c.error(key, format!("{found} is not supported, only {value}"))),
+        Some(found) if found != value => Err(c.unsupported(key, format!("{found} is not supported, only {value}"))),
         _ => Ok(()),
     }
 }
@@ -110,7 +110,7 @@ pub(super) fn sliding_layers(c: &HfConfig, blocks: usize) -> Result<Option<Vec<b
     let read = |v: &serde_json::Value| match v.as_str() {
         Some("sliding_attention") => Ok(true),
         Some("full_attention") => Ok(false),
-        _ => Err(c.error(key, format!("{v} is not supported, only full_attention and sliding_attention"))),
+        _ => Err(c.unsupported(key, format!("{v} is not supported, only full_attention and sliding_attention"))),
     };
     list.iter().map(read).collect::<Result<Vec<_>>>().map(Some)
 }
@@ -121,7 +121,10 @@ pub(super) fn window_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Resul
     if let Some(layers) = sliding_layers(c, blocks)? {
         let found = std::iter::once(usual).chain(1..=blocks + 1).find(|&p| fits(p, &layers));
         return found.ok_or_else(|| {
-            c.error("layer_types", "is not supported unless every n-th layer, and no other, sees the whole context")
+            c.unsupported(
+                "layer_types",
+                "is not supported unless every n-th layer, and no other, sees the whole context",
+            )
         });
     }
     for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
@@ -140,7 +143,7 @@ fn check_layer_types(c: &HfConfig, blocks: usize, sliding: bool) -> Result<()> {
     }
     match sliding_layers(c, blocks)? {
         Some(layers) if layers.contains(&true) => {
-            Err(c.error("layer_types", "sliding_attention is not supported for this architecture"))
+            Err(c.unsupported("layer_types", "sliding_attention is not supported for this architecture"))
         }
         _ => Ok(()),
     }

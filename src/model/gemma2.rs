@@ -34,20 +34,20 @@ const BLOCKS_27B: usize = 46;
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     let mut h = from_hf::hyper(c, &USUAL)?;
     if !h.tied {
-        return Err(c.error("tie_word_embeddings", "false is not supported for this architecture"));
+        return Err(c.unsupported("tie_word_embeddings", "false is not supported for this architecture"));
     }
     // transformers' defaults; null turns a cap off, which GGUF cannot say.
     h.attention_softcap = Some(c.opt_number("attn_logit_softcapping")?.unwrap_or(50.0) as f32);
     h.logit_softcap = Some(c.opt_number("final_logit_softcapping")?.unwrap_or(30.0) as f32);
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if c.map.get(key).is_some_and(serde_json::Value::is_null) || c.opt_number(key)?.is_some_and(|x| x <= 0.0) {
-            return Err(c.error(key, "must be above zero; GGUF cannot say that there is no cap"));
+            return Err(c.unsupported(key, "must be above zero; GGUF cannot say that there is no cap"));
         }
     }
     h.window = h.window.or(Some(4096));
     h.window_pattern = Some(2);
     if h.blocks <= super::limits::MAX_BLOCKS && window_pattern(c, h.blocks, 2)? != 2 {
-        return Err(c.error("layer_types", "must have a window in every other layer, starting with the first"));
+        return Err(c.unsupported("layer_types", "must have a window in every other layer, starting with the first"));
     }
     implied(&mut h, BLOCKS_27B);
     check_scale(c, &h)?;
@@ -71,7 +71,10 @@ pub(super) fn check_scale(c: &HfConfig, h: &Hyper) -> Result<()> {
         return Ok(());
     }
     let need = 1.0 / f64::from(scale * scale);
-    Err(c.error(key, format!("{found} is not supported: GGUF has no key for it and llama.cpp assumes {need:.0} here")))
+    Err(c.unsupported(
+        key,
+        format!("{found} is not supported: GGUF has no key for it and llama.cpp assumes {need:.0} here"),
+    ))
 }
 
 fn graph(h: &Hyper) -> ModelGraph {

@@ -39,7 +39,7 @@ const BLOCKS_27B: usize = 62;
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     refuse_flag(c, "use_bidirectional_attention")?;
     if c.opt_number("attn_logit_softcapping")?.is_some() {
-        return Err(c.error("attn_logit_softcapping", "is not supported for this architecture"));
+        return Err(c.unsupported("attn_logit_softcapping", "is not supported for this architecture"));
     }
     // Google's own files leave these out; a wrong guess cannot pass, the tensors' shapes would not fit.
     let usual = Usual {

@@ -36,13 +36,13 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     let (width, heads) = (size(["n_embd", "hidden_size"])?, size(["n_head", "num_attention_heads"])?);
     let act = c.opt_text("activation_function")?.unwrap_or("gelu_new");
     if !["gelu_new", "gelu_pytorch_tanh"].contains(&act) {
-        return Err(c.error("activation_function", format!("{act:?} is not supported, only gelu_new")));
+        return Err(c.unsupported("activation_function", format!("{act:?} is not supported, only gelu_new")));
     }
     for key in ["scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"] {
         refuse_flag(c, key)?;
     }
     if c.opt_flag("scale_attn_weights")? == Some(false) {
-        return Err(c.error("scale_attn_weights", "false is not supported"));
+        return Err(c.unsupported("scale_attn_weights", "false is not supported"));
     }
     Ok(Hyper {
         blocks,

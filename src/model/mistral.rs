@@ -38,7 +38,9 @@ pub(super) fn uniform_window(c: &HfConfig, h: &mut Hyper) -> Result<()> {
         && let Some(layers) = from_hf::sliding_layers(c, h.blocks)?
     {
         match (layers.contains(&true), layers.contains(&false)) {
-            (true, true) => return Err(c.error("layer_types", "mixed layers are not supported for this architecture")),
+            (true, true) => {
+                return Err(c.unsupported("layer_types", "mixed layers are not supported for this architecture"));
+            }
             (false, _) => h.window = None,
             (true, false) => h.window = Some(c.size("sliding_window")?),
         }

@@ -80,7 +80,7 @@ pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
         Config::Gguf(c) => {
             let name = c.text("general.architecture")?;
             let found = ARCHS.iter().find(|a| a.gguf == name);
-            let arch = found.ok_or_else(|| c.error("general.architecture", unknown(name, |a| a.gguf)))?;
+            let arch = found.ok_or_else(|| c.unsupported("general.architecture", unknown(name, |a| a.gguf)))?;
             let mut hyper = from_gguf::hyper(c, name, has)?;
             limits::check(&hyper, config)?;
             (arch.untold)(&mut hyper);
@@ -110,7 +110,7 @@ fn find_hf(c: &HfConfig) -> Result<&'static Arch> {
         (None, None) => return Err(c.error("architectures", "missing; it says what kind of model this is")),
     };
     let found = ARCHS.iter().find(|a| a.hf.contains(&name)).copied();
-    found.ok_or_else(|| c.error(key, unknown(name, |a| a.hf[0])))
+    found.ok_or_else(|| c.unsupported(key, unknown(name, |a| a.hf[0])))
 }
 
 fn unknown(name: &str, spell: impl Fn(&Arch) -> &'static str) -> String {

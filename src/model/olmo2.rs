@@ -19,7 +19,9 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     let usual = Usual { norm_eps: 1e-5, heads_fill_width: true, biases: false, rope_types: &["linear"], ..LLAMA };
     let h = from_hf::hyper(c, &usual)?;
     match h.tied {
-        true => Err(c.error("tie_word_embeddings", "true is not supported; llama.cpp needs an output matrix here")),
+        true => {
+            Err(c.unsupported("tie_word_embeddings", "true is not supported; llama.cpp needs an output matrix here"))
+        }
         false => Ok(h),
     }
 }

@@ -25,11 +25,11 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     if let Some(layers) = c.get("mlp_only_layers")
         && layers.as_array().is_none_or(|l| !l.is_empty())
     {
-        return Err(c.error("mlp_only_layers", "blocks without experts are not supported"));
+        return Err(c.unsupported("mlp_only_layers", "blocks without experts are not supported"));
     }
     // llama.cpp always normalises; transformers' default is not to.
     if c.opt_flag("norm_topk_prob")? != Some(true) {
-        return Err(c.error("norm_topk_prob", "must be true; GGUF has no other way to weigh experts here"));
+        return Err(c.unsupported("norm_topk_prob", "must be true; GGUF has no other way to weigh experts here"));
     }
     let mut h = from_hf::hyper(c, &qwen2::USUAL)?;
     h.ffn = c.size("moe_intermediate_size")?;

@@ -19,7 +19,11 @@ struct Section<'a> {
 
 impl Section<'_> {
     fn error(&self, name: &str, what: impl Into<String>) -> Error {
-        self.config.error(&format!("{}.{name}", self.key), what)
+        self.config.error(&format!("{}.{name}", self.key), what.into())
+    }
+
+    fn unsupported(&self, name: &str, what: impl Into<String>) -> Error {
+        self.config.unsupported(&format!("{}.{name}", self.key), what)
     }
 
     fn opt_number(&self, name: &str) -> Result<Option<f64>> {
@@ -76,7 +80,7 @@ pub(super) fn read(c: &HfConfig, usual: &Usual, head_dim: usize, context: usize)
     }
     let part = within("partial_rotary_factor")?.or(c.opt_number("partial_rotary_factor")?).unwrap_or(1.0);
     if part != 1.0 && !(usual.partial_rotary && part > 0.0 && part < 1.0) {
-        return Err(c.error("partial_rotary_factor", format!("{part} is not supported for this architecture")));
+        return Err(c.unsupported("partial_rotary_factor", format!("{part} is not supported for this architecture")));
     }
     let dims = (head_dim as f64 * part) as usize;
     if dims == 0 || !dims.is_multiple_of(2) {
@@ -100,7 +104,7 @@ fn scaling(s: &Section<'_>, usual: &Usual, rope: &Rope, context: usize) -> Resul
             [] => "none is".to_owned(),
             known => format!("{} can be", known.join(", ")),
         };
-        return Err(s.error("rope_type", format!("{kind:?} is not supported; for this architecture {known}")));
+        return Err(s.unsupported("rope_type", format!("{kind:?} is not supported; for this architecture {known}")));
     }
     match kind {
         "linear" => Ok(RopeScaling::Linear(s.number("factor")? as f32)),
@@ -185,12 +189,12 @@ fn long_factors(s: &Section<'_>, rope: &Rope, context: usize) -> Result<RopeScal
             && (found - ours).abs() > 1e-6 * ours
         {
             let what = format!("{found} is not supported, only {ours}, which follows from the context lengths");
-            return Err(s.error(name, what));
+            return Err(s.unsupported(name, what));
         }
     }
     for name in ["short_mscale", "long_mscale"] {
         if s.opt_number(name)?.is_some() {
-            return Err(s.error(name, "is not supported"));
+            return Err(s.unsupported(name, "is not supported"));
         }
     }
     Ok(RopeScaling::Long {
@@ -221,7 +225,7 @@ pub(super) fn sliding_base(c: &HfConfig) -> Result<f32> {
         Some(map) => {
             let s = Section { config: c, key: "rope_parameters.sliding_attention", map };
             if s.kind()? != "default" {
-                return Err(s.error("rope_type", "only \"default\" is supported in blocks with a sliding window"));
+                return Err(s.unsupported("rope_type", "only \"default\" is supported in blocks with a sliding window"));
             }
             s.opt_number("rope_theta")?
         }

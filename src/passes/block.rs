@@ -10,6 +10,7 @@ use std::ops::Range;
 use aurora_quantizers::stats::SiteStats;
 use aurora_quantizers::{NumError, Store};
 
+use crate::error::Quantity;
 use crate::model::{ModelGraph, ParamId, Producer, Reader, Site};
 use crate::weights::{Edit, Edits, Scale, Weights};
 use crate::{Error, Result};
@@ -148,14 +149,19 @@ impl<'a> BlockState<'a> {
         assert!(!readers.iter().any(|r| self.encoded.contains_key(r)), "scales come before codes");
         let name = &self.graph().param(readers[0].weight).name;
         if let Some(f) = factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
-            return Err(Error::numbers(name, format!("a scale of {f} for its input")));
+            return Err(Error::Numbers {
+                path: None,
+                tensor: name.clone(),
+                what: format!("a scale of {f} for its input"),
+                source: None,
+            });
         }
         let producer = state.site.producer.clone();
-        let producer = producer.map_err(|why| Error::numbers(name, format!("its input cannot be scaled: {why}")))?;
+        let producer = producer.map_err(|why| Error::bug(format!("{name}: its input cannot be scaled: {why}")))?;
         for group in producer.groups(factors.len()) {
             if let Some(other) = group.iter().find(|&&c| factors[c] != factors[group[0]]) {
-                let what = format!("channels {} and {other} of its input need one scale", group[0]);
-                return Err(Error::numbers(name, what));
+                let what = format!("{name}: channels {} and {other} of its input need one scale", group[0]);
+                return Err(Error::bug(what));
             }
         }
         for reader in &readers {
@@ -228,10 +234,11 @@ impl<'a> BlockState<'a> {
 
     /// An error about a reader, with what went wrong in its numbers.
     pub fn error(&self, reader: Reader, e: &NumError) -> Error {
-        let name = &self.graph().param(reader.weight).name;
-        match reader.expert {
-            None => Error::numbers(name, e.to_string()),
-            Some(i) => Error::numbers(name, format!("expert {i}: {e}")),
-        }
+        let what = match e {
+            NumError::NotFinite { .. } => "its weights are not finite",
+            _ => "it cannot be rounded so",
+        };
+        let what = reader.expert.map_or(what.to_owned(), |i| format!("expert {i}: {what}"));
+        Error::numbers(None, &self.graph().param(reader.weight).name, Quantity::Weights, what, e.clone())
     }
 }

@@ -172,7 +172,7 @@ mod tests {
     /// The solver's own defaults are the pass's.
     #[test]
     fn defaults_stand_in_one_place() {
-        let options = Options::of(ROW.options, &Settings::new()).unwrap();
+        let options = Options::of("`method` gptq", ROW.options, &Settings::new()).unwrap();
         let (order, sweeps) = (options.word(ACT_ORDER.name, &ORDERS), options.count(REFINE.name));
         assert_eq!(gptq::SolveOptions { order, sweeps }, gptq::SolveOptions::default());
     }

@@ -37,7 +37,7 @@ pub static PASSES: &[PassRow] = &[
 pub fn row(name: &str) -> Result<&'static PassRow> {
     PASSES.iter().find(|row| row.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
         let known: Vec<_> = PASSES.iter().map(|row| row.name).collect();
-        Error::setting(format!("method {name:?} is not known; known: {} (joined by +)", known.join(", ")))
+        Error::setting("method", name, format!("not known; known: {} (joined by +)", known.join(", ")))
     })
 }
 
@@ -53,21 +53,19 @@ pub fn chain(specs: &[PassSpec]) -> Result<Vec<Box<dyn Pass>>> {
     for spec in specs {
         let row = row(&spec.name)?;
         if rows.iter().any(|(r, _)| r.name == row.name) {
-            return Err(Error::setting(format!("method {:?} names {} twice", names(), row.name)));
+            return Err(Error::setting("method", names(), format!("names {} twice", row.name)));
         }
         if let Some((before, _)) = rows.last().filter(|(before, _)| before.solves && !row.solves) {
-            let what = format!("method {:?}: {} comes before {}, which chooses codes", names(), row.name, before.name);
-            return Err(Error::setting(what));
+            let what = format!("{} comes before {}, which chooses codes", row.name, before.name);
+            return Err(Error::setting("method", names(), what));
         }
-        let options = Options::of(row.options, &spec.options);
-        let options = options.map_err(|e| Error::setting(format!("method {}: {e}", row.name)))?;
-        rows.push((row, options));
+        rows.push((row, Options::of(&format!("`method` {}", row.name), row.options, &spec.options)?));
     }
     if rows.last().is_none_or(|(row, _)| row.name != RTN) {
         if rows.iter().any(|(row, _)| row.name == RTN) {
-            return Err(Error::setting(format!("method {:?}: nothing is left to do after {RTN}", names())));
+            return Err(Error::setting("method", names(), format!("nothing is left to do after {RTN}")));
         }
-        let options = Options::of(rtn::ROW.options, &Settings::new()).expect("defaults are allowed");
+        let options = Options::of("`method` rtn", rtn::ROW.options, &Settings::new()).expect("defaults are allowed");
         rows.push((&PASSES[0], options));
     }
     let all: Vec<&PassRow> = rows.iter().map(|(row, _)| *row).collect();
@@ -84,12 +82,12 @@ mod tests {
     #[test]
     fn every_row_makes_its_pass() {
         for row in PASSES {
-            (row.make)(&Options::of(row.options, &Settings::new()).unwrap(), &[]);
+            (row.make)(&Options::of(&format!("`method` {}", row.name), row.options, &Settings::new()).unwrap(), &[]);
             for option in row.options {
                 let OptKind::Word(words) = option.kind else { continue };
                 for word in words {
                     let set = Settings::from([(option.name.to_owned(), Setting::Word((*word).to_owned()))]);
-                    (row.make)(&Options::of(row.options, &set).unwrap(), &[]);
+                    (row.make)(&Options::of(&format!("`method` {}", row.name), row.options, &set).unwrap(), &[]);
                 }
             }
         }

@@ -131,7 +131,7 @@ fn seen<'g>(graph: &'g ModelGraph, observer: Observer) -> impl FnMut(&Feed) -> R
         observer.whole().map(|(feed, stats)| (feed.reader(), stats.as_stored())).collect();
     move |feed| {
         let name = &graph.param(feed.readers[0]).name;
-        seen.remove(&feed.reader()).ok_or_else(|| Error::numbers(name, "nothing was seen of its input"))
+        seen.remove(&feed.reader()).ok_or_else(|| Error::bug(format!("{name}: nothing was seen of its input")))
     }
 }
 

@@ -13,10 +13,13 @@ use flate2::{Crc, CrcWriter};
 use serde::{Deserialize, Serialize};
 
 use super::done::Done;
+use crate::error::Fault;
 use crate::model::ParamId;
 use crate::record::PassRecord;
 use crate::weights::Edits;
 use crate::{Error, Result};
+
+const DAMAGED: &str = "damaged; delete the directory to begin anew";
 
 /// Where a run keeps what it needs to go on.
 pub struct Resume {
@@ -53,10 +56,11 @@ impl Resume {
                 let differs = found.lines().zip(job.lines()).find(|(a, b)| a != b);
                 let (before, now) = differs.unwrap_or(("", ""));
                 let what = format!(
-                    "the unfinished run kept here is another one ({before:?} then, {now:?} now); give it the same model and \
-                     options, or delete this directory to begin anew"
+                    "{}: the unfinished run kept here is another one ({before:?} then, {now:?} now); give it the same \
+                     model and options, or delete this directory to begin anew",
+                    dir.display()
                 );
-                return Err(Error::malformed(&dir, what));
+                return Err(Error::conflict(["resume"], what));
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create this directory", e))?;
@@ -79,7 +83,7 @@ impl Resume {
         let done = (0..blocks).map(|n| self.read_block(n)).collect::<Result<_>>()?;
         let path = self.residuals(blocks - 1);
         let bytes = checked(&path)?;
-        let damaged = || Error::malformed(&path, "damaged; delete the directory to begin anew");
+        let damaged = || Fault::damaged(DAMAGED).of(&path);
         let (lengths, rest) = counts(&bytes).ok_or_else(damaged)?;
         let mut numbers = rest.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
         if lengths.iter().try_fold(0_usize, |sum, n| sum.checked_add(*n)) != Some(rest.len() / 4) {
@@ -134,11 +138,12 @@ impl Resume {
     fn read_block(&self, index: usize) -> Result<Done> {
         let path = self.block(index);
         let bytes = checked(&path)?;
-        let damaged = || Error::malformed(&path, "damaged; delete the directory to begin anew");
+        let damaged = || Fault::damaged(DAMAGED).of(&path);
         let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
         let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|n| *n <= rest.len());
         let (header, mut rest) = rest.split_at(length.ok_or_else(damaged)?);
-        let header: Header = serde_json::from_slice(header).map_err(|_| damaged())?;
+        let header: Header =
+            serde_json::from_slice(header).map_err(|e| Fault::damaged(DAMAGED).because(e).of(&path))?;
         let Header { encoded, edits, records } = header;
         let mut done = Done { edits, records, ..Done::default() };
         for (id, length) in encoded {
@@ -196,7 +201,8 @@ fn checked(path: &Path) -> Result<Vec<u8>> {
     let content = bytes.len().saturating_sub(4);
     sum.update(&bytes[..content]);
     if bytes.get(content..) != Some(&sum.sum().to_le_bytes()[..]) {
-        return Err(Error::malformed(path, "damaged: its checksum is wrong; delete the directory to begin anew"));
+        let what = "damaged: its checksum is wrong; delete the directory to begin anew";
+        return Err(Fault::damaged(what).of(path));
     }
     bytes.truncate(content);
     Ok(bytes)

@@ -46,7 +46,7 @@ pub fn run(
     statistics.complete(graph, &needed, gram)?;
     let mut find = |feed: &Feed| -> Result<SiteStats> {
         let name = &graph.param(feed.readers[0]).name;
-        statistics.stats(graph, feed)?.ok_or_else(|| Error::numbers(name, "no statistics of its input"))
+        statistics.stats(graph, feed)?.ok_or_else(|| Error::bug(format!("{name}: no statistics of its input")))
     };
     let judge = Judge { graph, weights };
     for block in 0..graph.blocks.len() {

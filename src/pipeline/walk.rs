@@ -193,5 +193,5 @@ impl Head<'_, '_> {
 
 /// Whether all that was observed is finite.
 fn observed(runner: &BlockRunner<'_>, observer: &Observer) -> Result<(), Error> {
-    observer.check().map_err(|(feed, e)| not_finite(&runner.model().graph, feed, &e.to_string()))
+    observer.check().map_err(|(feed, e)| not_finite(&runner.model().graph, feed, e))
 }

@@ -302,7 +302,7 @@ impl FileType {
         let called = |t: &&FileType| t.names().any(|n| n.eq_ignore_ascii_case(name));
         FILE_TYPES.iter().find(called).ok_or_else(|| {
             let known: Vec<_> = FILE_TYPES.iter().map(|t| t.name).collect();
-            Error::setting(format!("type {name:?} is not known; known types: {}", known.join(", ")))
+            Error::setting("type", name, format!("not known; known types: {}", known.join(", ")))
         })
     }
 
@@ -370,14 +370,14 @@ pub fn tensor_types() -> Vec<&'static dyn Store> {
     found
 }
 
-/// The format with this name, in any case, for a single matrix.
+/// The format with this name, in any case, for a single matrix. `setting`: what names it.
 ///
 /// # Errors
 /// If there is none that a matrix can have; the error lists those that there are.
-pub fn tensor_type(name: &str) -> Result<&'static dyn Store> {
+pub fn tensor_type(setting: &str, name: &str) -> Result<&'static dyn Store> {
     tensor_types().into_iter().find(|s| s.spec().name.eq_ignore_ascii_case(name)).ok_or_else(|| {
         let known: Vec<_> = tensor_types().iter().map(|s| s.spec().name).collect();
-        Error::setting(format!("type {name:?} of a tensor is not known; known types: {}", known.join(", ")))
+        Error::setting(setting, name, format!("not known; known types of a tensor: {}", known.join(", ")))
     })
 }
 

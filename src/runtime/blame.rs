@@ -1,7 +1,9 @@
 //! Words for a value that is not finite: which op, in which block, with which tensor.
 
+use std::path::Path;
+
 use super::batch::{Batch, Culprit};
-use crate::Error;
+use crate::error::{Error, Quantity};
 use crate::model::ParamId;
 
 /// The error for the op that first gave such a value.
@@ -20,23 +22,32 @@ pub(super) fn error(batch: &Batch<'_, '_, '_>, culprit: &Culprit) -> Error {
         "{place}: {name} gave {}, the first value that is not finite (position {position})",
         values.get(at).copied().unwrap_or(f32::NAN)
     );
+    let error = |(path, tensor): (&Path, String), of: Quantity, what: String| Error::NotFinite {
+        path: Some(path.to_owned()),
+        tensor,
+        of,
+        what,
+        source: None,
+    };
     for id in &params {
         if let Some((row, value)) = bad_weight(batch, *id) {
-            return weights.error(*id, format!("{what}; the tensor itself holds {value} in row {row}"));
+            let what = format!("{what}; the tensor itself holds {value} in row {row}");
+            return error(weights.place(*id), Quantity::Weights, what);
         }
     }
     match params.first() {
-        Some(id) => weights.error(*id, format!("{what}; its weights are finite, so its input or the sum is too large")),
-        None => Error::malformed(weights.path(), what),
+        Some(id) => {
+            let what = format!("{what}; its weights are finite, so its input or the sum is too large");
+            error(weights.place(*id), Quantity::Activations, what)
+        }
+        None => error((weights.path(), String::new()), Quantity::Activations, what),
     }
 }
 
 /// For when the second look finds nothing.
 pub(super) fn unknown(batch: &Batch<'_, '_, '_>) -> Error {
-    Error::malformed(
-        batch.engine.weights.path(),
-        "a value is not finite, but not when computed again: is the memory sound?",
-    )
+    let path = batch.engine.weights.path().display();
+    Error::bug(format!("{path}: a value is not finite, but not when computed again: is the memory sound?"))
 }
 
 fn bad_weight(batch: &Batch<'_, '_, '_>, id: ParamId) -> Option<(usize, f32)> {

@@ -71,13 +71,13 @@ pub(super) fn check(model: &Model, options: RuntimeOptions) -> Result<()> {
     let most = model.hyper.context;
     if options.context == 0 || options.context > most {
         let what = format!("a context of {} tokens; this model allows 1 to {most}", options.context);
-        return Err(Error::setting(what));
+        return Err(Error::conflict(["context", "model"], what));
     }
     for (_, dim) in heads(model.graph.blocks.iter().flatten()) {
         if options.cache == CacheType::Q8_0 && !dim.is_multiple_of(Q8_BLOCK) {
             let what =
                 format!("a q8_0 cache needs heads of a multiple of {Q8_BLOCK} numbers, these have {dim}; use f16");
-            return Err(Error::setting(what));
+            return Err(Error::conflict(["cache_type", "model"], what));
         }
     }
     Ok(())

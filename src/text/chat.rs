@@ -5,6 +5,8 @@
 //! newline behind them and the indentation before them, Python's string methods work, `raise_exception` refuses a
 //! conversation. Nothing that a template does can read files or the clock.
 
+use std::fmt;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value as Item, context};
@@ -54,7 +56,7 @@ impl ChatTemplate {
     pub fn open(tokenizer: &Tokenizer) -> Result<ChatTemplate> {
         let source = match tokenizer.metadata().get(KEY) {
             Some(Value::String(source)) => source,
-            Some(_) => return Err(Error::template(format!("{KEY}: must be a string"))),
+            Some(_) => return Err(Error::text(format!("{KEY}: must be a string"))),
             None => {
                 let names: Vec<&str> = match tokenizer.metadata().get("tokenizer.chat_templates") {
                     Some(Value::Array(names)) => names.iter().filter_map(|n| n.as_str()).collect(),
@@ -65,7 +67,7 @@ impl ChatTemplate {
                     _ => format!(" without a name (only {})", names.join(", ")),
                 };
                 let advice = "it was not made for chat, or lost its template. Give it a plain prompt, without `chat`";
-                return Err(Error::template(format!("the model has no chat template{others}; {advice}")));
+                return Err(Error::text(format!("the model has no chat template{others}; {advice}")));
             }
         };
         let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or("");
@@ -81,7 +83,7 @@ impl ChatTemplate {
         let marks = Regex::new(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}").expect("a valid expression");
         let source = marks.replace_all(source, "{%${1} if true ${2}%}{% endif %}").into_owned();
         let template = ChatTemplate { source, bos: bos.to_owned(), eos: eos.to_owned() };
-        environment().template_from_str(&template.source).map_err(|e| fault(&e))?;
+        environment().template_from_str(&template.source).map_err(fault)?;
         Ok(template)
     }
 
@@ -101,7 +103,7 @@ impl ChatTemplate {
             }
             rendered => rendered,
         }
-        .map_err(|e| fault(&e))
+        .map_err(fault)
     }
 
     fn render_in(
@@ -121,10 +123,28 @@ impl ChatTemplate {
     }
 }
 
-fn fault(e: &minijinja::Error) -> Error {
+fn fault(e: minijinja::Error) -> Error {
     let line = e.line().map_or(String::new(), |line| format!(", line {line}"));
-    let what = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
-    Error::template(format!("chat template{line}: {what}"))
+    Error::Text { what: format!("chat template{line}"), source: Some(Box::new(Refusal(e))) }
+}
+
+/// What the engine says, without a name that the template does not have.
+#[derive(Debug)]
+struct Refusal(minijinja::Error);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0.detail() {
+            Some(detail) => f.write_str(detail),
+            None => self.0.kind().fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
 }
 
 /// Jinja as `transformers` sets it up.

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use crate::error::Fault;
 use crate::{Error, Result};
 
 pub mod chat;
@@ -21,10 +22,12 @@ pub fn read_file(path: &Path, purpose: &str) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        Error::malformed(path, format!("not UTF-8 text: byte {at} starts no character; convert it first"))
+        let what = format!("not UTF-8 text: byte {at} starts no character; convert it first");
+        Fault::damaged(what).because(e).of(path)
     })?;
     if text.trim().is_empty() {
-        return Err(Error::malformed(path, format!("the text is empty; there is nothing to {purpose}")));
+        let what = format!("{}: the text is empty; there is nothing to {purpose}", path.display());
+        return Err(Error::TooShort { found: 0, needed: 1, what });
     }
     Ok(text)
 }

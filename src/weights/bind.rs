@@ -1,19 +1,15 @@
 //! Which tensors a parameter's numbers are in: names, shapes and types of everything are checked before anything is
 //! read.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Store, formats};
 
 use crate::checkpoint::{Config, Packed, TensorInfo, TensorSource};
-use crate::error::printable;
+use crate::error::{Misfit, TensorFault, printable};
 use crate::model::{Import, ModelGraph, Param, Part, Role};
 use crate::{Error, Result};
-
-/// Most problems that one error lists in full.
-const MOST_PROBLEMS: usize = 200;
 
 /// Where one parameter's numbers are.
 pub(super) struct Bound<'a> {
@@ -41,17 +37,11 @@ pub(super) enum Numbers<'a> {
 
 /// Finds every parameter of `graph` in `source`.
 pub(super) fn bind<'a>(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> Result<Vec<Bound<'a>>> {
-    let mut binder = Binder { source, used: vec![false; source.tensors().len()], problems: Vec::new() };
+    let mut binder = Binder { source, used: vec![false; source.tensors().len()], faults: Vec::new() };
     let bound: Vec<Option<Bound>> = graph.params.iter().map(|p| binder.bind(p)).collect();
     binder.report_unused(graph);
-    if !binder.problems.is_empty() {
-        let mut problems = together(&binder.problems);
-        if problems.len() > MOST_PROBLEMS {
-            let more = problems.len() - MOST_PROBLEMS;
-            problems.truncate(MOST_PROBLEMS);
-            problems.push(format!("and {more} more"));
-        }
-        return Err(Error::Checkpoint { path: source.path().to_owned(), problems });
+    if !binder.faults.is_empty() {
+        return Err(Error::Tensors { path: source.path().to_owned(), faults: binder.faults });
     }
     Ok(bound.into_iter().flatten().collect())
 }
@@ -74,46 +64,7 @@ impl<'a> Bound<'a> {
 struct Binder<'a> {
     source: &'a dyn TensorSource,
     used: Vec<bool>,
-    problems: Vec<Problem>,
-}
-
-/// What is wrong with a tensor.
-struct Problem {
-    /// What stands before its name.
-    kind: &'static str,
-    name: String,
-    /// What was found and needed.
-    what: String,
-    /// What else is known of this one alone.
-    more: String,
-}
-
-/// As many as are listed one by one if they differ in nothing but the numbers in their names.
-const FEW: usize = 3;
-
-/// One line for each problem, or for many of one kind: blocks and experts mostly share a fault.
-fn together(problems: &[Problem]) -> Vec<String> {
-    let kind = |p: &Problem| (p.kind, numbered(&p.name), p.what.clone());
-    let mut counts: HashMap<_, usize> = HashMap::new();
-    problems.iter().for_each(|p| *counts.entry(kind(p)).or_default() += 1);
-    let mut lines = Vec::new();
-    for p in problems {
-        let key = kind(p);
-        let Some(count) = counts.get(&key).copied() else { continue };
-        let mut line = format!("{}{}{}{}", p.kind, p.name, p.what, p.more);
-        if count > FEW {
-            line.push_str(&format!("; the same of {} more ({})", count - 1, key.1));
-            counts.remove(&key);
-        }
-        lines.push(line);
-    }
-    lines
-}
-
-/// A name with `*` for every number between dots.
-fn numbered(name: &str) -> String {
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    name.split('.').map(|part| if digits(part) { "*" } else { part }).collect::<Vec<_>>().join(".")
+    faults: Vec<TensorFault>,
 }
 
 impl<'a> Binder<'a> {
@@ -156,12 +107,12 @@ impl<'a> Binder<'a> {
         let tensors = self.source.tensors();
         let found = names.iter().find_map(|n| tensors.binary_search_by(|t| t.name.as_str().cmp(n)).ok());
         let Some(index) = found else {
-            let mut more = if names[0] == param.name { String::new() } else { format!(" (for {})", param.name) };
+            let mut hint = if names[0] == param.name { String::new() } else { format!(" (for {})", param.name) };
             if let Some((name, file)) = names.iter().find_map(|n| Some((n, self.source.promised().get(n)?))) {
-                more.push_str(&format!("; the index says that {} is in {}", printable(name), printable(file)));
+                hint.push_str(&format!("; the index says that {} is in {}", printable(name), printable(file)));
             }
-            let what = format!(", shape {shape:?}");
-            self.problems.push(Problem { kind: "missing tensor ", name: names[0].clone(), what, more });
+            let what = format!("missing tensor {}, shape {shape:?}{hint}", names[0]);
+            self.faults.push(TensorFault { tensor: names[0].clone(), misfit: Misfit::Missing, what });
             return None;
         };
         self.used[index] = true;
@@ -177,20 +128,23 @@ impl<'a> Binder<'a> {
                 (_, Config::HuggingFace(_)) => " (from config.json)",
                 (_, Config::Gguf(_)) => " (from the header's keys)",
             };
-            fault = Some(format!("shape {:?}, needed {shape:?}{key}", tensor.shape));
+            let what = format!("shape {:?}, needed {shape:?}{key}", tensor.shape);
+            fault = Some((Misfit::Shape { found: tensor.shape.clone(), needed: shape }, what));
         } else if tensor.packed.is_some() {
             // Only a matrix is ever packed; norms and biases have one dimension.
         } else if tensor.spec.kind == Kind::Int {
-            fault = Some(format!("holds {} numbers; weights must be floating point", tensor.spec.name));
+            let what = format!("holds {} numbers; weights must be floating point", tensor.spec.name);
+            fault = Some((Misfit::Type { found: tensor.spec.name.to_owned() }, what));
         }
         let store = formats::by_name(tensor.spec.name);
         if fault.is_none() && store.is_none() && tensor.packed.is_none() {
             let known: Vec<_> = formats::FORMATS.iter().map(|f| f.spec().name).collect();
-            fault = Some(format!("type {} cannot be read yet (known: {})", tensor.spec.name, known.join(", ")));
+            let what = format!("type {} cannot be read yet (known: {})", tensor.spec.name, known.join(", "));
+            fault = Some((Misfit::Type { found: tensor.spec.name.to_owned() }, what));
         }
-        if let Some(fault) = fault {
-            let (name, what) = (printable(&tensor.name), format!(": {fault}"));
-            self.problems.push(Problem { kind: "tensor ", name, what, more: String::new() });
+        if let Some((misfit, what)) = fault {
+            let what = format!("tensor {}: {what}", tensor.name);
+            self.faults.push(TensorFault { tensor: tensor.name.clone(), misfit, what });
             return None;
         }
         let numbers = match &tensor.packed {
@@ -212,9 +166,10 @@ impl<'a> Binder<'a> {
     fn report_unused(&mut self, graph: &ModelGraph) {
         for (tensor, used) in self.source.tensors().iter().zip(&self.used) {
             if !used && !graph.ignores(&tensor.name) && !self.is_idle_bias(tensor) {
-                let what = format!(", shape {:?}: this architecture has no such parameter", tensor.shape);
-                let (kind, name) = ("unexpected tensor ", printable(&tensor.name));
-                self.problems.push(Problem { kind, name, what, more: String::new() });
+                let (name, shape) = (printable(&tensor.name), &tensor.shape);
+                let what =
+                    format!("unexpected tensor {name}, shape {shape:?}: this architecture has no such parameter");
+                self.faults.push(TensorFault { tensor: name, misfit: Misfit::Unexpected, what });
             }
         }
     }

@@ -25,7 +25,7 @@ fn one_key(key: &str, value: Value) -> Metadata {
 
 fn refused(bytes: &[u8], words: &[&str]) {
     // Without the value: `expect_err` would print it, and it can be long.
-    let error = parse(Path::new("x.gguf"), bytes).map(drop).unwrap_err().to_string();
+    let error = parse(Path::new("x.gguf"), bytes).map(drop).unwrap_err().explain();
     mentions(&error, &["x.gguf"]);
     mentions(&error, words);
 }

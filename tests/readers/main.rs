@@ -69,7 +69,7 @@ fn check(source: &dyn TensorSource) {
 fn message(path: &Path) -> String {
     match checkpoint::open(path) {
         Ok(_) => panic!("{} opens", path.display()),
-        Err(e) => e.to_string(),
+        Err(e) => e.explain(),
     }
 }
 
@@ -93,7 +93,7 @@ fn every_case_is_answered() {
                 check(&*source);
             }
             Err(e) => {
-                let e = e.to_string();
+                let e = e.explain();
                 assert!(!OPENS.contains(&case.id.as_str()), "{}: {e}", case.id);
                 println!("{:32} {}", case.id, e.replace(&*bad.dir.path().to_string_lossy(), ""));
                 mentions(&e, &case.mention.iter().map(String::as_str).collect::<Vec<_>>());

@@ -90,7 +90,7 @@ fn one_file_is_opened_by_its_name() {
     fs::copy(&path, bad.dir.path().join("lone.safetensors")).unwrap();
     let lone = checkpoint::open(&bad.dir.path().join("lone.safetensors")).unwrap();
     let Config::HuggingFace(config) = lone.config() else { panic!("a Hugging Face source") };
-    mentions(&config.require().unwrap_err().to_string(), &["config.json not found"]);
+    mentions(&config.require().unwrap_err().explain(), &["config.json not found"]);
 }
 
 #[test]
@@ -144,10 +144,10 @@ fn configs() {
         refusal(dir.path()).unwrap();
     }
     fs::write(&config, r#"{"compression_config": {}}"#).unwrap();
-    mentions(&refusal(dir.path()).unwrap_err().to_string(), &["compression_config", "quantized"]);
+    mentions(&refusal(dir.path()).unwrap_err().explain(), &["compression_config", "quantized"]);
     fs::write(&config, "{}").unwrap();
     fs::write(dir.path().join("quantize_config.json"), "{}").unwrap();
-    mentions(&refusal(dir.path()).unwrap_err().to_string(), &["quantize_config.json", "bits: missing", "gptq"]);
+    mentions(&refusal(dir.path()).unwrap_err().explain(), &["quantize_config.json", "bits: missing", "gptq"]);
 }
 
 /// What conversion says of the configuration; looking at such a checkpoint is allowed.

@@ -13,7 +13,7 @@ fn contexts_are_bounded_by_the_model() {
     let opened = Opened::fixture("stories260k");
     let most = opened.model.hyper.context;
     for context in [0, most + 1] {
-        let error = opened.try_run(RuntimeOptions { context, ..EXACT }, |_| ()).unwrap_err().to_string();
+        let error = opened.try_run(RuntimeOptions { context, ..EXACT }, |_| ()).unwrap_err().explain();
         assert_eq!(error, format!("a context of {context} tokens; this model allows 1 to {most}"));
     }
     opened.run(RuntimeOptions { context: most, ..EXACT }, |_| ());
@@ -24,9 +24,9 @@ fn tokens_must_fit() {
     Opened::fixture("stories260k").run(RuntimeOptions { context: 8, ..EXACT }, |engine| {
         let mut session = engine.session();
         let before = engine.forward(&mut session, &[1, 2, 3], 2).unwrap();
-        let error = engine.forward(&mut session, &[1; 6], 0).unwrap_err().to_string();
+        let error = engine.forward(&mut session, &[1; 6], 0).unwrap_err().explain();
         assert_eq!(error, "6 tokens after 3 do not fit a context of 8");
-        let error = engine.forward(&mut session, &[5, 512], 0).unwrap_err().to_string();
+        let error = engine.forward(&mut session, &[5, 512], 0).unwrap_err().explain();
         assert_eq!(error, "token 512 (number 1) is outside the vocabulary of 512");
         assert_eq!(session.used(), 3, "an error leaves the session as it was");
         session.truncate(2);
@@ -44,7 +44,7 @@ fn a_q8_0_cache_needs_heads_of_whole_blocks() {
         }
     }
     let options = RuntimeOptions { cache: CacheType::Q8_0, ..EXACT };
-    let error = opened.try_run(options, |_| ()).unwrap_err().to_string();
+    let error = opened.try_run(options, |_| ()).unwrap_err().explain();
     assert_eq!(error, "a q8_0 cache needs heads of a multiple of 32 numbers, these have 8; use f16");
 }
 
@@ -94,7 +94,7 @@ fn what_is_not_finite_is_traced_to_its_op() {
                     continue;
                 }
                 // Only the last block's keys and values are computed for positions whose logits nobody wants.
-                let error = result.map(|_| ()).unwrap_err().to_string();
+                let error = result.map(|_| ()).unwrap_err().explain();
                 assert!(error.contains(tensor) && words.iter().all(|w| error.contains(w)), "{error}");
                 assert_eq!(session.used(), 0);
             }

@@ -8,7 +8,7 @@ use aurora_quantizers::tree::{self, Place};
 use super::layout::{AT_A_TIME, GRAM, TREE, bytes_of, floats, triangle};
 use super::{Entry, Imatrix, Shape, Writer};
 use crate::checkpoint::mmap::Map;
-use crate::error::printable;
+use crate::error::Misfit;
 use crate::watch::Watch;
 use crate::{Error, Result};
 
@@ -23,10 +23,12 @@ pub(super) fn join(files: Vec<Imatrix>, output: &Path, replace: bool, watch: &dy
     let mut shapes: Vec<Shape> = Vec::new();
     for (name, entry) in &files[0].entries {
         for file in &files[1..] {
-            let other = file.entries.get(name).map(|other| (other.cols, other.counts.len()));
-            if other != Some((entry.cols, entry.counts.len())) {
+            let other = file.entries.get(name).map(|other| vec![other.counts.len(), other.cols]);
+            let needed = vec![entry.counts.len(), entry.cols];
+            if other.as_ref() != Some(&needed) {
                 let what = format!("not as in {}; make the shard again", files[0].path.display());
-                return Err(Error::tensor(&file.path, printable(name), what));
+                let misfit = other.map_or(Misfit::Missing, |found| Misfit::Shape { found, needed });
+                return Err(Error::misfit(&file.path, name, misfit, what));
             }
         }
         let (cols, experts) = (entry.cols, entry.counts.len());
@@ -66,18 +68,18 @@ fn in_order(files: Vec<Imatrix>) -> Result<Vec<Imatrix>> {
     for file in files {
         let Some(label) = file.label.clone() else {
             let what = "holds all samples of its run, but other files here are shards; merge the shards of one run";
-            return Err(Error::malformed(&file.path, what));
+            return Err(not_together(&file, what));
         };
         if let Some(first) = found.first()
             && let Some((what, here, there)) = label.differs(first.label.as_ref().expect("looked at before"))
         {
             let first = first.path.display();
             let what = format!("{} of another run: {what} is {here}, in {first} it is {there}", label.name());
-            return Err(Error::malformed(&file.path, what));
+            return Err(not_together(&file, &what));
         }
         if let Some(twin) = found.iter().find(|other| other.label.as_ref() == Some(&label)) {
             let what = format!("{} is {} already; name every shard once", label.name(), twin.path.display());
-            return Err(Error::malformed(&file.path, what));
+            return Err(not_together(&file, &what));
         }
         found.push(file);
     }
@@ -86,9 +88,17 @@ fn in_order(files: Vec<Imatrix>) -> Result<Vec<Imatrix>> {
     let count = found.first().and_then(|file| file.label.as_ref()).map_or(0, |label| label.shard.count);
     let missing = (0..count).find(|i| found.iter().all(|file| index(file) != *i));
     match missing {
-        Some(i) => Err(Error::setting(format!("shard {i} of {count} is missing; shards count from 0"))),
+        Some(i) => {
+            let what = format!("shard {i} of {count} is missing; shards count from 0");
+            Err(Error::conflict(["merge"], what))
+        }
         None => Ok(found),
     }
+}
+
+/// A file that is none of those that were named with it.
+fn not_together(file: &Imatrix, what: &str) -> Error {
+    Error::conflict(["merge"], format!("{}: {what}", file.path.display()))
 }
 
 /// The sums of the root, from those of all files' nodes.
@@ -145,7 +155,11 @@ impl Imatrix {
         let info = self.trees.get(&tensor).filter(|info| info.elements() == needed);
         let (Some(info), Some(map)) = (info, &self.map) else {
             let what = format!("missing, or not {nodes} sums of {width} numbers for each of {experts} matrices");
-            return Err(Error::tensor(&self.path, printable(&tensor), what));
+            let misfit = match self.trees.get(&tensor) {
+                None => Misfit::Missing,
+                Some(info) => Misfit::Shape { found: info.shape.clone(), needed: vec![experts, nodes, width] },
+            };
+            return Err(Error::misfit(&self.path, &tensor, misfit, what));
         };
         let start = info.range.start + (expert * nodes + node) * width * each;
         Ok((map, start..start + width * each))

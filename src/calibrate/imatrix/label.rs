@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::calibrate::shard::Shard;
+use crate::error::{Fault, Result};
 use crate::gguf::{Metadata, Value, string};
-use crate::{Error, Result};
 
 const INDEX: &str = "aurora.shard.index";
 const COUNT: &str = "aurora.shard.count";
@@ -66,7 +66,7 @@ impl ShardLabel {
         }
         let fault = |key: &str| {
             let what = "missing or not what a shard has; make the shard again";
-            Error::Config { path: path.to_owned(), key: key.to_owned(), what: what.to_owned() }
+            Fault::damaged(what).of_key(path, key)
         };
         let number = |key: &str| metadata.get(key).and_then(Value::as_u64).ok_or_else(|| fault(key));
         let small = |key: &str| number(key).and_then(|n| u32::try_from(n).map_err(|_| fault(key)));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::layout::{AT_A_TIME, GRAM, bytes_of, floats};
 use super::{Entry, Imatrix, Writer, join};
 use crate::checkpoint::mmap::Map;
-use crate::error::printable;
+use crate::error::{Fault, Misfit};
 use crate::watch::Watch;
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch)
     for file in &files {
         if file.map.is_none() {
             let what = "the older format keeps no counts of tokens; make it again as GGUF to merge it";
-            return Err(Error::malformed(&file.path, what));
+            return Err(Fault::unsupported(what).of(&file.path));
         }
         sum.origin.datasets.extend(file.origin.datasets.iter().cloned());
         if sum.origin.chunk_size == 0 {
@@ -47,7 +47,8 @@ pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch)
                     to.cols,
                     to.counts.len()
                 );
-                return Err(Error::tensor(&file.path, printable(name), what));
+                let (found, needed) = (vec![entry.counts.len(), entry.cols], vec![to.counts.len(), to.cols]);
+                return Err(Error::misfit(&file.path, name, Misfit::Shape { found, needed }, what));
             }
             add(&mut to.sum_sq, &entry.sum_sq);
             add(&mut to.counts, &entry.counts);

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::layout::{CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, GRAM, SUM_ABS, SUM_SQ, TREE, f32_spec, floats};
 use super::{Entry, Imatrix, ShardLabel};
 use crate::checkpoint::{TensorInfo, mmap::Map};
-use crate::error::printable;
+use crate::error::{Fault, Misfit, printable};
 use crate::gguf::Value;
 use crate::{Error, Result, checkpoint};
 
@@ -29,8 +29,7 @@ pub(super) fn gguf(path: &Path, map: Map) -> Result<Imatrix> {
     });
     let read = |info: &TensorInfo| -> Result<Vec<f32>> {
         if info.spec.ggml_id != f32_spec().ggml_id {
-            let what = format!("type {}, needed F32", info.spec.name);
-            return Err(Error::tensor(path, printable(&info.name), what));
+            return Err(other_type(path, info, "F32"));
         }
         Ok(floats(&map.bytes()[info.range.clone()]).collect())
     };
@@ -38,47 +37,56 @@ pub(super) fn gguf(path: &Path, map: Map) -> Result<Imatrix> {
         if let Some(at) = TREE.iter().position(|end| info.name.ends_with(end)) {
             let needed = if at < 3 { "f64" } else { "f32" };
             if info.spec.name != needed {
-                let what = format!("type {}, needed {needed}", info.spec.name);
-                return Err(Error::tensor(path, printable(&info.name), what));
+                return Err(other_type(path, info, needed));
             }
             found.trees.insert(info.name.clone(), info.clone());
         }
         if let Some(name) = info.name.strip_suffix(GRAM) {
             if info.spec.ggml_id != f32_spec().ggml_id {
-                let what = format!("type {}, needed F32", info.spec.name);
-                return Err(Error::tensor(path, printable(&info.name), what));
+                return Err(other_type(path, info, "F32"));
             }
             found.grams.insert(name.to_owned(), info.clone());
         }
         if let Some(name) = info.name.strip_suffix(COUNTS)
             && !places.contains_key(&*format!("{name}{SUM_SQ}"))
         {
-            return Err(Error::tensor(path, printable(&info.name), format!("there is no {SUM_SQ} tensor beside it")));
+            return Err(alone(path, info, SUM_SQ));
         }
         let Some(name) = info.name.strip_suffix(SUM_SQ) else { continue };
         let Some(counts) = places.get(&*format!("{name}{COUNTS}")) else {
-            return Err(Error::tensor(path, printable(&info.name), format!("there is no {COUNTS} tensor beside it")));
+            return Err(alone(path, info, COUNTS));
         };
         let (sum_sq, counts) = (read(info)?, read(counts)?);
         if !sum_sq.len().is_multiple_of(counts.len()) {
             let what = format!("{} sums cannot be shared by {} counts", sum_sq.len(), counts.len());
-            return Err(Error::tensor(path, printable(&info.name), what));
+            return Err(Fault::damaged(what).of_tensor(path, &info.name));
         }
         let mut entry = Entry { cols: sum_sq.len() / counts.len(), sum_sq, counts, sum_abs: Vec::new() };
         if let Some(abs) = places.get(&*format!("{name}{SUM_ABS}")) {
             entry.sum_abs = read(abs)?;
             if entry.sum_abs.len() != entry.sum_sq.len() {
                 let what = format!("{} sums, needed {} as in {SUM_SQ}", entry.sum_abs.len(), entry.sum_sq.len());
-                return Err(Error::tensor(path, printable(&abs.name), what));
+                return Err(Fault::damaged(what).of_tensor(path, &abs.name));
             }
         }
         found.entries.insert(name.to_owned(), entry);
     }
     if found.entries.is_empty() {
-        return Err(Error::malformed(path, format!("no importance matrix: no tensor ends in {SUM_SQ}")));
+        return Err(Fault::unsupported(format!("no importance matrix: no tensor ends in {SUM_SQ}")).of(path));
     }
     found.map = Some(map);
     Ok(found)
+}
+
+fn other_type(path: &Path, info: &TensorInfo, needed: &str) -> Error {
+    let found = info.spec.name;
+    let what = format!("type {found}, needed {needed}");
+    Error::misfit(path, &info.name, Misfit::Type { found: found.to_owned() }, what)
+}
+
+/// A tensor without the one that belongs to it.
+fn alone(path: &Path, info: &TensorInfo, other: &str) -> Error {
+    Error::misfit(path, &info.name, Misfit::Missing, format!("there is no {other} tensor beside it"))
 }
 
 /// The older format, little-endian 32-bit numbers: how many entries; for each the length of its name, the name, calls,
@@ -87,7 +95,7 @@ pub(super) fn dat(path: &Path, bytes: &[u8]) -> Result<Imatrix> {
     let mut at = 0;
     let left = |at: usize| bytes.len() - at;
     let fault = |at: usize, what: String| {
-        Err(Error::malformed(path, format!("{what} at byte {at}; not an importance matrix, or damaged")))
+        Err(Fault::damaged(format!("{what} at byte {at}; not an importance matrix, or damaged")).of(path))
     };
     let number = |at: &mut usize| -> Option<i32> {
         let word = bytes[*at..].first_chunk::<4>()?;

@@ -6,7 +6,7 @@ use aurora_quantizers::stats::Gram;
 use super::Imatrix;
 use super::layout::{GRAM, experts, floats, triangle};
 use crate::calibrate::observe::Feed;
-use crate::error::printable;
+use crate::error::{Fault, Misfit};
 use crate::model::{ModelGraph, ParamId};
 use crate::{Error, Result};
 
@@ -23,34 +23,34 @@ impl Imatrix {
     ) -> Result<()> {
         if let Some(label) = &self.label {
             let what = format!("{} of a run; put all of them together first (calibrate `merge`)", label.name());
-            return Err(Error::malformed(&self.path, what));
+            return Err(Fault::unsupported(what).of(&self.path));
         }
         for feed in feeds {
             let id = feed.readers[0];
             let name = &graph.param(id).name;
-            let fault = |what: String| Err(Error::tensor(&self.path, printable(name), what));
+            let lacks = |what: &str| Err(Error::misfit(&self.path, name, Misfit::Missing, what));
             let Some(entry) = self.entries.get(name) else {
-                return fault("no statistics of this matrix; were they made with another model?".to_owned());
+                return lacks("no statistics of this matrix; were they made with another model?");
             };
             if (entry.cols, entry.counts.len()) != (feed.width, experts(graph, id)) {
                 let (found, needed) = ((entry.cols, entry.counts.len()), (feed.width, experts(graph, id)));
-                return fault(format!(
+                let what = format!(
                     "{} columns of {} matrices, needed {} of {}; were the statistics made with another model?",
                     found.0, found.1, needed.0, needed.1
-                ));
+                );
+                let shape = Misfit::Shape { found: vec![found.1, found.0], needed: vec![needed.1, needed.0] };
+                return Err(Error::misfit(&self.path, name, shape, what));
             }
             let sums = entry.counts.iter().chain(&entry.sum_sq).chain(&entry.sum_abs);
             if let Some(x) = sums.into_iter().find(|x| !x.is_finite() || **x < 0.0) {
-                return fault(format!("a sum of {x}; needed finite numbers of at least 0"));
+                return Err(self.bad_number(name, *x, format!("a sum of {x}; needed finite numbers of at least 0")));
             }
             if entry.sum_abs.is_empty() {
-                return fault("no sums of magnitudes; make the file with calibrate, whose files have them".to_owned());
+                return lacks("no sums of magnitudes; make the file with calibrate, whose files have them");
             }
             let stored = self.gram_of(graph, feed);
             if gram && stored.is_none() {
-                return fault(
-                    "no X^T X of its input, which this method needs; make the file with calibrate `hessian`".to_owned(),
-                );
+                return lacks("no X^T X of its input, which this method needs; make the file with calibrate `hessian`");
             }
             if let Some(name) = stored {
                 self.gram_bytes(name, entry)?;
@@ -87,7 +87,7 @@ impl Imatrix {
         let range = start..start + 4 * triangle(cols);
         let bytes = &map.bytes()[range.clone()];
         if let Some(x) = floats(bytes).find(|x| !x.is_finite()) {
-            return Err(Error::tensor(&self.path, printable(&format!("{name}{GRAM}")), format!("a sum of {x}")));
+            return Err(self.bad_number(&format!("{name}{GRAM}"), x, format!("a sum of {x}")));
         }
         let gram = Gram::from_lower(cols, floats(bytes));
         map.release(range);

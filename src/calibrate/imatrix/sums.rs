@@ -14,7 +14,7 @@ use super::label::ShardLabel;
 use super::layout::{experts, floats, triangle};
 use crate::checkpoint::TensorInfo;
 use crate::checkpoint::mmap::Map;
-use crate::error::printable;
+use crate::error::{Fault, Misfit, Quantity, printable};
 use crate::model::{ModelGraph, ParamId};
 use crate::{Error, Result};
 
@@ -122,7 +122,7 @@ impl Imatrix {
         let triangle = triangle(entry.cols);
         if expert >= entry.counts.len() || info.elements() != triangle.checked_mul(entry.counts.len()) {
             let what = format!("shape {:?}, needed {} triangles of {triangle}", info.shape, entry.counts.len());
-            return Err(Error::tensor(&self.path, printable(&info.name), what));
+            return Err(self.other_shape(info, vec![entry.counts.len(), triangle], what));
         }
         let bytes = &map.bytes()[info.range.clone()][expert * triangle * 4..(expert + 1) * triangle * 4];
         let gram = Gram::from_lower(entry.cols, floats(bytes));
@@ -138,30 +138,34 @@ impl Imatrix {
     pub fn importances(&self, graph: &ModelGraph) -> Result<Importances> {
         let mut found = Importances::default();
         for (name, entry) in &self.entries {
-            let fault = |what: String| Err(Error::tensor(&self.path, printable(name), what));
             let matrix = graph.params.iter().position(|p| p.name == *name && p.shape.len() > 1).map(ParamId);
             let Some(id) = matrix else {
-                return fault(format!(
+                let what = format!(
                     "the model has no matrix of this name; was the importance matrix made with another model? Names look \
                      like {}",
                     graph.params.iter().find(|p| p.role.quantizable() && p.block.is_some()).map_or("", |p| &p.name)
-                ));
+                );
+                return Err(Error::misfit(&self.path, name, Misfit::Unexpected, what));
             };
             let (cols, experts) = (graph.param(id).cols(), experts(graph, id));
             if entry.sum_sq.len() != experts * cols {
-                return fault(format!(
+                let what = format!(
                     "{} importances, needed {cols} columns{}; was the importance matrix made with another model?",
                     entry.sum_sq.len(),
                     if experts > 1 { format!(" of each of {experts} experts") } else { String::new() }
-                ));
+                );
+                let shape = Misfit::Shape { found: vec![entry.sum_sq.len()], needed: vec![experts * cols] };
+                return Err(Error::misfit(&self.path, name, shape, what));
             }
             if let Some(at) = entry.sum_sq.iter().position(|x| !x.is_finite() || *x < 0.0) {
                 let x = entry.sum_sq[at];
-                return fault(format!("sum of squares {x} at {at}; needed a finite number of at least 0"));
+                let what = format!("sum of squares {x} at {at}; needed a finite number of at least 0");
+                return Err(self.bad_number(name, x, what));
             }
             if let Some(at) = entry.counts.iter().position(|x| !x.is_finite() || *x < 0.0) {
                 let x = entry.counts[at];
-                return fault(format!("count {x} at {at}; needed a finite number of at least 0"));
+                let what = format!("count {x} at {at}; needed a finite number of at least 0");
+                return Err(self.bad_number(name, x, what));
             }
             let each = entry.sum_sq.len() / entry.counts.len();
             let mut values = Vec::with_capacity(entry.sum_sq.len());
@@ -188,8 +192,21 @@ impl Imatrix {
         let needed = triangle(entry.cols).checked_mul(entry.counts.len());
         if info.elements() != needed {
             let what = format!("shape {:?}, needed triangles of {} columns", info.shape, entry.cols);
-            return Err(Error::tensor(&self.path, printable(&info.name), what));
+            return Err(self.other_shape(info, vec![entry.counts.len(), triangle(entry.cols)], what));
         }
         Ok(Some(info.range.clone()))
+    }
+
+    /// A sum that is negative or not finite.
+    pub(super) fn bad_number(&self, name: &str, x: f32, what: String) -> Error {
+        if x.is_finite() {
+            return Fault::damaged(what).of_tensor(&self.path, name);
+        }
+        let (path, tensor) = (Some(self.path.clone()), printable(name));
+        Error::NotFinite { path, tensor, of: Quantity::Statistics, what, source: None }
+    }
+
+    fn other_shape(&self, info: &TensorInfo, needed: Vec<usize>, what: String) -> Error {
+        Error::misfit(&self.path, &info.name, Misfit::Shape { found: info.shape.clone(), needed }, what)
     }
 }

@@ -14,6 +14,7 @@ use super::layout::{
 };
 use super::{Imatrix, Origin, ShardLabel};
 use crate::calibrate::observe::Feed;
+use crate::error::Quantity;
 use crate::export::{FileMap, Output};
 use crate::gguf::{Metadata, TensorEntry, Value, align, string, string_array, write_header};
 use crate::model::ModelGraph;
@@ -166,7 +167,8 @@ impl Writer {
             for (suffix, values) in [(SUM_SQ, &entry.sum_sq), (COUNTS, &entry.counts), (SUM_ABS, &entry.sum_abs)] {
                 if let Some(x) = values.iter().find(|x| !x.is_finite()) {
                     let what = format!("a sum over tokens is {x}; activations are too large to square");
-                    return Err(Error::numbers(name, what));
+                    let (path, tensor, of) = (None, name.clone(), Quantity::Statistics);
+                    return Err(Error::NotFinite { path, tensor, of, what, source: None });
                 }
                 let tensor = self.names[&format!("{name}{suffix}")];
                 self.output.put(tensor, 0, 0, &bytes_of(values.iter().copied()))?;

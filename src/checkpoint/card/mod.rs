@@ -107,7 +107,7 @@ fn card(dir: &Path, notes: &mut Vec<String>) -> Node {
             Ok(bytes) => {
                 readme::parse(&String::from_utf8_lossy(&bytes)).map_err(|e| format!("{}: {e}", path.display()))
             }
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(e.explain()),
         },
     };
     read.unwrap_or_else(|what| {

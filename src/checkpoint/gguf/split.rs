@@ -5,8 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::Result;
+use crate::error::Fault;
 use crate::gguf::{Metadata, whole};
-use crate::{Error, Result};
 
 /// Which file of how many this is, from 0.
 pub const NO: &str = "split.no";
@@ -41,18 +42,21 @@ impl Split {
             None => Ok(None),
             Some(value) => whole(value)
                 .map(Some)
-                .ok_or_else(|| Error::config(path, key, "must be a whole number that is not negative")),
+                .ok_or_else(|| Fault::damaged("must be a whole number that is not negative").of_key(path, key)),
         };
         let count = number(COUNT)?.unwrap_or(1);
         if count <= 1 {
             return Ok(None);
         }
         if count > MOST {
-            return Err(Error::config(path, COUNT, format!("is {count}, at most {MOST} files are possible")));
+            let what = format!("is {count}, at most {MOST} files are possible");
+            return Err(Fault::damaged(what).of_key(path, COUNT));
         }
-        let no = number(NO)?.ok_or_else(|| Error::config(path, NO, format!("missing in a model of {count} files")))?;
+        let missing = || Fault::damaged(format!("missing in a model of {count} files")).of_key(path, NO);
+        let no = number(NO)?.ok_or_else(missing)?;
         if no >= count {
-            return Err(Error::config(path, NO, format!("is {no}, but there are {count} files, counted from 0")));
+            let what = format!("is {no}, but there are {count} files, counted from 0");
+            return Err(Fault::damaged(what).of_key(path, NO));
         }
         Ok(Some(Split { no, count, tensors: number(TENSORS)? }))
     }
@@ -71,7 +75,7 @@ impl Split {
                 no + 1,
                 ending(no, count)
             );
-            return Err(Error::malformed(path, what));
+            return Err(Fault::damaged(what).of(path));
         };
         let sibling = |no| path.with_file_name(format!("{prefix}{}", ending(no, count)));
         Ok((0..count).map(sibling).collect())

@@ -7,7 +7,7 @@ use super::super::source::TensorInfo;
 use super::super::source::{Packed, StoredScales, Zeros};
 use super::method::{MatrixTensors, MethodRow, Reader, pack_dtype};
 use super::stated::Stated;
-use crate::Result;
+use crate::error::{Fault, Result};
 
 pub(super) const ROW: MethodRow = MethodRow { name: "awq", open };
 
@@ -20,7 +20,7 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
     for key in ["version", "checkpoint_format", "format"] {
         match stated.text(key)? {
             Some(found) if !found.eq_ignore_ascii_case("gemm") => {
-                return Err(stated.error(key, format!("{found:?} is not supported, only gemm")));
+                return Err(stated.unsupported(key, format!("{found:?} is not supported, only gemm")));
             }
             _ => {}
         }
@@ -43,7 +43,8 @@ impl Reader for Awq {
 
     fn read(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         if self.bits != 4 {
-            return Err(parts.fail(tensor, format!("{} bits; AWQ checkpoints have 4", self.bits)));
+            let what = format!("{} bits; AWQ checkpoints have 4", self.bits);
+            return Err(parts.fail(tensor, Fault::unsupported(what)));
         }
         let [cols, words] = parts.matrix(tensor)?;
         let Some(rows) = words.checked_mul(8) else {

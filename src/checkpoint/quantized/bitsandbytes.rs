@@ -8,7 +8,7 @@ use super::super::source::TensorInfo;
 use super::super::source::{Groups, Packed, StoredScales, Zeros};
 use super::method::{MatrixTensors, MethodRow, Reader, Share};
 use super::stated::Stated;
-use crate::Result;
+use crate::error::{Fault, Result};
 
 pub(super) const ROW: MethodRow = MethodRow { name: "bitsandbytes", open };
 
@@ -44,7 +44,8 @@ fn eight(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
     if let Some(format) = parts.maybe(".weight_format")
         && parts.bytes(&format).iter().any(|&byte| byte != 0)
     {
-        return Err(parts.fail(&format, "the rows lie in the order of a GPU's kernels; only plain rows are read"));
+        let what = "the rows lie in the order of a GPU's kernels; only plain rows are read";
+        return Err(parts.fail(&format, Fault::unsupported(what)));
     }
     Ok(Packed {
         method: ROW.name,
@@ -76,7 +77,9 @@ fn state(parts: &mut MatrixTensors<'_>) -> Result<State> {
     let Some(tensor) = STATES.iter().find_map(|suffix| parts.maybe(suffix)) else {
         return Err(parts.missing(STATES[0]));
     };
-    let json: Option<Json> = serde_json::from_slice(parts.bytes(&tensor)).ok();
+    let what = "must be a JSON object with shape (two numbers) and blocksize";
+    let json: Json = serde_json::from_slice(parts.bytes(&tensor))
+        .map_err(|e| parts.fail(&tensor, Fault::damaged(what).because(e)))?;
     let size = |v: &Json| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0 && n <= 1 << 31);
     let read = |json: Json| {
         let shape = json.get("shape")?.as_array()?;
@@ -89,8 +92,7 @@ fn state(parts: &mut MatrixTensors<'_>) -> Result<State> {
             nested_offset: json.get("nested_offset").map_or(Some(0.0), Json::as_f64)? as f32,
         })
     };
-    let what = "must be a JSON object with shape (two numbers) and blocksize";
-    json.and_then(read).ok_or_else(|| parts.fail(&tensor, what))
+    read(json).ok_or_else(|| parts.fail(&tensor, what))
 }
 
 fn four(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
@@ -102,7 +104,7 @@ fn four(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
     }
     if !cols.is_multiple_of(block) {
         let what = format!("{cols} inputs: the blocks of {block} run on from row to row, which is not supported");
-        return Err(parts.fail(tensor, what));
+        return Err(parts.fail(tensor, Fault::unsupported(what)));
     }
     let map = parts.need(".weight.quant_map")?;
     let table = parts.numbers(&map, 16)?;
@@ -116,7 +118,7 @@ fn four(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         Some(outer) => {
             if absmax.spec.name != "u8" || absmax.range.len() != blocks {
                 let what = format!("{} of shape {:?}, needed u8 [{blocks}]", absmax.spec.name, absmax.shape);
-                return Err(parts.fail(&absmax, what));
+                return Err(parts.other_shape(&absmax, &[blocks], what));
             }
             let map = parts.need(".weight.nested_quant_map")?;
             let table = parts.numbers(&map, 256)?;

@@ -10,7 +10,7 @@ use super::super::source::{IntLayout, Ints};
 use super::eights;
 use super::method::{CACHE_SCALES, MatrixTensors, MethodRow, Reader, Share};
 use super::stated::Stated;
-use crate::Result;
+use crate::error::{Fault, Result};
 
 pub(super) const ROW: MethodRow = MethodRow { name: "compressed-tensors", open };
 
@@ -47,11 +47,11 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
     if let Some(config) = stated.object("sparsity_config")? {
         let inner = stated.inner("sparsity_config", &serde_json::Value::Object(config.clone()))?;
         if let Some(other) = inner.text("format")?.filter(|f| *f != "dense") {
-            return Err(inner.error("format", format!("sparse storage ({other:?}) is not supported, only dense")));
+            return Err(inner.unsupported("format", format!("sparse storage ({other:?}) is not supported, only dense")));
         }
     }
     if stated.object("transform_config")?.is_some_and(|t| !t.is_empty()) {
-        return Err(stated.error("transform_config", "transforms that run with the model are not supported"));
+        return Err(stated.unsupported("transform_config", "transforms that run with the model are not supported"));
     }
     let mut modules = Vec::new();
     for (name, group) in stated.object("config_groups")?.into_iter().flatten() {
@@ -72,15 +72,16 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
                 Some([down, across]) => Share::Block(down, across),
                 None => return Err(weights.error("block_structure", "missing; strategy block needs it")),
             },
-            Some(other) => return Err(weights.error("strategy", format!("{other:?} is not supported"))),
+            Some(other) => return Err(weights.unsupported("strategy", format!("{other:?} is not supported"))),
             None if weights.has("group_size") => weights.group("group_size")?.map_or(Share::Row, Share::Columns),
             None => Share::Tensor,
         };
         let target = |text: &String| match text.strip_prefix("re:") {
             // Python's re.match: from the beginning of the name, to wherever.
-            Some(pattern) => fancy_regex::Regex::new(&format!("^(?:{pattern})"))
-                .map(Target::Pattern)
-                .map_err(|e| group.error("targets", format!("{text:?} is no pattern: {e}"))),
+            Some(pattern) => fancy_regex::Regex::new(&format!("^(?:{pattern})")).map(Target::Pattern).map_err(|e| {
+                let fault = Fault::damaged(format!("{text:?} is no pattern")).because(e);
+                group.error("targets", fault)
+            }),
             None => Ok(Target::Name(text.clone())),
         };
         let targets = group.texts("targets")?.iter().map(target).collect::<Result<_>>()?;
@@ -100,7 +101,7 @@ fn known_format(stated: &Stated, format: &str) -> Result<()> {
         true => Ok(()),
         false => {
             let what = format!("{format:?} is not supported, only {}", FORMATS.join(", "));
-            Err(stated.error("format", what))
+            Err(stated.unsupported("format", what))
         }
     }
 }
@@ -127,7 +128,7 @@ impl CompressedTensors {
                 "shape {:?}, needed {:?} (or {:?}) for {bits} bits of [{rows}, {cols}]",
                 tensor.shape, words[0], words[1]
             );
-            return Err(parts.fail(tensor, what));
+            return Err(parts.other_shape(tensor, &words[0], what));
         };
         let IntLayout::Words { dense, .. } = layout else { unreachable!("one of the two above") };
         let bias = 1 << (bits - 1);
@@ -173,7 +174,7 @@ impl CompressedTensors {
                 let same = zeros.shape == scales.shape;
                 if !same {
                     let what = format!("shape {:?}, needed that of the scales, {:?}", zeros.shape, scales.shape);
-                    return Err(parts.fail(&zeros, what));
+                    return Err(parts.other_shape(&zeros, &scales.shape, what));
                 }
                 let zeros = TensorInfo { shape: vec![groups.down, groups.across], ..zeros };
                 Zeros::Stored(parts.ints(zeros, [groups.down, groups.across], 8, IntLayout::Bytes { signed: true })?)

@@ -7,7 +7,7 @@ use super::super::source::{Groups, Packed, StoredScales, Zeros};
 use super::super::source::{IntLayout, Ints};
 use super::method::{MatrixTensors, MethodRow, Reader, pack_dtype};
 use super::stated::Stated;
-use crate::Result;
+use crate::error::{Fault, Result};
 
 pub(super) const ROW: MethodRow = MethodRow { name: "gptq", open };
 
@@ -32,11 +32,11 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
         None | Some("gptq") => true,
         Some("gptq_v2") => false,
         Some(other) => {
-            return Err(stated.error(key, format!("{other:?} is not supported, only gptq and gptq_v2")));
+            return Err(stated.unsupported(key, format!("{other:?} is not supported, only gptq and gptq_v2")));
         }
     };
     if stated.flag("is_marlin_format")? == Some(true) {
-        return Err(stated.error("is_marlin_format", "Marlin's layout is not supported, only gptq and gptq_v2"));
+        return Err(stated.unsupported("is_marlin_format", "Marlin's layout is not supported, only gptq and gptq_v2"));
     }
     pack_dtype(stated)?;
     let usual = Module { bits: stated.bits("bits")?, group: stated.group("group_size")? };
@@ -46,7 +46,8 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
         let plain = pattern.strip_prefix("-:").or(pattern.strip_prefix("+:")).unwrap_or(pattern);
         // Python's re.match: from the beginning of the name, to wherever.
         let regex = fancy_regex::Regex::new(&format!("^(?:{plain})"));
-        let regex = regex.map_err(|e| stated.error("dynamic", format!("{pattern:?} is no pattern: {e}")))?;
+        let no_pattern = || Fault::damaged(format!("{pattern:?} is no pattern"));
+        let regex = regex.map_err(|e| stated.error("dynamic", no_pattern().because(e)))?;
         let changes = stated.inner(&format!("dynamic.{pattern}"), changes)?;
         let module = Module {
             bits: if changes.has("bits") { changes.bits("bits")? } else { usual.bits },
@@ -77,7 +78,8 @@ impl Reader for Gptq {
     fn read(&self, tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         let Module { bits, group } = self.module(parts.stem());
         if !matches!(bits, 2 | 3 | 4 | 8) {
-            return Err(parts.fail(tensor, format!("{bits} bits; GPTQ checkpoints have 2, 3, 4 or 8")));
+            let what = format!("{bits} bits; GPTQ checkpoints have 2, 3, 4 or 8");
+            return Err(parts.fail(tensor, Fault::unsupported(what)));
         }
         let [words, rows] = parts.matrix(tensor)?;
         let width = bits as usize;

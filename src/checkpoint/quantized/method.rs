@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::mapped::Mapped;
 use super::super::source::{Groups, IntLayout, Ints, Packed, TensorInfo, TensorSource};
 use super::stated::Stated;
-use crate::error::printable;
+use crate::error::{Fault, Misfit, printable};
 use crate::{Error, Result};
 
 /// One method's layout.
@@ -42,7 +42,7 @@ pub(super) const CACHE_SCALES: [&str; 8] =
 pub(super) fn pack_dtype(stated: &Stated) -> Result<()> {
     match stated.text("pack_dtype")? {
         None | Some("int32") => Ok(()),
-        Some(other) => Err(stated.error("pack_dtype", format!("{other:?} is not supported, only int32"))),
+        Some(other) => Err(stated.unsupported("pack_dtype", format!("{other:?} is not supported, only int32"))),
     }
 }
 
@@ -82,8 +82,23 @@ impl MatrixTensors<'_> {
     }
 
     /// An error about a tensor.
-    pub fn fail(&self, tensor: &TensorInfo, what: impl Into<String>) -> Error {
-        Error::tensor(self.source().file_of(tensor), printable(&tensor.name), what)
+    pub fn fail(&self, tensor: &TensorInfo, what: impl Into<Fault>) -> Error {
+        what.into().of_tensor(self.source().file_of(tensor), &tensor.name)
+    }
+
+    /// An error about a tensor of another shape or type than needed.
+    pub fn misfit(&self, tensor: &TensorInfo, misfit: Misfit, what: impl Into<String>) -> Error {
+        Error::misfit(self.source().file_of(tensor), &tensor.name, misfit, what.into())
+    }
+
+    /// An error about a tensor of another type than needed.
+    fn other_type(&self, tensor: &TensorInfo, what: impl Into<String>) -> Error {
+        self.misfit(tensor, Misfit::Type { found: tensor.spec.name.to_owned() }, what)
+    }
+
+    /// An error about a tensor of another shape than needed.
+    pub fn other_shape(&self, tensor: &TensorInfo, needed: &[usize], what: impl Into<String>) -> Error {
+        self.misfit(tensor, Misfit::Shape { found: tensor.shape.clone(), needed: needed.to_vec() }, what)
     }
 
     /// The tensor of that suffix, if it is there.
@@ -109,7 +124,7 @@ impl MatrixTensors<'_> {
     pub fn missing(&self, suffix: &str) -> Error {
         let (codes, name) = (&self.taken[0], format!("{}{suffix}", self.stem));
         let what = format!("missing; {} cannot be read without it", printable(&codes.name));
-        Error::tensor(self.source().file_of(codes), printable(&name), what)
+        Error::misfit(self.source().file_of(codes), &name, Misfit::Missing, what)
     }
 
     /// All bytes of a tensor.
@@ -121,7 +136,7 @@ impl MatrixTensors<'_> {
     pub fn numbers(&self, tensor: &TensorInfo, count: usize) -> Result<Arc<[f32]>> {
         if tensor.spec.name != "f32" || tensor.range.len() != count * 4 {
             let what = format!("{} of shape {:?}, needed f32 [{count}]", tensor.spec.name, tensor.shape);
-            return Err(self.fail(tensor, what));
+            return Err(self.other_shape(tensor, &[count], what));
         }
         Ok(self.bytes(tensor).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
@@ -137,7 +152,7 @@ impl MatrixTensors<'_> {
             },
             _ => {
                 let what = format!("{} of shape {:?}, needed i64 [2]", tensor.spec.name, tensor.shape);
-                Err(self.fail(tensor, what))
+                Err(self.other_shape(tensor, &[2], what))
             }
         }
     }
@@ -190,7 +205,7 @@ impl MatrixTensors<'_> {
                     printable(&codes.name),
                     codes.shape
                 );
-                Err(self.fail(tensor, what))
+                Err(self.other_shape(tensor, needed, what))
             }
         }
     }
@@ -199,7 +214,7 @@ impl MatrixTensors<'_> {
     pub fn floats(&self, tensor: &TensorInfo, shape: &[usize]) -> Result<()> {
         if !["f16", "bf16", "f32", "f8_e8m0"].contains(&tensor.spec.name) {
             let what = format!("holds {} numbers; scales must be f16, bf16, f32 or f8_e8m0", tensor.spec.name);
-            return Err(self.fail(tensor, what));
+            return Err(self.other_type(tensor, what));
         }
         self.shape(tensor, shape)
     }
@@ -214,7 +229,7 @@ impl MatrixTensors<'_> {
         };
         if !needed.contains(&tensor.spec.name) {
             let what = format!("holds {} numbers, needed {}", tensor.spec.name, needed.join(" or "));
-            return Err(self.fail(&tensor, what));
+            return Err(self.other_type(&tensor, what));
         }
         if layout != IntLayout::HighFirst {
             self.shape(&tensor, &Ints::word_shape(rows, cols, bits, layout))?;
@@ -243,14 +258,14 @@ impl MatrixTensors<'_> {
     pub fn order(&self, tensor: &TensorInfo, groups: Groups) -> Result<Option<Vec<u32>>> {
         let cols = self.taken[0].clone();
         if tensor.spec.name != "i32" {
-            return Err(self.fail(tensor, format!("holds {} numbers, needed i32", tensor.spec.name)));
+            return Err(self.other_type(tensor, format!("holds {} numbers, needed i32", tensor.spec.name)));
         }
         let bytes = self.source().bytes(tensor, 0..tensor.range.len());
         let order: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
         let needed = groups.cols * groups.across;
         if tensor.shape.len() != 1 || order.len() != needed {
             let what = format!("shape {:?}, needed [{needed}] beside {}", tensor.shape, printable(&cols.name));
-            return Err(self.fail(tensor, what));
+            return Err(self.other_shape(tensor, &[needed], what));
         }
         if order.iter().all(|&g| g == u32::MAX) {
             // compressed-tensors' way to say that there is none.

@@ -28,8 +28,7 @@ use super::config::HfConfig;
 use super::mapped::Mapped;
 use super::safetensors::PACKED;
 use super::source::{TensorInfo, TensorSource};
-use crate::error::printable;
-use crate::{Error, Result};
+use crate::error::{Fault, Result, printable};
 
 /// All methods that are read.
 pub static METHODS: &[MethodRow] =
@@ -48,7 +47,7 @@ fn reader(stated: &Stated) -> Result<(&'static MethodRow, Box<dyn Reader>)> {
             printable(name),
             known()
         );
-        return Err(stated.error("quant_method", what));
+        return Err(stated.unsupported("quant_method", what));
     };
     Ok((row, (row.open)(stated)?))
 }
@@ -104,7 +103,7 @@ pub fn check(source: &dyn TensorSource) -> Result<()> {
         Err(e) => {
             let integers = |t: &&TensorInfo| t.spec.kind == aurora_quantizers::spec::Kind::Int && t.shape.len() > 1;
             let Some(codes) = source.tensors().iter().find(integers) else { return Err(e) };
-            return Err(Error::tensor(source.file_of(codes), printable(&codes.name), format!("cannot be read: {e}")));
+            return Err(Fault::unsupported("cannot be read").because(e).of_tensor(source.file_of(codes), &codes.name));
         }
     };
     if source.tensors().iter().all(|t| t.packed.is_none()) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value as Json};
 
 use crate::checkpoint::config::{HfConfig, read_json_object};
-use crate::error::printable;
+use crate::error::{Fault, printable};
 use crate::{Error, Result};
 
 /// Keys of config.json under which it may be, the usual one first.
@@ -95,8 +95,13 @@ impl Stated {
     }
 
     /// An error about a key.
-    pub fn error(&self, key: &str, what: impl Into<String>) -> Error {
-        Error::config(&self.path, format!("{}{}", self.prefix, printable(key)), what)
+    pub fn error(&self, key: &str, what: impl Into<Fault>) -> Error {
+        what.into().of_key(&self.path, format!("{}{}", self.prefix, printable(key)))
+    }
+
+    /// An error about a key that asks for something that is not read.
+    pub fn unsupported(&self, key: &str, what: impl Into<String>) -> Error {
+        self.error(key, Fault::unsupported(what))
     }
 
     /// Whether a key is there, and not null.

@@ -17,8 +17,7 @@ use serde_json::value::RawValue;
 
 use super::super::source::TensorInfo;
 use super::dtype;
-use crate::error::printable;
-use crate::{Error, Result};
+use crate::error::{Fault, Result, printable};
 
 /// Bytes of the length field in front of the header.
 const LENGTH: usize = 8;
@@ -39,19 +38,17 @@ pub fn parse_header(path: &Path, bytes: &[u8]) -> Result<Vec<TensorInfo>> {
     let Raw { entries, metadata } = read_json(path, text)?;
     if let Some(metadata) = metadata {
         serde_json::from_str::<Option<HashMap<String, String>>>(metadata.get())
-            .map_err(|e| Error::malformed(path, format!("{METADATA} must map strings to strings: {e}")))?;
+            .map_err(|e| Fault::json(format!("{METADATA} must map strings to strings"), e).of(path))?;
     }
     let mut names = HashSet::with_capacity(entries.len());
     for (name, _) in &entries {
         if !names.insert(name.as_str()) {
-            return Err(Error::tensor(path, printable(name), "duplicate tensor name in the header"));
+            return Err(Fault::damaged("duplicate tensor name in the header").of_tensor(path, name));
         }
     }
     let mut tensors = entries
         .iter()
-        .map(|(name, info)| {
-            read_info(info).map(|i| (name, i)).map_err(|what| Error::tensor(path, printable(name), what))
-        })
+        .map(|(name, info)| read_info(info).map(|i| (name, i)).map_err(|fault| fault.of_tensor(path, name)))
         .collect::<Result<Vec<_>>>()?;
     tensors.sort_by_key(|(_, info)| (info.begin, info.end));
     let data_start = LENGTH + text.len();
@@ -61,34 +58,34 @@ pub fn parse_header(path: &Path, bytes: &[u8]) -> Result<Vec<TensorInfo>> {
 
 /// The JSON text between the length field and the data.
 fn header_text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
-    let fail = |what: String| Err(Error::malformed(path, what));
+    let fail = |fault: Fault| Err(fault.of(path));
     if bytes.is_empty() {
-        return fail("the file is empty, not a safetensors file; download or copy it again".into());
+        return fail(Fault::truncated("the file is empty, not a safetensors file; download or copy it again"));
     }
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else {
-        return fail(format!("too short for a safetensors header: {} bytes, needed {LENGTH}", bytes.len()));
+        let what = format!("too short for a safetensors header: {} bytes, needed {LENGTH}", bytes.len());
+        return fail(Fault::truncated(what));
     };
     let length = u64::from_le_bytes(*length);
     // Only where the length is impossible too: 640 is a fine length and starts like a pickle.
     if length > rest.len() as u64 && (bytes.starts_with(b"PK") || bytes.starts_with(b"\x80\x02")) {
-        return fail(
+        return fail(Fault::unsupported(
             "not a safetensors file: it is a PyTorch pickle or zip; save the model again with \
-             save_pretrained(..., safe_serialization=True)"
-                .into(),
-        );
+             save_pretrained(..., safe_serialization=True)",
+        ));
     }
     if length > rest.len() as u64 {
-        return fail(format!(
+        return fail(Fault::truncated(format!(
             "header length {length} is larger than the file of {} bytes: it is truncated (download or copy it again) \
              or not a safetensors file",
             bytes.len()
-        ));
+        )));
     }
     if length > MAX_HEADER {
-        return fail(format!("header length {length} is absurd, at most {MAX_HEADER} bytes are allowed"));
+        return fail(format!("header length {length} is absurd, at most {MAX_HEADER} bytes are allowed").into());
     }
     std::str::from_utf8(&rest[..length as usize])
-        .or_else(|e| fail(format!("the header is not UTF-8 at byte {}", LENGTH + e.valid_up_to())))
+        .or_else(|e| fail(Fault::damaged(format!("the header is not UTF-8 (it begins at byte {LENGTH})")).because(e)))
 }
 
 /// Header entries as text, so that nothing in them can take more memory than it has bytes.
@@ -101,9 +98,10 @@ fn read_json<'a>(path: &Path, text: &'a str) -> Result<Raw<'a>> {
     let start = text.trim_start();
     if !start.is_empty() && !start.starts_with('{') {
         let found: String = start.chars().take(20).collect();
-        return Err(Error::malformed(path, format!("the header must be a JSON object, found {}", printable(&found))));
+        let what = format!("the header must be a JSON object, found {}", printable(&found));
+        return Err(Fault::damaged(what).of(path));
     }
-    serde_json::from_str(text).map_err(|e| Error::malformed(path, format!("the header is not valid JSON: {e}")))
+    serde_json::from_str(text).map_err(|e| Fault::damaged("the header is not valid JSON").because(e).of(path))
 }
 
 impl<'de> Deserialize<'de> for Raw<'de> {
@@ -141,7 +139,7 @@ struct Info {
     end: u64,
 }
 
-fn read_info(raw: &RawValue) -> Result<Info, String> {
+fn read_info(raw: &RawValue) -> Result<Info, Fault> {
     #[derive(Deserialize)]
     struct Fields {
         dtype: String,
@@ -149,10 +147,11 @@ fn read_info(raw: &RawValue) -> Result<Info, String> {
         data_offsets: Vec<Json>,
     }
     if raw.get().len() > MAX_INFO {
-        return Err(format!("described by {} bytes of JSON, at most {MAX_INFO} are allowed", raw.get().len()));
+        let found = raw.get().len();
+        return Err(format!("described by {found} bytes of JSON, at most {MAX_INFO} are allowed").into());
     }
     let Fields { dtype, shape, data_offsets } =
-        serde_json::from_str(raw.get()).map_err(|e| format!("cannot be read: {e}"))?;
+        serde_json::from_str(raw.get()).map_err(|e| Fault::damaged("cannot be read").because(e))?;
     let shape = shape
         .iter()
         .map(|dim| dim.as_u64().and_then(|dim| usize::try_from(dim).ok()))
@@ -161,8 +160,11 @@ fn read_info(raw: &RawValue) -> Result<Info, String> {
     let offsets: Option<Vec<u64>> = data_offsets.iter().map(Json::as_u64).collect();
     match offsets.as_deref() {
         Some(&[begin, end]) if begin <= end => Ok(Info { dtype, shape, begin, end }),
-        Some([begin, end]) => Err(format!("begin offset {begin} is larger than end offset {end}")),
-        _ => Err(format!("data_offsets must be two non-negative integers, found {}", Json::from(data_offsets))),
+        Some([begin, end]) => Err(format!("begin offset {begin} is larger than end offset {end}").into()),
+        _ => {
+            let found = Json::from(data_offsets);
+            Err(format!("data_offsets must be two non-negative integers, found {found}").into())
+        }
     }
 }
 
@@ -172,33 +174,29 @@ fn check_tiling(path: &Path, tensors: &[(&String, Info)], data_len: u64) -> Resu
     let mut end = 0;
     let mut previous: Option<&str> = None;
     for (name, info) in tensors {
-        let fail = |what: String| Err(Error::tensor(path, printable(name), what));
+        let fail = |fault: Fault| Err(fault.of_tensor(path, name));
         if info.end > data_len {
-            return fail(format!(
+            return fail(Fault::truncated(format!(
                 "tensor data out of range of the file: it ends at byte {} of the data; the header describes {described} \
                  bytes of data, the file has {data_len}: it is truncated (download or copy it again) or damaged",
                 info.end
-            ));
+            )));
         }
         if info.begin < end {
             let other = printable(previous.unwrap_or_default());
-            return fail(format!(
-                "starts at byte {} of the data and overlaps {other}, which ends at {end}",
-                info.begin
-            ));
+            let what = format!("starts at byte {} of the data and overlaps {other}, which ends at {end}", info.begin);
+            return fail(what.into());
         }
         if info.begin > end {
-            return fail(format!(
-                "bytes {end} to {} of the data, before it, are not covered by any tensor",
-                info.begin
-            ));
+            let what = format!("bytes {end} to {} of the data, before it, are not covered by any tensor", info.begin);
+            return fail(what.into());
         }
         end = info.end;
         previous = Some(name);
     }
     if end < data_len {
         let more = data_len - end;
-        return Err(Error::malformed(path, format!("the file is {more} bytes longer than its header says")));
+        return Err(Fault::damaged(format!("the file is {more} bytes longer than its header says")).of(path));
     }
     Ok(())
 }
@@ -206,24 +204,28 @@ fn check_tiling(path: &Path, tensors: &[(&String, Info)], data_len: u64) -> Resu
 impl Info {
     /// The tensor as bytes of the file, if its range has the size that type and shape call for.
     fn place(self, path: &Path, name: &str, data_start: usize) -> Result<TensorInfo> {
-        let fail = |what: String| Err(Error::tensor(path, printable(name), what));
+        let fail = |fault: Fault| Err(fault.of_tensor(path, name));
         let Info { dtype, shape, begin, end } = self;
         let Some(spec) = dtype::spec_of(&dtype) else {
-            return fail(format!("unknown dtype {}", printable(&dtype)));
+            return fail(Fault::unsupported(format!("unknown dtype {}", printable(&dtype))));
         };
         // Tiling was checked: both offsets are inside the file, whose bytes are addressable.
         let range: Range<usize> = data_start + begin as usize..data_start + end as usize;
         let tensor = TensorInfo { name: name.to_owned(), shape, spec, file: 0, range, packed: None };
         let found = tensor.range.len();
         if tensor.elements().and_then(|n| n.checked_mul(spec.bytes)).is_none() {
-            return fail(format!("shape {:?} is too large: the byte count overflows", tensor.shape));
+            return fail(format!("shape {:?} is too large: the byte count overflows", tensor.shape).into());
         }
         match tensor.expected_bytes() {
             Some(needed) if needed == found => Ok(tensor),
             Some(needed) => {
-                fail(format!("shape {:?} and dtype {dtype} need {needed} bytes, the range has {found}", tensor.shape))
+                let shape = &tensor.shape;
+                fail(format!("shape {shape:?} and dtype {dtype} need {needed} bytes, the range has {found}").into())
             }
-            None => fail(format!("shape {:?}: {dtype} needs rows of a multiple of {}", tensor.shape, spec.block)),
+            None => {
+                let (shape, block) = (&tensor.shape, spec.block);
+                fail(format!("shape {shape:?}: {dtype} needs rows of a multiple of {block}").into())
+            }
         }
     }
 }

@@ -11,11 +11,8 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use super::super::config::read_json;
 use super::super::source::TensorInfo;
-use crate::error::printable;
+use crate::error::{Fault, list, printable};
 use crate::{Error, Result};
-
-/// At most this many problems are listed one by one.
-const MAX_LISTED: usize = 20;
 
 /// The largest known index (a model of 90,000 tensors) has about 10 MB.
 const MAX_BYTES: usize = 64 << 20;
@@ -102,7 +99,7 @@ impl Index {
     /// Reads and checks the file; touches no shard.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let Some(map) = read_json::<File>(path, MAX_BYTES)?.weight_map else {
-            return Err(Error::config(path, "weight_map", "must be an object that maps tensors to files"));
+            return Err(Fault::damaged("must be an object that maps tensors to files").of_key(path, "weight_map"));
         };
         let mut entries = Vec::with_capacity(map.0.len());
         for (tensor, shard) in map.0 {
@@ -113,15 +110,16 @@ impl Index {
                         "shard name \"{}\" must be a plain file name inside the folder; nothing outside is read",
                         printable(&shard)
                     );
-                    return Err(Error::tensor(path, printable(&tensor), what));
+                    return Err(Fault::damaged(what).of_tensor(path, &tensor));
                 }
                 Err(found) => {
-                    return Err(Error::tensor(path, printable(&tensor), format!("must be a file name, found {found}")));
+                    let what = format!("must be a file name, found {found}");
+                    return Err(Fault::damaged(what).of_tensor(path, &tensor));
                 }
             }
         }
         if entries.is_empty() {
-            return Err(Error::config(path, "weight_map", "lists no tensors"));
+            return Err(Fault::damaged("lists no tensors").of_key(path, "weight_map"));
         }
         Ok(Index { path: path.to_owned(), entries })
     }
@@ -132,13 +130,13 @@ impl Index {
     /// If some are not there: all of them.
     pub(super) fn shards(&self, dir: &Path) -> Result<Vec<PathBuf>> {
         let names: BTreeSet<&str> = self.entries.iter().map(|(_, shard)| shard.as_str()).collect();
-        let missing: Vec<String> = names
-            .iter()
-            .filter(|name| matches!(dir.join(name).try_exists(), Ok(false)))
-            .map(|name| format!("missing file {}, named by the index; download it", printable(name)))
-            .collect();
+        let missing: Vec<&str> =
+            names.iter().copied().filter(|name| matches!(dir.join(name).try_exists(), Ok(false))).collect();
         if !missing.is_empty() {
-            return Err(Error::Checkpoint { path: self.path.clone(), problems: shortened(missing) });
+            let line = |name: &&str| format!("missing file {}, named by the index; download it", printable(name));
+            let what = list(&missing.iter().map(line).collect::<Vec<_>>());
+            let missing = missing.into_iter().map(|name| dir.join(name)).collect();
+            return Err(Error::missing(&self.path, missing, what));
         }
         Ok(names.iter().map(|name| dir.join(name)).collect())
     }
@@ -155,15 +153,6 @@ fn is_plain(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     let one = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
     one && !name.contains(['/', '\\', '\0'])
-}
-
-fn shortened(mut problems: Vec<String>) -> Vec<String> {
-    let more = problems.len().saturating_sub(MAX_LISTED);
-    if more > 0 {
-        problems.truncate(MAX_LISTED);
-        problems.push(format!("and {more} more"));
-    }
-    problems
 }
 
 #[cfg(test)]

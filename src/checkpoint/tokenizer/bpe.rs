@@ -7,8 +7,8 @@ use serde_json::Value as Json;
 use super::files::{Files, TokenizerJson};
 use super::rows;
 use super::vocab::{Token, TokenType, padding, texts};
+use crate::error::{Fault, Result};
 use crate::gguf::Value;
-use crate::{Error, Result};
 
 /// GPT-2's stand-in for a space. A merge is written as "left right", so a space inside a token must be spelled so.
 const SPACE: &str = "\u{120}";
@@ -48,7 +48,7 @@ fn named_special(files: &Files) -> HashSet<&str> {
 /// If there are none: llama.cpp refuses such a file.
 pub(super) fn merges(files: &Files, json: &TokenizerJson) -> Result<Value> {
     if json.model.merges.is_empty() {
-        return Err(Error::malformed(&files.path("tokenizer.json"), "a BPE model without merges"));
+        return Err(Fault::damaged("a BPE model without merges").of(&files.path("tokenizer.json")));
     }
     let spell = |part: &str| part.replace(' ', SPACE);
     let lines: Vec<String> = json.model.merges.iter().map(|m| format!("{} {}", spell(&m.0), spell(&m.1))).collect();

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::fs;
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -14,7 +15,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
 
 use crate::checkpoint::mmap;
-use crate::{Error, Result};
+use crate::error::{Fault, Result};
 
 /// The files that say something about the tokenizer of `dir`; absent ones are `None`.
 pub(super) struct Files {
@@ -175,13 +176,15 @@ impl Files {
     pub fn added_tokens_decoder(&self) -> Result<Vec<AddedToken>> {
         let path = self.path("tokenizer_config.json");
         let Some(decoder) = self.setting("added_tokens_decoder") else { return Ok(Vec::new()) };
-        let bad = |what: String| Error::config(&path, "added_tokens_decoder", what);
+        let bad = |fault: Fault| fault.of_key(&path, "added_tokens_decoder");
         let object = decoder.as_object().ok_or_else(|| bad("must be an object from id to token".into()))?;
         let mut tokens = Vec::with_capacity(object.len());
         for (id, token) in object {
-            let id: u64 = id.parse().map_err(|_| bad(format!("key {id:?} is not a token id")))?;
+            let no_id = || Fault::damaged(format!("key {id:?} is not a token id"));
+            let id: u64 = id.parse().map_err(|e: ParseIntError| bad(no_id().because(e)))?;
             let content = token.get("content").and_then(Json::as_str);
-            let content = content.ok_or_else(|| bad(format!("token {id} has no text in \"content\"")))?.to_owned();
+            let content =
+                content.ok_or_else(|| bad(format!("token {id} has no text in \"content\"").into()))?.to_owned();
             let special = token.get("special").and_then(Json::as_bool).unwrap_or(false);
             tokens.push(AddedToken { id, content, special });
         }
@@ -205,7 +208,7 @@ fn slow_bpe(dir: &Path) -> Result<Option<TokenizerJson>> {
         }
         match line.split_whitespace().collect::<Vec<_>>()[..] {
             [a, b] => pairs.push(Merge(a.to_owned(), b.to_owned())),
-            _ => return Err(Error::malformed(&merges, format!("line {}: {line:?} is not two tokens", i + 1))),
+            _ => return Err(Fault::damaged(format!("line {}: {line:?} is not two tokens", i + 1)).of(&merges)),
         }
     }
     let model = Model { kind: Some("BPE".into()), vocab: entries, merges: pairs, ..Model::default() };
@@ -235,7 +238,8 @@ pub(super) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
 pub(super) fn read_text(path: &Path) -> Result<Option<String>> {
     let Some(bytes) = read_bytes(path)? else { return Ok(None) };
     let text = String::from_utf8(bytes).map_err(|e| {
-        Error::malformed(path, format!("not UTF-8: invalid byte at offset {}", e.utf8_error().valid_up_to()))
+        let what = format!("not UTF-8: invalid byte at offset {}", e.utf8_error().valid_up_to());
+        Fault::damaged(what).because(e).of(path)
     })?;
     Ok(Some(match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
@@ -248,8 +252,8 @@ pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Opt
     let Some(bytes) = read_bytes(path)? else { return Ok(None) };
     match serde_json::from_slice(&bytes) {
         Ok(value) => Ok(Some(value)),
-        Err(e) if e.is_data() => Err(Error::malformed(path, format!("unexpected content: {e}"))),
-        Err(e) => Err(Error::malformed(path, format!("not valid JSON: {e}"))),
+        Err(e) if e.is_data() => Err(Fault::json("unexpected content", e).of(path)),
+        Err(e) => Err(Fault::json("not valid JSON", e).of(path)),
     }
 }
 
@@ -260,7 +264,7 @@ const SMALL: u64 = 16 << 20;
 pub(super) fn read_small_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
     match fs::metadata(path) {
         Ok(m) if m.len() > SMALL => {
-            Err(Error::malformed(path, format!("{} bytes; more than {SMALL} are not read", m.len())))
+            Err(Fault::unsupported(format!("{} bytes; more than {SMALL} are not read", m.len())).of(path))
         }
         _ => read_json(path),
     }

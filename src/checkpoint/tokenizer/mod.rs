@@ -24,8 +24,8 @@ use self::files::{Files, TokenizerJson, read_bytes};
 use self::sentencepiece::SentencePiece;
 use self::vocab::Token;
 use super::config::HfConfig;
+use crate::error::{Error, Fault, Result};
 use crate::gguf::{Metadata, Value};
-use crate::{Error, Result};
 
 pub use self::pre::{expressions as pre_tokenizer_expressions, known_names as known_pre_tokenizers};
 pub use self::vocab::TokenType;
@@ -187,25 +187,26 @@ fn kind(files: &Files) -> Result<Kind<'_>> {
         && !(spm::is_tiktoken(&bytes) && files.tokenizer.is_some())
     {
         if spm::is_tiktoken(&bytes) {
-            return Err(Error::malformed(&path, format!("a tiktoken vocabulary, not SentencePiece; {SUPPORTED}")));
+            let what = format!("a tiktoken vocabulary, not SentencePiece; {SUPPORTED}");
+            return Err(Fault::unsupported(what).of(&path));
         }
-        let model = SentencePiece::parse(&bytes)
-            .map_err(|what| Error::malformed(&path, format!("not a SentencePiece model: {what}")))?;
+        let model = SentencePiece::parse(&bytes).map_err(|fault| fault.about("not a SentencePiece model").of(&path))?;
         return Ok(Kind::Model(model));
     }
     let Some(json) = &files.tokenizer else {
         let others = ["tekken.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"];
         let found = others.into_iter().find(|f| files.path(f).is_file());
         let found = found.map_or(String::new(), |f| format!(", only {f}, which is of another kind"));
-        return Err(Error::malformed(&files.dir, format!("no tokenizer found{found}; {SUPPORTED}")));
+        let missing = vec![files.path("tokenizer.json")];
+        return Err(Error::missing(&files.dir, missing, format!("no tokenizer found{found}; {SUPPORTED}")));
     };
     let path = files.path("tokenizer.json");
     let kind = json.model.kind.as_deref().unwrap_or("BPE");
     if kind != "BPE" {
-        return Err(Error::malformed(&path, format!("a tokenizer of the {kind} kind; {SUPPORTED}")));
+        return Err(Fault::unsupported(format!("a tokenizer of the {kind} kind; {SUPPORTED}")).of(&path));
     }
     if json.model.vocab.0.is_empty() {
-        return Err(Error::malformed(&path, "model.vocab is missing or empty"));
+        return Err(Fault::damaged("model.vocab is missing or empty").of(&path));
     }
     if json.model.byte_fallback {
         return Ok(Kind::Fallback(json));
@@ -213,5 +214,5 @@ fn kind(files: &Files) -> Result<Kind<'_>> {
     if pre::is_byte_level(&json.pre_tokenizer) || pre::is_byte_level(&json.decoder) {
         return Ok(Kind::ByteLevel(json));
     }
-    Err(Error::malformed(&path, format!("BPE that is neither byte-level nor has byte fallback; {SUPPORTED}")))
+    Err(Fault::unsupported(format!("BPE that is neither byte-level nor has byte fallback; {SUPPORTED}")).of(&path))
 }

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::files::{Files, TokenizerJson};
 use super::pre_table::{CONTRACTIONS, GPT2, KNOWN, Known, OTHER_NAMES};
-use crate::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// Every name that llama.cpp knows, sorted.
 pub fn known_names() -> Vec<&'static str> {
@@ -64,7 +64,7 @@ pub(super) fn name(
     if let Some(wanted) = wanted {
         return match known_names().contains(&wanted) {
             true => Ok(wanted.to_owned()),
-            false => Err(Error::setting(format!("`pre` {wanted}: llama.cpp knows {}", names()))),
+            false => Err(Error::setting("pre", wanted, format!("llama.cpp knows {}", names()))),
         };
     }
     if json.pre_tokenizer.is_null() {
@@ -87,7 +87,7 @@ pub(super) fn name(
             "{shown} is none of those llama.cpp has. If one of its names is close enough, give it as `pre`: {}",
             names()
         );
-        return Err(Error::malformed(&files.path("tokenizer.json"), what));
+        return Err(Fault::unsupported(what).of(&files.path("tokenizer.json")));
     };
     let prefix = |s: &&Json| kind(s) == "ByteLevel" && s.get("add_prefix_space").and_then(Json::as_bool) == Some(true);
     if flat(&json.pre_tokenizer).iter().any(prefix) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::files::{Files, TokenizerJson};
 use super::vocab::{Token, TokenType};
-use crate::{Error, Result};
+use crate::error::{Fault, Result};
 
 /// Puts `entries` into their rows.
 pub(super) fn place(
@@ -16,7 +16,8 @@ pub(super) fn place(
     for (text, id) in entries {
         let row = row(path, *id, text, tokens)?;
         if row.kind != TokenType::Unused {
-            return Err(Error::malformed(path, format!("tokens {:?} and {text:?} have the same id {id}", row.text)));
+            let what = format!("tokens {:?} and {text:?} have the same id {id}", row.text);
+            return Err(Fault::damaged(what).of(path));
         }
         *row = make(text);
     }
@@ -45,6 +46,6 @@ fn row<'t>(path: &Path, id: u64, text: &str, tokens: &'t mut [Token]) -> Result<
     let rows = tokens.len();
     usize::try_from(id).ok().and_then(|id| tokens.get_mut(id)).ok_or_else(|| {
         let what = format!("token id {id} ({text:?}) is outside the vocabulary of {rows} (rows of the embedding)");
-        Error::malformed(path, what)
+        Fault::damaged(what).of(path)
     })
 }

@@ -3,6 +3,8 @@
 //! Protocol buffers' wire format, read by hand: five kinds of fields, every length checked against what is left.
 //! Fields that are not ours are skipped. Numbers of fields: sentencepiece_model.proto.
 
+use crate::error::Fault;
+
 /// One piece; `kind` as in the file: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Piece {
@@ -38,18 +40,23 @@ impl<'a> Reader<'a> {
         Reader { bytes, length: bytes.len() }
     }
 
-    fn error(&self, what: &str) -> String {
+    fn at(&self, what: &str) -> String {
         format!("{what} at byte {} of a message of {} bytes", self.length - self.bytes.len(), self.length)
     }
 
-    fn take(&mut self, n: u64) -> Result<&'a [u8], String> {
+    fn error(&self, what: &str) -> Fault {
+        Fault::damaged(self.at(what))
+    }
+
+    fn take(&mut self, n: u64) -> Result<&'a [u8], Fault> {
         let split = usize::try_from(n).ok().and_then(|n| self.bytes.split_at_checked(n));
-        let (head, tail) = split.ok_or_else(|| self.error(&format!("a field of {n} bytes reaches past the end")))?;
+        let (head, tail) =
+            split.ok_or_else(|| Fault::truncated(self.at(&format!("a field of {n} bytes reaches past the end"))))?;
         self.bytes = tail;
         Ok(head)
     }
 
-    fn varint(&mut self) -> Result<u64, String> {
+    fn varint(&mut self) -> Result<u64, Fault> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let byte = self.take(1)?[0];
@@ -61,7 +68,7 @@ impl<'a> Reader<'a> {
         Err(self.error("a number longer than ten bytes"))
     }
 
-    fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, String> {
+    fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, Fault> {
         if self.bytes.is_empty() {
             return Ok(None);
         }
@@ -91,7 +98,7 @@ impl SentencePiece {
     ///
     /// # Errors
     /// What is wrong, and where, if it is not a SentencePiece model.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, Fault> {
         // The defaults of the .proto file.
         let mut model = SentencePiece { pieces: Vec::new(), model_type: 1, add_dummy_prefix: true };
         let mut reader = Reader::new(bytes);
@@ -110,7 +117,7 @@ impl SentencePiece {
     }
 }
 
-fn each_varint(bytes: &[u8], number: u64, mut set: impl FnMut(u64)) -> Result<(), String> {
+fn each_varint(bytes: &[u8], number: u64, mut set: impl FnMut(u64)) -> Result<(), Fault> {
     let mut reader = Reader::new(bytes);
     while let Some((n, field)) = reader.next()? {
         match field {
@@ -121,13 +128,14 @@ fn each_varint(bytes: &[u8], number: u64, mut set: impl FnMut(u64)) -> Result<()
     Ok(())
 }
 
-fn piece(bytes: &[u8], index: usize) -> Result<Piece, String> {
+fn piece(bytes: &[u8], index: usize) -> Result<Piece, Fault> {
     let mut piece = Piece { text: String::new(), score: 0.0, kind: 1 };
     let mut reader = Reader::new(bytes);
     while let Some((number, field)) = reader.next()? {
         match (number, field) {
             (1, Field::Bytes(b)) => {
-                let text = std::str::from_utf8(b).map_err(|_| format!("piece {index} is not UTF-8"))?;
+                let text = std::str::from_utf8(b)
+                    .map_err(|e| Fault::damaged(format!("piece {index} is not UTF-8")).because(e))?;
                 piece.text = text.to_owned();
             }
             (2, Field::Fixed32(b)) => piece.score = f32::from_le_bytes(b),
@@ -137,7 +145,7 @@ fn piece(bytes: &[u8], index: usize) -> Result<Piece, String> {
     }
     match piece.score.is_finite() {
         true => Ok(piece),
-        false => Err(format!("piece {index} ({:?}) has the score {}", piece.text, piece.score)),
+        false => Err(format!("piece {index} ({:?}) has the score {}", piece.text, piece.score).into()),
     }
 }
 
@@ -169,12 +177,16 @@ mod tests {
         assert_eq!((model.model_type, model.add_dummy_prefix), (2, false));
     }
 
+    fn refusal(bytes: &[u8]) -> String {
+        SentencePiece::parse(bytes).unwrap_err().of("m".as_ref()).to_string()
+    }
+
     #[test]
     fn hostile_bytes_are_errors() {
         assert!(SentencePiece::parse(b"").is_err());
         let huge = [10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
-        assert!(SentencePiece::parse(&huge).unwrap_err().contains("past the end"));
-        assert!(SentencePiece::parse(&[0xff; 32]).unwrap_err().contains("ten bytes"));
+        assert!(refusal(&huge).contains("past the end"));
+        assert!(refusal(&[0xff; 32]).contains("ten bytes"));
         let good = sample();
         for cut in 0..good.len() {
             let _ = SentencePiece::parse(&good[..cut]);

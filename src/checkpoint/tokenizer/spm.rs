@@ -9,7 +9,7 @@ use super::files::{AddedToken, Files, TokenizerJson};
 use super::rows;
 use super::sentencepiece::{Piece, SentencePiece};
 use super::vocab::{ADDED_SCORE, Token, TokenType, padding};
-use crate::{Error, Result};
+use crate::error::{Fault, Result};
 
 /// How the checkpoint's family treats its vocabulary; see `super::Family`.
 #[derive(Clone, Copy)]
@@ -55,10 +55,8 @@ pub(super) fn from_model(
             4 => "Char",
             _ => "unknown",
         };
-        return Err(Error::malformed(
-            &path,
-            format!("a SentencePiece model of the {kind} kind; supported: SentencePiece BPE, byte-level BPE"),
-        ));
+        let what = format!("a SentencePiece model of the {kind} kind; supported: SentencePiece BPE, byte-level BPE");
+        return Err(Fault::unsupported(what).of(&path));
     }
     let mut tokens = padding(rows);
     let mut left_out = Vec::new();
@@ -74,7 +72,8 @@ pub(super) fn from_model(
     };
     for (content, id) in files.added_tokens.iter().flatten() {
         let id = id.as_u64().ok_or_else(|| {
-            Error::config(&files.path("added_tokens.json"), content, format!("must be a token id, found {id}"))
+            let what = format!("must be a token id, found {id}");
+            Fault::damaged(what).of_key(&files.path("added_tokens.json"), content)
         })?;
         put(id, Token { text: content.clone(), score: ADDED_SCORE, kind: TokenType::UserDefined });
     }

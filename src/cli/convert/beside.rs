@@ -19,8 +19,9 @@ pub(super) fn check(args: &Convert, output: &Path) -> Result<()> {
         let Some(path) = path else { continue };
         let own = place(path);
         if let Some((other, _)) = taken.iter().find(|(_, known)| *known == own) {
-            let what = format!("is named by `{other}` and by `{setting}`; give each a file of its own");
-            return Err(Error::destination(path, what));
+            let what =
+                format!("{} is named by `{other}` and by `{setting}`; give each a file of its own", path.display());
+            return Err(Error::conflict([other, setting], what));
         }
         files::check(path, setting, args.force)?;
         taken.push((setting, own));

@@ -57,8 +57,8 @@ fn passes(args: &Convert, passes: &mut Vec<PassSpec>) -> Result<()> {
             [awq] if awq.name.eq_ignore_ascii_case("awq") => passes.push(PassSpec::new("clip")),
             _ => {
                 let method = args.method.as_deref().unwrap_or("rtn");
-                let what = format!("--clip belongs to --method awq alone; {method} finds its own ranges");
-                return Err(Error::setting(what));
+                let what = format!("`clip` belongs to `method` awq alone; {method} finds its own ranges");
+                return Err(Error::conflict(["clip", "method"], what));
             }
         }
     }

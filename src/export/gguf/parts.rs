@@ -4,12 +4,12 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::{layout, layout_some, sizes};
+use super::layout::{layout, layout_some, sizes};
 use crate::checkpoint::gguf::split;
 use crate::export::{FileMap, Output, Sink, shards};
 use crate::files;
 use crate::gguf::{ALIGNMENT_KEY, Metadata, Value};
-use crate::options::{Opt, OptKind};
+use crate::options::{Opt, OptKind, UNLIMITED};
 use crate::plan::Plan;
 use crate::watch::Watch;
 use crate::{Error, Result};
@@ -17,10 +17,10 @@ use crate::{Error, Result};
 /// The option of the format.
 pub(super) const SPLIT: Opt = Opt {
     name: "split_max_size",
-    about: "Size of a GGUF file, at most, such as 4GB: larger models are written as several, NAME-00001-of-00003.gguf \
-            and so on, which llama.cpp loads by the first [default: one file]",
+    about: "Size of a GGUF file, at most, such as 4GB. A larger model is written as NAME-00001-of-00003.gguf and so on; \
+            llama.cpp loads all of them when given the first",
     kind: OptKind::Size,
-    default: "18446744073709551615",
+    default: UNLIMITED,
 };
 
 /// One of the files.
@@ -47,9 +47,8 @@ pub(super) fn cut(plan: &Plan, metadata: &Metadata, limit: u64) -> Result<Vec<Pa
         return Ok(vec![Part { map: layout(plan, metadata)?, range: all }]);
     }
     let Ok(count) = u16::try_from(runs.len()) else {
-        let what =
-            format!("`{}` {limit} makes {} files; a GGUF model has at most {}", SPLIT.name, runs.len(), u16::MAX);
-        return Err(Error::setting(what));
+        let what = format!("makes {} files; a GGUF model has at most {}", runs.len(), u16::MAX);
+        return Err(Error::setting(SPLIT.name, limit, what));
     };
     let fields: usize = plan.tensors.iter().map(|t| t.fields.len()).sum();
     let part = |(no, range): (usize, Range<usize>)| {

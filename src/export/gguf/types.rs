@@ -32,23 +32,23 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Wei
         return Ok(Assigned { warning, ..assigned(request, file_type.name, file_type) });
     }
     if quantised.is_none() {
-        let what = "`type` keep carries the integers of a quantised checkpoint over; this one has floats: name a type";
-        return Err(Error::setting(what));
+        let what = "carries the integers of a quantised checkpoint over; this one has floats: name a type";
+        return Err(Error::setting("type", KEEP, what));
     }
     let choosing = request.choosing;
     let idle = [
-        (choosing.method, "`method`"),
-        (choosing.imatrix, "`importance.file`"),
-        (choosing.calibrate, "`importance.calibrate`"),
-        (choosing.reference, "`scales` reference"),
-        (request.pure, "`pure`"),
+        (choosing.method, "method", ""),
+        (choosing.imatrix, "importance.file", ""),
+        (choosing.calibrate, "importance.calibrate", ""),
+        (choosing.reference, "scales", " reference"),
+        (request.pure, "pure", ""),
     ];
-    if let Some((_, setting)) = idle.iter().find(|(given, _)| *given) {
+    if let Some((_, setting, value)) = idle.iter().find(|(given, ..)| *given) {
         let what = format!(
-            "the checkpoint is quantised, and `type` keep chooses no codes: leave out {setting}, or name a `type`, \
-             which rounds it a second time"
+            "the checkpoint is quantised, and `type` keep chooses no codes: leave out `{setting}`{value}, or name a \
+             `type`, which rounds it a second time"
         );
-        return Err(Error::setting(what));
+        return Err(Error::conflict(["type", setting], what));
     }
     let edits = weights.sort_groups();
     let weights = weights.edited(&edits)?;

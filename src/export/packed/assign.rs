@@ -6,8 +6,8 @@ use aurora_quantizers::{Store, formats};
 
 use super::super::{Assigned, Request};
 use super::layout::Codes;
-use crate::Result;
 use crate::checkpoint::TensorSource;
+use crate::error::{Fault, Result};
 use crate::model::{Import, ParamId, Role};
 use crate::plan::FileType;
 use crate::weights::{Edits, Kept, Weights};
@@ -40,7 +40,9 @@ fn check(weights: &Weights<'_>) -> Result<()> {
     let transposed = |id: &ParamId| *weights.import(*id) == Import::Transpose;
     match (0..weights.graph().params.len()).map(ParamId).find(transposed) {
         Some(id) => {
-            Err(weights.error(id, "is stored [in, out]; such models can be written as GGUF or safetensors only"))
+            let (path, name) = weights.place(id);
+            let what = "is stored [in, out]; such models can be written as GGUF or safetensors only";
+            Err(Fault::unsupported(what).of_tensor(path, &name))
         }
         None => Ok(()),
     }

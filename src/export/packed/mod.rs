@@ -40,7 +40,7 @@ impl Exporter for PackedExporter {
         if matches!(source.config(), Config::Gguf(_)) {
             let name = self.0.about().name;
             let what = format!("`format` {name} needs a Hugging Face checkpoint, this is a GGUF file");
-            return Err(Error::setting(what));
+            return Err(Error::conflict(["format", "model"], what));
         }
         assign::assign(self.0.about().name, codes, request, source, weights)
     }

@@ -53,7 +53,8 @@ pub(super) fn of_gguf(config: &GgufConfig, contents: Contents<'_>, dtype: &str) 
         Some(values)
     };
     let map = model::hf_config(model, &small);
-    let mut map = map.map_err(|what| config.error("general.architecture", format!("`format` safetensors: {what}")))?;
+    let mut map =
+        map.map_err(|what| config.unsupported("general.architecture", format!("`format` safetensors: {what}")))?;
     map.insert(DTYPES[0].to_owned(), json!(dtype));
     let mut notes = vec![
         "config.json and tokenizer are made of the GGUF file's keys; those do not hold how text is normalised, how new \
@@ -62,7 +63,7 @@ pub(super) fn of_gguf(config: &GgufConfig, contents: Contents<'_>, dtype: &str) 
     ];
     let mut files = Files::new();
     match tokenizer::restored(&config.path, &config.metadata) {
-        Err(e) => notes.push(format!("no tokenizer is written: {e}")),
+        Err(e) => notes.push(format!("no tokenizer is written: {}", e.explain())),
         Ok(mut restored) => {
             let ends = match restored.ends[..] {
                 [one] => json!(one),

@@ -66,7 +66,7 @@ pub(super) fn chosen(request: &Request) -> Result<Option<&'static Spec>> {
     let Some(name) = &request.file_type else { return Ok(None) };
     match ["f32", "f16", "bf16"].iter().find(|known| known.eq_ignore_ascii_case(name)) {
         Some(known) => Ok(Some(named(known))),
-        None => Err(Error::unsupported(format!("`type` {name}: `format` safetensors has f32, f16 and bf16"))),
+        None => Err(Error::setting("type", name, "`format` safetensors has f32, f16 and bf16")),
     }
 }
 

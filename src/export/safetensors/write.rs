@@ -12,8 +12,8 @@ use super::super::{Contents, Prepared, Sink, companions};
 use super::config;
 use super::places::{Places, Target, stored_row};
 use super::stored::{less_one, store};
-use crate::Result;
 use crate::checkpoint::{Config, TensorSource, directory_of};
+use crate::error::{Error, Quantity, Result};
 use crate::files::AtomicFile;
 use crate::model::{Import, ParamId};
 use crate::watch::Watch;
@@ -186,7 +186,10 @@ impl Writing<'_> {
                 }
             }
         }
-        scan(&values).check(target.spec).map_err(|e| weights.error(t.param, format!("{e}; use another `type`")))?;
+        scan(&values).check(target.spec).map_err(|e| {
+            let (path, name) = weights.place(t.param);
+            Error::numbers(Some(path), &name, Quantity::Weights, "needs another `type`", e)
+        })?;
         let mut bytes = vec![0; values.len() * target.spec.bytes];
         store(target.spec).encode(&values, Scales::Reference, &mut bytes);
         Ok(bytes)

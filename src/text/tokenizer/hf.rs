@@ -1,14 +1,18 @@
 //! tokenizer.json, by the `tokenizers` crate; and what else a directory says about the end of a text.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde_json::Value as Json;
+use tokenizers::ConvertError;
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
 use super::Special;
 use crate::checkpoint::config::HfConfig;
+use crate::error::Fault;
 use crate::{Error, Result};
+
+const UNREADABLE: &str = "not a tokenizer that can be read";
 
 /// An opened tokenizer.json.
 pub(super) struct TokenizerJson {
@@ -25,8 +29,12 @@ impl std::fmt::Debug for TokenizerJson {
 impl TokenizerJson {
     pub fn open(path: &Path) -> Result<Self> {
         // Files of earlier releases are brought to the one form that the reader accepts.
-        let text = tokenizers::canonicalize_file(path).map_err(|e| Error::malformed(path, e.to_string()))?;
-        let inner = tokenizers::from_json(&text).map_err(|e| Error::malformed(path, e.to_string()))?;
+        let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+        let text = tokenizers::canonicalize_str(&text).map_err(|e| match e {
+            ConvertError::Json(e) => Fault::json("not valid JSON", e).of(path),
+            e => Fault::damaged(UNREADABLE).because(e).of(path),
+        })?;
+        let inner = tokenizers::from_json(&text).map_err(|e| Fault::unsupported(UNREADABLE).because(e).of(path))?;
         Ok(TokenizerJson { path: path.to_owned(), inner })
     }
 
@@ -40,7 +48,7 @@ impl TokenizerJson {
         };
         let mut tokens = Vec::new();
         let done = self.inner.encode_into(text, &options, &mut tokens);
-        done.map_err(|e| Error::malformed(&self.path, format!("cannot tokenize the text: {e}")))?;
+        done.map_err(|e| Fault::damaged("cannot tokenize the text").because(e).of(&self.path))?;
         Ok(tokens.into_iter().map(PipelineToken::id).collect())
     }
 }
@@ -49,8 +57,8 @@ impl TokenizerJson {
 pub(super) fn with_listed_ends(config: &HfConfig, mut ends: Vec<u32>, rows: usize) -> Result<Vec<u32>> {
     let path = config.path.with_file_name("generation_config.json");
     let generation: Option<Json> = match fs::read(&path) {
-        Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|e| Error::malformed(&path, e.to_string()))?),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|e| Fault::json("not valid JSON", e).of(&path))?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(Error::io(&path, "read", e)),
     };
     let listed = [config.get("eos_token_id"), generation.as_ref().and_then(|g| g.get("eos_token_id"))];

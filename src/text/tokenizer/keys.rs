@@ -5,6 +5,7 @@ use std::path::Path;
 use super::pre::{self, PRE};
 use super::vocab::{Spelling, Vocab};
 use crate::checkpoint::tokenizer::TokenType;
+use crate::error::Fault;
 use crate::gguf::{Metadata, Value};
 use crate::{Error, Result};
 
@@ -90,8 +91,8 @@ const FILL_MARKS: &[&str] = &[
 const SHOWN: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
 
 impl Keys<'_> {
-    pub fn error(&self, key: &str, what: impl Into<String>) -> Error {
-        Error::config(self.path, key, what)
+    pub fn error(&self, key: &str, fault: impl Into<Fault>) -> Error {
+        fault.into().of_key(self.path, key)
     }
 
     fn text(&self, key: &str) -> Result<Option<&str>> {
@@ -138,7 +139,8 @@ impl Keys<'_> {
             "gpt2" => Spelling::ByteLevel,
             other => {
                 let known = "supported are \"llama\" (SentencePiece BPE) and \"gpt2\" (byte-level BPE)";
-                return Err(self.error(MODEL, format!("a tokenizer of the kind {other:?}; {known}")));
+                let what = format!("a tokenizer of the kind {other:?}; {known}");
+                return Err(self.error(MODEL, Fault::unsupported(what)));
             }
         };
         let spm = spelling == Spelling::SentencePiece;

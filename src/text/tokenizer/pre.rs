@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use crate::checkpoint::tokenizer::{known_pre_tokenizers, pre_tokenizer_expressions};
+use crate::error::{Cause, Fault};
 use crate::{Error, Result};
 
 /// The key that names a pre-tokenizer.
@@ -112,9 +113,14 @@ impl Splitter {
             let mut known = known_pre_tokenizers();
             known.retain(|name| expressions(name).is_some());
             let what = format!("the pre-tokenizer {pre:?} is not supported; known are {}", known.join(", "));
-            Error::config(path, PRE, what)
+            Fault::unsupported(what).of_key(path, PRE)
         })?;
-        let compile = |step: &&str| Step::new(step).map_err(|e| Error::config(path, PRE, format!("{pre}: {e}")));
+        let compile = |step: &&str| {
+            Step::new(step).map_err(|cause| {
+                let what = format!("{}: the pre-tokenizer {pre:?} has a wrong expression in the table", path.display());
+                Error::Bug { what, source: Some(cause) }
+            })
+        };
         Ok(Splitter { steps: steps.iter().map(compile).collect::<Result<_>>()? })
     }
 
@@ -133,19 +139,17 @@ impl Splitter {
 }
 
 impl Step {
-    fn new(expression: &str) -> std::result::Result<Step, String> {
+    fn new(expression: &str) -> std::result::Result<Step, Cause> {
         let expression = expression.replace(FOLDED, SPELLED);
         for (ending, plain, newlines) in ENDINGS {
             if let Some(start) = expression.strip_suffix(ending).filter(|start| !start.contains("(?=")) {
-                let regex = regex::Regex::new(&format!("{start}{plain}")).map_err(|e| e.to_string())?;
+                let regex = regex::Regex::new(&format!("{start}{plain}"))?;
                 return Ok(Step::Spaces { regex, newlines: *newlines });
             }
         }
         match regex::Regex::new(&expression) {
             Ok(regex) => Ok(Step::Linear(regex)),
-            Err(_) => {
-                fancy_regex::Regex::new(&expression).map(|r| Step::Backtracking(Box::new(r))).map_err(|e| e.to_string())
-            }
+            Err(_) => Ok(Step::Backtracking(Box::new(fancy_regex::Regex::new(&expression)?))),
         }
     }
 

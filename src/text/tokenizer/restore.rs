@@ -12,6 +12,7 @@ use super::pre::{self, PRE};
 use super::vocab::{META_SPACE, Vocab};
 use crate::Result;
 use crate::checkpoint::tokenizer::TokenType;
+use crate::error::Fault;
 use crate::gguf::{Metadata, Value};
 
 /// A tokenizer, as files of a Hugging Face folder.
@@ -50,7 +51,8 @@ pub fn restored(path: &Path, metadata: &Metadata) -> Result<Restored> {
         None => (sentence_piece(&loaded.vocab), sentence_piece_steps(loaded.space_prefix)),
         Some(merges) => {
             let steps = byte_level_steps(&loaded.pre).ok_or_else(|| {
-                keys.error(PRE, format!("{:?} names no pre-tokenizer that is known here", loaded.pre))
+                let what = format!("{:?} names no pre-tokenizer that is known here", loaded.pre);
+                keys.error(PRE, Fault::unsupported(what))
             })?;
             (byte_level(&loaded, merges), steps)
         }

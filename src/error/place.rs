@@ -1,0 +1,130 @@
+//! Where in a file something is wrong, and which tensors.
+
+use std::collections::HashMap;
+use std::fmt;
+
+/// Where in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Within {
+    /// Its frame, or the whole of it.
+    #[default]
+    File,
+    /// A key of config.json, of a GGUF header or of another file of settings, as it is spelled there.
+    Key(String),
+    /// A tensor, by its name there.
+    Tensor(String),
+}
+
+impl fmt::Display for Within {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Within::File => Ok(()),
+            Within::Key(key) => write!(f, "{key}: "),
+            Within::Tensor(tensor) => write!(f, "tensor {tensor}: "),
+        }
+    }
+}
+
+/// What numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantity {
+    /// A tensor of the checkpoint.
+    Weights,
+    /// What the model computes of a text.
+    Activations,
+    /// Sums over activations, in a file of statistics.
+    Statistics,
+}
+
+/// A tensor that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorFault {
+    /// Its name.
+    pub tensor: String,
+    /// In which way.
+    pub misfit: Misfit,
+    /// The same for people, with the tensor's name.
+    pub what: String,
+}
+
+/// How a tensor does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Misfit {
+    /// It is not there.
+    Missing,
+    /// It has another shape; outermost dimension first.
+    Shape {
+        /// The shape that it has.
+        found: Vec<usize>,
+        /// The shape that is needed.
+        needed: Vec<usize>,
+    },
+    /// It holds another kind of numbers than are needed, or than are read.
+    Type {
+        /// The type's name.
+        found: String,
+    },
+    /// Nothing is known that it could be.
+    Unexpected,
+}
+
+impl fmt::Display for TensorFault {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// At most so many faults are listed; the error holds all.
+const LISTED: usize = 200;
+
+/// As many as are listed one by one if they differ in nothing but the numbers in their names.
+const FEW: usize = 3;
+
+/// One line for each fault, or for many of one kind: blocks and experts mostly share a fault.
+pub(super) fn tensors(faults: &[TensorFault]) -> String {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    faults.iter().for_each(|fault| *counts.entry(numbered(&fault.what)).or_default() += 1);
+    let mut lines = Vec::new();
+    for fault in faults {
+        let kind = numbered(&fault.what);
+        match counts.get(&kind).copied() {
+            None => {}
+            Some(0..=FEW) => lines.push(fault.what.clone()),
+            Some(count) => {
+                lines.push(format!("{}; the same of {} more ({})", fault.what, count - 1, numbered(&fault.tensor)));
+                counts.remove(&kind);
+            }
+        }
+    }
+    list(&lines)
+}
+
+/// A name, or a text with names, with `*` for every number between dots.
+fn numbered(text: &str) -> String {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    text.split('.').map(|part| if digits(part) { "*" } else { part }).collect::<Vec<_>>().join(".")
+}
+
+/// One fault as it is, several one under the other.
+pub(crate) fn list<T: fmt::Display>(faults: &[T]) -> String {
+    if let [one] = faults {
+        return one.to_string();
+    }
+    let mut text = format!("{} problems", faults.len());
+    faults.iter().take(LISTED).for_each(|fault| text.push_str(&format!("\n  {fault}")));
+    match faults.len() {
+        0..=LISTED => text,
+        all => text + &format!("\n  and {} more", all - LISTED),
+    }
+}
+
+/// A name read from a file, fit for an error message: control characters escaped, and never pages long.
+pub(crate) fn printable(name: &str) -> String {
+    const LIMIT: usize = 200;
+    let mut text: String = name.chars().take(LIMIT).flat_map(char::escape_debug).collect();
+    if name.chars().nth(LIMIT).is_some() {
+        text.push_str("...");
+    }
+    text
+}
