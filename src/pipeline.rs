@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use aurora_quantizers::gptq::Guess;
 use aurora_quantizers::scan::{Scan, scan};
-use aurora_quantizers::{NumError, Scales, matrix, par};
+use aurora_quantizers::{NumError, Scales, matrix, matrix_mut, par};
 
 pub(crate) mod alone;
 pub mod blocks;
@@ -226,9 +226,9 @@ fn convert(
         let rows = from..(from + step).min(chunk.rows.end);
         values.resize(rows.len() * cols, 0.0);
         if t.carried {
-            weights.carry(t.param, rows.clone(), t.store, values, bytes);
+            weights.carry(t.param, rows.clone(), t.store, matrix_mut(values, cols), bytes);
         } else {
-            weights.rows(t.param, rows.clone(), values);
+            weights.rows(t.param, rows.clone(), matrix_mut(values, cols));
         }
         let mut found = Seen { scan: scan(values), error: None };
         if found.scan.check(t.spec()).is_ok() {
