@@ -167,14 +167,13 @@ fn sums_are_those_of_what_linears_see() {
             let param = opened.model.graph.param(*id);
             let entry = &all.entries[&param.name];
             let at = expert.unwrap_or(0);
-            let cols = entry.cols;
-            assert_eq!((entry.counts[at] as usize, cols), x.dim(), "{name}: {}", param.name);
+            assert_eq!((entry.counts[at] as usize, entry.dim().1), x.dim(), "{name}: {}", param.name);
             for (c, column) in x.columns().into_iter().enumerate() {
                 let column = column.into_iter().map(|&x| f64::from(x));
                 let (sq, abs) = (column.clone().map(|x| x * x).sum::<f64>(), column.map(f64::abs).sum::<f64>());
                 // f64 sums, rounded once.
                 let close = |found: f32, want: f64| (f64::from(found) - want).abs() <= want * 1e-7;
-                let found = [&entry.sum_sq, &entry.sum_abs].map(|sums| sums[at * cols + c]);
+                let found = [&entry.sum_sq, entry.sum_abs.as_ref().unwrap()].map(|sums| sums[[at, c]]);
                 assert!(close(found[0], sq) && close(found[1], abs), "{name}: {} column {c}", param.name);
             }
             matrices += 1;
@@ -193,8 +192,7 @@ fn experts_without_a_token_count_alike_and_are_named() {
     // One token, two of four experts: two idle ones in each of three matrices of every block.
     assert_eq!(found.idle.len(), 2 * 3 * blocks);
     for (id, expert) in &found.idle {
-        let cols = graph.param(*id).cols();
-        assert!(found.values[id][expert * cols..(expert + 1) * cols].iter().all(|x| *x == 1.0));
+        assert!(found.values[id].row(*expert).iter().all(|x| *x == 1.0));
     }
 }
 
@@ -284,8 +282,9 @@ fn merged_files_are_the_single_run() {
     let mut grams = 0;
     for (name, one) in &whole.entries {
         let two = &sum.entries[name];
-        assert_eq!((one.cols, &one.counts), (two.cols, &two.counts), "{name}");
-        for (a, b) in one.sum_sq.iter().zip(&two.sum_sq).chain(one.sum_abs.iter().zip(&two.sum_abs)) {
+        assert_eq!((one.dim(), &one.counts), (two.dim(), &two.counts), "{name}");
+        let abs = [one, two].map(|entry| entry.sum_abs.as_ref().unwrap());
+        for (a, b) in one.sum_sq.iter().zip(&two.sum_sq).chain(abs[0].iter().zip(abs[1])) {
             assert!(close(f64::from(*a), f64::from(*b), f64::from(*a)), "{name}: {a} {b}");
         }
         let (Some(a), Some(b)) = (whole.gram(name, 0).unwrap(), sum.gram(name, 0).unwrap()) else { continue };
@@ -295,9 +294,9 @@ fn merged_files_are_the_single_run() {
         // begin at other tokens. The largest is at most the root of the sum of squares, so by how roundings add up,
         // sums are off by one part in 2047 * sqrt(6) of that or so; four times as much would be no accident.
         let apart = |a: f64, b: f64, scale: f64| (a - b).abs() / (4.0 / (2047.0 * 6f64.sqrt()) * scale);
-        for i in 0..one.cols {
+        for i in 0..one.dim().1 {
             // The diagonal is the sum of squares, summed another way.
-            let squares = f64::from(one.sum_sq[i]);
+            let squares = f64::from(one.sum_sq[[0, i]]);
             assert!(apart(diagonal[i], squares, squares) <= 1.0, "{name} at {i}");
             for j in 0..=i {
                 let scale = (diagonal[i] * diagonal[j]).sqrt();
