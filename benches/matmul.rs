@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use aurora_quant::runtime::kernels::{Acts, Dense, matmul};
-use aurora_quantizers::{Scales, formats};
+use aurora_quantizers::{Scales, formats, view};
 use rayon::prelude::*;
 
 const LAYERS: usize = 16;
@@ -43,13 +43,14 @@ fn pass(layers: &[Vec<Vec<Dense>>], head: &Dense, x: &[f32], tokens: usize, exac
     for layer in layers {
         for group in layer {
             let cols = group[0].cols();
-            let acts = Acts::new(&x[..tokens * cols], tokens, cols);
+            let acts = Acts::new(view::matrix(&x[..tokens * cols], cols));
             for w in group {
-                matmul(w, &acts, exact, &mut out[..tokens * w.rows()]);
+                matmul(w, &acts, exact, view::matrix_mut(&mut out[..tokens * w.rows()], w.rows()));
             }
         }
     }
-    matmul(head, &Acts::new(&x[..head.cols()], 1, head.cols()), exact, &mut out[..HEAD]);
+    let last = Acts::new(view::matrix(&x[..head.cols()], head.cols()));
+    matmul(head, &last, exact, view::matrix_mut(&mut out[..HEAD], HEAD));
     start.elapsed().as_secs_f64()
 }
 

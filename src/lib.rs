@@ -27,6 +27,10 @@
 //! # }
 //! ```
 //!
+//! Matrices are `[rows, cols]` = `[out, in]`, or `[tokens, width]`, and cross as arrays and views of [ndarray]: one of
+//! another shape is refused even where its length would fit. A view's rows must lie one after the other
+//! ([`aurora_quantizers::view`]); vectors are slices.
+//!
 //! Work that takes long tells a [`watch::Watch`] how far it is, and asks it whether to go on. Errors are [`Error`]: a
 //! kind for each cause that a caller would treat differently, with the file, the tensor, what was found and what to
 //! try. Lower errors are kept as sources; [`Error::explain`] tells the whole story.

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use aurora_quantizers::gptq::Guess;
 use aurora_quantizers::scan::{Scan, scan};
-use aurora_quantizers::{NumError, Scales, matrix, par};
+use aurora_quantizers::{NumError, Scales, elements, matrix, matrix_mut, par};
+use ndarray::{Array2, ArrayView2, Axis};
 
 pub(crate) mod alone;
 pub mod blocks;
@@ -244,9 +245,9 @@ fn convert(
         let rows = from..(from + step).min(chunk.rows.end);
         values.resize(rows.len() * cols, 0.0);
         if t.carried {
-            weights.carry(t.param, rows.clone(), t.store, values, bytes);
+            weights.carry(t.param, rows.clone(), t.store, matrix_mut(values, cols), bytes);
         } else {
-            weights.rows(t.param, rows.clone(), values);
+            weights.rows(t.param, rows.clone(), matrix_mut(values, cols));
         }
         let mut found = Seen { scan: scan(values), error: None };
         if found.scan.check(t.spec()).is_ok() {
@@ -255,7 +256,7 @@ fn convert(
                     guesses.of(weights, t, (chunk.tensor, expert), rounding, importance)
                 };
                 let matrices = guesses.matrices(chunk.tensor);
-                encode(t, rows.start, values, (rounding, matrices, &guess), bytes);
+                encode(t, rows.start, matrix(values, cols), (rounding, matrices, &guess), bytes);
             }
             if rounding.measure {
                 back.resize(values.len(), 0.0);
@@ -280,31 +281,30 @@ type Guesser<'g> = &'g dyn Fn(usize, Option<&[f32]>) -> Option<Arc<Guess>>;
 fn encode(
     t: &TensorPlan,
     first: usize,
-    values: &[f32],
+    values: ArrayView2<'_, f32>,
     (rounding, matrices, guess): (Rounding, Option<usize>, Guesser<'_>),
     bytes: &mut [u8],
 ) {
-    let cols = t.cols();
-    let row_bytes = bytes.len() / (values.len() / cols);
+    let row_bytes = bytes.len() / values.nrows();
     if rounding.reference {
-        return t.store.encode(values, Scales::Reference, bytes);
+        return t.store.encode(elements(values), Scales::Reference, bytes);
     }
     let importances = rounding.importances.and_then(|all| all.get(&t.param));
-    let Some(matrices) = importances.map(|all| all.len() / cols).or(matrices) else {
-        return t.store.encode(values, Scales::Search(None), bytes);
+    let Some(matrices) = importances.map(Array2::nrows).or(matrices) else {
+        return t.store.encode(elements(values), Scales::Search(None), bytes);
     };
     // Rows of one expert share its importances.
     let height = t.rows() / matrices;
     let (mut row, mut values, mut bytes) = (first, values, bytes);
     while !values.is_empty() {
         let expert = row / height;
-        let rows = ((expert + 1) * height - row).min(values.len() / cols);
-        let (now, later) = values.split_at(rows * cols);
+        let rows = ((expert + 1) * height - row).min(values.nrows());
+        let (now, later) = values.split_at(Axis(0), rows);
         let (to, rest) = std::mem::take(&mut bytes).split_at_mut(rows * row_bytes);
-        let importance = importances.map(|all| &all[expert * cols..(expert + 1) * cols]);
+        let importance = importances.map(|all| elements(all.row(expert)));
         match (guess(expert, importance), t.store.blocks()) {
-            (Some(guess), Some(blocks)) => guess.encode(blocks, matrix(now, cols), importance, to),
-            _ => t.store.encode(now, Scales::Search(importance), to),
+            (Some(guess), Some(blocks)) => guess.encode(blocks, now, importance, to),
+            _ => t.store.encode(elements(now), Scales::Search(importance), to),
         }
         (row, values, bytes) = (row + rows, later, rest);
     }

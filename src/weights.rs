@@ -4,12 +4,36 @@
 //! cannot meet a tensor that does not fit. [`Weights`] is a view: [`Weights::edited`] gives another one of the same
 //! tensors with [`Edits`] on top, and nobody who reads rows can tell edited weights from those of a checkpoint.
 //! Used by whoever needs weights: the pipeline, the passes, the runtime, inspection.
+//!
+//! ```no_run
+//! use aurora_quant::model::{Opened, ParamId};
+//! use aurora_quant::weights::{Edit, Edits, LowRankTerm, Weights};
+//! use ndarray::Array2;
+//!
+//! # fn main() -> aurora_quant::Result<()> {
+//! let opened = Opened::open("Llama-3.2-1B".as_ref())?;
+//! let weights = Weights::bind(opened.source.as_ref(), &opened.model.graph)?;
+//! let id = ParamId(1);
+//! let (rows, cols) = weights.dim(id);
+//!
+//! // An adapter of rank 8, merged.
+//! let (b, a) = (Array2::zeros((rows, 8)), Array2::zeros((8, cols)));
+//! let mut edits = Edits::new();
+//! edits.push(id, None, Edit::Add(LowRankTerm { scale: 0.5, b, a }));
+//! let merged = weights.edited(&edits)?;
+//!
+//! // The first 16 rows of it, into an array of the caller's.
+//! let mut some = Array2::zeros((16, cols));
+//! merged.rows(id, 0..16, some.view_mut());
+//! # Ok(())
+//! # }
+//! ```
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{Packed, TensorInfo, TensorSource};
-use crate::model::{Import, ModelGraph, ParamId, Role};
+use crate::model::{Import, ModelGraph, ParamId, Reader, Role};
 use crate::{Error, Result};
 
 mod act_order;
@@ -139,6 +163,19 @@ impl<'a> Weights<'a> {
             Some(edited) => edited.shape(),
             None => &self.graph.param(id).shape,
         }
+    }
+
+    /// Rows over all outer dimensions of a parameter's [shape](Weights::shape), and columns; a vector is one row.
+    pub fn dim(&self, id: ParamId) -> (usize, usize) {
+        let shape = self.shape(id);
+        let (cols, outer) = shape.split_last().expect("no parameter is a single number");
+        (outer.iter().product(), *cols)
+    }
+
+    /// Rows and columns of the matrix that a reader is: the parameter, or one expert's share of it.
+    pub fn dim_of(&self, reader: Reader) -> (usize, usize) {
+        let (rows, cols) = self.dim(reader.weight);
+        (reader.expert.map_or(rows, |_| rows / self.shape(reader.weight)[0]), cols)
     }
 
     /// For errors about a parameter: its file, and its name as the file has it.

@@ -20,6 +20,7 @@ use aurora_quant::runtime::{Attention, CacheType, Engine, RuntimeOptions};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
 use half::bf16;
+use ndarray::Array2;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
 use serde_json::Value as Json;
 use tempfile::TempDir;
@@ -151,7 +152,7 @@ fn write(source: &dyn TensorSource, model: &Model, passes: &[Box<dyn Pass>], for
     output.finish(&Unwatched).unwrap();
 }
 
-fn logits(path: &Path) -> Vec<f32> {
+fn logits(path: &Path) -> Array2<f32> {
     let source = checkpoint::open(path).unwrap();
     let source = source.as_ref();
     let model = model::describe(source.config(), &|name| source.find(name).is_some()).unwrap();

@@ -15,6 +15,7 @@ use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::Weights;
 use common::binary::{good, refused};
 use common::{MODELS, canonical, fixtures};
+use ndarray::{Array2, Axis};
 use serde_json::Value as Json;
 
 const EXACT: RuntimeOptions =
@@ -35,11 +36,13 @@ fn tokens(name: &str) -> Vec<u32> {
 
 /// Everything that linears were shown, by matrix and expert.
 #[derive(Default, PartialEq, Debug)]
-struct Seen(BTreeMap<(ParamId, Option<usize>), Vec<f32>>);
+struct Seen(BTreeMap<(ParamId, Option<usize>), Array2<f32>>);
 
 impl Tap for Seen {
     fn linear_input(&mut self, input: &LinearInput<'_>) {
-        self.0.entry((input.weight, input.expert)).or_default().extend_from_slice(input.x);
+        let none = || Array2::zeros((0, input.x.ncols()));
+        let seen = self.0.entry((input.weight, input.expert)).or_insert_with(none);
+        seen.append(Axis(0), input.x).unwrap();
     }
 }
 
@@ -56,14 +59,14 @@ fn block_by_block_is_what_the_engine_computes() {
         let mut residual = runner.embed(&tokens).unwrap();
         let (mut seen, none) = (Seen::default(), Overrides::new());
         for i in 0..opened.model.graph.blocks.len() {
-            runner.block(i, &none).run(&mut residual, Some(&mut seen)).unwrap();
+            runner.block(i, &none).run(residual.view_mut(), Some(&mut seen)).unwrap();
             runner.release(Some(i));
         }
         let output = whole.0.iter().find(|((id, _), _)| {
             let param = opened.model.graph.param(*id);
             param.block.is_none()
         });
-        assert_eq!(*output.unwrap().1, runner.head_inputs(&residual).unwrap(), "{name}: the output's input");
+        assert_eq!(*output.unwrap().1, runner.head_inputs(residual.view()).unwrap(), "{name}: the output's input");
         let key = *output.unwrap().0;
         whole.0.remove(&key);
         assert!(whole == seen, "{name}: the inputs of the linears");
@@ -80,19 +83,19 @@ fn samples_that_go_together_are_as_if_each_went_alone() {
         let n = tokens.len();
         let samples =
             [&tokens[..n / 2], &tokens[n - n / 2..], &tokens[1..n / 2 + 1], &tokens[..n / 3], &tokens[..n / 3]];
-        let mut alone: Vec<Vec<f32>> = samples.iter().map(|tokens| runner.embed(tokens).unwrap()).collect();
+        let mut alone: Vec<Array2<f32>> = samples.iter().map(|tokens| runner.embed(tokens).unwrap()).collect();
         let mut together = alone.clone();
         let (mut seen_alone, mut seen_together, none) = (Seen::default(), Seen::default(), Overrides::new());
         for i in 0..opened.model.graph.blocks.len() {
             let mut block = runner.block(i, &none);
             assert_eq!([0, 2, 3].map(|at| block.together(&together[at..])), [3, 1, 2], "{name}");
             block.run_all(&mut together, Some(&mut seen_together)).unwrap();
-            alone.iter_mut().for_each(|residual| block.run(residual, Some(&mut seen_alone)).unwrap());
+            alone.iter_mut().for_each(|residual| block.run(residual.view_mut(), Some(&mut seen_alone)).unwrap());
         }
         // Products with few rows sum in another order.
-        let close = |a: &[f32], b: &[f32]| {
+        let close = |a: &Array2<f32>, b: &Array2<f32>| {
             let most = a.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * most)
+            a.dim() == b.dim() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * most)
         };
         assert!(alone.iter().zip(&together).all(|(a, b)| close(a, b)), "{name}: residual streams");
         assert_eq!(seen_alone.0.len(), seen_together.0.len());
@@ -109,26 +112,21 @@ fn values_of_the_callers_choice_are_used() {
     let weights = Weights::bind(&*opened.source, graph).unwrap();
     let runner = BlockRunner::new(&opened.model, &weights, EXACT).unwrap();
     let start = runner.embed(&tokens("tiny-mixtral")).unwrap();
-    let values = |id: ParamId| {
-        let mut values = vec![0.0; graph.param(id).len()];
-        weights.rows(id, 0..graph.param(id).rows(), &mut values);
-        values
-    };
     let run = |overrides: &Overrides<'_>| {
         let mut residual = start.clone();
-        runner.block(0, overrides).run(&mut residual, None).unwrap();
+        runner.block(0, overrides).run(residual.view_mut(), None).unwrap();
         residual
     };
     let plain = run(&Overrides::new());
     let (mut same, mut other) = (Overrides::new(), Overrides::new());
     let of_block = (0..graph.params.len()).map(ParamId).filter(|id| graph.param(*id).block == Some(0));
     for id in of_block {
-        same.floats(id, &values(id));
+        same.floats(id, weights.whole(id).view());
         if graph.param(id).name == "blk.0.ffn_down_exps.weight" {
-            other.floats(id, &vec![0.0; graph.param(id).len()]);
+            other.floats(id, Array2::zeros(weights.dim(id)).view());
         }
     }
-    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let apart = |a: &Array2<f32>, b: &Array2<f32>| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     // BF16 weights as F32 take another kernel, which sums in another order.
     assert!(apart(&plain, &run(&same)) < 1e-4);
     assert!(apart(&plain, &run(&other)) > 1e-2, "no expert adds anything");
@@ -167,16 +165,16 @@ fn sums_are_those_of_what_linears_see() {
         let mut matrices = 0;
         for ((id, expert), x) in &seen.0 {
             let param = opened.model.graph.param(*id);
-            let (entry, cols) = (&all.entries[&param.name], param.cols());
+            let entry = &all.entries[&param.name];
             let at = expert.unwrap_or(0);
-            assert_eq!(entry.counts[at] as usize, x.len() / cols, "{name}: {}", param.name);
-            for c in 0..cols {
-                let column = x.iter().skip(c).step_by(cols).map(|&x| f64::from(x));
+            assert_eq!((entry.counts[at] as usize, entry.dim().1), x.dim(), "{name}: {}", param.name);
+            for (c, column) in x.columns().into_iter().enumerate() {
+                let column = column.into_iter().map(|&x| f64::from(x));
                 let (sq, abs) = (column.clone().map(|x| x * x).sum::<f64>(), column.map(f64::abs).sum::<f64>());
                 // f64 sums, rounded once.
                 let close = |found: f32, want: f64| (f64::from(found) - want).abs() <= want * 1e-7;
-                assert!(close(entry.sum_sq[at * cols + c], sq), "{name}: {} column {c}", param.name);
-                assert!(close(entry.sum_abs[at * cols + c], abs), "{name}: {} column {c}", param.name);
+                let found = [&entry.sum_sq, entry.sum_abs.as_ref().unwrap()].map(|sums| sums[[at, c]]);
+                assert!(close(found[0], sq) && close(found[1], abs), "{name}: {} column {c}", param.name);
             }
             matrices += 1;
         }
@@ -194,8 +192,7 @@ fn experts_without_a_token_count_alike_and_are_named() {
     // One token, two of four experts: two idle ones in each of three matrices of every block.
     assert_eq!(found.idle.len(), 2 * 3 * blocks);
     for (id, expert) in &found.idle {
-        let cols = graph.param(*id).cols();
-        assert!(found.values[id][expert * cols..(expert + 1) * cols].iter().all(|x| *x == 1.0));
+        assert!(found.values[id].row(*expert).iter().all(|x| *x == 1.0));
     }
 }
 
@@ -285,8 +282,9 @@ fn merged_files_are_the_single_run() {
     let mut grams = 0;
     for (name, one) in &whole.entries {
         let two = &sum.entries[name];
-        assert_eq!((one.cols, &one.counts), (two.cols, &two.counts), "{name}");
-        for (a, b) in one.sum_sq.iter().zip(&two.sum_sq).chain(one.sum_abs.iter().zip(&two.sum_abs)) {
+        assert_eq!((one.dim(), &one.counts), (two.dim(), &two.counts), "{name}");
+        let abs = [one, two].map(|entry| entry.sum_abs.as_ref().unwrap());
+        for (a, b) in one.sum_sq.iter().zip(&two.sum_sq).chain(abs[0].iter().zip(abs[1])) {
             assert!(close(f64::from(*a), f64::from(*b), f64::from(*a)), "{name}: {a} {b}");
         }
         let (Some(a), Some(b)) = (whole.gram(name, 0).unwrap(), sum.gram(name, 0).unwrap()) else { continue };
@@ -296,9 +294,9 @@ fn merged_files_are_the_single_run() {
         // begin at other tokens. The largest is at most the root of the sum of squares, so by how roundings add up,
         // sums are off by one part in 2047 * sqrt(6) of that or so; four times as much would be no accident.
         let apart = |a: f64, b: f64, scale: f64| (a - b).abs() / (4.0 / (2047.0 * 6f64.sqrt()) * scale);
-        for i in 0..one.cols {
+        for i in 0..one.dim().1 {
             // The diagonal is the sum of squares, summed another way.
-            let squares = f64::from(one.sum_sq[i]);
+            let squares = f64::from(one.sum_sq[[0, i]]);
             assert!(apart(diagonal[i], squares, squares) <= 1.0, "{name} at {i}");
             for j in 0..=i {
                 let scale = (diagonal[i] * diagonal[j]).sqrt();
@@ -401,7 +399,7 @@ fn made_up(dir: &Folder, name: &str, importance: impl Fn(usize) -> f32) -> Strin
 
 #[test]
 fn importances_reach_the_encoder_and_the_record() {
-    use aurora_quantizers::{Scales, formats};
+    use aurora_quantizers::{Scales, formats, matrix_mut};
     let dir = Folder::new();
     for name in ["stories260k", "tiny-mixtral"] {
         let importance = |i: usize| [1.0, 50.0, 0.0, 3.0, 0.5][i % 5] + (i / 7) as f32 * 0.01;
@@ -430,7 +428,7 @@ fn importances_reach_the_encoder_and_the_record() {
             let (mut values, mut bytes) = (vec![0.0; cols], vec![0; row_bytes]);
             let all: Vec<f32> = (0..rows / matrix * cols).map(importance).map(|x| 2.0 * x / 2.0).collect();
             for row in 0..rows {
-                weights.rows(ParamId(i), row..row + 1, &mut values);
+                weights.rows(ParamId(i), row..row + 1, matrix_mut(&mut values, cols));
                 let expert = row / matrix;
                 let own = used.contains(&&*param.name).then(|| &all[expert * cols..(expert + 1) * cols]);
                 format.encode(&values, Scales::Search(own), &mut bytes);

@@ -16,10 +16,11 @@ use aurora_quant::plan::{FileType, Plan, Rules};
 use aurora_quant::runtime::{Attention, BlockRunner, CacheType, Overrides, RuntimeOptions};
 use aurora_quant::watch::Unwatched;
 use aurora_quant::weights::{Edit, Edits, Gather, LowRankTerm, Scale, Side, Weights};
-use aurora_quantizers::{BitMask, formats};
+use aurora_quantizers::{BitMask, elements, formats};
 use common::canonical::{canonical, load};
 use common::checkpoint::Checkpoint;
 use common::twin::{KINDS, Matrix, Random, Twin, apply, edit};
+use ndarray::{Array2, array};
 use tempfile::TempDir;
 
 /// Biases and moved rows, a term on norms, fused matrices, transposed ones, experts in two forms.
@@ -36,14 +37,13 @@ fn some(model: &Model) -> impl Iterator<Item = ParamId> + '_ {
     params.filter(|(_, p)| p.block.is_none_or(|block| block == 0)).map(|(i, _)| ParamId(i))
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
+fn bits<'v>(values: impl IntoIterator<Item = &'v f32>) -> Vec<u32> {
+    values.into_iter().map(|v| v.to_bits()).collect()
 }
 
-fn read(weights: &Weights, id: ParamId, rows: Range<usize>) -> Vec<f32> {
-    let cols = *weights.shape(id).last().unwrap();
-    let mut out = vec![f32::NAN; rows.len() * cols];
-    weights.rows(id, rows, &mut out);
+fn read(weights: &Weights, id: ParamId, rows: Range<usize>) -> Array2<f32> {
+    let mut out = Array2::from_elem((rows.len(), weights.dim(id).1), f32::NAN);
+    weights.rows(id, rows, out.view_mut());
     out
 }
 
@@ -56,7 +56,8 @@ fn same(weights: &Weights, id: ParamId, twin: &Twin, random: &mut Random, what: 
     if shape.len() == 3 {
         assert_eq!(shape[0], twin.matrices.len(), "{what}: {shape:?}");
     }
-    assert!(bits(&read(weights, id, 0..rows)) == bits(&values), "{what}");
+    assert_eq!(weights.dim(id), (rows, cols), "{what}");
+    assert!(bits(&weights.whole(id)) == bits(&values), "{what}");
     for _ in 0..4 {
         let from = random.below(rows);
         let some = from..from + 1 + random.below(rows - from);
@@ -223,8 +224,9 @@ fn what_does_not_fit_is_refused_by_name() {
     let find = |name: &str| ParamId(model.graph.params.iter().position(|p| p.name == name).unwrap());
     let [norm, experts] = ["blk.0.attn_norm.weight", "blk.0.ffn_up_exps.weight"].map(find);
     let width = model.graph.param(norm).len();
-    let [count, height, _] = model.graph.param(experts).shape[..] else { panic!("experts") };
+    let [count, height, cols] = model.graph.param(experts).shape[..] else { panic!("experts") };
     let gather = |side, from: Vec<u32>| Gather { side, from };
+    let term = |b, a| Edit::Add(LowRankTerm { scale: 1.0, b: Array2::zeros(b), a: Array2::zeros(a) });
     let cases = [
         (norm, None, Edit::Scale(Scale::of_cols(vec![1.0; width + 1])), "factors of columns"),
         (norm, None, Edit::Scale(Scale::of_rows(vec![1.0; 2])), "factors of rows"),
@@ -234,8 +236,12 @@ fn what_does_not_fit_is_refused_by_name() {
         (norm, None, Edit::Remove(gather(Side::Cols, vec![2, 1])), "rising"),
         (norm, None, Edit::Remove(gather(Side::Cols, vec![width as u32])), "rising"),
         (norm, None, Edit::Mask(BitMask::none(2, width)), "a mask of [2,"),
-        (norm, None, Edit::Values(vec![0.0; width - 1]), "new values"),
-        (norm, None, Edit::Add(LowRankTerm { rank: 2, scale: 1.0, b: vec![0.0; 2], a: vec![0.0; width] }), "of A"),
+        (norm, None, Edit::Values(Array2::zeros((1, width - 1))), "new values"),
+        (norm, None, term((1, 2), (1, width)), "a product of [1, 2] and [1,"),
+        // As many numbers, in rows of another length.
+        (experts, Some(0), Edit::Values(Array2::zeros((2 * height, cols / 2))), "new values"),
+        (experts, Some(0), term((2 * height, 2), (2, cols / 2)), "a product of"),
+        (experts, Some(0), term((height, 2), (4, cols / 2)), "a product of"),
         (norm, Some(1), Edit::Scale(Scale::default()), "expert 1, of 1"),
         (experts, Some(count), Edit::Scale(Scale::default()), "of"),
         (experts, None, Edit::Remove(gather(Side::Rows, (1..=height as u32).collect())), "whole matrix"),
@@ -250,6 +256,19 @@ fn what_does_not_fit_is_refused_by_name() {
     let mut edits = Edits::new();
     edits.push(ParamId(model.graph.params.len()), None, Edit::Scale(Scale::default()));
     assert!(weights.edited(&edits).err().unwrap().explain().contains("parameter"));
+}
+
+/// As many numbers as are wanted, but not in rows of the parameter's.
+#[test]
+#[should_panic(expected = "blk.0.attn_k.weight: shape of the output")]
+fn rows_are_not_read_into_another_shape() {
+    let source = checkpoint::open(&common::fixtures().join("models/tiny-mixtral")).unwrap();
+    let model = describe(&*source);
+    let weights = Weights::bind(&*source, &model.graph).unwrap();
+    let id = ParamId(model.graph.params.iter().position(|p| p.name == "blk.0.attn_k.weight").unwrap());
+    let (rows, cols) = weights.dim(id);
+    assert_ne!(rows, cols, "a shape that tells them apart");
+    weights.rows(id, 0..rows, Array2::zeros((cols, rows)).view_mut());
 }
 
 /// The executor over an edited view computes what it computes over the same numbers given to it.
@@ -270,13 +289,13 @@ fn edited_weights_run_like_any_others() {
         let edited = weights.edited(&edits).unwrap();
         let mut overrides = Overrides::new();
         for id in edits.params() {
-            overrides.floats(id, &read(&edited, id, 0..model.graph.param(id).rows()));
+            overrides.floats(id, edited.whole(id).view());
         }
         let options = RuntimeOptions { context: 16, exact: true, cache: CacheType::F32, attention: Attention::Naive };
         let run = |weights: &Weights, overrides: &Overrides| {
             let runner = BlockRunner::new(&model, weights, options).unwrap();
             let mut residual = runner.embed(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap();
-            runner.block(0, overrides).run(&mut residual, None).unwrap();
+            runner.block(0, overrides).run(residual.view_mut(), None).unwrap();
             residual
         };
         let ours = run(&edited, &Overrides::new());
@@ -305,7 +324,7 @@ fn integers_are_carried_over_where_places_alone_changed() {
     for name in ["blk.0.attn_q.weight", "blk.1.ffn_down.weight"] {
         let id = ParamId(model.graph.params.iter().position(|p| p.name == name).unwrap());
         let (rows, cols) = (model.graph.param(id).rows(), model.graph.param(id).cols());
-        let before = Twin::new(&read(&weights, id, 0..rows), &model, id);
+        let before = Twin::new(elements(weights.whole(id).view()), &model, id);
         // Groups change places, and columns within each.
         let groups = random.permutation(cols / 32);
         let within: Vec<Vec<u32>> = (0..cols / 32).map(|_| random.permutation(32)).collect();
@@ -327,8 +346,8 @@ fn integers_are_carried_over_where_places_alone_changed() {
         let format = formats::by_name("q4_0").unwrap();
         for some in [0..rows, 3..rows / 2 + 1] {
             let mut bytes = vec![0; some.len() * format.spec().bytes_for(cols).unwrap()];
-            let (mut values, mut back) = (vec![0.0; some.len() * cols], vec![0.0; some.len() * cols]);
-            moved.carry(id, some.clone(), format, &mut values, &mut bytes);
+            let (mut values, mut back) = (Array2::zeros((some.len(), cols)), vec![0.0; some.len() * cols]);
+            moved.carry(id, some.clone(), format, values.view_mut(), &mut bytes);
             format.decode(&bytes, &mut back);
             let expected = &twin.values()[some.start * cols..some.end * cols];
             assert!(bits(&values) == bits(expected) && bits(&back) == bits(expected), "{name}: {some:?}");
@@ -406,7 +425,7 @@ fn edits_come_back_from_a_file_as_they_were() {
     for (i, kind) in KINDS.iter().enumerate() {
         edits.push(ParamId(i / 3), (i % 2 == 0).then_some(i), edit(kind, 5, 67, &mut random));
     }
-    edits.push(ParamId(9), None, Edit::Values(vec![f32::INFINITY, -0.0, 1e-40, 0.1]));
+    edits.push(ParamId(9), None, Edit::Values(array![[f32::INFINITY, -0.0], [1e-40, 0.1]]));
     edits.explain(ParamId(9), "odd numbers");
     edits.leave(ParamId(8), "no reason");
     let text = serde_json::to_string(&edits).unwrap();
@@ -420,5 +439,8 @@ fn edits_come_back_from_a_file_as_they_were() {
     let broken: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
     let mut broken = serde_json::to_value(broken).unwrap();
     broken["edits"] = serde_json::json!([[0, null, {"Mask": [2, 65, [1]]}]]);
-    assert!(serde_json::from_value::<Edits>(broken).unwrap_err().to_string().contains("[2, 65]"));
+    assert!(serde_json::from_value::<Edits>(broken.clone()).unwrap_err().to_string().contains("[2, 65]"));
+    broken["edits"] = serde_json::json!([[0, null, {"Values": [2, 3, [0, 0, 0, 0, 0]]}]]);
+    let error = serde_json::from_value::<Edits>(broken).unwrap_err().to_string();
+    assert!(error.contains("5 numbers are no matrix of [2, 3]"), "{error}");
 }

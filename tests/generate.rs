@@ -54,6 +54,7 @@ fn argmax(model: &Path, prompt: &[u32], n: usize) -> Vec<u32> {
     let mut found = Vec::new();
     while found.len() < n {
         let logits = engine.forward(&mut session, &next, next.len() - 1).unwrap();
+        let logits = logits.row(0);
         let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
         found.push(best);
         next = vec![best];

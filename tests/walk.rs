@@ -8,10 +8,11 @@ use aurora_quant::pipeline::walk::{Head, Samples, Stop, Visit, walk};
 use aurora_quant::runtime::{BlockRunner, Overrides, RuntimeOptions};
 use aurora_quant::weights::Weights;
 use common::{canonical, fixtures};
+use ndarray::Array2;
 
 /// Looks on: where the samples are before every block, and at the end.
 #[derive(Default)]
-struct Idle(Vec<Vec<Vec<f32>>>);
+struct Idle(Vec<Vec<Array2<f32>>>);
 
 impl Visit for Idle {
     fn block(&mut self, stop: &mut Stop<'_, '_>) -> Result<()> {
@@ -38,7 +39,7 @@ fn a_walk_takes_samples_on_by_itself_and_begins_where_another_ended() {
     let mut whole = Idle::default();
     walk(&runner, Samples::Tokens(&samples), 0..blocks, &mut whole).unwrap();
     assert_eq!(whole.0.len(), blocks + 1);
-    let mut direct: Vec<Vec<f32>> = samples.iter().map(|tokens| runner.embed(tokens).unwrap()).collect();
+    let mut direct: Vec<Array2<f32>> = samples.iter().map(|tokens| runner.embed(tokens).unwrap()).collect();
     for (i, found) in whole.0.iter().enumerate() {
         assert!(direct == *found, "before block {i}");
         if i < blocks {

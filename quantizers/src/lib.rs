@@ -24,7 +24,7 @@
 //! | [`mask`] | which weights of a matrix stay |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
-//! | [`view`] | [`matrix`]: how matrices cross the face of this crate |
+//! | [`view`] | [`matrix`], [`elements`]: how matrices cross the face of this crate |
 //! | [`par`] | fixed-size chunks over threads: the same bytes for any thread count |
 
 pub mod awq;
@@ -56,4 +56,4 @@ pub use scan::{Scan, scan};
 pub use spec::Spec;
 pub use stats::SiteStats;
 pub use store::{BlockFormat, Care, Field, Scales, Store};
-pub use view::matrix;
+pub use view::{elements, elements_mut, matrix, matrix_mut};

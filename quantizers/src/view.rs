@@ -4,23 +4,32 @@
 //! a vector, which has only a length, is a slice. Kernels want rows that lie one after the other. A view whose rows do
 //! not (transposed, or columns cut off) is refused and never copied: whether to copy a large matrix is for the caller
 //! to decide (`as_standard_layout`).
+//!
+//! [`matrix`] makes a view of a slice, [`elements`] a slice of a view. Neither looks at a number.
 
-use ndarray::{ArrayView, ArrayView2, ArrayViewMut, Dimension};
+use ndarray::{ArrayView, ArrayView2, ArrayViewMut, ArrayViewMut2, Dimension};
 
 /// Numbers that lie row after row, as a matrix of `cols` columns.
 ///
 /// # Panics
 /// If they are not whole rows.
 pub fn matrix<T>(x: &[T], cols: usize) -> ArrayView2<'_, T> {
-    assert!(cols > 0 && x.len().is_multiple_of(cols), "{} numbers in rows of {cols}", x.len());
-    ArrayView2::from_shape((x.len() / cols, cols), x).expect("whole rows")
+    ArrayView2::from_shape((rows(x.len(), cols), cols), x).expect("whole rows")
+}
+
+/// The same, to write to.
+///
+/// # Panics
+/// If they are not whole rows.
+pub fn matrix_mut<T>(x: &mut [T], cols: usize) -> ArrayViewMut2<'_, T> {
+    ArrayViewMut2::from_shape((rows(x.len(), cols), cols), x).expect("whole rows")
 }
 
 /// The elements in the order of rows.
 ///
 /// # Panics
 /// If they do not lie so.
-pub(crate) fn elements<'a, T, D: Dimension>(x: ArrayView<'a, T, D>) -> &'a [T] {
+pub fn elements<'a, T, D: Dimension>(x: ArrayView<'a, T, D>) -> &'a [T] {
     x.to_slice().unwrap_or_else(|| refuse(x.shape(), x.strides()))
 }
 
@@ -28,9 +37,14 @@ pub(crate) fn elements<'a, T, D: Dimension>(x: ArrayView<'a, T, D>) -> &'a [T] {
 ///
 /// # Panics
 /// If they do not lie so.
-pub(crate) fn elements_mut<'a, T, D: Dimension>(x: ArrayViewMut<'a, T, D>) -> &'a mut [T] {
+pub fn elements_mut<'a, T, D: Dimension>(x: ArrayViewMut<'a, T, D>) -> &'a mut [T] {
     let (shape, strides) = (x.shape().to_vec(), x.strides().to_vec());
     x.into_slice().unwrap_or_else(|| refuse(&shape, &strides))
+}
+
+fn rows(len: usize, cols: usize) -> usize {
+    assert!(cols > 0 && len.is_multiple_of(cols), "{len} numbers in rows of {cols}");
+    len / cols
 }
 
 fn refuse(shape: &[usize], strides: &[isize]) -> ! {
@@ -50,6 +64,10 @@ mod tests {
         assert_eq!((view.dim(), view[[1, 0]]), ((2, 3), 4));
         assert!(std::ptr::eq(elements(view), &x[..]));
         assert!(std::ptr::eq(elements(view.slice_move(ndarray::s![1.., ..])), &x[3..]));
+        let mut y = x;
+        matrix_mut(&mut y, 2)[[2, 1]] = 7;
+        elements_mut(matrix_mut(&mut y, 3))[3] = 0;
+        assert_eq!(y, [1, 2, 3, 0, 5, 7]);
     }
 
     #[test]

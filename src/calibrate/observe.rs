@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aurora_quantizers::tree::{Place, Tree};
-use aurora_quantizers::{NumError, SiteStats, matrix};
+use aurora_quantizers::{NumError, SiteStats};
 
 use super::shard::Shard;
 use crate::model::{ParamId, Reader, Site};
@@ -128,8 +128,8 @@ impl Observer {
 impl Tap for Observer {
     fn linear_input(&mut self, input: &LinearInput<'_>) {
         let Some(&at) = self.first.get(&Reader { weight: input.weight, expert: input.expert }) else { return };
-        let (tree, x) = (&mut self.feeds[at].1, matrix(input.x, input.cols));
-        let added = if self.at_once { tree.add_all(x) } else { tree.add(x) };
+        let tree = &mut self.feeds[at].1;
+        let added = if self.at_once { tree.add_all(input.x) } else { tree.add(input.x) };
         if let Err(e) = added {
             self.failure.get_or_insert((at, e));
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use ndarray::Array2;
 use serde_json::json;
 
 use super::args::{Common, Generate};
@@ -185,7 +186,7 @@ impl Writer<'_> {
             seconds: 0.0,
         };
         ids.iter().for_each(|&id| sampler.accept(id));
-        let mut logits = Vec::new();
+        let mut logits = Array2::zeros((0, 0));
         for batch in ids[self.held.len()..].chunks(BATCH) {
             if STOP.load(Ordering::Relaxed) {
                 answer.stop = "interrupted";
@@ -202,7 +203,7 @@ impl Writer<'_> {
                 answer.stop = "interrupted";
                 break;
             }
-            let id = sampler.sample(&logits);
+            let id = sampler.sample(logits.row(0));
             if self.tokenizer.eos().contains(&id) {
                 answer.stop = "end";
                 break;
@@ -237,8 +238,8 @@ impl Writer<'_> {
         Some(id).filter(|&id| (id as usize) < self.tokenizer.vocab())
     }
 
-    /// Logits behind `tokens[from..]`.
-    fn forward(&mut self, tokens: &[u32], from: usize) -> Result<Vec<f32>> {
+    /// Logits behind `tokens[from..]`, a row for each.
+    fn forward(&mut self, tokens: &[u32], from: usize) -> Result<Array2<f32>> {
         let logits = self.engine.forward(&mut self.session, tokens, from)?;
         self.held.extend_from_slice(tokens);
         Ok(logits)

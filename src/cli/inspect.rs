@@ -1,6 +1,7 @@
 //! `aurora-quant inspect`: what is in a checkpoint, and what one tensor's numbers look like.
 
-use aurora_quantizers::formats;
+use aurora_quantizers::{formats, view};
+use ndarray::{Array2, s};
 use serde_json::{Value as Json, json};
 
 use super::args::{Common, Inspect};
@@ -246,12 +247,12 @@ const PACKED_ROWS: usize = 16;
 /// Reads a tensor block-wise, calling `f` with runs of its values.
 fn each(source: &dyn TensorSource, t: &TensorInfo, mut f: impl FnMut(&[f32])) -> Result<()> {
     if let Some(packed) = &t.packed {
-        let mut values = vec![0.0; PACKED_ROWS.min(packed.rows) * packed.cols];
+        let mut values = Array2::zeros((PACKED_ROWS.min(packed.rows), packed.cols));
         for from in (0..packed.rows).step_by(PACKED_ROWS) {
             let rows: Vec<usize> = (from..(from + PACKED_ROWS).min(packed.rows)).collect();
-            let values = &mut values[..rows.len() * packed.cols];
-            packed.decode(source, &rows, values);
-            f(values);
+            let mut values = values.slice_mut(s![..rows.len(), ..]);
+            packed.decode(source, &rows, values.view_mut());
+            f(view::elements(values.view()));
         }
         return Ok(());
     }

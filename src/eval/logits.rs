@@ -8,8 +8,8 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use aurora_quantizers::metrics;
-use ndarray::aview1;
+use aurora_quantizers::{elements, metrics};
+use ndarray::{ArrayView2, aview1};
 use rayon::prelude::*;
 use tempfile::NamedTempFile;
 
@@ -53,12 +53,16 @@ impl LogitsFile {
         Ok(file)
     }
 
-    /// Appends rows of logits, each `[vocab]`.
+    /// Appends rows of logits, `[positions, vocab]`.
     ///
     /// # Errors
     /// If writing fails.
-    pub fn put(&mut self, rows: &[f32]) -> Result<()> {
-        let encoded: Vec<Vec<u8>> = rows.par_chunks(self.vocab).map(row).collect();
+    ///
+    /// # Panics
+    /// If the model's vocabulary is another one, or the rows do not lie one after the other.
+    pub fn put(&mut self, rows: ArrayView2<'_, f32>) -> Result<()> {
+        assert_eq!(rows.ncols(), self.vocab, "logits of a position");
+        let encoded: Vec<Vec<u8>> = elements(rows).par_chunks(self.vocab).map(row).collect();
         encoded.iter().try_for_each(|bytes| self.write(bytes))
     }
 

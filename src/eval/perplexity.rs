@@ -5,8 +5,9 @@
 //! where the model wants one. Only tokens with at least half a context before them are scored: logits of positions
 //! `context / 2 ..= context - 2` against the tokens that follow them. Perplexity is exp of the mean NLL.
 
+use aurora_quantizers::elements;
 use aurora_quantizers::metrics::{self, Comparison, Estimate};
-use ndarray::aview1;
+use ndarray::{Array2, ArrayView1, ArrayView2, aview1};
 use rayon::prelude::*;
 
 use super::chunks::Chunks;
@@ -60,14 +61,13 @@ pub fn alone(
     mut file: Option<&mut LogitsFile>,
     watch: &dyn Watch,
 ) -> Result<Scores> {
-    let vocab = model.vocab();
     watch.begin(chunks.count() as u64);
     let mut scores = Vec::with_capacity(chunks.count() * chunks.scored());
     for i in 0..chunks.count() {
         let mut written = Ok(());
         model.start();
         model.feed(&chunks.input(i), chunks.rows().start, &mut |first, rows| {
-            score(rows, vocab, &mut scores, |row, logits| metrics::nll(aview1(logits), chunks.target(i, first + row)));
+            score(rows, &mut scores, |row, logits| metrics::nll(logits, chunks.target(i, first + row)));
             if let Some(file) = file.as_deref_mut().filter(|_| written.is_ok()) {
                 written = file.put(rows);
             }
@@ -112,13 +112,13 @@ pub fn beside(
         while from < input.len() {
             let end = (from + step).min(input.len());
             let mut base = Vec::with_capacity((end - from) * vocab);
-            reference.feed(&input[start..end], from - start, &mut |_, rows| base.extend_from_slice(rows))?;
+            let each = &mut |_, rows: ArrayView2<'_, f32>| base.extend_from_slice(elements(rows));
+            reference.feed(&input[start..end], from - start, each)?;
+            let base = Array2::from_shape_vec((end - from, vocab), base).expect("a row for every token");
             model.feed(&input[start..end], from - start, &mut |first, rows| {
                 let at = start + first;
-                let base = &base[(at - from) * vocab..];
-                score(rows, vocab, &mut scores, |row, logits| {
-                    let base = aview1(&base[row * vocab..][..vocab]);
-                    metrics::compare(base, aview1(logits), chunks.target(i, at + row))
+                score(rows, &mut scores, |row, logits| {
+                    metrics::compare(base.row(at - from + row), logits, chunks.target(i, at + row))
                 });
                 if let Some(file) = file.as_deref_mut().filter(|_| written.is_ok()) {
                     written = file.put(rows);
@@ -140,13 +140,16 @@ fn tell(watch: &dyn Watch, nll: Estimate) -> Result<()> {
 }
 
 /// Appends `f(index, row)` of every row, computed in parallel.
-fn score<T: Send>(rows: &[f32], vocab: usize, scores: &mut Vec<T>, f: impl Fn(usize, &[f32]) -> T + Sync) {
-    scores.par_extend(rows.par_chunks(vocab).enumerate().map(|(i, row)| f(i, row)));
+fn score<T: Send>(rows: ArrayView2<'_, f32>, scores: &mut Vec<T>, f: impl Fn(usize, ArrayView1<'_, f32>) -> T + Sync) {
+    let each = elements(rows).par_chunks(rows.ncols());
+    scores.par_extend(each.enumerate().map(|(i, row)| f(i, aview1(row))));
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    use aurora_quantizers::matrix;
 
     use super::*;
 
@@ -177,7 +180,7 @@ mod tests {
             for (i, &t) in tokens.iter().enumerate() {
                 self.seen.push(t);
                 if i >= from {
-                    each(i, &logits(&self.seen, self.salt));
+                    each(i, matrix(&logits(&self.seen, self.salt), VOCAB));
                 }
             }
             Ok(())

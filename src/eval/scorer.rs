@@ -1,10 +1,13 @@
 //! A model as scoring sees it: tokens in, logits out.
 
+use ndarray::ArrayView2;
+
 use crate::Result;
 use crate::runtime::{Engine, Session};
 
-/// Receives logits: the index of the first token they belong to, and rows of the vocabulary's length.
-pub type Receiver<'f> = &'f mut (dyn FnMut(usize, &[f32]) + Send);
+/// Receives logits: the index of the first token they belong to, and a row for it and each of those that follow,
+/// `[tokens, vocab]`, one after the other.
+pub type Receiver<'f> = &'f mut (dyn FnMut(usize, ArrayView2<'_, f32>) + Send);
 
 /// A model as scoring sees it: tokens in, logits out.
 pub trait Scorer {

@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use aurora_quantizers::awq::{self, WeightMagnitude};
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Scales, SiteStats, matrix, par};
+use aurora_quantizers::{Scales, SiteStats, matrix_mut, par};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::{BlockState, Log, Needs, Pass, PassRow, SiteState, StatsKind, Trial};
@@ -337,13 +338,13 @@ fn weight_magnitudes(block: &BlockState<'_>, state: &SiteState) -> Vec<f32> {
             let zeros = vec![0.0; blocks.spec().block];
             blocks.fit(&zeros, &zeros).group_len
         });
-        magnitude.add(matrix(&block.weights(*reader), state.site.width), group);
+        magnitude.add(block.weights(*reader).view(), group);
     }
     magnitude.mean()
 }
 
-/// The matrix times `factors`, rounded to nearest as the plan says, and divided by them again.
-fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &SiteStats) -> Vec<f32> {
+/// The matrix times `factors`, rounded to nearest as the plan says, and divided by them again: `[rows, cols]`.
+fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &SiteStats) -> Array2<f32> {
     let (rows, cols) = block.shape(reader);
     let store = block.store(reader.weight);
     let row_bytes = store.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
@@ -353,7 +354,7 @@ fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &Site
     out.par_chunks_mut(step * cols).enumerate().for_each_init(Vec::new, |bytes, (i, values)| {
         let some = i * step..i * step + values.len() / cols;
         bytes.resize(some.len() * row_bytes, 0);
-        block.rows(reader, some, values);
+        block.rows(reader, some, matrix_mut(values, cols));
         let scale = |values: &mut [f32], by: &dyn Fn(f32, f32) -> f32| {
             values
                 .chunks_exact_mut(cols)
@@ -364,5 +365,5 @@ fn rounded(block: &BlockState<'_>, reader: Reader, factors: &[f32], stats: &Site
         store.decode(bytes, values);
         scale(values, &|w, s| w / s);
     });
-    out
+    Array2::from_shape_vec((rows, cols), out).expect("whole rows")
 }

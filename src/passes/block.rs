@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use aurora_quantizers::stats::SiteStats;
-use aurora_quantizers::{NumError, Store};
+use aurora_quantizers::{NumError, Store, elements_mut};
+use ndarray::{Array2, ArrayViewMut2};
 
 use crate::error::Quantity;
 use crate::model::{ModelGraph, ParamId, Producer, Reader, Site};
@@ -31,14 +32,17 @@ pub trait Probe: Sync {
 
 /// A block, stopped in front of the readers of one site.
 pub trait Trial {
-    /// What other weights (canonical rows of whole matrices, as they would stand in the original checkpoint) do to the
+    /// What other weights (whole matrices `[rows, cols]`, as they would stand in the original checkpoint) do to the
     /// attention's or the MLP's output, the residual stream behind them: the mean over tokens of the squared change,
     /// summed over the width; or, where the block is not run ([`Probe::judges`]), to the outputs of the matrices
     /// themselves. Everything else in the block is as it was loaded.
     ///
     /// # Errors
     /// If the block cannot be run.
-    fn change(&self, weights: &[(Reader, Vec<f32>)]) -> Result<f64>;
+    ///
+    /// # Panics
+    /// If a matrix has another shape than its reader, or not its rows one after the other.
+    fn change(&self, weights: &[(Reader, Array2<f32>)]) -> Result<f64>;
 }
 
 /// A site and what was seen of it.
@@ -107,28 +111,25 @@ impl<'a> BlockState<'a> {
 
     /// Rows and columns of the matrix that a reader is.
     pub fn shape(&self, reader: Reader) -> (usize, usize) {
-        let (outer, cols) = self.view.shape(reader.weight).split_at(self.view.shape(reader.weight).len() - 1);
-        let rows: usize = outer.iter().product();
-        (reader.expert.map_or(rows, |_| rows / outer[0]), cols[0])
+        self.view.dim_of(reader)
     }
 
-    /// A matrix as it stands, `[rows, cols]` row-major: decoded from its codes if it has some, else as loaded, with all
-    /// edits so far.
-    pub fn weights(&self, reader: Reader) -> Vec<f32> {
-        let (rows, cols) = self.shape(reader);
-        let mut out = vec![0.0; rows * cols];
+    /// A matrix as it stands, `[rows, cols]`: decoded from its codes if it has some, else as loaded, with all edits so
+    /// far.
+    pub fn weights(&self, reader: Reader) -> Array2<f32> {
+        let mut out = Array2::zeros(self.shape(reader));
         match self.encoded.get(&reader) {
-            Some(bytes) => self.store(reader.weight).decode(bytes, &mut out),
-            None => self.rows(reader, 0..rows, &mut out),
+            Some(bytes) => self.store(reader.weight).decode(bytes, elements_mut(out.view_mut())),
+            None => self.rows(reader, 0..out.nrows(), out.view_mut()),
         }
         out
     }
 
-    /// Rows of a matrix as loaded, with all edits so far.
+    /// Rows of a matrix as loaded, with all edits so far; `out`: `[rows.len(), cols]`.
     ///
     /// # Panics
-    /// If there are no such rows, or `out` has another length.
-    pub fn rows(&self, reader: Reader, rows: Range<usize>, out: &mut [f32]) {
+    /// If there are no such rows, or `out` has another shape or not its rows one after the other.
+    pub fn rows(&self, reader: Reader, rows: Range<usize>, out: ArrayViewMut2<'_, f32>) {
         let first = reader.expert.map_or(0, |expert| expert * self.shape(reader).0);
         self.view.rows(reader.weight, first + rows.start..first + rows.end, out);
     }

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use aurora_quantizers::{SiteStats, awq, matrix, par, scan};
+use aurora_quantizers::{SiteStats, awq, elements, matrix, par, scan};
 use ndarray::ArrayView3;
 use rayon::prelude::*;
 
@@ -63,7 +63,8 @@ fn clipped(block: &BlockState<'_>, reader: Reader, stats: &SiteStats, group: usi
     let store = block.store(reader.weight);
     let row_bytes = store.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
     let weights = block.weights(reader);
-    scan(&weights).check(store.spec()).map_err(|e| block.error(reader, &e))?;
+    let weights = elements(weights.view());
+    scan(weights).check(store.spec()).map_err(|e| block.error(reader, &e))?;
     let gram = stats.gram().expect("asked for");
     let side = store.spec().block;
     let products = (0..cols / side).flat_map(|b| {

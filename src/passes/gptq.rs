@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
+use aurora_quantizers::SiteStats;
 use aurora_quantizers::gptq::{self, Hessian, Order};
-use aurora_quantizers::{SiteStats, matrix};
 
 use super::{BlockState, Log, Needs, Pass, PassRow, RTN, StatsKind};
 use crate::Result;
@@ -143,7 +143,7 @@ impl Gptq {
         let mut bytes =
             vec![0; store.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
         let grid = store.blocks().expect("only such matrices come here");
-        let solved = gptq::solve(grid, matrix(&w, cols), hessian, self.options, &mut bytes);
+        let solved = gptq::solve(grid, w.view(), hessian, self.options, &mut bytes);
         let solved = solved.map_err(|e| block.error(reader, &e))?;
         let (total, prepared) = (solved.total(), hessian.prepared());
         (record.before, record.after) = (Some(total.nearest), Some(total.solved));

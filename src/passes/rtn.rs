@@ -4,7 +4,7 @@
 
 use aurora_quantizers::gptq::{self, Guess};
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Care, Scales, Scan, matrix, par, scan};
+use aurora_quantizers::{Care, Scales, Scan, matrix, matrix_mut, par, scan};
 use ndarray::Array2;
 use rayon::prelude::*;
 
@@ -99,7 +99,7 @@ pub(super) fn encode(
         for some in gptq::sample(rows) {
             let at = sample.len();
             sample.resize(at + some.len() * cols, 0.0);
-            block.rows(linear, some, &mut sample[at..]);
+            block.rows(linear, some, matrix_mut(&mut sample[at..], cols));
         }
         let sample = Array2::from_shape_vec((sample.len() / cols, cols), sample).expect("whole rows");
         guess = Guess::of(sample, importance, Care::Full);
@@ -109,7 +109,7 @@ pub(super) fn encode(
     let scans = bytes.par_chunks_mut(step * row_bytes).enumerate().map_init(Vec::new, |values, (i, bytes)| {
         let some = i * step..(i * step + bytes.len() / row_bytes);
         values.resize(some.len() * cols, 0.0);
-        block.rows(linear, some, values);
+        block.rows(linear, some, matrix_mut(values, cols));
         let seen = scan(values);
         if seen.check(store.spec()).is_ok() {
             match (&guess, store.blocks()) {

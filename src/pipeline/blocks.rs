@@ -60,7 +60,7 @@ pub fn run(
     };
     let mut first = 0;
     let mut samples = Samples::Tokens(chain.samples);
-    if let Some(state) = resume.map(Resume::load).transpose()?.flatten() {
+    if let Some(state) = resume.map(|resume| resume.load(runner.width())).transpose()?.flatten() {
         (first, samples) = (state.blocks, Samples::Residuals(state.residuals));
         state.done.into_iter().try_for_each(|done| walked.work.keep(done))?;
     }
@@ -199,10 +199,7 @@ impl<'a> Work<'a> {
         }
         let edited = self.weights.edited(&done.edits)?;
         for id in done.edits.params() {
-            let param = self.model.graph.param(id);
-            let mut values = vec![0.0; param.len()];
-            edited.rows(id, 0..param.rows(), &mut values);
-            overrides.floats(id, &values);
+            overrides.floats(id, edited.whole(id).view());
         }
         Ok(overrides)
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use aurora_quantizers::gptq::{self, Guess, Sample, Strip};
+use aurora_quantizers::matrix_mut;
 use ndarray::Array2;
 
 use super::rounding::Rounding;
@@ -153,7 +154,7 @@ fn sample(
     for rows in gptq::sample(height) {
         let (rows, at) = (expert * height + rows.start..expert * height + rows.end, sample.len());
         sample.resize(at + rows.len() * cols, 0.0);
-        weights.rows(t.param, rows, &mut sample[at..]);
+        weights.rows(t.param, rows, matrix_mut(&mut sample[at..], cols));
     }
     let sample = Array2::from_shape_vec((sample.len() / cols, cols), sample).expect("whole rows");
     Sample::new(sample, importance, rounding.care)

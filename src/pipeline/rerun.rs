@@ -1,5 +1,7 @@
 //! Which part of the calibration text weights are tried on, and the trials themselves, run by the executor.
 
+use ndarray::{Array2, s};
+
 use crate::Result;
 use crate::model::{Reader, Site};
 use crate::passes::{self, SiteState};
@@ -15,11 +17,10 @@ pub(super) struct Rerun<'p, 'a>(runtime::Rerun<'p, 'a>);
 
 impl<'p, 'a> Rerun<'p, 'a> {
     /// `residuals`: the residual stream before the block, of all samples.
-    pub fn new(runner: &'p BlockRunner<'a>, block: usize, residuals: &[Vec<f32>]) -> Self {
+    pub fn new(runner: &'p BlockRunner<'a>, block: usize, residuals: &[Array2<f32>]) -> Self {
         let used = residuals.len().min(SAMPLES);
-        let width = runner.width();
         let some = (0..used).map(|i| &residuals[i * residuals.len() / used]);
-        let starts = some.map(|residual| &residual[..residual.len().min(TOKENS * width)]);
+        let starts = some.map(|residual| residual.slice(s![..residual.nrows().min(TOKENS), ..]));
         Rerun(runtime::Rerun::new(runner, block, starts))
     }
 }
@@ -33,12 +34,12 @@ impl passes::Probe for Rerun<'_, '_> {
 struct Trial<'p, 'a>(Stopped<'p, 'a>);
 
 impl passes::Trial for Trial<'_, '_> {
-    fn change(&self, weights: &[(Reader, Vec<f32>)]) -> Result<f64> {
+    fn change(&self, weights: &[(Reader, Array2<f32>)]) -> Result<f64> {
         let mut overrides = Overrides::new();
         for (reader, values) in weights {
             match reader.expert {
-                None => overrides.floats(reader.weight, values),
-                Some(expert) => overrides.expert(reader.weight, expert, values),
+                None => overrides.floats(reader.weight, values.view()),
+                Some(expert) => overrides.expert(reader.weight, expert, values.view()),
             }
         }
         Ok(self.0.change(&overrides))

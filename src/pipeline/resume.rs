@@ -10,6 +10,7 @@ use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::{Crc, CrcWriter};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::done::Done;
@@ -32,8 +33,8 @@ pub struct State {
     pub blocks: usize,
     /// What each came to.
     pub done: Vec<Done>,
-    /// The residual streams after the last of them, one for each sample.
-    pub residuals: Vec<Vec<f32>>,
+    /// The residual streams after the last of them, one for each sample: `[tokens, width]`.
+    pub residuals: Vec<Array2<f32>>,
 }
 
 impl Resume {
@@ -71,11 +72,11 @@ impl Resume {
         Ok(Resume { dir })
     }
 
-    /// Where the run got to before; `None` if no block was finished.
+    /// Where the run got to before; `None` if no block was finished. `width`: of the residual stream.
     ///
     /// # Errors
     /// If a file is damaged: the error names it.
-    pub fn load(&self) -> Result<Option<State>> {
+    pub fn load(&self, width: usize) -> Result<Option<State>> {
         let blocks = (0..).take_while(|n| self.block(*n).exists()).count();
         if blocks == 0 {
             return Ok(None);
@@ -89,15 +90,18 @@ impl Resume {
         if lengths.iter().try_fold(0_usize, |sum, n| sum.checked_add(*n)) != Some(rest.len() / 4) {
             return Err(damaged());
         }
-        let residuals = lengths.iter().map(|&n| numbers.by_ref().take(n).collect()).collect();
-        Ok(Some(State { blocks, done, residuals }))
+        let residuals = lengths.iter().map(|&n| {
+            let shape = (n / width, width);
+            Array2::from_shape_vec(shape, numbers.by_ref().take(n).collect()).map_err(|_| damaged())
+        });
+        Ok(Some(State { blocks, done, residuals: residuals.collect::<Result<_>>()? }))
     }
 
     /// Keeps what block `index` came to, and the residual streams after it.
     ///
     /// # Errors
     /// If the disk is full or fails.
-    pub fn save(&self, index: usize, done: &Done, residuals: &[Vec<f32>]) -> Result<()> {
+    pub fn save(&self, index: usize, done: &Done, residuals: &[Array2<f32>]) -> Result<()> {
         write(&self.residuals(index), |out| {
             out.write_all(&(residuals.len() as u64).to_le_bytes())?;
             residuals.iter().try_for_each(|r| out.write_all(&(r.len() as u64).to_le_bytes()))?;
@@ -222,6 +226,8 @@ fn whole(path: &Path, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Re
 mod tests {
     use std::collections::BTreeMap;
 
+    use ndarray::array;
+
     use super::*;
     use crate::weights::{Edit, Scale};
 
@@ -245,17 +251,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.gguf.resume");
         let resume = Resume::open(path.clone(), "job 1").unwrap();
-        assert!(resume.load().unwrap().is_none());
-        let streams = vec![vec![0.1, -0.0, 3e-40], vec![], vec![1.5]];
-        resume.save(0, &Done::default(), &[vec![9.0]]).unwrap();
+        assert!(resume.load(3).unwrap().is_none());
+        let streams = [array![[0.1, -0.0, 3e-40]], Array2::zeros((0, 3)), array![[1.5, 2.5, 3.5], [-1.0, 0.0, 1.0]]];
+        resume.save(0, &Done::default(), &[array![[9.0, 9.0, 9.0]]]).unwrap();
         resume.save(1, &done(), &streams).unwrap();
         assert!(!path.join("residuals-0").exists());
-        let state = Resume::open(path.clone(), "job 1").unwrap().load().unwrap().unwrap();
+        let state = Resume::open(path.clone(), "job 1").unwrap().load(3).unwrap().unwrap();
         assert_eq!(state.blocks, 2);
         assert_eq!(state.done, [Done::default(), done()]);
-        let bits = |streams: &[Vec<f32>]| -> Vec<Vec<u32>> {
-            streams.iter().map(|s| s.iter().map(|x| x.to_bits()).collect()).collect()
-        };
+        let bits =
+            |streams: &[Array2<f32>]| -> Vec<Array2<u32>> { streams.iter().map(|s| s.mapv(f32::to_bits)).collect() };
         assert_eq!(bits(&state.residuals), bits(&streams));
         resume.remove();
         assert!(!path.exists());
@@ -274,7 +279,8 @@ mod tests {
     fn every_damaged_byte_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let resume = Resume::open(dir.path().join("r"), "job").unwrap();
-        resume.save(0, &done(), &[vec![1.0, 2.0]]).unwrap();
+        resume.save(0, &done(), &[array![[1.0], [2.0]]]).unwrap();
+        assert!(resume.load(3).err().unwrap().to_string().contains("residuals-0: damaged"));
         for name in ["block-0", "residuals-0"] {
             let path = dir.path().join("r").join(name);
             let good = fs::read(&path).unwrap();
@@ -282,9 +288,9 @@ mod tests {
                 let mut bad = good.clone();
                 bad[i] ^= 0x10;
                 fs::write(&path, &bad).unwrap();
-                assert!(resume.load().is_err(), "{name}: byte {i}");
+                assert!(resume.load(1).is_err(), "{name}: byte {i}");
                 fs::write(&path, &good[..i]).unwrap();
-                assert!(resume.load().is_err(), "{name}: cut at {i}");
+                assert!(resume.load(1).is_err(), "{name}: cut at {i}");
             }
             fs::write(&path, &good).unwrap();
         }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use aurora_quantizers::Care;
+use ndarray::Array2;
 
 use crate::model::ParamId;
 use crate::record::PassRecord;
 use crate::weights::Edits;
 
 /// What errors of weights cost, where it is known: of a matrix, E[x^2] of every column's input, `[experts, cols]`.
-pub type ColumnImportances = BTreeMap<ParamId, Vec<f32>>;
+pub type ColumnImportances = BTreeMap<ParamId, Array2<f32>>;
 
 /// How weights are rounded, beyond what the plan says.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,14 +1,15 @@
 //! The methods on statistics that a file holds: block by block as on a walk, but nothing runs through the model.
 
+use aurora_quantizers::SiteStats;
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{SiteStats, matrix};
+use ndarray::{Array2, ArrayView2, Axis};
 
 use super::blocks::Work;
 use super::rounding::AfterBlocks;
 use crate::calibrate::imatrix::Imatrix;
 use crate::calibrate::observe::{Feed, feeds};
 use crate::export::Sink;
-use crate::model::{Model, ModelGraph, ParamId, Reader, Site};
+use crate::model::{Model, ParamId, Reader, Site};
 use crate::passes::{self, Pass, RTN, SiteState, StatsKind};
 use crate::plan::Plan;
 use crate::record::PassRecord;
@@ -48,7 +49,7 @@ pub fn run(
         let name = &graph.param(feed.readers[0]).name;
         statistics.stats(graph, feed)?.ok_or_else(|| Error::bug(format!("{name}: no statistics of its input")))
     };
-    let judge = Judge { graph, weights };
+    let judge = Judge { weights };
     for block in 0..graph.blocks.len() {
         watch.stage(&format!("block {block}"));
         watch.go_on()?;
@@ -72,7 +73,6 @@ pub fn run(
 
 /// Judges weights by what their errors do to the outputs of their own matrices, tr(E H E^T) with H from X^T X.
 struct Judge<'a> {
-    graph: &'a ModelGraph,
     weights: &'a Weights<'a>,
 }
 
@@ -99,28 +99,28 @@ struct Trial<'p> {
 }
 
 impl passes::Trial for Trial<'_> {
-    fn change(&self, weights: &[(Reader, Vec<f32>)]) -> Result<f64> {
-        let losses = weights.iter().map(|(reader, values)| self.loss(*reader, values));
+    fn change(&self, weights: &[(Reader, Array2<f32>)]) -> Result<f64> {
+        let losses = weights.iter().map(|(reader, values)| self.loss(*reader, values.view()));
         Ok(losses.sum::<f64>() / self.tokens as f64)
     }
 }
 
 impl Trial<'_> {
     /// The squared change of a matrix's outputs over all tokens that it saw, from some of its rows.
-    fn loss(&self, reader: Reader, values: &[f32]) -> f64 {
+    fn loss(&self, reader: Reader, values: ArrayView2<'_, f32>) -> f64 {
         let state =
             self.states.iter().find(|state| state.site.readers.contains(&reader)).expect("a reader of the site");
         let Some(gram) = state.seen_by(reader.expert).gram() else { return 0.0 };
-        let cols = self.judge.graph.param(reader.weight).cols();
-        let rows = values.len() / cols;
+        let (rows, cols) = self.judge.weights.dim_of(reader);
+        assert_eq!(values.dim(), (rows, cols), "shape of a matrix under trial");
         let first = reader.expert.unwrap_or(0) * rows;
         let used = rows.min(ROWS);
-        let mut errors = vec![0.0; used * cols];
-        for (i, error) in errors.chunks_exact_mut(cols).enumerate() {
+        let mut errors = Array2::zeros((used, cols));
+        for (i, mut error) in errors.axis_chunks_iter_mut(Axis(0), 1).enumerate() {
             let row = i * rows / used;
-            self.judge.weights.rows(reader.weight, first + row..first + row + 1, error);
-            error.iter_mut().zip(&values[row * cols..]).for_each(|(e, w)| *e = w - *e);
+            self.judge.weights.rows(reader.weight, first + row..first + row + 1, error.view_mut());
+            error.iter_mut().zip(values.row(row)).for_each(|(e, w)| *e = w - *e);
         }
-        gram.quadratic(matrix(&errors, cols)) * rows as f64 / used.max(1) as f64
+        gram.quadratic(errors.view()) * rows as f64 / used.max(1) as f64
     }
 }

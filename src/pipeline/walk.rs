@@ -8,6 +8,8 @@
 
 use std::ops::Range;
 
+use ndarray::Array2;
+
 use crate::calibrate::not_finite;
 use crate::calibrate::observe::Observer;
 use crate::calibrate::shard;
@@ -19,7 +21,7 @@ pub enum Samples<'s> {
     /// Sequences, each from position 0.
     Tokens(&'s [Vec<u32>]),
     /// The residual stream of each in front of the first block of the walk, `[tokens, width]`.
-    Residuals(Vec<Vec<f32>>),
+    Residuals(Vec<Array2<f32>>),
 }
 
 /// Works at every stop of a walk.
@@ -44,7 +46,7 @@ pub trait Visit {
 /// If a token does not fit the model, a value is not finite (block, op and tensor are named), or the visitor says so.
 ///
 /// # Panics
-/// If there are no such blocks, or a residual stream is not whole rows.
+/// If there are no such blocks, or a residual stream has another width or not its rows one after the other.
 pub fn walk(runner: &BlockRunner<'_>, samples: Samples<'_>, blocks: Range<usize>, visit: &mut dyn Visit) -> Result<()> {
     let mut residuals = match samples {
         Samples::Tokens(samples) => samples.iter().map(|tokens| runner.embed(tokens)).collect::<Result<Vec<_>>>()?,
@@ -73,7 +75,7 @@ pub type Each<'e> = &'e mut dyn FnMut(usize) -> Result<()>;
 pub struct Stop<'w, 'a> {
     runner: &'w BlockRunner<'a>,
     index: usize,
-    residuals: &'w mut [Vec<f32>],
+    residuals: &'w mut [Array2<f32>],
     through: bool,
 }
 
@@ -89,7 +91,7 @@ impl<'w, 'a> Stop<'w, 'a> {
     }
 
     /// The residual stream of every sample where it stands now, `[tokens, width]`.
-    pub fn residuals(&self) -> &[Vec<f32>] {
+    pub fn residuals(&self) -> &[Array2<f32>] {
         self.residuals
     }
 
@@ -158,12 +160,12 @@ impl<'w, 'a> Stop<'w, 'a> {
 /// All samples behind the last block.
 pub struct Head<'w, 'a> {
     runner: &'w BlockRunner<'a>,
-    residuals: &'w [Vec<f32>],
+    residuals: &'w [Array2<f32>],
 }
 
 impl Head<'_, '_> {
     /// The residual stream of every sample, `[tokens, width]`.
-    pub fn residuals(&self) -> &[Vec<f32>] {
+    pub fn residuals(&self) -> &[Array2<f32>] {
         self.residuals
     }
 
@@ -177,9 +179,8 @@ impl Head<'_, '_> {
         for samples in self.residuals.chunks(leaf) {
             observer.begin_leaf(samples.len() == 1);
             for residual in samples {
-                let x = self.runner.head_inputs(residual)?;
-                let cols = self.runner.model().graph.param(reader.weight).cols();
-                let input = LinearInput { block: None, weight: reader.weight, expert: reader.expert, x: &x, cols };
+                let x = self.runner.head_inputs(residual.view())?;
+                let input = LinearInput { block: None, weight: reader.weight, expert: reader.expert, x: x.view() };
                 observer.linear_input(&input);
                 observed(self.runner, observer)?;
                 done += 1;

@@ -3,6 +3,8 @@
 //! A slot holds one row per token, or one per token and choice after an [`Op::Route`]; how many follows from its
 //! length. Slots are shared by all blocks, so a batch needs each only once.
 
+use aurora_quantizers::matrix_mut;
+
 use super::cache::Cache;
 use super::flash::Heads;
 use super::loaded::Engine;
@@ -226,7 +228,7 @@ impl<'e, 'a> Batch<'e, 'a, '_> {
         in_chunks(out, width, |at, out| {
             for (i, out) in out.chunks_exact_mut(width).enumerate() {
                 let row = row(at / width + i);
-                self.engine.weights.rows(table, row..row + 1, out);
+                self.engine.weights.rows(table, row..row + 1, matrix_mut(out, width));
             }
         });
     }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use ndarray::Array2;
+
 use super::batch::{Batch, Culprit};
 use crate::error::{Error, Quantity};
 use crate::model::ParamId;
@@ -52,9 +54,9 @@ pub(super) fn unknown(batch: &Batch<'_, '_, '_>) -> Error {
 
 fn bad_weight(batch: &Batch<'_, '_, '_>, id: ParamId) -> Option<(usize, f32)> {
     let param = batch.engine.model.graph.param(id);
-    let mut row = vec![0.0; param.cols()];
+    let mut row = Array2::zeros((1, param.cols()));
     (0..param.rows()).find_map(|r| {
-        batch.engine.weights.rows(id, r..r + 1, &mut row);
+        batch.engine.weights.rows(id, r..r + 1, row.view_mut());
         row.iter().find(|x| !x.is_finite()).map(|x| (r, *x))
     })
 }

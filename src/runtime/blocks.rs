@@ -4,6 +4,9 @@
 //! (the residual stream of every sample) is in the caller's hands: for observing, or for running on with other
 //! weights. The ops are those of [`Engine`], executed by the same code.
 
+use aurora_quantizers::{elements, elements_mut};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+
 use super::batch::{Batch, Culprit, finite};
 use super::cache::Cache;
 use super::loaded::{self, BATCH};
@@ -53,7 +56,7 @@ impl<'a> BlockRunner<'a> {
     ///
     /// # Errors
     /// If there are more tokens than the context has room for, one is outside the vocabulary, or a value is not finite.
-    pub fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+    pub fn embed(&self, tokens: &[u32]) -> Result<Array2<f32>> {
         loaded::check_tokens(self.model, tokens, self.options.context)?;
         let ops = &self.model.graph.embed;
         let engine = Engine::of(self.model, self.weights, self.options, ops, None);
@@ -61,36 +64,37 @@ impl<'a> BlockRunner<'a> {
         for (i, tokens) in tokens.chunks(BATCH).enumerate() {
             all.extend(straight(&engine, tokens, i * BATCH, ops, Vec::new())?);
         }
-        Ok(all)
+        Ok(Array2::from_shape_vec((tokens.len(), self.width()), all).expect("a row for every token"))
     }
 
     /// Makes block `i` ready to run, with some of its parameters replaced.
     ///
     /// # Panics
-    /// If there is no such block, or a value in `overrides` has not the length of its parameter.
+    /// If there is no such block, or a value in `overrides` has not the shape of its parameter.
     pub fn block<'l>(&'l self, i: usize, overrides: &'l Overrides<'l>) -> Block<'l> {
         let ops = &self.model.graph.blocks[i];
         let engine = Engine::of(self.model, self.weights, self.options, ops, Some(overrides));
         Block { index: i, engine, caches: Vec::new(), sequences: 0, slots: Vec::new() }
     }
 
-    /// What the output matrix multiplies, `[tokens, width]`, made from the residual stream after the last block.
+    /// What the output matrix multiplies, `[tokens, cols]`, made from the residual stream after the last block,
+    /// `[tokens, width]`.
     ///
     /// # Errors
     /// If a value is not finite.
     ///
     /// # Panics
-    /// If `residual` is not whole rows.
-    pub fn head_inputs(&self, residual: &[f32]) -> Result<Vec<f32>> {
+    /// If `residual` has another width or not its rows one after the other.
+    pub fn head_inputs(&self, residual: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         let head = &self.model.graph.head;
         let before = head.iter().position(|op| matches!(op, Op::Linear { .. })).expect("an output matrix");
         let Op::Linear { x, .. } = &head[before] else { unreachable!("found as a linear") };
         let ops = &head[..before];
         let engine = Engine::of(self.model, self.weights, self.options, ops, None);
         let width = self.width();
-        assert!(residual.len().is_multiple_of(width), "{} numbers in rows of {width}", residual.len());
+        assert_eq!(residual.ncols(), width, "width of the residual stream");
         let mut all = Vec::with_capacity(residual.len());
-        for (i, rows) in residual.chunks(BATCH * width).enumerate() {
+        for (i, rows) in elements(residual).chunks(BATCH * width).enumerate() {
             let tokens = vec![0; rows.len() / width];
             let mut batch = ready(&engine, &tokens, i * BATCH, rows.to_vec());
             no_culprit(batch.stretch(ops, &mut []));
@@ -101,7 +105,8 @@ impl<'a> BlockRunner<'a> {
             }
             all.extend_from_slice(inputs);
         }
-        Ok(all)
+        let shape = (residual.nrows(), self.model.graph.slots[x.0]);
+        Ok(Array2::from_shape_vec(shape, all).expect("a row for every token"))
     }
 
     /// Tells the system that the parameters of a block (`None`: those outside the blocks) will not be read again soon.
@@ -132,22 +137,23 @@ impl Block<'_> {
     /// and tensor.
     ///
     /// # Panics
-    /// If `residual` is not whole rows.
-    pub fn run(&mut self, residual: &mut [f32], tap: Option<&mut dyn Tap>) -> Result<()> {
+    /// If `residual` has another width or not its rows one after the other.
+    pub fn run(&mut self, residual: ArrayViewMut2<'_, f32>, tap: Option<&mut dyn Tap>) -> Result<()> {
+        let residual = self.rows(residual);
         self.run_together(&mut [residual], tap)
     }
 
     /// How many samples, from the first on, [`Block::run_all`] runs with every weight read once: those that are as long
     /// as the first, up to about a thousand tokens.
-    pub fn together(&self, residuals: &[Vec<f32>]) -> usize {
-        let length = residuals.first().map_or(0, Vec::len);
-        let most = TOGETHER * self.width() / length.max(1);
-        residuals.iter().take(most.max(1)).take_while(|r| r.len() == length).count()
+    pub fn together(&self, residuals: &[Array2<f32>]) -> usize {
+        let tokens = residuals.first().map_or(0, Array2::nrows);
+        let most = TOGETHER / tokens.max(1);
+        residuals.iter().take(most.max(1)).take_while(|r| r.nrows() == tokens).count()
     }
 
     /// Whether [`Block::run_all`] shows a tap all inputs of a matrix for these samples in one call.
-    pub fn at_once(&self, residuals: &[Vec<f32>]) -> bool {
-        let long = residuals.len() == 1 && residuals[0].len() > BATCH * self.width();
+    pub fn at_once(&self, residuals: &[Array2<f32>]) -> bool {
+        let long = residuals.len() == 1 && residuals[0].nrows() > BATCH;
         self.together(residuals) == residuals.len() && !long
     }
 
@@ -158,12 +164,12 @@ impl Block<'_> {
     /// As [`Block::run`]; samples before the one at fault may have been replaced already.
     ///
     /// # Panics
-    /// If a sample is not whole rows.
-    pub fn run_all(&mut self, residuals: &mut [Vec<f32>], mut tap: Option<&mut dyn Tap>) -> Result<()> {
+    /// If a sample has another width or not its rows one after the other.
+    pub fn run_all(&mut self, residuals: &mut [Array2<f32>], mut tap: Option<&mut dyn Tap>) -> Result<()> {
         let mut rest = residuals;
         while !rest.is_empty() {
             let (now, later) = rest.split_at_mut(self.together(rest));
-            let mut now: Vec<&mut [f32]> = now.iter_mut().map(Vec::as_mut_slice).collect();
+            let mut now: Vec<&mut [f32]> = now.iter_mut().map(|residual| self.rows(residual.view_mut())).collect();
             self.run_together(&mut now, tap.as_mut().map(|t| &mut **t as &mut dyn Tap))?;
             rest = later;
         }
@@ -175,13 +181,18 @@ impl Block<'_> {
         graph.slots[graph.residual.0]
     }
 
+    /// The numbers of a residual stream.
+    fn rows<'r>(&self, residual: ArrayViewMut2<'r, f32>) -> &'r mut [f32] {
+        assert_eq!(residual.ncols(), self.width(), "width of the residual stream");
+        elements_mut(residual)
+    }
+
     /// Samples of equal length: one of any, or several that [`Block::together`] counted.
     fn run_together(&mut self, residuals: &mut [&mut [f32]], mut tap: Option<&mut dyn Tap>) -> Result<()> {
         let graph = &self.engine.model.graph;
         let ops = &graph.blocks[self.index];
         let (slot, width, sequences) = (graph.residual.0, self.width(), residuals.len());
         let length = residuals[0].len();
-        assert!(length.is_multiple_of(width), "{length} numbers in rows of {width}");
         let tokens = vec![0; sequences * length / width];
         loaded::check_tokens(self.engine.model, &tokens[..length / width], self.engine.options.context)?;
         if self.sequences != sequences {

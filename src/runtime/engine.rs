@@ -1,5 +1,8 @@
 //! What can be asked of a model that runs: logits of tokens, with or without an observer.
 
+use aurora_quantizers::{elements, matrix};
+use ndarray::{Array2, ArrayView2};
+
 use super::batch::{Batch, finite};
 use super::cache::{self, Cache};
 use super::loaded::{BATCH, Engine, check_tokens, heads};
@@ -11,8 +14,8 @@ use crate::{Error, Result};
 /// Rows whose logits are computed together: 64 of 256,000 numbers are 64 MB.
 const HEAD_ROWS: usize = 64;
 
-/// Receives logits: the index of the first token and rows of the vocabulary's length.
-type Receiver<'f> = &'f mut (dyn FnMut(usize, &[f32]) + Send);
+/// Receives logits: the index of the first token, and a row for it and each of those that follow, `[tokens, vocab]`.
+type Receiver<'f> = &'f mut (dyn FnMut(usize, ArrayView2<'_, f32>) + Send);
 
 impl Engine<'_> {
     /// An empty sequence.
@@ -22,7 +25,7 @@ impl Engine<'_> {
     }
 
     /// Runs `tokens` after what the session holds and returns the logits of those from index `from` on,
-    /// `[tokens.len() - from, vocab]` row-major. `from` may be `tokens.len()`: then the session is filled, no more.
+    /// `[tokens.len() - from, vocab]`. `from` may be `tokens.len()`: then the session is filled, no more.
     /// After an error the session holds what it held before.
     ///
     /// # Errors
@@ -31,14 +34,12 @@ impl Engine<'_> {
     ///
     /// # Panics
     /// If `from` is past the end, or the session is another engine's.
-    pub fn forward(&self, session: &mut Session, tokens: &[u32], from: usize) -> Result<Vec<f32>> {
-        let mut logits = Vec::new();
-        self.run(session, tokens, from, None, &mut |_, rows| logits.extend_from_slice(rows))?;
-        Ok(logits)
+    pub fn forward(&self, session: &mut Session, tokens: &[u32], from: usize) -> Result<Array2<f32>> {
+        self.collect(session, tokens, from, None)
     }
 
     /// As [`Engine::forward`], but hands over logits some rows at a time, so that those of a long text need not be in
-    /// memory together: `each(index of the first token, rows)`.
+    /// memory together: `each(index of the first token, rows)`, the rows `[tokens, vocab]`, one after the other.
     ///
     /// # Errors
     /// As [`Engine::forward`]. What has been handed over by then is valid.
@@ -47,7 +48,7 @@ impl Engine<'_> {
         session: &mut Session,
         tokens: &[u32],
         from: usize,
-        each: &mut (dyn FnMut(usize, &[f32]) + Send),
+        each: &mut (dyn FnMut(usize, ArrayView2<'_, f32>) + Send),
     ) -> Result<()> {
         self.run(session, tokens, from, None, each)
     }
@@ -62,10 +63,8 @@ impl Engine<'_> {
         tokens: &[u32],
         from: usize,
         tap: &mut dyn Tap,
-    ) -> Result<Vec<f32>> {
-        let mut logits = Vec::new();
-        self.run(session, tokens, from, Some(tap), &mut |_, rows| logits.extend_from_slice(rows))?;
-        Ok(logits)
+    ) -> Result<Array2<f32>> {
+        self.collect(session, tokens, from, Some(tap))
     }
 
     /// Bytes that generating one token reads when `used` positions are filled: all matrices that it is multiplied with
@@ -87,6 +86,20 @@ impl Engine<'_> {
             } as u64;
         }
         bytes
+    }
+
+    fn collect(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        from: usize,
+        tap: Option<&mut dyn Tap>,
+    ) -> Result<Array2<f32>> {
+        let mut logits = Vec::new();
+        self.run(session, tokens, from, tap, &mut |_, rows| logits.extend_from_slice(elements(rows)))?;
+        let graph = &self.model.graph;
+        let shape = (tokens.len() - from, graph.slots[graph.logits.0]);
+        Ok(Array2::from_shape_vec(shape, logits).expect("a row for every token"))
     }
 
     fn run(
@@ -171,7 +184,7 @@ impl Batch<'_, '_, '_> {
                 self.finite = false;
                 return Ok(());
             }
-            each(i * HEAD_ROWS, logits);
+            each(i * HEAD_ROWS, matrix(logits, graph.slots[graph.logits.0]));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use aurora_quantizers::formats;
-use ndarray::ArrayView2;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use super::kernels::{Acts, Dense, matmul};
 
@@ -18,14 +18,14 @@ pub trait Linear: Send + Sync {
     /// Bytes of weights that one product reads.
     fn bytes(&self) -> usize;
 
-    /// `out[t * rows + r]`: output `r` of token `t`. `exact`: keep activations in f32 where they would be rounded to 8
-    /// bits.
+    /// `out`: `[tokens, rows]`, the outputs of each token. `exact`: keep activations in f32 where they would be rounded
+    /// to 8 bits.
     ///
     /// Parallel on the current rayon pool; the result is the same for any number of threads.
     ///
     /// # Panics
-    /// If `x` has not `cols` columns, or `out` is not `tokens * rows` long.
-    fn forward(&self, x: &Acts<'_>, exact: bool, out: &mut [f32]);
+    /// If `x` has not `cols` columns, or `out` has another shape or not its rows one after the other.
+    fn forward(&self, x: &Acts<'_>, exact: bool, out: ArrayViewMut2<'_, f32>);
 }
 
 impl Linear for Dense<'_> {
@@ -37,7 +37,7 @@ impl Linear for Dense<'_> {
         self.stored().len()
     }
 
-    fn forward(&self, x: &Acts<'_>, exact: bool, out: &mut [f32]) {
+    fn forward(&self, x: &Acts<'_>, exact: bool, out: ArrayViewMut2<'_, f32>) {
         matmul(self, x, exact, out);
     }
 }
@@ -51,7 +51,7 @@ impl<L: Linear + ?Sized> Linear for &L {
         (**self).bytes()
     }
 
-    fn forward(&self, x: &Acts<'_>, exact: bool, out: &mut [f32]) {
+    fn forward(&self, x: &Acts<'_>, exact: bool, out: ArrayViewMut2<'_, f32>) {
         (**self).forward(x, exact, out);
     }
 }
@@ -89,12 +89,11 @@ impl Linear for LowRank {
         self.a.bytes() + self.b.bytes()
     }
 
-    fn forward(&self, x: &Acts<'_>, exact: bool, out: &mut [f32]) {
-        let (tokens, rank) = (x.tokens(), self.a.rows());
-        let mut inner = vec![0.0; tokens * rank];
-        self.a.forward(x, exact, &mut inner);
-        inner.iter_mut().for_each(|v| *v *= self.scale);
-        self.b.forward(&Acts::new(&inner, tokens, rank), exact, out);
+    fn forward(&self, x: &Acts<'_>, exact: bool, out: ArrayViewMut2<'_, f32>) {
+        let mut inner = Array2::zeros((x.tokens(), self.a.rows()));
+        self.a.forward(x, exact, inner.view_mut());
+        inner *= self.scale;
+        self.b.forward(&Acts::new(inner.view()), exact, out);
     }
 }
 
@@ -120,19 +119,23 @@ impl Linear for Sum<'_> {
         self.0.iter().map(|term| term.bytes()).sum()
     }
 
-    fn forward(&self, x: &Acts<'_>, exact: bool, out: &mut [f32]) {
-        self.0[0].forward(x, exact, out);
-        let mut term_out = vec![0.0; if self.0.len() > 1 { out.len() } else { 0 }];
-        for term in &self.0[1..] {
-            term.forward(x, exact, &mut term_out);
-            out.iter_mut().zip(&term_out).for_each(|(out, term)| *out += term);
+    fn forward(&self, x: &Acts<'_>, exact: bool, mut out: ArrayViewMut2<'_, f32>) {
+        let (first, others) = self.0.split_first().expect("at least one linear");
+        first.forward(x, exact, out.view_mut());
+        if others.is_empty() {
+            return;
+        }
+        let mut product = Array2::zeros(out.dim());
+        for term in others {
+            term.forward(x, exact, product.view_mut());
+            out += &product;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use aurora_quantizers::{Scales, matrix};
+    use aurora_quantizers::{Scales, matrix, matrix_mut};
 
     use super::*;
 
@@ -173,11 +176,11 @@ mod tests {
             let what = format!("[{rows}, {cols}], rank {rank}, {tokens} tokens");
             let (a, b) = (noise(1, rank * cols), noise(2, rows * rank));
             let (w, x) = (noise(3, rows * cols), noise(4, tokens * cols));
-            let acts = Acts::new(&x, tokens, cols);
+            let acts = Acts::new(matrix(&x, cols));
             let low_rank = LowRank::new(matrix(&a, cols), matrix(&b, rank), 0.75);
             assert_eq!(low_rank.shape(), (rows, cols));
             let mut out = vec![f32::NAN; tokens * rows];
-            low_rank.forward(&acts, true, &mut out);
+            low_rank.forward(&acts, true, matrix_mut(&mut out, rows));
             let full = multiplied(&a, &b, rank, cols, 0.75);
             assert_near(&out, &product(&full, &x, cols), &what);
 
@@ -186,7 +189,7 @@ mod tests {
             let sum = Sum::new(terms);
             assert_eq!((sum.shape(), sum.bytes()), ((rows, cols), bytes));
             out.fill(f32::NAN);
-            sum.forward(&acts, true, &mut out);
+            sum.forward(&acts, true, matrix_mut(&mut out, rows));
             let both: Vec<f64> = w.iter().zip(&full).map(|(w, f)| f64::from(*w) + f).collect();
             assert_near(&out, &product(&both, &x, cols), &what);
         }
@@ -199,9 +202,9 @@ mod tests {
         let q4_0 = formats::by_name("q4_0").expect("a row");
         q4_0.encode(&noise(6, 128), Scales::Reference, &mut bytes);
         let dense = Dense::new(q4_0, 2, 64, Cow::Owned(bytes), None);
-        let (mut alone, mut summed) = ([0.0; 2], [f32::NAN; 2]);
-        dense.forward(&Acts::new(&x, 1, 64), false, &mut alone);
-        Sum::new(vec![Box::new(&dense)]).forward(&Acts::new(&x, 1, 64), false, &mut summed);
+        let (mut alone, mut summed) = (Array2::zeros((1, 2)), Array2::from_elem((1, 2), f32::NAN));
+        dense.forward(&Acts::new(matrix(&x, 64)), false, alone.view_mut());
+        Sum::new(vec![Box::new(&dense)]).forward(&Acts::new(matrix(&x, 64)), false, summed.view_mut());
         assert_eq!(alone, summed);
     }
 

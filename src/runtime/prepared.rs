@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use aurora_quantizers::{Scales, Store, formats};
+use aurora_quantizers::{Scales, Store, elements_mut, formats, matrix_mut};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::kernels::Dense;
+use super::overrides::Override;
 use super::{Linear, Overrides, Sum};
 use crate::model::{Import, ModelGraph, Op, ParamId};
 use crate::weights::{Kept, Stored, Weights};
@@ -55,11 +57,12 @@ impl<'a> Params<'a> {
             for id in vectors {
                 params[id.0].vector.get_or_insert_with(|| {
                     let param = graph.param(id);
+                    let Some(value) = overrides.and_then(|o| o.get(id)) else {
+                        return weights.whole(id).into_raw_vec_and_offset().0;
+                    };
+                    value.check(&param.name, (param.rows(), param.cols()));
                     let mut vector = vec![0.0; param.len()];
-                    match overrides.and_then(|o| o.get(id)) {
-                        Some((store, bytes)) => store.decode(bytes, &mut vector),
-                        None => weights.rows(id, 0..param.rows(), &mut vector),
-                    }
+                    value.store.decode(&value.bytes, &mut vector);
                     vector
                 });
             }
@@ -91,12 +94,13 @@ fn linears<'a>(
     overrides: Option<&'a Overrides<'a>>,
 ) -> Vec<Box<dyn Linear + 'a>> {
     let mut matrices = match overrides.and_then(|o| o.get(id)) {
-        Some((store, bytes)) => replaced(graph, id, store, bytes),
+        Some(value) => replaced(graph, id, value),
         None => matrices(graph, weights, id),
     };
     let (rows, cols) = matrix_shape(graph, id);
-    for (expert, bytes) in overrides.into_iter().flat_map(|o| o.experts(id)) {
-        matrices[expert] = Dense::new(&formats::F32, rows, cols, bytes.into(), None);
+    for (expert, value) in overrides.into_iter().flat_map(|o| o.experts(id)) {
+        value.check(&graph.param(id).name, (rows, cols));
+        matrices[expert] = Dense::new(value.store, rows, cols, Cow::Borrowed(&value.bytes), None);
     }
     let mut linears: Vec<_> = matrices.into_iter().map(|matrix| Box::new(matrix) as Box<dyn Linear>).collect();
     for (expert, added) in overrides.into_iter().flat_map(|o| o.added(id)) {
@@ -108,12 +112,13 @@ fn linears<'a>(
 }
 
 /// The matrices of a value that is not the stored one.
-fn replaced<'a>(graph: &ModelGraph, id: ParamId, store: &'static dyn Store, bytes: &'a [u8]) -> Vec<Dense<'a>> {
+fn replaced<'a>(graph: &ModelGraph, id: ParamId, value: &'a Override<'_>) -> Vec<Dense<'a>> {
     let param = graph.param(id);
+    value.check(&param.name, (param.rows(), param.cols()));
     let (rows, cols) = matrix_shape(graph, id);
-    let all = param.rows() / rows;
+    let (all, bytes) = (param.rows() / rows, &value.bytes);
     assert!(bytes.len().is_multiple_of(all), "{}: {} bytes for {all} matrices", param.name, bytes.len());
-    bytes.chunks(bytes.len() / all).map(|bytes| Dense::new(store, rows, cols, bytes.into(), None)).collect()
+    bytes.chunks(bytes.len() / all).map(|bytes| Dense::new(value.store, rows, cols, bytes.into(), None)).collect()
 }
 
 /// Rows and columns of a parameter's matrix, or of each of its experts'.
@@ -189,7 +194,7 @@ fn materialised(
     for (from, bytes) in rows.clone().step_by(ROWS_AT_A_TIME).zip(bytes.chunks_mut(ROWS_AT_A_TIME * row)) {
         let some = from..(from + ROWS_AT_A_TIME).min(rows.end);
         values.resize(some.len() * cols, 0.0);
-        weights.rows(id, some, &mut values);
+        weights.rows(id, some, matrix_mut(&mut values, cols));
         store.encode(&values, Scales::Reference, bytes);
     }
     (store, bytes.into())
@@ -211,9 +216,9 @@ fn carried(
     let same = bytes.par_chunks_mut(ROWS_AT_A_TIME * row).enumerate().all(|(i, bytes)| {
         let from = rows.start + i * ROWS_AT_A_TIME;
         let some = from..from + bytes.len() / row;
-        let (mut values, mut back) = (vec![0.0; some.len() * cols], vec![0.0; some.len() * cols]);
-        weights.carry(id, some, kept.store, &mut values, bytes);
-        kept.store.decode(bytes, &mut back);
+        let (mut values, mut back) = (Array2::zeros((some.len(), cols)), Array2::zeros((some.len(), cols)));
+        weights.carry(id, some, kept.store, values.view_mut(), bytes);
+        kept.store.decode(bytes, elements_mut(back.view_mut()));
         values == back
     });
     same.then(|| (kept.store, bytes.into()))

@@ -3,6 +3,9 @@
 
 use std::ops::Range;
 
+use aurora_quantizers::elements;
+use ndarray::ArrayView2;
+
 use super::batch::{Batch, finite};
 use super::blocks::no_culprit;
 use super::cache::Cache;
@@ -46,15 +49,19 @@ impl<'p, 'a> Rerun<'p, 'a> {
     /// first tokens are used, as many as go through a model together.
     ///
     /// # Panics
-    /// If there is no such block, or a residual is not whole rows.
-    pub fn new<'r>(runner: &'p BlockRunner<'a>, block: usize, residuals: impl IntoIterator<Item = &'r [f32]>) -> Self {
+    /// If there is no such block, or a residual has another width or not its rows one after the other.
+    pub fn new<'r>(
+        runner: &'p BlockRunner<'a>,
+        block: usize,
+        residuals: impl IntoIterator<Item = ArrayView2<'r, f32>>,
+    ) -> Self {
         let width = runner.width();
         assert!(block < runner.model.graph.blocks.len(), "block {block}");
         let most = BATCH.min(runner.options.context) * width;
         let mut groups: Vec<Group> = Vec::new();
         for residual in residuals {
-            assert!(residual.len().is_multiple_of(width), "{} numbers in rows of {width}", residual.len());
-            let residual = &residual[..residual.len().min(most)];
+            assert_eq!(residual.ncols(), width, "width of the residual stream");
+            let residual = &elements(residual)[..residual.len().min(most)];
             match groups.last_mut().filter(|g| g.residual.len() == residual.len() * g.sequences) {
                 Some(group) => {
                     group.sequences += 1;
@@ -111,7 +118,7 @@ impl Stopped<'_, '_> {
     /// squared differences, summed over the width. Infinite if a number overflows.
     ///
     /// # Panics
-    /// If a value in `overrides` has not the length of its parameter.
+    /// If a value in `overrides` has not the shape of its parameter.
     pub fn change(&self, overrides: &Overrides<'_>) -> f64 {
         let runner = self.probe.runner;
         let engine = Engine::of(runner.model, runner.weights, runner.options, self.ops, Some(overrides));

@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use ndarray::ArrayView1;
+
 /// How tokens are chosen. The default is llama.cpp's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerOptions {
@@ -66,11 +68,12 @@ impl Sampler {
         }
     }
 
-    /// Chooses a token; it is not yet accepted. A logit that is not a number is never chosen.
+    /// Chooses a token by its logits, one for each of the vocabulary; it is not yet accepted. A logit that is not a
+    /// number is never chosen.
     ///
     /// # Panics
     /// If there are no logits.
-    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+    pub fn sample(&mut self, logits: ArrayView1<'_, f32>) -> u32 {
         assert!(!logits.is_empty(), "a token is chosen from at least one logit");
         self.candidates.clear();
         let number = |x: f32| if x.is_nan() { f32::NEG_INFINITY } else { x };
@@ -179,6 +182,8 @@ impl SplitMix64 {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::aview1;
+
     use super::*;
 
     /// Everything off: plain sampling of the softmax.
@@ -247,7 +252,7 @@ mod tests {
             window.iter().for_each(|&t| sampler.accept(t));
             let mut counts = [0usize; 17];
             for _ in 0..DRAWS {
-                counts[sampler.sample(&logits) as usize] += 1;
+                counts[sampler.sample(aview1(&logits)) as usize] += 1;
             }
             for (token, p) in direct(&logits, &case, &window).into_iter().enumerate() {
                 let found = counts[token] as f64 / DRAWS as f64;
@@ -261,11 +266,11 @@ mod tests {
     #[test]
     fn temperature_zero_takes_the_lowest_of_the_best() {
         let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..PLAIN });
-        assert_eq!(sampler.sample(&[0.0, 2.0, f32::NAN, 2.0, -1.0]), 1);
-        assert_eq!(sampler.sample(&[f32::NEG_INFINITY; 3]), 0);
+        assert_eq!(sampler.sample(aview1(&[0.0, 2.0, f32::NAN, 2.0, -1.0])), 1);
+        assert_eq!(sampler.sample(aview1(&[f32::NEG_INFINITY; 3])), 0);
         let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, repeat_penalty: 3.0, ..PLAIN });
         sampler.accept(1);
-        assert_eq!(sampler.sample(&[1.0, 2.0, 0.5]), 0);
+        assert_eq!(sampler.sample(aview1(&[1.0, 2.0, 0.5])), 0);
     }
 
     #[test]
@@ -273,9 +278,9 @@ mod tests {
         for case in [PLAIN, SamplerOptions::default(), SamplerOptions { top_k: 1, top_p: 0.0, min_p: 1.0, ..PLAIN }] {
             let mut sampler = Sampler::new(case);
             for logits in [&[0.0f32; 1][..], &[f32::NEG_INFINITY; 4], &[f32::NAN; 4], &[f32::MAX, f32::MIN, 0.0]] {
-                assert!((sampler.sample(logits) as usize) < logits.len());
+                assert!((sampler.sample(aview1(logits)) as usize) < logits.len());
             }
-            assert_eq!(sampler.sample(&[0.0, f32::INFINITY, 0.0]), 1);
+            assert_eq!(sampler.sample(aview1(&[0.0, f32::INFINITY, 0.0])), 1);
         }
     }
 
@@ -285,7 +290,7 @@ mod tests {
             Sampler::new(SamplerOptions { temperature: 0.0, repeat_penalty: 9.0, repeat_window: 2, ..PLAIN });
         for (accepted, wanted) in [(0, 1), (1, 2), (2, 0), (2, 0)] {
             sampler.accept(accepted);
-            assert_eq!(sampler.sample(&[3.0, 2.9, 2.8]), wanted);
+            assert_eq!(sampler.sample(aview1(&[3.0, 2.9, 2.8])), wanted);
         }
     }
 
@@ -296,7 +301,7 @@ mod tests {
         assert_eq!([random.next(), random.next(), random.next()], wanted);
         let text = |seed| {
             let mut sampler = Sampler::new(SamplerOptions { seed, ..PLAIN });
-            (0..20).map(|i| sampler.sample(&logits(i, 50))).collect::<Vec<_>>()
+            (0..20).map(|i| sampler.sample(aview1(&logits(i, 50)))).collect::<Vec<_>>()
         };
         assert_eq!(text(1), text(1));
         assert_ne!(text(1), text(2));

@@ -1,5 +1,7 @@
 //! An observer of what linears multiply.
 
+use ndarray::ArrayView2;
+
 use crate::model::ParamId;
 
 /// What a linear is about to multiply.
@@ -11,10 +13,8 @@ pub struct LinearInput<'x> {
     pub weight: ParamId,
     /// Which expert's, if it has several.
     pub expert: Option<usize>,
-    /// Rows of `cols` numbers: one per token, or one per token that chose the expert.
-    pub x: &'x [f32],
-    /// Row length.
-    pub cols: usize,
+    /// `[rows, cols]`, rows one after the other: one per token, or one per token that chose the expert.
+    pub x: ArrayView2<'x, f32>,
 }
 
 /// An observer of every linear's input: what calibration collects its statistics with.

@@ -5,6 +5,7 @@
 //! matrix. A vector is a matrix of one row.
 
 use aurora_quantizers::BitMask;
+use ndarray::Array2;
 
 /// One change of a matrix.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +20,8 @@ pub enum Edit {
     Remove(Gather),
     /// Something is added.
     Add(LowRankTerm),
-    /// Everything is replaced: `[rows, cols]`, row-major.
-    Values(Vec<f32>),
+    /// Everything is replaced: `[rows, cols]`.
+    Values(Array2<f32>),
 }
 
 /// The rows or the columns of a matrix.
@@ -53,14 +54,12 @@ pub struct Scale {
 /// A product of two thin matrices, `scale * B A`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LowRankTerm {
-    /// Columns of B and rows of A.
-    pub rank: usize,
     /// Multiplies the product.
     pub scale: f32,
-    /// `[rows, rank]`, row-major.
-    pub b: Vec<f32>,
-    /// `[rank, cols]`, row-major.
-    pub a: Vec<f32>,
+    /// B, `[rows, rank]`.
+    pub b: Array2<f32>,
+    /// A, `[rank, cols]`.
+    pub a: Array2<f32>,
 }
 
 impl Scale {
@@ -155,12 +154,17 @@ impl Edit {
                 Err(format!("a mask of [{}, {}], needed [{rows}, {cols}]", mask.rows(), mask.cols()))
             }
             Edit::Mask(_) => Ok(()),
-            Edit::Add(LowRankTerm { rank, b, a, .. }) => {
-                let size = |n: usize| rank.checked_mul(n).unwrap_or(usize::MAX);
-                counted(&format!("numbers of B of rank {rank}"), b.len(), size(rows))?;
-                counted(&format!("numbers of A of rank {rank}"), a.len(), size(cols))
+            Edit::Add(LowRankTerm { b, a, .. }) => match (b.nrows(), a.ncols(), b.ncols()) == (rows, cols, a.nrows()) {
+                true => Ok(()),
+                false => {
+                    let (b, a) = (b.shape(), a.shape());
+                    Err(format!("a product of {b:?} and {a:?}, needed [{rows}, rank] and [rank, {cols}]"))
+                }
+            },
+            Edit::Values(values) if values.dim() != (rows, cols) => {
+                Err(format!("new values of {:?}, needed [{rows}, {cols}]", values.shape()))
             }
-            Edit::Values(values) => counted("new values", values.len(), rows * cols),
+            Edit::Values(_) => Ok(()),
         }
     }
 }

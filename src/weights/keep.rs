@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use aurora_quantizers::grid::Levels;
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{BlockFormat, Store, formats};
+use aurora_quantizers::{BlockFormat, Store, formats, matrix_mut};
+use ndarray::ArrayViewMut2;
 
 use super::Weights;
 use super::bind::Numbers;
@@ -90,14 +91,22 @@ impl<'a> Weights<'a> {
     }
 
     /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found. `values`:
-    /// receives the weights of these rows, `[rows.len(), cols]`. `out`: exactly their bytes in `store`.
+    /// receives the weights of these rows, `[rows.len(), cols]`, as [`rows`](Weights::rows) reads them. `out`: exactly
+    /// their bytes in `store`.
     ///
     /// # Panics
-    /// If the parameter has no integers or its weights were [changed](Weights::changes), or a length does not fit.
-    pub fn carry(&self, id: ParamId, rows: Range<usize>, store: &dyn Store, values: &mut [f32], out: &mut [u8]) {
+    /// As [`rows`](Weights::rows); or if the parameter has no integers, its weights were [changed](Weights::changes),
+    /// or `out` has another length.
+    pub fn carry(
+        &self,
+        id: ParamId,
+        rows: Range<usize>,
+        store: &dyn Store,
+        values: ArrayViewMut2<'_, f32>,
+        out: &mut [u8],
+    ) {
         let param = self.graph.param(id);
         let cols = param.cols();
-        assert_eq!(values.len(), rows.len() * cols, "{}: length of the values", param.name);
         assert_eq!(self.changes(id), None, "{}: what was done to its integers", param.name);
         self.rows(id, rows.clone(), values);
         let format = store.blocks().expect("a type of BLOCKS");
@@ -204,7 +213,7 @@ fn blocks(
     let (n, cols) = (spec.block, packed.cols);
     let (offset, (low, _)) = grid(format);
     let mut levels = vec![0; rows.len() * cols];
-    packed.levels(source, rows, &mut levels);
+    packed.levels(source, rows, matrix_mut(&mut levels, cols));
     let (mut lines, mut codes) = (RowGrid::default(), vec![0; n]);
     let empty = format.unpack(&vec![0; spec.bytes], &mut codes);
     let lowest = i32::from(packed.lowest());

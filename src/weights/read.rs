@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use aurora_quantizers::Store;
+use aurora_quantizers::{Store, elements_mut, matrix_mut};
+use ndarray::{Array2, ArrayViewMut2};
 
 use super::Weights;
 use super::bind::{Bound, Numbers, Run};
@@ -30,20 +31,27 @@ pub(super) struct Piece<'w, 'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// Reads canonical rows of a parameter, with all edits. `out`: `rows.len() * cols` numbers, row-major; rows count
-    /// over all outer dimensions of its [shape](Weights::shape) (a vector is one row).
+    /// Reads canonical rows of a parameter, with all edits, into `out`, `[rows.len(), cols]`. Rows count over all outer
+    /// dimensions, as in [`dim`](Weights::dim).
     ///
     /// # Panics
-    /// If `rows` reaches past the parameter or `out` has another length.
-    pub fn rows(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]) {
-        let (outer, cols) = self.shape(id).split_at(self.shape(id).len() - 1);
-        let (all, name) = (outer.iter().product(), &self.graph.param(id).name);
+    /// If `rows` reaches past the parameter, or `out` has another shape or not its rows one after the other.
+    pub fn rows(&self, id: ParamId, rows: Range<usize>, out: ArrayViewMut2<'_, f32>) {
+        let ((all, cols), name) = (self.dim(id), &self.graph.param(id).name);
         assert!(rows.end <= all, "{name}: rows {rows:?} of {all}");
-        assert_eq!(out.len(), rows.len() * cols[0], "{name}: length of the output");
+        assert_eq!(out.dim(), (rows.len(), cols), "{name}: shape of the output");
+        let out = elements_mut(out);
         match &self.edited[id.0] {
             None => self.imported(id, rows, out),
             Some(edited) => edited.read(rows, out, &|places, out| self.unedited(id, places, out)),
         }
+    }
+
+    /// All rows of a parameter, with all edits: `[rows, cols]`, as [`dim`](Weights::dim) says.
+    pub fn whole(&self, id: ParamId) -> Array2<f32> {
+        let mut whole = Array2::zeros(self.dim(id));
+        self.rows(id, 0..whole.nrows(), whole.view_mut());
+        whole
     }
 
     /// Rows from anywhere in a parameter, as they were before any edit.
@@ -56,7 +64,7 @@ impl<'a> Weights<'a> {
         if !runs.is_empty() && runs.iter().all(|run| matches!(run.numbers, Numbers::Packed(_))) {
             for piece in self.gather(id, rows.iter().copied()) {
                 let (now, later) = std::mem::take(&mut rest).split_at_mut(piece.rows.len() * cols);
-                piece.packed.decode(self.source, &piece.rows, now);
+                piece.packed.decode(self.source, &piece.rows, matrix_mut(now, cols));
                 rest = later;
             }
             return;
@@ -184,7 +192,7 @@ impl<'a> Weights<'a> {
             Numbers::Stored(store) => store,
             Numbers::Packed(packed) => {
                 let rows: Vec<usize> = (first_row..first_row + out.len() / cols).collect();
-                return packed.decode(self.source, &rows, out);
+                return packed.decode(self.source, &rows, matrix_mut(out, cols));
             }
         };
         let spec = store.spec();
@@ -211,7 +219,7 @@ impl<'a> Weights<'a> {
         let dim = total / heads;
         if let Numbers::Packed(packed) = run.numbers {
             let rows: Vec<usize> = rows.map(|row| run.first_row + halved(row, dim)).collect();
-            return packed.decode(self.source, &rows, out);
+            return packed.decode(self.source, &rows, matrix_mut(out, cols));
         }
         for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
             self.decode(run, run.first_row + halved(row, dim), cols, out);

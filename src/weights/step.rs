@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use ndarray::aview_mut1;
+
 use super::edit::{Edit, Gather, LowRankTerm, Scale, Side};
 
 /// An edit as it applies to one matrix; the edit itself may span several.
@@ -92,7 +94,7 @@ impl Step {
             }
             Edit::Values(new) => {
                 for (place, values) in rows.zip(values.chunks_exact_mut(width)) {
-                    values.copy_from_slice(&new[place * width..(place + 1) * width]);
+                    aview_mut1(values).assign(&new.row(place));
                 }
             }
         }
@@ -116,8 +118,7 @@ impl LowRankTerm {
     /// Summed in f64 and rounded once. `sum`: room for a row.
     fn apply(&self, row: usize, sum: &mut [f64], values: &mut [f32]) {
         sum.fill(0.0);
-        let weights = &self.b[row * self.rank..(row + 1) * self.rank];
-        for (b, a) in weights.iter().zip(self.a.chunks_exact(values.len())) {
+        for (b, a) in self.b.row(row).iter().zip(self.a.rows()) {
             sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += f64::from(*b) * f64::from(*a));
         }
         let scale = f64::from(self.scale);

@@ -3,6 +3,7 @@
 use aurora_quant::model::{Model, ParamId, Role};
 use aurora_quant::weights::{Edit, Gather, LowRankTerm, Scale, Side};
 use aurora_quantizers::BitMask;
+use ndarray::Array2;
 
 /// Numbers that are the same on every machine.
 pub struct Random(pub u64);
@@ -19,6 +20,10 @@ impl Random {
 
     pub fn floats(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.float()).collect()
+    }
+
+    pub fn matrix(&mut self, rows: usize, cols: usize) -> Array2<f32> {
+        Array2::from_shape_simple_fn((rows, cols), || self.float())
     }
 
     pub fn permutation(&mut self, n: usize) -> Vec<u32> {
@@ -58,10 +63,12 @@ pub fn edit(kind: &str, rows: usize, cols: usize, random: &mut Random) -> Edit {
         }
         "add" => {
             let rank = 1 + random.below(3);
-            let (b, a) = (random.floats(rows * rank), random.floats(rank * cols));
-            Edit::Add(LowRankTerm { rank, scale: random.float(), b, a })
+            let (b, a) = (random.matrix(rows, rank), random.matrix(rank, cols));
+            Edit::Add(LowRankTerm { scale: random.float(), b, a })
         }
-        _ => Edit::Values(random.floats(rows * cols)),
+        // Numbers in any order in memory.
+        _ if random.below(2) == 0 => Edit::Values(random.matrix(cols, rows).reversed_axes()),
+        _ => Edit::Values(random.matrix(rows, cols)),
     }
 }
 
@@ -117,7 +124,7 @@ pub fn apply(m: &mut Matrix, edit: &Edit) {
                 *m = before.iter().map(|row| g.from.iter().map(|&i| row[i as usize]).collect()).collect();
             }
         },
-        Edit::Values(values) => *m = values.chunks(before[0].len()).map(<[f32]>::to_vec).collect(),
+        Edit::Values(values) => *m = values.rows().into_iter().map(|row| row.to_vec()).collect(),
         _ => {
             for (r, row) in m.iter_mut().enumerate() {
                 for (c, w) in row.iter_mut().enumerate() {
@@ -127,9 +134,8 @@ pub fn apply(m: &mut Matrix, edit: &Edit) {
                             *w *= s.rows.as_ref().map_or(1.0, |by| by[r]);
                         }
                         Edit::Mask(mask) => *w = if mask.stays(r, c) { *w } else { 0.0 },
-                        Edit::Add(LowRankTerm { rank, scale, b, a }) => {
-                            let cols = before[0].len();
-                            let terms = (0..*rank).map(|k| f64::from(b[r * rank + k]) * f64::from(a[k * cols + c]));
+                        Edit::Add(LowRankTerm { scale, b, a }) => {
+                            let terms = (0..a.nrows()).map(|k| f64::from(b[[r, k]]) * f64::from(a[[k, c]]));
                             *w = (f64::from(*w) + f64::from(*scale) * terms.fold(0.0, |sum, t| sum + t)) as f32;
                         }
                         _ => unreachable!(),

@@ -15,8 +15,8 @@ fn agrees(what: &str, opened: &Opened, golden: &Golden) {
     let options = RuntimeOptions { context: golden.tokens.len(), ..EXACT };
     let ours = opened.logits(options, &golden.tokens);
     let worst = apart(&ours, &golden.logits);
-    let vocab = opened.model.hyper.vocab;
-    let wrong = ours.chunks(vocab).zip(golden.logits.chunks(vocab)).filter(|(a, b)| argmax(a) != argmax(b)).count();
+    let rows = ours.rows().into_iter().zip(golden.logits.rows());
+    let wrong = rows.filter(|(a, b)| argmax(*a) != argmax(*b)).count();
     println!("{what}: {worst:.1e}");
     assert!(worst <= TOLERANCE && wrong == 0, "{what}: {worst:e}, {wrong} positions have another best token");
 }
@@ -72,7 +72,7 @@ fn greedy_continuations_are_golden() {
             let mut next = prompt.clone();
             let mut step = || {
                 let logits = engine.forward(&mut session, &next, next.len() - 1).unwrap();
-                next = vec![argmax(&logits) as u32];
+                next = vec![argmax(logits.row(0)) as u32];
                 next[0]
             };
             (0..theirs.len()).map(|_| step()).collect()

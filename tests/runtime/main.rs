@@ -16,7 +16,9 @@ use aurora_quant::checkpoint::{self, Config, TensorSource};
 use aurora_quant::model::{Model, describe};
 use aurora_quant::runtime::{Attention, CacheType, Engine, RuntimeOptions};
 use aurora_quant::weights::Weights;
+use aurora_quantizers::matrix;
 use common::canonical;
+use ndarray::{Array2, ArrayView1};
 
 /// A checkpoint and its model.
 struct Opened {
@@ -56,7 +58,7 @@ impl Opened {
     }
 
     /// All logits of `tokens`.
-    fn logits(&self, options: RuntimeOptions, tokens: &[u32]) -> Vec<f32> {
+    fn logits(&self, options: RuntimeOptions, tokens: &[u32]) -> Array2<f32> {
         self.run(options, |engine| engine.forward(&mut engine.session(), tokens, 0).unwrap())
     }
 }
@@ -68,14 +70,15 @@ fn fixture(name: &str) -> PathBuf {
 /// Tokens and logits of a golden file.
 struct Golden {
     tokens: Vec<u32>,
-    logits: Vec<f32>,
+    logits: Array2<f32>,
 }
 
 impl Golden {
     fn read(path: &Path, key: &str) -> Golden {
         let file = canonical::load_file(path);
-        let tokens = file["input_ids"].data.iter().map(|&t| t as u32).collect();
-        Golden { tokens, logits: file[key].data.clone() }
+        let tokens: Vec<u32> = file["input_ids"].data.iter().map(|&t| t as u32).collect();
+        let logits = matrix(&file[key].data, file[key].data.len() / tokens.len()).to_owned();
+        Golden { tokens, logits }
     }
 
     fn of(name: &str) -> Golden {
@@ -84,12 +87,12 @@ impl Golden {
 }
 
 /// Largest difference.
-fn apart(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len(), "as many logits");
+fn apart(a: &Array2<f32>, b: &Array2<f32>) -> f32 {
+    assert_eq!(a.dim(), b.dim(), "as many logits");
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m })
 }
 
-fn argmax(row: &[f32]) -> usize {
+fn argmax(row: ArrayView1<'_, f32>) -> usize {
     (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
 }
 

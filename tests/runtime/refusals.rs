@@ -31,7 +31,7 @@ fn tokens_must_fit() {
         assert_eq!(session.used(), 3, "an error leaves the session as it was");
         session.truncate(2);
         assert_eq!(engine.forward(&mut session, &[3], 0).unwrap(), before);
-        assert_eq!(engine.forward(&mut session, &[], 0).unwrap(), Vec::<f32>::new());
+        assert_eq!(engine.forward(&mut session, &[], 0).unwrap().dim(), (0, 512));
     });
 }
 
@@ -90,7 +90,7 @@ fn what_is_not_finite_is_traced_to_its_op() {
                 let mut session = engine.session();
                 let result = engine.forward(&mut session, &tokens, from);
                 if from == tokens.len() && tensor == "model.norm.weight" {
-                    assert_eq!(result.unwrap(), Vec::<f32>::new(), "the head is not run");
+                    assert_eq!(result.unwrap().nrows(), 0, "the head is not run");
                     continue;
                 }
                 // Only the last block's keys and values are computed for positions whose logits nobody wants.

@@ -2,6 +2,7 @@
 
 use aurora_quant::model::Op;
 use aurora_quant::runtime::{Attention, CacheType, Engine, Session};
+use ndarray::{Array2, ArrayView2, Axis, s};
 
 use crate::common::MODELS;
 use crate::{EXACT, Golden, Opened, RuntimeOptions, apart, convert, fixture};
@@ -9,13 +10,13 @@ use crate::{EXACT, Golden, Opened, RuntimeOptions, apart, convert, fixture};
 /// What another order of the same f32 sums may move a logit by.
 const SPLIT: f32 = 1e-4;
 
-fn steps(engine: &Engine<'_>, session: &mut Session, tokens: &[u32], sizes: &[usize]) -> Vec<f32> {
+fn steps(engine: &Engine<'_>, session: &mut Session, tokens: &[u32], sizes: &[usize]) -> Array2<f32> {
     let mut rest = tokens;
     let mut sizes = sizes.iter().cycle();
-    let mut all = Vec::new();
+    let mut all = Array2::zeros((0, engine.model().hyper.vocab));
     while !rest.is_empty() {
         let (now, later) = rest.split_at(*sizes.next().unwrap().min(&rest.len()));
-        all.extend(engine.forward(session, now, 0).unwrap());
+        all.append(Axis(0), engine.forward(session, now, 0).unwrap().view()).unwrap();
         rest = later;
     }
     all
@@ -57,12 +58,11 @@ fn logits_of_the_end_are_those_of_the_whole() {
     for name in MODELS {
         let tokens = Golden::of(name).tokens;
         Opened::fixture(name).run(EXACT, |engine| {
-            let vocab = engine.model().hyper.vocab;
             let whole = engine.forward(&mut engine.session(), &tokens, 0).unwrap();
             for from in [1, 30, tokens.len() - 1, tokens.len()] {
                 let mut session = engine.session();
                 let end = engine.forward(&mut session, &tokens, from).unwrap();
-                assert!(apart(&end, &whole[from * vocab..]) <= SPLIT, "{name} from {from}");
+                assert!(apart(&end, &whole.slice(s![from.., ..]).to_owned()) <= SPLIT, "{name} from {from}");
                 assert_eq!(session.used(), tokens.len());
             }
         });
@@ -76,10 +76,9 @@ fn the_cache_changes_nothing() {
         let tokens = &Golden::of(name).tokens[..24];
         Opened::fixture(name).run(EXACT, |engine| {
             let cached = steps(engine, &mut engine.session(), tokens, &[1]);
-            let vocab = engine.model().hyper.vocab;
-            for (i, cached) in cached.chunks(vocab).enumerate() {
+            for (i, cached) in cached.axis_chunks_iter(Axis(0), 1).enumerate() {
                 let fresh = engine.forward(&mut engine.session(), &tokens[..=i], i).unwrap();
-                let worst = apart(cached, &fresh);
+                let worst = apart(&cached.to_owned(), &fresh);
                 assert!(worst <= SPLIT, "{name}, position {i}: {worst:e}");
             }
         });
@@ -146,12 +145,12 @@ fn smaller_caches_are_close() {
     }
 }
 
-fn spread(x: &[f32]) -> f32 {
+fn spread(x: &Array2<f32>) -> f32 {
     let mean = x.iter().sum::<f32>() / x.len() as f32;
     (x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / x.len() as f32).sqrt()
 }
 
-fn root_mean_square(a: &[f32], b: &[f32]) -> f32 {
+fn root_mean_square(a: &Array2<f32>, b: &Array2<f32>) -> f32 {
     (a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>() / a.len() as f32).sqrt()
 }
 
@@ -165,10 +164,10 @@ fn any_number_of_threads_gives_the_same_bits() {
             let opened = Opened::new(&path);
             let tokens: Vec<u32> = Golden::of(name).tokens.into_iter().cycle().take(250).collect();
             let context = opened.model.hyper.context.min(250);
-            let run = |threads: usize| -> Vec<u32> {
+            let run = |threads: usize| -> Array2<u32> {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let options = RuntimeOptions { context, exact, ..EXACT };
-                pool.install(|| opened.logits(options, &tokens[..context])).into_iter().map(f32::to_bits).collect()
+                pool.install(|| opened.logits(options, &tokens[..context])).mapv(f32::to_bits)
             };
             let one = run(1);
             for threads in [2, 7] {
@@ -201,12 +200,11 @@ fn rounded_activations_are_close() {
 fn logits_arrive_in_order_and_whole() {
     let tokens: Vec<u32> = Golden::of("stories260k").tokens.into_iter().cycle().take(200).collect();
     Opened::fixture("stories260k").run(RuntimeOptions { context: 200, ..EXACT }, |engine| {
-        let vocab = engine.model().hyper.vocab;
         let whole = engine.forward(&mut engine.session(), &tokens, 5).unwrap();
-        let mut parts: Vec<f32> = Vec::new();
-        let mut each = |first: usize, rows: &[f32]| {
-            assert_eq!(first, 5 + parts.len() / vocab, "the next rows");
-            parts.extend_from_slice(rows);
+        let mut parts = Array2::zeros((0, whole.ncols()));
+        let mut each = |first: usize, rows: ArrayView2<'_, f32>| {
+            assert_eq!(first, 5 + parts.nrows(), "the next rows");
+            parts.append(Axis(0), rows).unwrap();
         };
         engine.forward_each(&mut engine.session(), &tokens, 5, &mut each).unwrap();
         assert!(parts == whole, "the same bits");

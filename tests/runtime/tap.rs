@@ -14,9 +14,8 @@ struct Seen(BTreeMap<(usize, Option<usize>), (usize, f64)>);
 
 impl Tap for Seen {
     fn linear_input(&mut self, input: &LinearInput<'_>) {
-        assert_eq!(input.x.len() % input.cols, 0);
         let (rows, sum) = self.0.entry((input.weight.0, input.expert)).or_default();
-        *rows += input.x.len() / input.cols;
+        *rows += input.x.nrows();
         *sum += input.x.iter().map(|x| f64::from(*x)).sum::<f64>();
     }
 }

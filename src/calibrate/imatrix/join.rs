@@ -4,6 +4,7 @@ use std::ops::{Add, Range};
 use std::path::Path;
 
 use aurora_quantizers::tree::{self, Place};
+use ndarray::Array1;
 
 use super::layout::{AT_A_TIME, GRAM, TREE, bytes_of, floats, triangle};
 use super::{Entry, Imatrix, Shape, Writer};
@@ -23,24 +24,26 @@ pub(super) fn join(files: Vec<Imatrix>, output: &Path, replace: bool, watch: &dy
     let mut shapes: Vec<Shape> = Vec::new();
     for (name, entry) in &files[0].entries {
         for file in &files[1..] {
-            let other = file.entries.get(name).map(|other| vec![other.counts.len(), other.cols]);
-            let needed = vec![entry.counts.len(), entry.cols];
+            let dim = |entry: &Entry| Vec::from(<[usize; 2]>::from(entry.dim()));
+            let (other, needed) = (file.entries.get(name).map(dim), dim(entry));
             if other.as_ref() != Some(&needed) {
                 let what = format!("not as in {}; make the shard again", files[0].path.display());
                 let misfit = other.map_or(Misfit::Missing, |found| Misfit::Shape { found, needed });
                 return Err(Error::misfit(&file.path, name, misfit, what));
             }
         }
-        let (cols, experts) = (entry.cols, entry.counts.len());
-        let mut whole = Entry { cols, ..Entry::default() };
+        let (experts, cols) = entry.dim();
+        let mut whole = Entry::zeros(experts, cols);
         for expert in 0..experts {
-            let of = |what: &str, width: usize| -> Result<Vec<f32>> {
+            let of = |what: &str, width: usize| -> Result<Array1<f32>> {
                 let read = |file: &Imatrix, node: usize| file.node_sums(name, what, expert, node, width);
                 Ok(root(&files, read)?.into_iter().map(|x: f64| x as f32).collect())
             };
-            whole.counts.extend(of(TREE[0], 1)?);
-            whole.sum_sq.extend(of(TREE[1], cols)?);
-            whole.sum_abs.extend(of(TREE[2], cols)?);
+            whole.counts[expert] = of(TREE[0], 1)?[0];
+            whole.sum_sq.row_mut(expert).assign(&of(TREE[1], cols)?);
+            if let Some(sums) = &mut whole.sum_abs {
+                sums.row_mut(expert).assign(&of(TREE[2], cols)?);
+            }
         }
         sum.entries.insert(name.clone(), whole);
         shapes.push((name.clone(), cols, experts, files[0].trees.contains_key(&format!("{name}{}", TREE[3]))));
@@ -150,7 +153,7 @@ impl Imatrix {
     ) -> Result<(&Map, Range<usize>)> {
         let tensor = format!("{name}{what}");
         let nodes = self.nodes().len();
-        let experts = self.entries.get(name).map_or(0, |entry| entry.counts.len());
+        let experts = self.entries.get(name).map_or(0, |entry| entry.dim().0);
         let needed = nodes.checked_mul(experts).and_then(|n| n.checked_mul(width));
         let info = self.trees.get(&tensor).filter(|info| info.elements() == needed);
         let (Some(info), Some(map)) = (info, &self.map) else {

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use ndarray::Array2;
+
 use super::layout::{AT_A_TIME, GRAM, bytes_of, floats};
 use super::{Entry, Imatrix, Writer, join};
 use crate::checkpoint::mmap::Map;
@@ -39,27 +41,26 @@ pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch)
                 sum.entries.insert(name.clone(), entry.clone());
                 continue;
             };
-            if (to.cols, to.counts.len()) != (entry.cols, entry.counts.len()) {
+            if to.dim() != entry.dim() {
+                let ((counts, cols), (others, other_cols)) = (entry.dim(), to.dim());
                 let what = format!(
-                    "{} columns and {} counts, in another file {} and {}; they are of different models",
-                    entry.cols,
-                    entry.counts.len(),
-                    to.cols,
-                    to.counts.len()
+                    "{cols} columns and {counts} counts, in another file {other_cols} and {others}; they are of \
+                     different models"
                 );
-                let (found, needed) = (vec![entry.counts.len(), entry.cols], vec![to.counts.len(), to.cols]);
+                let [found, needed] = [entry.dim(), to.dim()].map(|dim| Vec::from(<[usize; 2]>::from(dim)));
                 return Err(Error::misfit(&file.path, name, Misfit::Shape { found, needed }, what));
             }
             add(&mut to.sum_sq, &entry.sum_sq);
             add(&mut to.counts, &entry.counts);
-            // Half of the sums of |x| are none.
-            let abs = to.sum_abs.len().min(entry.sum_abs.len());
-            to.sum_abs.truncate(abs);
-            add(&mut to.sum_abs, &entry.sum_abs);
+            match (&mut to.sum_abs, &entry.sum_abs) {
+                (Some(to), Some(from)) => add(to, from),
+                // Half of the sums of |x| are none.
+                (to, _) => *to = None,
+            }
         }
     }
     for entry in sum.entries.values_mut() {
-        entry.sum_abs.resize(entry.sum_sq.len(), 0.0);
+        entry.sum_abs.get_or_insert_with(|| Array2::zeros(entry.sum_sq.dim()));
     }
     let whole = |name: &String, entry: &Entry| -> Result<bool> {
         for file in &files {
@@ -71,7 +72,8 @@ pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch)
     };
     let mut shapes = Vec::new();
     for (name, entry) in &sum.entries {
-        shapes.push((name.clone(), entry.cols, entry.counts.len(), whole(name, entry)?));
+        let (experts, cols) = entry.dim();
+        shapes.push((name.clone(), cols, experts, whole(name, entry)?));
     }
     let writer = Writer::begin(output, &sum.origin, None, shapes.clone(), replace)?;
     for (name, ..) in shapes.iter().filter(|(.., gram)| *gram) {
@@ -94,6 +96,6 @@ pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch)
     Ok(sum)
 }
 
-fn add(to: &mut [f32], from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(a, b)| *a = (f64::from(*a) + f64::from(*b)) as f32);
+fn add<'a>(to: impl IntoIterator<Item = &'a mut f32>, from: impl IntoIterator<Item = &'a f32>) {
+    to.into_iter().zip(from).for_each(|(a, b)| *a = (f64::from(*a) + f64::from(*b)) as f32);
 }

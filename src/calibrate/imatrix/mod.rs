@@ -57,7 +57,7 @@ impl Imatrix {
     /// # Errors
     /// If the file cannot be written.
     pub fn write(&self, path: &Path, replace: bool, watch: &dyn Watch) -> Result<()> {
-        let shapes = self.entries.iter().map(|(name, e)| (name.clone(), e.cols, e.counts.len(), false));
+        let shapes = self.entries.iter().map(|(name, e)| (name.clone(), e.dim().1, e.dim().0, false));
         let writer = Writer::begin(path, &self.origin, None, shapes.collect(), replace)?;
         writer.finish(self, watch)
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ndarray::Array2;
+
 use super::layout::{CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, GRAM, SUM_ABS, SUM_SQ, TREE, f32_spec, floats};
 use super::{Entry, Imatrix, ShardLabel};
 use crate::checkpoint::{TensorInfo, mmap::Map};
@@ -57,17 +59,21 @@ pub(super) fn gguf(path: &Path, map: Map) -> Result<Imatrix> {
             return Err(alone(path, info, COUNTS));
         };
         let (sum_sq, counts) = (read(info)?, read(counts)?);
-        if !sum_sq.len().is_multiple_of(counts.len()) {
-            let what = format!("{} sums cannot be shared by {} counts", sum_sq.len(), counts.len());
+        let (found_sums, experts) = (sum_sq.len(), counts.len());
+        let dim = (experts, found_sums.checked_div(experts).unwrap_or(0));
+        let Ok(sum_sq) = Array2::from_shape_vec(dim, sum_sq) else {
+            let what = format!("{found_sums} sums cannot be shared by {experts} counts");
             return Err(Fault::damaged(what).of_tensor(path, &info.name));
-        }
-        let mut entry = Entry { cols: sum_sq.len() / counts.len(), sum_sq, counts, sum_abs: Vec::new() };
+        };
+        let mut entry = Entry { sum_sq, counts, sum_abs: None };
         if let Some(abs) = places.get(&*format!("{name}{SUM_ABS}")) {
-            entry.sum_abs = read(abs)?;
-            if entry.sum_abs.len() != entry.sum_sq.len() {
-                let what = format!("{} sums, needed {} as in {SUM_SQ}", entry.sum_abs.len(), entry.sum_sq.len());
+            let sums = read(abs)?;
+            let found = sums.len();
+            let Ok(sums) = Array2::from_shape_vec(dim, sums) else {
+                let what = format!("{found} sums, needed {found_sums} as in {SUM_SQ}");
                 return Err(Fault::damaged(what).of_tensor(path, &abs.name));
-            }
+            };
+            entry.sum_abs = Some(sums);
         }
         found.entries.insert(name.to_owned(), entry);
     }
@@ -122,9 +128,10 @@ pub(super) fn dat(path: &Path, bytes: &[u8]) -> Result<Imatrix> {
         let (Some(calls), Some(values)) = (calls, values) else {
             return fault(at, format!("{}: a number of values that cannot be", printable(name)));
         };
-        let sum_sq: Vec<f32> = floats(&bytes[at..at + 4 * values]).collect();
+        let sum_sq = floats(&bytes[at..at + 4 * values]).collect();
+        let sum_sq = Array2::from_shape_vec((1, values), sum_sq).expect("so many values");
         at += 4 * values;
-        let entry = Entry { cols: values, sum_sq, counts: vec![calls.max(1) as f32], sum_abs: Vec::new() };
+        let entry = Entry { sum_sq, counts: vec![calls.max(1) as f32], sum_abs: None };
         if found.entries.insert(name.to_owned(), entry).is_some() {
             return fault(start, format!("a second entry {}", printable(name)));
         }

@@ -2,6 +2,7 @@
 
 use aurora_quantizers::SiteStats;
 use aurora_quantizers::stats::Gram;
+use ndarray::Array2;
 
 use super::Imatrix;
 use super::layout::{GRAM, experts, floats, triangle};
@@ -32,20 +33,20 @@ impl Imatrix {
             let Some(entry) = self.entries.get(name) else {
                 return lacks("no statistics of this matrix; were they made with another model?");
             };
-            if (entry.cols, entry.counts.len()) != (feed.width, experts(graph, id)) {
-                let (found, needed) = ((entry.cols, entry.counts.len()), (feed.width, experts(graph, id)));
+            let (found, needed) = (entry.dim(), (experts(graph, id), feed.width));
+            if found != needed {
                 let what = format!(
                     "{} columns of {} matrices, needed {} of {}; were the statistics made with another model?",
-                    found.0, found.1, needed.0, needed.1
+                    found.1, found.0, needed.1, needed.0
                 );
-                let shape = Misfit::Shape { found: vec![found.1, found.0], needed: vec![needed.1, needed.0] };
+                let shape = Misfit::Shape { found: vec![found.0, found.1], needed: vec![needed.0, needed.1] };
                 return Err(Error::misfit(&self.path, name, shape, what));
             }
-            let sums = entry.counts.iter().chain(&entry.sum_sq).chain(&entry.sum_abs);
+            let sums = entry.counts.iter().chain(&entry.sum_sq).chain(entry.sum_abs.iter().flatten());
             if let Some(x) = sums.into_iter().find(|x| !x.is_finite() || **x < 0.0) {
                 return Err(self.bad_number(name, *x, format!("a sum of {x}; needed finite numbers of at least 0")));
             }
-            if entry.sum_abs.is_empty() {
+            if entry.sum_abs.is_none() {
                 return lacks("no sums of magnitudes; make the file with calibrate, whose files have them");
             }
             let stored = self.gram_of(graph, feed);
@@ -68,11 +69,12 @@ impl Imatrix {
     /// If [`Imatrix::complete`] refuses the feed.
     pub fn stats(&self, graph: &ModelGraph, feed: &Feed) -> Result<Option<SiteStats>> {
         let Some(entry) = self.entries.get(&graph.param(feed.readers[0]).name) else { return Ok(None) };
-        let (expert, cols) = (feed.expert.unwrap_or(0), entry.cols);
-        let wide = |sums: &[f32]| sums[expert * cols..(expert + 1) * cols].iter().map(|x| f64::from(*x)).collect();
-        let gram = self.gram_of(graph, feed).map(|name| self.triangle(name, expert, cols)).transpose()?;
+        let expert = feed.expert.unwrap_or(0);
+        let wide = |sums: &Array2<f32>| sums.row(expert).iter().map(|x| f64::from(*x)).collect();
+        let gram = self.gram_of(graph, feed).map(|name| self.triangle(name, expert, entry.dim().1)).transpose()?;
+        let sum_abs = entry.sum_abs.as_ref().expect("looked at by `complete`");
         let tokens = entry.counts[expert] as u64;
-        Ok(Some(SiteStats::from_sums(tokens, wide(&entry.sum_sq), wide(&entry.sum_abs), gram)))
+        Ok(Some(SiteStats::from_sums(tokens, wide(&entry.sum_sq), wide(sum_abs), gram)))
     }
 
     /// The name under which X^T X of a feed is stored: that of any of its linears.

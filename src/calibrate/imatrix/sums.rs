@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use aurora_quantizers::SiteStats;
 use aurora_quantizers::stats::Gram;
 use aurora_quantizers::tree::Place;
+use ndarray::{Array2, ArrayViewMut1, Axis};
 
 use super::super::dataset::Dataset;
 use super::super::observe::Feed;
@@ -40,21 +41,32 @@ impl Origin {
 /// Sums over tokens of one matrix's inputs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Entry {
-    /// Numbers in a row of the input.
-    pub cols: usize,
-    /// Sums of x^2, `[experts, cols]`.
-    pub sum_sq: Vec<f32>,
+    /// Sums of x^2, `[experts, cols]`; of a matrix without experts one row.
+    pub sum_sq: Array2<f32>,
     /// Tokens, `[experts]`.
     pub counts: Vec<f32>,
-    /// Sums of |x|, `[experts, cols]`; empty if the file has none.
-    pub sum_abs: Vec<f32>,
+    /// Sums of |x|, `[experts, cols]`, if the file has them.
+    pub sum_abs: Option<Array2<f32>>,
+}
+
+impl Entry {
+    /// No sums yet.
+    pub(super) fn zeros(experts: usize, cols: usize) -> Entry {
+        let sums = Array2::zeros((experts, cols));
+        Entry { sum_sq: sums.clone(), counts: vec![0.0; experts], sum_abs: Some(sums) }
+    }
+
+    /// Experts, and numbers in a row of the input.
+    pub fn dim(&self) -> (usize, usize) {
+        self.sum_sq.dim()
+    }
 }
 
 /// Importances per matrix, ready for encoding, and what should be known about them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Importances {
     /// E[x^2] of every column, `[experts, cols]`.
-    pub values: BTreeMap<ParamId, Vec<f32>>,
+    pub values: BTreeMap<ParamId, Array2<f32>>,
     /// Experts that saw no token, whose importances are all one: matrix and expert.
     pub idle: Vec<(ParamId, usize)>,
     /// Columns in all whose input was always zero.
@@ -88,18 +100,13 @@ impl Imatrix {
         for &id in &feed.readers {
             let param = graph.param(id);
             let (cols, experts) = (param.cols(), experts(graph, id));
-            let entry = self.entries.entry(param.name.clone()).or_insert_with(|| Entry {
-                cols,
-                sum_sq: vec![0.0; experts * cols],
-                counts: vec![0.0; experts],
-                sum_abs: vec![0.0; experts * cols],
-            });
+            let entry = self.entries.entry(param.name.clone()).or_insert_with(|| Entry::zeros(experts, cols));
             let at = feed.expert.unwrap_or(0);
-            let narrow = |from: &[f64], to: &mut [f32]| {
-                to[at * cols..(at + 1) * cols].iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
+            let narrow = |from: &[f64], to: ArrayViewMut1<'_, f32>| {
+                to.into_iter().zip(from).for_each(|(to, from)| *to = *from as f32);
             };
-            narrow(stats.sum_sq(), &mut entry.sum_sq);
-            narrow(stats.sum_abs(), &mut entry.sum_abs);
+            narrow(stats.sum_sq(), entry.sum_sq.row_mut(at));
+            entry.sum_abs.iter_mut().for_each(|sums| narrow(stats.sum_abs(), sums.row_mut(at)));
             entry.counts[at] = stats.tokens() as f32;
         }
     }
@@ -119,13 +126,14 @@ impl Imatrix {
         let (Some(info), Some(entry), Some(map)) = (self.grams.get(name), self.entries.get(name), &self.map) else {
             return Ok(None);
         };
-        let triangle = triangle(entry.cols);
-        if expert >= entry.counts.len() || info.elements() != triangle.checked_mul(entry.counts.len()) {
-            let what = format!("shape {:?}, needed {} triangles of {triangle}", info.shape, entry.counts.len());
-            return Err(self.other_shape(info, vec![entry.counts.len(), triangle], what));
+        let (experts, cols) = entry.dim();
+        let triangle = triangle(cols);
+        if expert >= experts || info.elements() != triangle.checked_mul(experts) {
+            let what = format!("shape {:?}, needed {experts} triangles of {triangle}", info.shape);
+            return Err(self.other_shape(info, vec![experts, triangle], what));
         }
         let bytes = &map.bytes()[info.range.clone()][expert * triangle * 4..(expert + 1) * triangle * 4];
-        let gram = Gram::from_lower(entry.cols, floats(bytes));
+        let gram = Gram::from_lower(cols, floats(bytes));
         map.release(info.range.clone());
         Ok(Some(gram))
     }
@@ -157,28 +165,28 @@ impl Imatrix {
                 let shape = Misfit::Shape { found: vec![entry.sum_sq.len()], needed: vec![experts * cols] };
                 return Err(Error::misfit(&self.path, name, shape, what));
             }
-            if let Some(at) = entry.sum_sq.iter().position(|x| !x.is_finite() || *x < 0.0) {
-                let x = entry.sum_sq[at];
+            if let Some((at, x)) = entry.sum_sq.iter().enumerate().find(|(_, x)| !x.is_finite() || **x < 0.0) {
                 let what = format!("sum of squares {x} at {at}; needed a finite number of at least 0");
-                return Err(self.bad_number(name, x, what));
+                return Err(self.bad_number(name, *x, what));
             }
             if let Some(at) = entry.counts.iter().position(|x| !x.is_finite() || *x < 0.0) {
                 let x = entry.counts[at];
                 let what = format!("count {x} at {at}; needed a finite number of at least 0");
                 return Err(self.bad_number(name, x, what));
             }
-            let each = entry.sum_sq.len() / entry.counts.len();
-            let mut values = Vec::with_capacity(entry.sum_sq.len());
-            for (expert, (sums, &count)) in entry.sum_sq.chunks_exact(each).zip(&entry.counts).enumerate() {
+            let mut values = entry.sum_sq.clone();
+            for (expert, (mut sums, &count)) in values.axis_iter_mut(Axis(0)).zip(&entry.counts).enumerate() {
                 // As llama-quantize: of what was never seen all columns count alike.
                 if count == 0.0 {
                     found.idle.push((id, expert));
-                    values.extend(sums.iter().map(|_| 1.0));
+                    sums.fill(1.0);
                 } else {
                     found.dead_columns += sums.iter().filter(|&&s| s == 0.0).count();
-                    values.extend(sums.iter().map(|s| s / count));
+                    sums /= count;
                 }
             }
+            // The older format has one row for all experts.
+            let values = values.into_shape_with_order((experts, cols)).expect("as many numbers");
             found.values.insert(id, values);
         }
         Ok(found)
@@ -189,10 +197,10 @@ impl Imatrix {
     /// Where the triangles of an entry are, if the file has them.
     pub(super) fn gram_bytes(&self, name: &str, entry: &Entry) -> Result<Option<Range<usize>>> {
         let Some(info) = self.grams.get(name) else { return Ok(None) };
-        let needed = triangle(entry.cols).checked_mul(entry.counts.len());
-        if info.elements() != needed {
-            let what = format!("shape {:?}, needed triangles of {} columns", info.shape, entry.cols);
-            return Err(self.other_shape(info, vec![entry.counts.len(), triangle(entry.cols)], what));
+        let (experts, cols) = entry.dim();
+        if info.elements() != triangle(cols).checked_mul(experts) {
+            let what = format!("shape {:?}, needed triangles of {cols} columns", info.shape);
+            return Err(self.other_shape(info, vec![experts, triangle(cols)], what));
         }
         Ok(Some(info.range.clone()))
     }

@@ -164,17 +164,21 @@ impl Writer {
     /// If the disk fails, a sum is beyond f32, or `watch` says to stop.
     pub fn finish(self, all: &Imatrix, watch: &dyn Watch) -> Result<()> {
         for (name, entry) in &all.entries {
-            for (suffix, values) in [(SUM_SQ, &entry.sum_sq), (COUNTS, &entry.counts), (SUM_ABS, &entry.sum_abs)] {
-                if let Some(x) = values.iter().find(|x| !x.is_finite()) {
-                    let what = format!("a sum over tokens is {x}; activations are too large to square");
-                    let (path, tensor, of) = (None, name.clone(), Quantity::Statistics);
-                    return Err(Error::NotFinite { path, tensor, of, what, source: None });
-                }
-                let tensor = self.names[&format!("{name}{suffix}")];
-                self.output.put(tensor, 0, 0, &bytes_of(values.iter().copied()))?;
-            }
+            self.sums(name, SUM_SQ, entry.sum_sq.iter())?;
+            self.sums(name, COUNTS, entry.counts.iter())?;
+            entry.sum_abs.iter().try_for_each(|sums| self.sums(name, SUM_ABS, sums.iter()))?;
         }
         self.output.finish(watch)
+    }
+
+    /// Writes all sums of a kind.
+    fn sums<'v>(&self, name: &str, suffix: &str, values: impl Iterator<Item = &'v f32> + Clone) -> Result<()> {
+        if let Some(x) = values.clone().find(|x| !x.is_finite()) {
+            let what = format!("a sum over tokens is {x}; activations are too large to square");
+            let (path, tensor, of) = (None, name.to_owned(), Quantity::Statistics);
+            return Err(Error::NotFinite { path, tensor, of, what, source: None });
+        }
+        self.output.put(self.names[&format!("{name}{suffix}")], 0, 0, &bytes_of(values.copied()))
     }
 }
 

@@ -1,6 +1,9 @@
 //! A matrix of weights that a quantiser stored as codes: `weight = scale * (level - zero)`, with scale and zero shared
 //! by a group. Rows come out as integers with their grid, or as the numbers that they stand for.
 
+use aurora_quantizers::{elements, elements_mut};
+use ndarray::{Array2, ArrayViewMut2};
+
 use super::super::source::{Groups, IntLayout, Packed, StoredScales, TensorInfo, TensorSource, Zeros};
 use super::eights;
 
@@ -153,12 +156,13 @@ impl Packed {
         }
     }
 
-    /// The codes of some rows, `[rows.len(), cols]` row-major.
+    /// The codes of some rows, `[rows.len(), cols]`.
     ///
     /// # Panics
-    /// If there is no such row, or `out` has another length.
-    pub fn levels(&self, source: &dyn TensorSource, rows: &[usize], out: &mut [i16]) {
-        assert_eq!(out.len(), rows.len() * self.cols, "codes of {} rows", rows.len());
+    /// If there is no such row, or `out` has another shape or not its rows one after the other.
+    pub fn levels(&self, source: &dyn TensorSource, rows: &[usize], out: ArrayViewMut2<'_, i16>) {
+        assert_eq!(out.dim(), (rows.len(), self.cols), "codes of {} rows", rows.len());
+        let out = elements_mut(out);
         let bytes = self.codes.bytes(source);
         if self.transposed {
             // Neighbouring rows lie side by side in memory: all of them before the next column.
@@ -174,13 +178,14 @@ impl Packed {
         }
     }
 
-    /// The weights of some rows, `[rows.len(), cols]` row-major. Exact if scales have up to 15 significant bits.
+    /// The weights of some rows, `[rows.len(), cols]`. Exact if scales have up to 15 significant bits.
     ///
     /// # Panics
-    /// If there is no such row, or `out` has another length.
-    pub fn decode(&self, source: &dyn TensorSource, rows: &[usize], out: &mut [f32]) {
-        let mut levels = vec![0; out.len()];
-        self.levels(source, rows, &mut levels);
+    /// If there is no such row, or `out` has another shape or not its rows one after the other.
+    pub fn decode(&self, source: &dyn TensorSource, rows: &[usize], out: ArrayViewMut2<'_, f32>) {
+        let mut levels = Array2::zeros(out.dim());
+        self.levels(source, rows, levels.view_mut());
+        let (out, levels) = (elements_mut(out), elements(levels.view()));
         let mut grid = RowGrid::default();
         for ((out, levels), &row) in out.chunks_exact_mut(self.cols).zip(levels.chunks_exact(self.cols)).zip(rows) {
             self.grid(source, row, &mut grid);

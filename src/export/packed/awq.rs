@@ -1,10 +1,11 @@
 //! AWQ's GEMM layout: codes and zeros packed along the outputs, eight to a word in the order of its kernels, scales
 //! `[groups, out]`.
 
+use ndarray::Array2;
 use serde_json::{Value as Json, json};
 
 use super::super::{About, shards};
-use super::bits::{bytes, transposed};
+use super::bits::bytes;
 use super::layout::{BITS, Codes, GROUP_SIZE, Matrix, PackedField, PackedLayout, SYM};
 use crate::options::{Opt, OptKind};
 
@@ -29,10 +30,11 @@ static ABOUT: About = About {
 const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// `[rows, cols]` -> words `[cols, rows / 8]`.
-fn interleaved(values: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+fn interleaved(values: &Array2<u8>) -> Vec<u8> {
+    let (rows, cols) = values.dim();
     let places = (0..cols).flat_map(|col| (0..rows / 8).map(move |word| (col, word)));
     bytes(places.map(|(col, word)| {
-        let nibble = |i: usize| u32::from(values[(word * 8 + ORDER[i]) * cols + col]) << (4 * i);
+        let nibble = |i: usize| u32::from(values[[word * 8 + ORDER[i], col]]) << (4 * i);
         (0..8).fold(0, |sum, i| sum | nibble(i))
     }))
 }
@@ -51,12 +53,11 @@ impl PackedLayout for Awq {
         ]
     }
 
-    fn pack(&self, m: &Matrix, s: Codes) -> Vec<Vec<u8>> {
-        let groups = m.cols / s.group;
+    fn pack(&self, m: &Matrix, _: Codes) -> Vec<Vec<u8>> {
         vec![
-            interleaved(&m.codes, m.rows, m.cols),
-            interleaved(&m.zeros, m.rows, groups),
-            transposed(&m.scales, m.rows, groups).flat_map(u16::to_le_bytes).collect(),
+            interleaved(&m.codes),
+            interleaved(&m.zeros),
+            m.scales.t().iter().flat_map(|scale| scale.to_le_bytes()).collect(),
         ]
     }
 

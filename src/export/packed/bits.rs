@@ -13,8 +13,3 @@ pub(super) fn words(n: usize, bits: u32, fields: impl Fn(usize) -> u8) -> impl I
 pub(super) fn bytes(words: impl Iterator<Item = u32>) -> Vec<u8> {
     words.flat_map(u32::to_le_bytes).collect()
 }
-
-/// `[rows, cols]` -> `[cols, rows]`.
-pub(super) fn transposed<T: Copy>(values: &[T], rows: usize, cols: usize) -> impl Iterator<Item = T> {
-    (0..cols * rows).map(move |i| values[i % rows * cols + i / rows])
-}

@@ -1,6 +1,7 @@
 //! compressed-tensors' pack-quantized: codes packed along the inputs, scales `[out, groups]`, zeros (if any) packed
 //! along the outputs; integers are signed and stored plus half their range, which is how they come here.
 
+use aurora_quantizers::elements;
 use serde_json::{Value as Json, json};
 
 use super::super::About;
@@ -37,16 +38,17 @@ impl PackedLayout for CompressedTensors {
     }
 
     fn pack(&self, m: &Matrix, s: Codes) -> Vec<Vec<u8>> {
-        let (per, groups) = (32 / s.bits as usize, m.cols / s.group);
+        let (per, (rows, groups)) = (32 / s.bits as usize, m.zeros.dim());
+        let codes = elements(m.codes.view());
         let mut fields = vec![
-            bytes(words(m.rows * m.cols, s.bits, |i| m.codes[i])),
+            bytes(words(codes.len(), s.bits, |i| codes[i])),
             m.scales.iter().copied().flat_map(u16::to_le_bytes).collect(),
-            [m.rows, m.cols].iter().flat_map(|n| (*n as i64).to_le_bytes()).collect(),
+            m.codes.shape().iter().flat_map(|n| (*n as i64).to_le_bytes()).collect(),
         ];
         if !s.symmetric {
-            let places = (0..m.rows / per).flat_map(|line| (0..groups).map(move |g| (line, g)));
+            let places = (0..rows / per).flat_map(|line| (0..groups).map(move |g| (line, g)));
             let zero = |(line, g): (usize, usize)| {
-                words(per, s.bits, |i| m.zeros[(line * per + i) * groups + g]).next().expect("one word")
+                words(per, s.bits, |i| m.zeros[[line * per + i, g]]).next().expect("one word")
             };
             fields.push(bytes(places.map(zero)));
         }

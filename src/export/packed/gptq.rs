@@ -7,7 +7,7 @@
 use serde_json::{Value as Json, json};
 
 use super::super::About;
-use super::bits::{bytes, transposed, words};
+use super::bits::{bytes, words};
 use super::layout::{Codes, Matrix, OPTIONS, PackedField, PackedLayout};
 
 /// The layout.
@@ -42,19 +42,17 @@ impl PackedLayout for Gptq {
     }
 
     fn pack(&self, m: &Matrix, s: Codes) -> Vec<Vec<u8>> {
-        let (per, groups) = (32 / s.bits as usize, m.cols / s.group);
-        let lines = (0..m.cols / per).flat_map(|line| (0..m.rows).map(move |row| (line, row)));
-        let codes = lines.map(|(line, row)| {
-            let from = row * m.cols + line * per;
-            words(per, s.bits, |i| m.codes[from + i]).next().expect("one word")
-        });
+        let (per, (rows, cols)) = (32 / s.bits as usize, m.codes.dim());
+        let lines = (0..cols / per).flat_map(|line| (0..rows).map(move |row| (line, row)));
+        let codes =
+            lines.map(|(line, row)| words(per, s.bits, |i| m.codes[[row, line * per + i]]).next().expect("one word"));
         let (_, less) = format(s);
-        let zeros = (0..groups).flat_map(|g| words(m.rows, s.bits, move |row| m.zeros[row * groups + g] - less));
+        let zeros = m.zeros.columns().into_iter().flat_map(|g| words(rows, s.bits, move |row| g[row] - less));
         vec![
             bytes(codes),
             bytes(zeros),
-            transposed(&m.scales, m.rows, groups).flat_map(u16::to_le_bytes).collect(),
-            bytes((0..m.cols).map(|col| (col / s.group) as u32)),
+            m.scales.t().iter().flat_map(|scale| scale.to_le_bytes()).collect(),
+            bytes((0..cols).map(|col| (col / s.group) as u32)),
         ]
     }
 

@@ -1,5 +1,6 @@
 //! What a layout of packed matrices is, and what can be asked of one.
 
+use ndarray::Array2;
 use serde_json::Value as Json;
 
 use super::super::{About, shards};
@@ -30,16 +31,12 @@ impl Codes {
 /// One matrix, `[rows, cols]` = `[out, in]`, as integers: `weight = scale * (code - zero)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matrix {
-    /// Outputs.
-    pub rows: usize,
-    /// Inputs.
-    pub cols: usize,
-    /// Codes from 0, row by row.
-    pub codes: Vec<u8>,
+    /// Codes from 0, `[rows, cols]`.
+    pub codes: Array2<u8>,
     /// F16 bits, `[rows, cols / group]`.
-    pub scales: Vec<u16>,
+    pub scales: Array2<u16>,
     /// Zeros from 0, `[rows, cols / group]`.
-    pub zeros: Vec<u8>,
+    pub zeros: Array2<u8>,
 }
 
 /// One tensor of a packed matrix: the end of its name, safetensors' name of its type, its shape.

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use aurora_quantizers::grid::Levels;
-use aurora_quantizers::{Scales, Store, formats};
+use aurora_quantizers::{Scales, Store, elements_mut, formats};
 use half::f16;
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::layout::{Codes, Matrix};
@@ -60,17 +61,13 @@ impl Intermediate<'_> {
                 origin[self.stored_row(t, piece, i)] = (piece.tensor, piece.from + i);
             }
         }
-        let mut matrix = Matrix {
-            rows,
-            cols,
-            codes: vec![0; rows * cols],
-            scales: vec![0; rows * (cols / group)],
-            zeros: vec![0; rows * (cols / group)],
-        };
+        let (mut codes, groups) = (Array2::zeros((rows, cols)), (rows, cols / group));
+        let (mut scales, mut zeros) = (Array2::zeros(groups), Array2::zeros(groups));
         let format = formats::grouped(settings.bits, group, settings.symmetric);
         let format = format.and_then(|f| f.blocks()).expect("settings that were checked");
-        let rows = matrix.codes.par_chunks_mut(cols).zip(matrix.scales.par_chunks_mut(cols / group));
-        rows.zip(matrix.zeros.par_chunks_mut(cols / group)).zip(&origin).for_each(
+        let rows = elements_mut(codes.view_mut()).par_chunks_mut(cols);
+        let rows = rows.zip(elements_mut(scales.view_mut()).par_chunks_mut(cols / group));
+        rows.zip(elements_mut(zeros.view_mut()).par_chunks_mut(cols / group)).zip(&origin).for_each(
             |(((codes, scales), zeros), &(tensor, row))| {
                 let bytes = self.row(tensor, row);
                 let mut levels = vec![0; group];
@@ -89,7 +86,7 @@ impl Intermediate<'_> {
                 }
             },
         );
-        matrix
+        Matrix { codes, scales, zeros }
     }
 
     /// The numbers of a tensor, back in the checkpoint's order, type and convention.

@@ -48,9 +48,7 @@ pub(super) fn of_gguf(config: &GgufConfig, contents: Contents<'_>, dtype: &str) 
     let Contents { model, weights, .. } = contents;
     let small = |name: &str| {
         let id = (0..model.graph.params.len()).map(model::ParamId).find(|id| model.graph.param(*id).name == name)?;
-        let mut values = vec![0.0; model.graph.param(id).len()];
-        weights.rows(id, 0..model.graph.param(id).rows(), &mut values);
-        Some(values)
+        Some(weights.whole(id).into_raw_vec_and_offset().0)
     };
     let map = model::hf_config(model, &small);
     let mut map =

@@ -1,7 +1,7 @@
 //! The tensors of a Hugging Face checkpoint that a parameter is made of, and the type of floats that each is to have.
 
 use aurora_quantizers::spec::{self, Kind};
-use aurora_quantizers::{Spec, Store, formats};
+use aurora_quantizers::{Spec, Store, formats, matrix_mut};
 
 use super::super::Request;
 use crate::checkpoint::{Config, TensorInfo, TensorSource};
@@ -110,7 +110,7 @@ fn holds(weights: &Weights<'_>, id: ParamId, spec: &'static Spec) -> bool {
     let format = store(spec);
     let mut values = vec![0.0; param.cols()];
     (0..param.rows()).all(|row| {
-        weights.rows(id, row..row + 1, &mut values);
+        weights.rows(id, row..row + 1, matrix_mut(&mut values, param.cols()));
         let mut stored = values.clone();
         less_one(param, &mut stored);
         let mut bytes = vec![0; stored.len() * spec.bytes];

@@ -202,9 +202,7 @@ fn before(source: &dyn TensorSource, weights: &crate::weights::Weights<'_>, id: 
         return Vec::new();
     };
     let stored = decoded(info.spec, source.bytes(info, 0..info.range.len()));
-    let mut unchanged = vec![0.0; stored.len()];
-    weights.rows(id, 0..1, &mut unchanged);
-    stored.into_iter().zip(unchanged).collect()
+    stored.into_iter().zip(weights.whole(id)).collect()
 }
 
 fn decoded(spec: &Spec, bytes: &[u8]) -> Vec<f32> {

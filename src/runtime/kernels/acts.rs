@@ -7,6 +7,8 @@
 
 use std::sync::OnceLock;
 
+use aurora_quantizers::elements;
+use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use super::isa::{KernelIsa, Task};
@@ -79,12 +81,12 @@ pub(super) struct Super {
 }
 
 impl<'a> Acts<'a> {
-    /// `x`: `[tokens, cols]` row-major.
+    /// `x`: `[tokens, cols]`.
     ///
     /// # Panics
-    /// If the length is not `tokens * cols`.
-    pub fn new(x: &'a [f32], tokens: usize, cols: usize) -> Acts<'a> {
-        assert_eq!(Some(x.len()), tokens.checked_mul(cols), "{tokens} tokens of {cols} values");
+    /// If its rows do not lie one after the other.
+    pub fn new(x: ArrayView2<'a, f32>) -> Acts<'a> {
+        let ((tokens, cols), x) = (x.dim(), elements(x));
         Acts { x, tokens, cols, strips: OnceLock::new(), singles: OnceLock::new(), supers: OnceLock::new() }
     }
 

@@ -45,7 +45,8 @@ mod x86;
 
 use std::borrow::Cow;
 
-use aurora_quantizers::Store;
+use aurora_quantizers::{Store, elements_mut};
+use ndarray::ArrayViewMut2;
 
 pub use acts::Acts;
 pub use dense::Dense;
@@ -115,7 +116,7 @@ impl<'a> Dense<'a> {
     }
 }
 
-/// `out[t * rows + r] = sum over k of w[r][k] * x[t][k]`.
+/// `out[t][r] = sum over k of w[r][k] * x[t][k]`; `out`: `[tokens, rows]`.
 ///
 /// Block types with a kernel in integers take the activations rounded to 8 bits (see [`Acts`]) unless `exact`; then,
 /// and for all other types, activations are f32 and sums are f32. Parallel over rows on the current rayon pool; a
@@ -123,8 +124,8 @@ impl<'a> Dense<'a> {
 /// number of threads.
 ///
 /// # Panics
-/// If `x` has not as many columns as `w`, or `out` is not `tokens * rows` long.
-pub fn matmul(w: &Dense, x: &Acts, exact: bool, out: &mut [f32]) {
+/// If `x` has not as many columns as `w`, or `out` has another shape or not its rows one after the other.
+pub fn matmul(w: &Dense, x: &Acts, exact: bool, out: ArrayViewMut2<'_, f32>) {
     matmul_with(KernelIsa::best(), w, x, exact, out);
 }
 
@@ -132,9 +133,11 @@ pub fn matmul(w: &Dense, x: &Acts, exact: bool, out: &mut [f32]) {
 ///
 /// # Panics
 /// As [`matmul`].
-pub fn matmul_with(isa: KernelIsa, w: &Dense, x: &Acts, exact: bool, out: &mut [f32]) {
+pub fn matmul_with(isa: KernelIsa, w: &Dense, x: &Acts, exact: bool, out: ArrayViewMut2<'_, f32>) {
     assert_eq!(x.cols(), w.cols, "columns of activations and of weights");
     let (tokens, rows) = (x.tokens(), w.rows);
+    assert_eq!(out.dim(), (tokens, rows), "shape of the products");
+    let out = elements_mut(out);
     let weights = CHUNK_WEIGHTS.min(CHUNK_PRODUCTS / tokens.max(1));
     let chunk = (weights / w.cols.max(1)).max(1);
     let chunk = chunk.next_multiple_of(if tokens < FEW { 8 } else { floats::PANEL });

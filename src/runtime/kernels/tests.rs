@@ -2,9 +2,10 @@
 
 use super::acts::{Round, Shared, Single, Super};
 use super::*;
-use aurora_quantizers::Scales;
 use aurora_quantizers::formats::{self, FORMATS};
 use aurora_quantizers::spec::Kind;
+use aurora_quantizers::{Scales, matrix, matrix_mut};
+use ndarray::Array2;
 
 /// SplitMix64: a seed is enough to repeat a failure.
 struct Random(u64);
@@ -87,7 +88,8 @@ impl Case {
 
     fn product(&self, isa: KernelIsa, format: &'static dyn Store, exact: bool) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.tokens * self.rows];
-        matmul_with(isa, &self.matrix(format), &Acts::new(&self.x, self.tokens, self.cols), exact, &mut out);
+        let acts = Acts::new(matrix(&self.x, self.cols));
+        matmul_with(isa, &self.matrix(format), &acts, exact, matrix_mut(&mut out, self.rows));
         out
     }
 
@@ -114,7 +116,7 @@ impl Case {
     }
 
     fn rounded_as<K: Shared>(&self) -> Vec<f32> {
-        let acts = Acts::new(&self.x, self.tokens, self.cols);
+        let acts = Acts::new(matrix(&self.x, self.cols));
         let rounded = acts.rounded::<K>(KernelIsa::BASELINE);
         let scales = rounded.blocks.iter().flat_map(|b| std::iter::repeat_n(b.scale(), 32 * K::RUNS));
         rounded.codes.iter().zip(scales).map(|(c, s)| f32::from(*c as i8) * s).collect()
@@ -178,7 +180,8 @@ fn a_batch_gives_the_integer_products_of_its_tokens() {
             for t in 0..case.tokens {
                 let mut one = vec![f32::NAN; case.rows];
                 let x = &case.x[t * case.cols..(t + 1) * case.cols];
-                matmul(&case.matrix(format), &Acts::new(x, 1, case.cols), false, &mut one);
+                let acts = Acts::new(matrix(x, case.cols));
+                matmul(&case.matrix(format), &acts, false, matrix_mut(&mut one, case.rows));
                 if integer {
                     assert_eq!(one, all[t * case.rows..][..case.rows], "{} seed {seed}", format.spec().name);
                 }
@@ -200,8 +203,8 @@ fn the_number_of_threads_changes_nothing() {
             let x = random.values(0, tokens * cols, 1.0);
             let run = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-                let mut out = vec![f32::NAN; tokens * rows];
-                pool.install(|| matmul(&w, &Acts::new(&x, tokens, cols), false, &mut out));
+                let mut out = Array2::from_elem((tokens, rows), f32::NAN);
+                pool.install(|| matmul(&w, &Acts::new(matrix(&x, cols)), false, out.view_mut()));
                 out
             };
             assert_eq!(run(1), run(3), "{} {tokens} tokens", format.spec().name);
@@ -212,11 +215,22 @@ fn the_number_of_threads_changes_nothing() {
 #[test]
 fn empty_products_are_empty_or_zero() {
     let f32 = &formats::F32;
-    let mut out = vec![1.0; 3];
-    matmul(&Dense::new(f32, 3, 0, Cow::Borrowed(&[]), None), &Acts::new(&[], 1, 0), false, &mut out);
-    assert_eq!(out, [0.0; 3]);
-    matmul(&Dense::new(f32, 0, 2, Cow::Borrowed(&[]), None), &Acts::new(&[1.0; 2], 1, 2), false, &mut []);
-    matmul(&Dense::new(f32, 1, 2, Cow::Owned(vec![0; 8]), None), &Acts::new(&[], 0, 2), false, &mut []);
+    let product = |rows, cols, tokens| {
+        let w = Dense::new(f32, rows, cols, Cow::Owned(vec![0; 4 * rows * cols]), None);
+        let (x, mut out) = (Array2::ones((tokens, cols)), Array2::ones((tokens, rows)));
+        matmul(&w, &Acts::new(x.view()), false, out.view_mut());
+        out
+    };
+    assert!(product(3, 0, 1) == Array2::<f32>::zeros((1, 3)));
+    assert!(product(0, 2, 1).is_empty() && product(1, 2, 0).is_empty());
+}
+
+/// As many numbers as are needed, but rows and tokens the other way round.
+#[test]
+#[should_panic(expected = "shape of the products")]
+fn products_of_another_shape_are_refused() {
+    let w = Dense::new(&formats::F32, 3, 1, Cow::Owned(vec![0; 12]), None);
+    matmul(&w, &Acts::new(matrix(&[1.0; 2], 1)), false, matrix_mut(&mut [0.0; 6], 2));
 }
 
 #[test]
