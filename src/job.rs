@@ -88,6 +88,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let weights = bound.edited(&assigned.edits)?;
     let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
+    asked.refuse_idle(recipe, &assigned.name, &model.graph, &plan)?;
     let data = match asked.reads_text(recipe) {
         true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
         false => None,
@@ -264,7 +265,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::{Format, PassSpec, Setting};
+    use crate::recipe::{Format, PassSpec, Setting, TensorType};
     use crate::watch::Unwatched;
 
     /// What looks at weights alone needs no text, edits what is rounded afterwards, and may be rounded by ggml's
@@ -301,6 +302,34 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Floats take passes that change weights, and none that would only look for codes.
+    #[test]
+    fn floats_refuse_passes_for_codes_and_take_others() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/stories260k");
+        let mut recipe = Recipe::new(&model);
+        for (format, file_type) in [("safetensors", None), ("safetensors", Some("f16")), ("gguf", Some("bf16"))] {
+            (recipe.format.name, recipe.file_type) = (format.to_owned(), file_type.map(str::to_owned));
+            recipe.passes = vec![PassSpec::new("toy"), PassSpec::new("rtn")];
+            assert!(prepare(&recipe).is_ok(), "{format} {file_type:?}");
+            for name in ["gptq", "awq", "clip"] {
+                recipe.passes = vec![PassSpec::new("toy"), PassSpec::new(name)];
+                let error = prepare(&recipe).err().unwrap().to_string();
+                let words = [&format!("`method` {name} is about codes"), file_type.unwrap_or(format), "`format`"];
+                assert!(words.iter().all(|word| error.contains(word)), "{error}");
+            }
+            recipe.passes.clear();
+            recipe.importance = Some(Importance::Calibrate);
+            let error = prepare(&recipe).err().unwrap().to_string();
+            assert!(error.contains("`importance.calibrate` is about codes"), "{error}");
+            recipe.importance = None;
+        }
+        // One linear with codes is enough.
+        let pattern = "blk.0.attn_q".to_owned();
+        recipe.tensor_types = vec![TensorType { pattern, name: "q8_0".to_owned() }];
+        recipe.passes = vec![PassSpec::new("gptq")];
+        assert!(prepare(&recipe).is_ok());
     }
 
     /// A format is its row: nothing else has to know of it.

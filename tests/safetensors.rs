@@ -210,6 +210,13 @@ fn what_cannot_be_is_refused_before_any_work() {
         let said = refused(&[&words_of[..], arguments].concat());
         assert!(words.iter().all(|w| said.contains(w)), "{said}");
     }
+    // What chooses codes would run the model and find none to choose.
+    for arguments in [&["--method", "awq+gptq"][..], &["--method", "awq", "--clip"], &["--calibrate"]] {
+        let said =
+            refused(&[&["convert", text(&input), "--format", "safetensors", "-o", text(&out)], arguments].concat());
+        assert!(said.contains(arguments[0]) && said.contains("stay floats: leave it out"), "{said}");
+        assert!(said.contains("--format") && !out.exists(), "{said}");
+    }
     let said = refused(&["convert", text(&input), "--shard-size", "1GB", "-o", text(&out)]);
     assert!(said.contains("--shard-size") && said.contains("safetensors"), "{said}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -1,14 +1,15 @@
 //! What a recipe's words stand for, and whether they go together. Looks at no file but texts.
 
+use aurora_quantizers::spec::Kind;
 use regex::Regex;
 
 use crate::calibrate::dataset::{Choice, Dataset};
 use crate::checkpoint::TensorSource;
 use crate::export::{self, Choosing, Exporter, Request};
-use crate::model::Model;
+use crate::model::{Model, ModelGraph};
 use crate::options::Options;
 use crate::passes::{self, CODES, JOINT, Pass, REFERENCE, RTN, SCALES, StatsKind};
-use crate::plan;
+use crate::plan::{self, Plan};
 use crate::recipe::{Importance, PassSpec, Propagate, Recipe, Text};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -88,6 +89,25 @@ impl Asked {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses what would run the model and find nothing to do: methods and importances for codes, where no linear has
+    /// any. `output`: what the types are called.
+    pub fn refuse_idle(&self, recipe: &Recipe, output: &str, graph: &ModelGraph, plan: &Plan) -> Result<()> {
+        let mut linears = graph.sites().into_iter().flat_map(|site| site.readers).map(|reader| reader.weight);
+        if linears.any(|id| plan.tensors[id.0].spec().kind == Kind::Block) {
+            return Ok(());
+        }
+        let pass = recipe.passes.iter().find(|spec| passes::row(&spec.name).is_ok_and(|row| row.for_codes));
+        let idle = match (pass, &recipe.importance) {
+            (Some(pass), _) => format!("`method` {}", pass.name),
+            (None, Some(Importance::Calibrate)) => "`importance.calibrate`".to_owned(),
+            _ => return Ok(()),
+        };
+        refuse(format!(
+            "{idle} is about codes, and all linears of this output ({output}) stay floats: leave it out, or choose another \
+             `type` or `format`, such as q4_k_m in gguf"
+        ))
     }
 
     /// Whether the model is run over a text.

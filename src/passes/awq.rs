@@ -36,6 +36,7 @@ pub const ROW: PassRow = PassRow {
     about: "scales input channels so that rounding hurts them less, folded into the weights before",
     options: &[GRID, DUO],
     solves: false,
+    for_codes: true,
     compensates: false,
     make: |options, after| {
         let worth = if after.iter().any(|pass| pass.compensates) { WORTH } else { 1.0 };

@@ -18,6 +18,7 @@ pub const ROW: PassRow = PassRow {
     about: "rounds to nearest, with ranges of groups cut where that lowers the error of the outputs",
     options: &[],
     solves: true,
+    for_codes: true,
     compensates: false,
     make: |_, _| Box::new(Clip),
 };

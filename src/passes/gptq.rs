@@ -18,6 +18,7 @@ pub const ROW: PassRow = PassRow {
     about: "chooses codes so that errors of neighbours cancel (Hessian of the inputs)",
     options: &[DAMP, ACT_ORDER, REFINE],
     solves: true,
+    for_codes: true,
     compensates: true,
     make: |options, _| {
         let (order, sweeps) = (options.word(ACT_ORDER.name, &ORDERS), options.count(REFINE.name));

@@ -69,6 +69,9 @@ pub struct PassRow {
     pub options: &'static [Opt],
     /// Whether it chooses codes; what only prepares weights comes before.
     pub solves: bool,
+    /// Whether it is about codes: it chooses them, or prepares weights for them. Where all linears stay floats it would do
+    /// nothing, and asking for it is an error.
+    pub for_codes: bool,
     /// Whether its codes make up for each other's errors on the calibration text.
     pub compensates: bool,
     /// Makes the pass; told which passes come after it.

@@ -19,6 +19,8 @@ pub const ROW: PassRow = PassRow {
     about: "rounds each weight to the nearest, with searched scales",
     options: &[SCALES, CODES],
     solves: true,
+    // Floats are rounded, too.
+    for_codes: false,
     compensates: false,
     make: |options, _| Box::new(Rtn { nearest: !options.word(CODES.name, &JOINT) }),
 };

@@ -12,6 +12,7 @@ pub const ROW: PassRow = PassRow {
     about: "multiplies every matrix by a factor",
     options: &[Opt { name: "toy_factor", about: "The factor", kind: OptKind::Number(0.0, 8.0), default: "2" }],
     solves: false,
+    for_codes: false,
     compensates: false,
     make: |options, _| Box::new(Toy { factor: options.number("toy_factor") as f32 }),
 };
