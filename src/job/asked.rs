@@ -104,10 +104,11 @@ impl Asked {
             (None, Some(Importance::Calibrate)) => "`importance.calibrate`".to_owned(),
             _ => return Ok(()),
         };
-        refuse(format!(
-            "{idle} is about codes, and all linears of this output ({output}) stay floats: leave it out, or choose another \
-             `type` or `format`, such as q4_k_m in gguf"
-        ))
+        let what = format!(
+            "{idle} is about codes, and all linears of this output ({output}) stay floats: leave it out, or choose \
+             another `type` or `format`, such as q4_k_m in gguf"
+        );
+        Err(Error::conflict(["method", "type", "format"], what))
     }
 
     /// Whether the model is run over a text.
