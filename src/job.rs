@@ -36,6 +36,8 @@ mod hashes;
 mod requantize;
 mod resume;
 mod statistics;
+#[cfg(test)]
+mod toys;
 
 pub use asked::dataset;
 
