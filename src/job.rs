@@ -37,6 +37,8 @@ mod hashes;
 mod requantize;
 mod resume;
 mod statistics;
+#[cfg(test)]
+mod toys;
 
 pub use asked::dataset;
 
@@ -358,7 +360,7 @@ mod tests {
         assert!(std::fs::read(&path).unwrap() == [vec![0; 8], expected].concat());
         recipe.format.options.insert("toy_gap".to_owned(), Setting::Count(65));
         let error = prepare(&recipe).err().unwrap().to_string();
-        assert!(error.contains("`format` toy: `toy_gap` must be a whole number from 0 to 64, found 65"), "{error}");
+        assert!(error.contains("`toy_gap` 65: must be a whole number from 0 to 64"), "{error}");
         let format = Format { options: recipe.format.options.clone(), ..Format::default() };
         let error = prepare(&Recipe { format, ..Recipe::new(&model) }).err().unwrap().to_string();
         assert!(error.contains("`toy_gap` is for Toy; `format` gguf has"), "{error}");

@@ -60,7 +60,7 @@ fn number(v: &Json) -> f64 {
 #[test]
 fn every_architecture_goes_through_and_no_site_gets_worse() {
     let dir = TempDir::new().unwrap();
-    for name in common::MODELS {
+    for name in common::MODELS.iter() {
         for (method, file_type) in [("awq", "q4_0"), ("awq+gptq", "q3_k_m")] {
             let out = dir.path().join("out.gguf");
             let record = small(name, method, file_type, &out, &["--grid", "5", "--samples", "16"]);
@@ -167,7 +167,7 @@ fn logits(path: &Path) -> Array2<f32> {
 #[test]
 fn scales_keep_the_function_and_powers_of_two_every_bit() {
     let dir = TempDir::new().unwrap();
-    for name in common::MODELS {
+    for name in common::MODELS.iter() {
         let source = checkpoint::open(&model(name)).unwrap();
         let source = source.as_ref();
         let described = model::describe(source.config(), &|name| source.find(name).is_some()).unwrap();

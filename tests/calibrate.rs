@@ -48,7 +48,7 @@ impl Tap for Seen {
 
 #[test]
 fn block_by_block_is_what_the_engine_computes() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let opened = open(name);
         let weights = Weights::bind(&*opened.source, &opened.model.graph).unwrap();
         let tokens = tokens(name);
@@ -75,7 +75,7 @@ fn block_by_block_is_what_the_engine_computes() {
 
 #[test]
 fn samples_that_go_together_are_as_if_each_went_alone() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let opened = open(name);
         let weights = Weights::bind(&*opened.source, &opened.model.graph).unwrap();
         let runner = BlockRunner::new(&opened.model, &weights, EXACT).unwrap();
@@ -152,7 +152,7 @@ fn collect(name: &str, samples: &[Vec<u32>], gram: bool) -> (Opened, Imatrix) {
 /// Sums over what the engine shows, in f64, matrix by matrix.
 #[test]
 fn sums_are_those_of_what_linears_see() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let tokens = tokens(name);
         let samples = [tokens[..20].to_vec(), tokens[20..].to_vec()];
         let (opened, all) = collect(name, &samples, false);

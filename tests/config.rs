@@ -249,7 +249,7 @@ fn fused_experts_are_the_same_experts() {
 
 #[test]
 fn graphs_are_well_formed() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let m = open(&changed(name, json!({})));
         assert_eq!(m.graph.blocks.len(), m.hyper.blocks);
         assert_eq!(m.graph.slots[m.graph.residual.0], m.hyper.width);

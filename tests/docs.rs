@@ -8,6 +8,9 @@ use aurora_quant::checkpoint::Config;
 use aurora_quant::checkpoint::config::HfConfig;
 use aurora_quant::model::{self, ARCHS, Model, Role};
 use aurora_quant::plan::{FILE_TYPES, FileType, Plan, Rules};
+use aurora_quantizers::formats::FORMATS;
+use aurora_quantizers::grid::Levels;
+use aurora_quantizers::{Encoders, Scales};
 
 /// Holds `made` against the document, or against its text between `<!-- section -->` and `<!-- end -->`.
 fn compare(name: &str, section: Option<&str>, made: &str) {
@@ -66,6 +69,36 @@ fn the_readme_lists_the_formats_and_architectures() {
         writeln!(made, "| {} | {} | `{}` |", a.title, classes.join(", "), a.gguf).unwrap();
     }
     compare("README.md", Some("architectures"), &made);
+}
+
+/// What a block of each type holds, found out from one.
+#[test]
+fn the_table_of_types_is_the_formats() {
+    let mut made =
+        String::from("| type | bits per weight | block | weights per scale | levels | offset | scales by |\n");
+    made.push_str("|---|---|---|---|---|---|---|\n");
+    for format in FORMATS {
+        let (Some(blocks), spec) = (format.blocks(), format.spec()) else { continue };
+        // Far from zero, so that an offset is used if there can be one.
+        let weights: Vec<f32> = (0..spec.block).map(|i| 1.0 + i as f32 / 1024.0).collect();
+        let (mut bytes, mut codes) = (vec![0; spec.bytes], vec![0; spec.block]);
+        format.encode(&weights, Scales::Search(None), &mut bytes);
+        let grid = blocks.unpack(&bytes, &mut codes);
+        let levels = match grid.levels {
+            Levels::Linear { min, max } => format!("{min} to {max}"),
+            Levels::Table(table) => format!("{} uneven, {} to {}", table.len(), table[0], table[table.len() - 1]),
+        };
+        let offset = if grid.offset.iter().any(|v| *v != 0.0) { "yes" } else { "" };
+        let scales = match blocks.encoders() {
+            Encoders::Both => "search or formula",
+            Encoders::Reference => "formula",
+            Encoders::Search => "search",
+        };
+        let (bits, group) = (spec.bits_per_weight(), grid.group_len);
+        let cells = format!("{} | {bits} | {} | {group} | {levels} | {offset} | {scales}", spec.name, spec.block);
+        writeln!(made, "| {cells} |").unwrap();
+    }
+    compare("docs/formats.md", Some("types"), &made);
 }
 
 /// Which format each kind of matrix has in a file: one, or several with the number of blocks.

@@ -65,7 +65,7 @@ fn argmax(model: &Path, prompt: &[u32], n: usize) -> Vec<u32> {
 #[test]
 fn greedy_ids_are_the_golden_ones() {
     let mut by_text = 0;
-    for model in common::MODELS {
+    for model in common::MODELS.iter() {
         let (prompt, mut wanted) = golden(model);
         let directory = folder(model);
         assert_eq!(argmax(&directory, &prompt, wanted.len()), wanted, "{model}");

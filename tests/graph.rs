@@ -7,7 +7,7 @@ use std::path::Path;
 
 use aurora_quant::checkpoint::Config;
 use aurora_quant::gguf::{Metadata, Value};
-use aurora_quant::model::{Model, Op, describe};
+use aurora_quant::model::{ARCHS, Model, Op, describe};
 use common::canonical::{self, canonical};
 use common::{MODELS, changed, fixtures, hf_config, interpreter};
 use serde_json::Value as Json;
@@ -63,9 +63,22 @@ fn agrees(f: &Fixture, golden: &Path, key: &str) {
 
 #[test]
 fn logits_are_golden() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let dir = fixtures().join("models").join(name);
         agrees(&open(&dir), &dir.join("golden.safetensors"), "logits");
+    }
+}
+
+/// An architecture is tested if there is a fixture of it.
+#[test]
+fn every_architecture_has_a_fixture() {
+    let models: Vec<Model> = MODELS.iter().map(|name| open(&fixtures().join("models").join(name)).model).collect();
+    for arch in ARCHS {
+        assert!(
+            models.iter().any(|m| m.arch.title == arch.title),
+            "{}: no folder in tests/fixtures/models",
+            arch.title
+        );
     }
 }
 
@@ -193,7 +206,7 @@ fn dump(name: &str, kind: &str) -> Json {
 
 #[test]
 fn parameters_are_those_of_the_reference_file() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let f = open(&fixtures().join("models").join(name));
         let ours: BTreeMap<&str, Vec<usize>> =
             f.model.graph.params.iter().map(|p| (p.name.as_str(), p.shape.clone())).collect();
@@ -211,7 +224,7 @@ fn parameters_are_those_of_the_reference_file() {
 #[test]
 fn canonical_numbers_are_those_of_the_reference_file() {
     use sha2::{Digest, Sha256};
-    for name in MODELS {
+    for name in MODELS.iter() {
         let f = open(&fixtures().join("models").join(name));
         let dump = dump(name, "f32");
         for t in dump["tensors"].as_array().unwrap() {
@@ -226,7 +239,7 @@ fn canonical_numbers_are_those_of_the_reference_file() {
 /// Roles that stay F32 are those that the reference keeps in F32 when all else is bf16.
 #[test]
 fn roles_kept_in_f32_are_those_of_the_reference_file() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let f = open(&fixtures().join("models").join(name));
         let dump = dump(name, "bf16");
         for t in dump["tensors"].as_array().unwrap() {
@@ -256,7 +269,7 @@ fn same_keys(name: &str, config: &Config, theirs: &Json) {
 
 #[test]
 fn keys_are_those_of_the_reference_file() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         same_keys(name, &hf_config(&fixtures().join("models").join(name)), &dump(name, "f32")["kv"]);
     }
     let read = |name: &str| -> Json {

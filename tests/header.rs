@@ -12,7 +12,7 @@ use serde_json::json;
 /// A GGUF header alone, with its tensor list, describes the same parameters and ops.
 #[test]
 fn gguf_headers_describe_the_same_graph() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let dir = fixtures().join("models").join(name);
         let config = hf_config(&dir);
         let hf = describe(&config, &|_| true).unwrap();

@@ -71,7 +71,7 @@ fn same(found: &Path, wanted: &Path, left_out: &[&str]) {
 
 #[test]
 fn what_nothing_changed_comes_back_bit_for_bit() {
-    for name in common::MODELS {
+    for name in common::MODELS.iter() {
         let dir = TempDir::new().unwrap();
         let (out, record) = returned(&model(name), &dir, &[]);
         same(&out, &model(name), &[]);
@@ -250,7 +250,7 @@ fn own_type(name: &str) -> &'static str {
 /// A GGUF file becomes the checkpoint that it was made from, and that makes the same file again.
 #[test]
 fn a_gguf_file_returns_to_where_it_came_from() {
-    for name in common::MODELS {
+    for name in common::MODELS.iter() {
         let dir = TempDir::new().unwrap();
         let [before, after] = ["before.gguf", "after.gguf"].map(|n| dir.path().join(n));
         let kind = own_type(name);
@@ -286,7 +286,7 @@ fn a_gguf_file_returns_to_where_it_came_from() {
 #[test]
 fn a_tokenizer_out_of_a_gguf_file_reads_as_one_of_the_two_did() {
     let special = |add| Special { add, parse: true };
-    for name in common::MODELS {
+    for name in common::MODELS.iter() {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("x.gguf");
         good(&["convert", text(&model(name)), "--type", "f32", "-q", "-o", text(&file)]);

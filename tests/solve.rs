@@ -45,7 +45,7 @@ fn number(v: &Json) -> f64 {
 #[test]
 fn every_architecture_is_solved_and_never_worse_than_rounding_to_nearest() {
     let dir = TempDir::new().unwrap();
-    for name in common::MODELS {
+    for name in common::MODELS.iter() {
         for file_type in ["q4_0", "q3_k_m"] {
             let out = dir.path().join("out.gguf");
             let record = convert(name, "gptq", file_type, &out, &["--force", "--refine", "1"]);

@@ -81,7 +81,7 @@ fn holds(tokenizer: &Tokenizer, model: &str, cases: &[Case]) {
 
 #[test]
 fn directories_tokenize_as_hugging_face_does() {
-    for model in common::MODELS {
+    for model in common::MODELS.iter() {
         holds(&open(&folder(model)), model, &cases(model, false));
     }
 }
@@ -89,7 +89,7 @@ fn directories_tokenize_as_hugging_face_does() {
 #[test]
 fn files_tokenize_as_llama_cpp_does() {
     let dir = tempfile::tempdir().unwrap();
-    for model in common::MODELS {
+    for model in common::MODELS.iter() {
         holds(&open(&convert(&folder(model), dir.path())), model, &cases(model, true));
     }
 }
@@ -97,7 +97,7 @@ fn files_tokenize_as_llama_cpp_does() {
 #[test]
 fn decoding_gives_the_text_back() {
     let dir = tempfile::tempdir().unwrap();
-    for model in common::MODELS {
+    for model in common::MODELS.iter() {
         let file = open(&convert(&folder(model), dir.path()));
         let directory = open(&folder(model));
         for case in cases(model, false) {

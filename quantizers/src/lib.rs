@@ -55,5 +55,5 @@ pub use mask::BitMask;
 pub use scan::{Scan, scan};
 pub use spec::Spec;
 pub use stats::SiteStats;
-pub use store::{BlockFormat, Care, Field, Scales, Store};
+pub use store::{BlockFormat, Care, Encoders, Field, Scales, Store};
 pub use view::{elements, elements_mut, matrix, matrix_mut};

@@ -30,6 +30,10 @@ impl Isa {
     /// The fastest one present.
     #[inline]
     pub fn best() -> Isa {
+        #[cfg(test)]
+        if let Some(isa) = twin::chosen() {
+            return isa;
+        }
         #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
         if std::arch::is_x86_feature_detected!("avx2") {
             return Isa(Level::Avx2);
@@ -44,6 +48,29 @@ impl Isa {
             all.push(Isa::best());
         }
         all
+    }
+}
+
+/// A test's choice of instructions, for what it calls on its own thread: every kernel behind a plain call has its twins.
+#[cfg(test)]
+pub(crate) mod twin {
+    use std::cell::Cell;
+
+    use super::Isa;
+
+    thread_local!(static CHOSEN: Cell<Option<Isa>> = const { Cell::new(None) });
+
+    /// What [`Isa::best`] says instead of the best.
+    pub(crate) fn chosen() -> Option<Isa> {
+        CHOSEN.get()
+    }
+
+    /// Runs `work` on one instruction set.
+    pub(crate) fn on<T>(isa: Isa, work: impl FnOnce() -> T) -> T {
+        CHOSEN.set(Some(isa));
+        let done = work();
+        CHOSEN.set(None);
+        done
     }
 }
 

@@ -67,6 +67,11 @@ const fn block(name: &'static str, ggml_id: u32, block: usize, bytes: usize, top
     Spec { name, ggml_id: Some(ggml_id), block, bytes, kind: Kind::Block, max_abs: F16_MAX * top }
 }
 
+/// A block type that ggml does not know; its row is in the format's own file.
+pub(crate) const fn foreign(name: &'static str, block: usize, bytes: usize, top: f32) -> Spec {
+    Spec { name, ggml_id: None, block, bytes, kind: Kind::Block, max_abs: F16_MAX * top }
+}
+
 /// All tensor types that current GGUF files may contain, by id.
 ///
 /// Where the scale follows from the largest weight alone, `top` is exact. The super-blocks' scales are found by a
@@ -109,6 +114,26 @@ pub static SPECS: &[Spec] = &[
     block("q1_0", 41, 128, 18, 1.0),
     block("q2_0", 42, 64, 18, 1.0),
 ];
+
+/// The row of this name, found when the program is compiled: a format without a row is no program.
+pub(crate) const fn known(name: &str) -> &'static Spec {
+    let mut i = 0;
+    while i < SPECS.len() {
+        if same(SPECS[i].name.as_bytes(), name.as_bytes()) {
+            return &SPECS[i];
+        }
+        i += 1;
+    }
+    panic!("no row of SPECS has this name")
+}
+
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
+}
 
 /// The type with this ggml id.
 pub fn by_ggml_id(id: u32) -> Option<&'static Spec> {

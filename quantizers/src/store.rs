@@ -20,6 +20,17 @@ pub enum Scales<'a> {
     Search(Option<&'a [f32]>),
 }
 
+/// Which [`Scales`] a type with blocks can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoders {
+    /// Either.
+    Both,
+    /// The formula alone, which then also stands in for a search.
+    Reference,
+    /// The search alone.
+    Search,
+}
+
 /// How thorough a search for scales is, and how much a [guess](crate::gptq::Guess) looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Care {
@@ -73,7 +84,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Panics
     /// If the lengths do not belong together: `x` and `out`, or `x` is not whole rows of as many columns as there are
-    /// importances. If [`Scales::Reference`] is asked of a type that [has none](BlockFormat::has_reference).
+    /// importances. If [`Scales::Reference`] is asked of a type that [has none](BlockFormat::encoders).
     fn encode(&self, x: &[f32], scales: Scales, out: &mut [u8]);
 
     /// The values that every reader of this type sees, bit for bit those of ggml's decoder.
@@ -89,7 +100,12 @@ pub trait Store: Send + Sync {
 impl dyn Store + '_ {
     /// Whether [`Scales::Reference`] can be asked of it: of floats always, since they have no scales.
     pub fn has_reference(&self) -> bool {
-        self.blocks().is_none_or(BlockFormat::has_reference)
+        self.blocks().is_none_or(|blocks| blocks.encoders() != Encoders::Search)
+    }
+
+    /// Whether [`Scales::Search`] searches, and heeds importances.
+    pub fn has_search(&self) -> bool {
+        self.blocks().is_some_and(|blocks| blocks.encoders() != Encoders::Reference)
     }
 }
 
@@ -111,8 +127,8 @@ impl fmt::Debug for dyn Store + '_ {
 /// Round to nearest is `fit`, [`Grid::nearest`], `pack`. A solver (GPTQ) uses `fit`, its own codes, `pack`.
 /// Decoding is `unpack`, [`Grid::value`].
 pub trait BlockFormat: Store {
-    /// Whether [`Scales::Reference`] is there.
-    fn has_reference(&self) -> bool;
+    /// Which ways of choosing scales there are.
+    fn encoders(&self) -> Encoders;
 
     /// The grids of several blocks of weights, found by the search of [`Scales::Search`].
     ///

@@ -4,7 +4,7 @@ use super::graph::ModelGraph;
 use super::hyper::Hyper;
 use super::to_hf::HfKeys;
 use crate::Result;
-use crate::checkpoint::config::HfConfig;
+use crate::checkpoint::config::{GgufConfig, HfConfig};
 use crate::gguf::Metadata;
 
 /// An architecture: how its configuration is read, what it computes, what its GGUF file says of it.
@@ -23,8 +23,9 @@ pub struct Arch {
     pub keys: fn(&Hyper, &HfConfig, &mut Metadata),
     /// Writes config.json for the same numbers: class, kind and keys. Says what it cannot express.
     pub(super) config: fn(&Hyper, &mut HfKeys<'_>) -> Result<(), String>,
-    /// Fills in what its GGUF files leave unsaid because llama.cpp knows it by heart.
-    pub untold: fn(&mut Hyper),
+    /// Completes what was read of a GGUF header's usual keys: keys that this architecture alone has, and what its files
+    /// leave unsaid because llama.cpp knows it by heart.
+    pub complete: fn(&mut Hyper, &GgufConfig) -> Result<()>,
 }
 
 impl std::fmt::Debug for Arch {
@@ -33,8 +34,10 @@ impl std::fmt::Debug for Arch {
     }
 }
 
-/// Nothing is left unsaid.
-pub(super) fn untold(_: &mut Hyper) {}
+/// The usual keys say all.
+pub(super) fn complete(_: &mut Hyper, _: &GgufConfig) -> Result<()> {
+    Ok(())
+}
 
 /// A described model.
 #[derive(Debug, Clone)]

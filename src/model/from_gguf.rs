@@ -1,7 +1,9 @@
 //! The numbers of a model from a GGUF header: the same keys for every architecture, behind its prefix.
 //!
-//! What a header leaves unsaid (biases, tied embeddings) is read off the tensor list; what only llama.cpp knows by
-//! heart is filled in by [`super::Arch::untold`].
+//! What a header leaves unsaid (biases, tied embeddings) is read off the tensor list; keys of one architecture, and what
+//! only llama.cpp knows by heart, are left to [`super::Arch::complete`].
+
+use std::collections::BTreeMap;
 
 use super::{Experts, Hyper, Rope, RopeScaling};
 use crate::Result;
@@ -141,6 +143,7 @@ pub(super) fn hyper(config: &GgufConfig, prefix: &str, has: &dyn Fn(&str) -> boo
         attn_out_bias: any(&["attn_output"]),
         mlp_bias: any(&["ffn_up"]),
         tied: !has("output.weight"),
+        own: BTreeMap::new(),
     })
 }
 

@@ -3,6 +3,8 @@
 //! A key may be left out only where transformers itself fills it in with the same value; a variation that the ops or
 //! the GGUF file cannot express is an error that names the key, never ignored.
 
+use std::collections::BTreeMap;
+
 pub(super) use super::usual::{KvHeads, LLAMA, Usual};
 use super::{Hyper, limits, rope};
 use crate::Result;
@@ -73,6 +75,7 @@ pub(super) fn hyper(c: &HfConfig, usual: &Usual) -> Result<Hyper> {
         attn_out_bias: attention_bias,
         mlp_bias,
         tied: c.opt_flag("tie_word_embeddings")?.unwrap_or(usual.tied),
+        own: BTreeMap::new(),
     };
     Ok(h)
 }

@@ -7,11 +7,19 @@ use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
 use crate::Result;
-use crate::checkpoint::config::HfConfig;
+use crate::checkpoint::config::{GgufConfig, HfConfig};
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "Gemma 2", gguf: "gemma2", hf: &["Gemma2ForCausalLM", "gemma2"], hyper, graph, keys, config, untold };
+pub(super) static ARCH: Arch = Arch {
+    title: "Gemma 2",
+    gguf: "gemma2",
+    hf: &["Gemma2ForCausalLM", "gemma2"],
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, norm_less_one: true, ..conventions::LLAMA };
 
@@ -127,12 +135,13 @@ fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
 }
 
 /// llama.cpp's defaults for this architecture.
-fn untold(h: &mut Hyper) {
+fn complete(h: &mut Hyper, _: &GgufConfig) -> Result<()> {
     h.window = h.window.or(Some(4096));
     h.window_pattern = h.window_pattern.or(Some(2));
     h.attention_softcap = h.attention_softcap.or(Some(50.0));
     h.logit_softcap = h.logit_softcap.or(Some(30.0));
     implied(h, BLOCKS_27B);
+    Ok(())
 }
 
 fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {

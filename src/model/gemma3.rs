@@ -8,7 +8,7 @@ use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Arch, Hyper, ModelGraph, RopeStyle, rope};
 use crate::Result;
-use crate::checkpoint::config::HfConfig;
+use crate::checkpoint::config::{GgufConfig, HfConfig};
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch = Arch {
@@ -19,7 +19,7 @@ pub(super) static ARCH: Arch = Arch {
     graph,
     keys,
     config,
-    untold,
+    complete,
 };
 
 const CONVENTIONS: Conventions = Conventions {
@@ -85,10 +85,11 @@ fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
 }
 
 /// llama.cpp's defaults for this architecture.
-fn untold(h: &mut Hyper) {
+fn complete(h: &mut Hyper, _: &GgufConfig) -> Result<()> {
     h.window_pattern = h.window_pattern.or(Some(PATTERN)).filter(|_| h.window.is_some());
     h.rope.window_base = h.rope.window_base.or(Some(10000.0));
     implied(h, BLOCKS_27B);
+    Ok(())
 }
 
 fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {

@@ -1,17 +1,19 @@
 //! GPT-2: learned positions, layer norms, biases everywhere, matrices stored transposed, a plain MLP.
 
+use std::collections::BTreeMap;
+
 use super::build::Builder;
 use super::conventions::{Conventions, Linear};
 use super::from_hf::{divided, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Activation, Arch, Hyper, Import, ModelGraph, NormKind, Op, Role, Rope, RopeScaling, RopeStyle, untold};
+use super::{Activation, Arch, Hyper, Import, ModelGraph, NormKind, Op, Role, Rope, RopeScaling, RopeStyle, complete};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "GPT-2", gguf: "gpt2", hf: &["GPT2LMHeadModel", "gpt2"], hyper, graph, keys, config, untold };
+    Arch { title: "GPT-2", gguf: "gpt2", hf: &["GPT2LMHeadModel", "gpt2"], hyper, graph, keys, config, complete };
 
 const CONVENTIONS: Conventions = Conventions {
     roots: &["transformer.", ""],
@@ -68,6 +70,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
         attn_out_bias: true,
         mlp_bias: true,
         tied: c.opt_flag("tie_word_embeddings")?.unwrap_or(true),
+        own: BTreeMap::new(),
     })
 }
 

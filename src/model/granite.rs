@@ -3,7 +3,7 @@
 use super::from_hf::{self, LLAMA, Usual};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Arch, Hyper, llama, untold};
+use super::{Arch, Hyper, complete, llama};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -16,7 +16,7 @@ pub(super) static ARCH: Arch = Arch {
     graph: llama::graph,
     keys,
     config,
-    untold,
+    complete,
 };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {

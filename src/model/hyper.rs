@@ -1,5 +1,7 @@
 //! The numbers that fix a model's shape and function, whichever file they came from.
 
+use std::collections::BTreeMap;
+
 /// The numbers that fix a model's shape and function, whichever file they came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hyper {
@@ -49,6 +51,8 @@ pub struct Hyper {
     pub mlp_bias: bool,
     /// Whether the output matrix is the embedding table.
     pub tied: bool,
+    /// Numbers that one architecture alone has, by their GGUF keys without the prefix. Its own file reads and writes them.
+    pub own: BTreeMap<&'static str, f64>,
 }
 
 /// Rotary embedding.

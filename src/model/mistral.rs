@@ -4,7 +4,7 @@
 //! attends to everything there; up to `sliding_window` tokens that is the same.
 
 use super::from_hf::{self, KvHeads, LLAMA, Usual};
-use super::{Arch, Hyper, llama, untold};
+use super::{Arch, Hyper, complete, llama};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 
@@ -16,7 +16,7 @@ pub(super) static ARCH: Arch = Arch {
     graph: llama::graph,
     keys: llama::keys,
     config: llama::config,
-    untold,
+    complete,
 };
 
 pub(super) const USUAL: Usual =

@@ -3,7 +3,7 @@
 use super::from_hf::{self, Usual};
 use super::keys::Keys;
 use super::mistral::{self, uniform_window};
-use super::{Arch, Experts, Hyper, llama, untold};
+use super::{Arch, Experts, Hyper, complete, llama};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -16,7 +16,7 @@ pub(super) static ARCH: Arch = Arch {
     graph: llama::graph,
     keys,
     config: llama::config,
-    untold,
+    complete,
 };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {

@@ -35,9 +35,11 @@ mod qwen3_moe;
 mod rope;
 pub mod sites;
 mod to_hf;
+#[cfg(test)]
+mod toy;
 mod usual;
 
-use arch::untold;
+use arch::complete;
 pub use arch::{Arch, Model};
 pub use graph::{
     Activation, Import, LongFactors, ModelGraph, NormKind, Op, Param, ParamId, Part, Role, RopeStyle, Slot,
@@ -62,6 +64,8 @@ pub static ARCHS: &[&Arch] = &[
     &granite::ARCH,
     &olmo2::ARCH,
     &gpt2::ARCH,
+    #[cfg(test)]
+    &toy::ARCH,
 ];
 
 /// Describes the model that a configuration stands for. `has` says whether the source has a tensor of that name
@@ -83,7 +87,7 @@ pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
             let arch = found.ok_or_else(|| c.unsupported("general.architecture", unknown(name, |a| a.gguf)))?;
             let mut hyper = from_gguf::hyper(c, name, has)?;
             limits::check(&hyper, config)?;
-            (arch.untold)(&mut hyper);
+            (arch.complete)(&mut hyper, c)?;
             (*arch, hyper)
         }
     };

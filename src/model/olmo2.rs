@@ -7,11 +7,11 @@ use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
 use crate::Result;
-use crate::checkpoint::config::HfConfig;
+use crate::checkpoint::config::{GgufConfig, HfConfig};
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "OLMo 2", gguf: "olmo2", hf: &["Olmo2ForCausalLM", "olmo2"], hyper, graph, keys, config, untold };
+    Arch { title: "OLMo 2", gguf: "olmo2", hf: &["Olmo2ForCausalLM", "olmo2"], hyper, graph, keys, config, complete };
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
@@ -52,11 +52,12 @@ fn keys(h: &Hyper, c: &HfConfig, to: &mut Metadata) {
 }
 
 /// OLMo 3 shares the GGUF name: windows, but in every fourth block, and stretching only there.
-fn untold(h: &mut Hyper) {
+fn complete(h: &mut Hyper, _: &GgufConfig) -> Result<()> {
     if h.window.is_some() {
         h.window_pattern = h.window_pattern.or(Some(4));
         h.rope.window_base = h.rope.window_base.or(Some(h.rope.base));
     }
+    Ok(())
 }
 
 fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {

@@ -6,13 +6,13 @@ use super::from_hf::{self, LLAMA, Usual};
 use super::keys::Keys;
 use super::mistral::uniform_window;
 use super::to_hf::HfKeys;
-use super::{Activation, Arch, Hyper, ModelGraph, Op, Role, RopeScaling, RopeStyle, rope, untold};
+use super::{Activation, Arch, Hyper, ModelGraph, Op, Role, RopeScaling, RopeStyle, complete, rope};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "Phi-3", gguf: "phi3", hf: &["Phi3ForCausalLM", "phi3"], hyper, graph, keys, config, untold };
+    Arch { title: "Phi-3", gguf: "phi3", hf: &["Phi3ForCausalLM", "phi3"], hyper, graph, keys, config, complete };
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 

@@ -5,13 +5,13 @@ use super::decoder::{self, ExpertNames, Variant};
 use super::from_hf::{self, KvHeads, LLAMA, Usual, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Arch, Hyper, ModelGraph, RopeStyle, untold};
+use super::{Arch, Hyper, ModelGraph, RopeStyle, complete};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "Qwen2", gguf: "qwen2", hf: &["Qwen2ForCausalLM", "qwen2"], hyper, graph, keys, config, untold };
+    Arch { title: "Qwen2", gguf: "qwen2", hf: &["Qwen2ForCausalLM", "qwen2"], hyper, graph, keys, config, complete };
 
 pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 

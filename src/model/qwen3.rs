@@ -4,13 +4,13 @@ use super::decoder::{self, Variant};
 use super::from_hf::{self, Usual, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Arch, Hyper, ModelGraph, qwen2, untold};
+use super::{Arch, Hyper, ModelGraph, complete, qwen2};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
 pub(super) static ARCH: Arch =
-    Arch { title: "Qwen3", gguf: "qwen3", hf: &["Qwen3ForCausalLM", "qwen3"], hyper, graph, keys, config, untold };
+    Arch { title: "Qwen3", gguf: "qwen3", hf: &["Qwen3ForCausalLM", "qwen3"], hyper, graph, keys, config, complete };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     refuse_flag(c, "use_sliding_window")?;

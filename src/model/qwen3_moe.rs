@@ -3,7 +3,7 @@
 use super::from_hf::{self, only, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Arch, Experts, Hyper, qwen2, qwen3, untold};
+use super::{Arch, Experts, Hyper, complete, qwen2, qwen3};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -16,7 +16,7 @@ pub(super) static ARCH: Arch = Arch {
     graph: qwen3::graph,
     keys,
     config,
-    untold,
+    complete,
 };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {

@@ -359,15 +359,10 @@ impl When {
     }
 }
 
-/// The formats that a single matrix can be asked to have, in the order of [`FILE_TYPES`].
+/// The formats that a single matrix can be asked to have: every row of [`FORMATS`](formats::FORMATS) but F64, which has
+/// more bits than the numbers that come here.
 pub fn tensor_types() -> Vec<&'static dyn Store> {
-    let mut found: Vec<&'static dyn Store> = Vec::new();
-    for t in FILE_TYPES {
-        if !found.contains(&t.base()) {
-            found.push(t.base());
-        }
-    }
-    found
+    formats::FORMATS.iter().copied().filter(|store| store.spec().bits_per_weight() <= 32.0).collect()
 }
 
 /// The format with this name, in any case, for a single matrix. `setting`: what names it.

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, clippy::missing_panics_doc)]
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use aurora_quant::checkpoint::Config;
 use aurora_quant::checkpoint::config::HfConfig;
@@ -19,23 +20,14 @@ pub mod mixtures;
 pub mod packed;
 pub mod twin;
 
-/// All Hugging Face fixtures.
-pub const MODELS: &[&str] = &[
-    "stories260k",
-    "tiny-llama3",
-    "tiny-mistral",
-    "tiny-mixtral",
-    "tiny-qwen2",
-    "tiny-qwen3",
-    "tiny-gemma2",
-    "tiny-phi3",
-    "tiny-gpt2",
-    "tiny-gemma3",
-    "tiny-qwen3-moe",
-    "tiny-granite",
-    "tiny-olmo2",
-    "tiny-llama-bias",
-];
+/// All Hugging Face fixtures: the folders with golden logits.
+pub static MODELS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let folders = std::fs::read_dir(fixtures().join("models")).unwrap().map(|entry| entry.unwrap());
+    let golden = folders.filter(|folder| folder.path().join("golden.safetensors").is_file());
+    let mut names: Vec<&str> = golden.map(|folder| &*folder.file_name().into_string().unwrap().leak()).collect();
+    names.sort_unstable();
+    names
+});
 
 /// `tests/fixtures`, with its weights unpacked.
 pub fn fixtures() -> PathBuf {

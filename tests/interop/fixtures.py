@@ -24,21 +24,10 @@ def unpacked(folder):
 
 MODELS = unpacked(FIXTURES / "models")
 
-# Written out, so that a missing folder is a failure and not one test fewer.
-NAMES = (
-    "stories260k", "tiny-gemma2", "tiny-gemma3", "tiny-gpt2", "tiny-granite", "tiny-llama-bias",
-    "tiny-llama3", "tiny-mistral", "tiny-mixtral", "tiny-olmo2", "tiny-phi3", "tiny-qwen2",
-    "tiny-qwen3", "tiny-qwen3-moe",
-)
-BLOCK_TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
-FLOAT_TYPES = ("f16", "bf16")
+# A folder with golden logits is a fixture; tests/graph.rs wants one of every architecture.
+NAMES = tuple(sorted(p.name for p in MODELS.iterdir() if (p / "golden.safetensors").exists()))
 # What llama-quantize --pure writes.
 PURE = ("--pure", "--scales", "reference")
-# By the name that recorded mixtures have.
-MIXTURES = (
-    "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS",
-    "MXFP4_MOE", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "Q2_K_S",
-)
 
 
 def read_json(path):
@@ -54,6 +43,11 @@ def block_hashes():
     """{model: {TYPE: {tensor: [type written, sha256]}}} from `llama-quantize --pure`."""
     folder = FIXTURES / "ref-blocks"
     return {**read_json(folder / "block-hashes.json"), **read_json(folder / "block-hashes-new.json")}
+
+
+# What llama-quantize was recorded to make of every fixture, with `--pure` and without; tests/plan.rs wants all mixtures.
+BLOCKS = tuple(kind.lower() for kind in block_hashes()["stories260k"])
+MIXTURES = tuple(read_json(FIXTURES / "ref-blocks" / "mixtures.json")["stories260k"])
 
 
 def mixture(name, kind):

@@ -9,7 +9,7 @@ from gguf import GGUFReader, GGUFValueType, LlamaFileType
 from gguf.quants import dequantize
 from safetensors.numpy import load_file, save_file
 
-from fixtures import BLOCK_TYPES, FLOAT_TYPES, MIXTURES, MODELS, NAMES, PURE, block_hashes, dump, mixture
+from fixtures import BLOCKS, MIXTURES, MODELS, NAMES, PURE, block_hashes, dump, mixture
 
 HASHES = block_hashes()
 TYPE_NAMES = {
@@ -72,7 +72,7 @@ def test_float64_weights_narrow_exactly(convert, tmp_path_factory):
     assert {name: digest for name, (_, _, digest) in found.items()} == want
 
 
-@pytest.mark.parametrize("kind", BLOCK_TYPES + FLOAT_TYPES)
+@pytest.mark.parametrize("kind", BLOCKS)
 @pytest.mark.parametrize("name", NAMES)
 class TestQuantised:
     def test_bytes_equal_llama_quantize(self, convert, name, kind):

@@ -23,7 +23,7 @@ fn agrees(what: &str, opened: &Opened, golden: &Golden) {
 
 #[test]
 fn checkpoints_are_golden() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         agrees(name, &Opened::fixture(name), &Golden::of(name));
     }
 }
@@ -31,7 +31,7 @@ fn checkpoints_are_golden() {
 #[test]
 fn their_gguf_files_are_golden() {
     let dir = tempfile::tempdir().unwrap();
-    for name in MODELS {
+    for name in MODELS.iter() {
         let file = dir.path().join(format!("{name}.gguf"));
         convert(&fixture(name), "f32", &file);
         agrees(&format!("{name}.gguf"), &Opened::new(&file), &Golden::of(name));
@@ -64,7 +64,7 @@ fn json(path: &Path) -> Json {
 #[test]
 fn greedy_continuations_are_golden() {
     let ids = |list: &Json| list.as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect::<Vec<_>>();
-    for name in MODELS {
+    for name in MODELS.iter() {
         let greedy = &json(&fixture(name).join("golden.json"))["greedy"];
         let (prompt, theirs) = (ids(&greedy["prompt_ids"]), ids(&greedy["new_ids"]));
         let ours: Vec<u32> = Opened::fixture(name).run(EXACT, |engine| {

@@ -24,7 +24,7 @@ fn steps(engine: &Engine<'_>, session: &mut Session, tokens: &[u32], sizes: &[us
 
 #[test]
 fn any_split_into_calls_gives_the_same() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let tokens = Golden::of(name).tokens;
         Opened::fixture(name).run(EXACT, |engine| {
             let whole = engine.forward(&mut engine.session(), &tokens, 0).unwrap();
@@ -55,7 +55,7 @@ fn long_texts_are_the_same_in_any_split() {
 
 #[test]
 fn logits_of_the_end_are_those_of_the_whole() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let tokens = Golden::of(name).tokens;
         Opened::fixture(name).run(EXACT, |engine| {
             let whole = engine.forward(&mut engine.session(), &tokens, 0).unwrap();
@@ -72,7 +72,7 @@ fn logits_of_the_end_are_those_of_the_whole() {
 /// Without a cache, every position is computed from scratch.
 #[test]
 fn the_cache_changes_nothing() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let tokens = &Golden::of(name).tokens[..24];
         Opened::fixture(name).run(EXACT, |engine| {
             let cached = steps(engine, &mut engine.session(), tokens, &[1]);
@@ -110,7 +110,7 @@ fn truncated_sessions_go_on_as_if_nothing_had_followed() {
 /// weight is within a few 1e-7 of itself, and the model passes that on times a hundred at most (its logits reach 30).
 #[test]
 fn attention_in_tiles_is_the_naive_one() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let opened = Opened::fixture(name);
         let tokens = Golden::of(name).tokens;
         let flash = opened.logits(EXACT, &tokens);
@@ -125,7 +125,7 @@ fn attention_in_tiles_is_the_naive_one() {
 /// 1/127 of a block's largest (Q8_0) by sixteen times as much. The logits' own spread is the unit.
 #[test]
 fn smaller_caches_are_close() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let opened = Opened::fixture(name);
         let golden = Golden::of(name);
         let spread = spread(&golden.logits);
@@ -181,7 +181,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn rounded_activations_are_close() {
     let dir = tempfile::tempdir().unwrap();
-    for name in MODELS {
+    for name in MODELS.iter() {
         for file_type in ["q8_0", "q4_0"] {
             let file = dir.path().join(format!("{name}-{file_type}.gguf"));
             convert(&fixture(name), file_type, &file);

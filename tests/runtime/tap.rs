@@ -22,7 +22,7 @@ impl Tap for Seen {
 
 #[test]
 fn every_linear_is_seen_with_every_token() {
-    for name in MODELS {
+    for name in MODELS.iter() {
         let opened = Opened::fixture(name);
         let graph = &opened.model.graph;
         let tokens = Golden::of(name).tokens;

@@ -1,4 +1,4 @@
-//! What the five types with 32 weights under one scale (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4) have in common.
+//! What the types with 32 weights under one scale (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4) have in common.
 //!
 //! A type says what its codes can be ([`Single`]), how ggml's reference chooses scale and codes
 //! ([`Format32::quantize`]) and where their bits lie ([`Format32::write`], [`Format32::read`]); [`Store`] and
@@ -12,7 +12,7 @@ use crate::search::lanes::LANES;
 use crate::search::{Offset, finite_f16};
 use crate::simd::{Isa, dispatch, trunc_within};
 use crate::store::{check_lengths, columns_of};
-use crate::{BlockFormat, Care, Grid, Scales, Spec, Store, spec};
+use crate::{BlockFormat, Care, Encoders, Grid, Scales, Spec, Store};
 
 /// Weights per block.
 pub(super) const N: usize = search::N;
@@ -31,13 +31,13 @@ pub(super) struct Unpacked {
 /// One type's arithmetic and layout. Every method must be `#[inline(always)]`: they are compiled once per
 /// instruction set.
 pub(super) trait Format32: Single {
-    const NAME: &'static str;
-    const BYTES: usize;
+    /// Name and sizes: ggml's row, or the format's own.
+    const SPEC: &'static Spec;
+    const NAME: &'static str = Self::SPEC.name;
+    const BYTES: usize = Self::SPEC.bytes;
     const LEVELS: Levels;
-    /// Whether [`Format32::quantize`] is there.
-    const REFERENCE: bool = true;
-    /// Whether there is a search; else the reference serves.
-    const SEARCH: bool = true;
+    /// How scales can be chosen; without a reference there is no [`Format32::quantize`].
+    const ENCODERS: Encoders = Encoders::Both;
 
     /// The block that ggml's reference makes of `x`. Not called if there is none.
     fn quantize(x: &[f32; N]) -> Unpacked;
@@ -109,9 +109,9 @@ fn decode_blocks<L: Format32>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-dispatch!(pub(super) fn encode_with<L: Format32>(x: &[f32], out: &mut [u8]) = encode_blocks::<L>);
-dispatch!(pub(super) fn decode_with<L: Format32>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
-dispatch!(pub(super) fn search_with<L: Format32>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_searched::<L>);
+dispatch!(fn encode_with<L: Format32>(x: &[f32], out: &mut [u8]) = encode_blocks::<L>);
+dispatch!(fn decode_with<L: Format32>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
+dispatch!(fn search_with<L: Format32>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_searched::<L>);
 dispatch!(fn fit_with<L: Format32>(x: &[f32], importance: &[f32], grids: &mut [Grid]) = fit_blocks::<L>);
 
 /// The format of a layout.
@@ -119,17 +119,17 @@ pub(super) struct Block32<L>(pub L);
 
 impl<L: Format32> Store for Block32<L> {
     fn spec(&self) -> &'static Spec {
-        spec::by_name(L::NAME).expect("a row of SPECS")
+        L::SPEC
     }
 
     fn encode(&self, x: &[f32], scales: Scales, out: &mut [u8]) {
         check_lengths(self.spec(), x.len(), out.len());
         match scales {
-            Scales::Search(importance) if L::SEARCH => {
+            Scales::Search(importance) if L::ENCODERS != Encoders::Reference => {
                 search_with::<L>(Isa::best(), x, columns_of(self.spec(), x.len(), importance), out);
             }
             _ => {
-                assert!(L::REFERENCE, "{} has no reference encoder: search", L::NAME);
+                assert!(L::ENCODERS != Encoders::Search, "{} has no reference encoder: search", L::NAME);
                 encode_with::<L>(Isa::best(), x, out);
             }
         }
@@ -150,14 +150,14 @@ fn grid_of<L: Format32>(block: &Unpacked) -> Grid {
 }
 
 impl<L: Format32> BlockFormat for Block32<L> {
-    fn has_reference(&self) -> bool {
-        L::REFERENCE
+    fn encoders(&self) -> Encoders {
+        L::ENCODERS
     }
 
     fn fit_many(&self, x: &[f32], importance: &[f32], _: Care, grids: &mut [Grid]) {
         let columns = columns_of(self.spec(), x.len(), Some(importance));
         assert_eq!(x.len(), grids.len() * N, "{}: weights against {} grids", L::NAME, grids.len());
-        if L::SEARCH {
+        if L::ENCODERS != Encoders::Reference {
             return fit_with::<L>(Isa::best(), x, columns, grids);
         }
         for (grid, x) in grids.iter_mut().zip(x.as_chunks().0) {

@@ -13,13 +13,9 @@ pub struct BF16;
 /// 64-bit floating point: read from checkpoints, rounded to F32 at once.
 pub struct F64;
 
-fn named(name: &str) -> &'static Spec {
-    spec::by_name(name).expect("a row of SPECS")
-}
-
 impl Store for F32 {
     fn spec(&self) -> &'static Spec {
-        named("f32")
+        const { spec::known("f32") }
     }
 
     fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {
@@ -55,14 +51,14 @@ fn decode_halves(bytes: &[u8], out: &mut [f32], widen: impl Fn(u16) -> f32) {
     }
 }
 
-dispatch!(pub(super) fn encode_f16(x: &[f32], out: &mut [u8]) = |x, out| encode_halves(x, out, bits::f16_from_f32));
-dispatch!(pub(super) fn decode_f16(b: &[u8], out: &mut [f32]) = |b, out| decode_halves(b, out, bits::f16_to_f32));
-dispatch!(pub(super) fn encode_bf16(x: &[f32], out: &mut [u8]) = |x, out| encode_halves(x, out, bits::bf16_from_f32));
-dispatch!(pub(super) fn decode_bf16(b: &[u8], out: &mut [f32]) = |b, out| decode_halves(b, out, bits::bf16_to_f32));
+dispatch!(fn encode_f16(x: &[f32], out: &mut [u8]) = |x, out| encode_halves(x, out, bits::f16_from_f32));
+dispatch!(fn decode_f16(b: &[u8], out: &mut [f32]) = |b, out| decode_halves(b, out, bits::f16_to_f32));
+dispatch!(fn encode_bf16(x: &[f32], out: &mut [u8]) = |x, out| encode_halves(x, out, bits::bf16_from_f32));
+dispatch!(fn decode_bf16(b: &[u8], out: &mut [f32]) = |b, out| decode_halves(b, out, bits::bf16_to_f32));
 
 impl Store for F16 {
     fn spec(&self) -> &'static Spec {
-        named("f16")
+        const { spec::known("f16") }
     }
 
     fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {
@@ -82,7 +78,7 @@ impl Store for F16 {
 
 impl Store for BF16 {
     fn spec(&self) -> &'static Spec {
-        named("bf16")
+        const { spec::known("bf16") }
     }
 
     fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {
@@ -102,7 +98,7 @@ impl Store for BF16 {
 
 impl Store for F64 {
     fn spec(&self) -> &'static Spec {
-        named("f64")
+        const { spec::known("f64") }
     }
 
     fn encode(&self, x: &[f32], _: Scales, out: &mut [u8]) {

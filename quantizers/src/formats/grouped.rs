@@ -14,9 +14,8 @@
 use crate::bits::f16_to_f32;
 use crate::grid::Levels;
 use crate::search::finite_f16;
-use crate::spec::Kind;
 use crate::store::{check_lengths, columns_of};
-use crate::{BlockFormat, Care, Grid, Scales, Spec, Store};
+use crate::{BlockFormat, Care, Encoders, Grid, Scales, Spec, Store, spec};
 
 /// One width, size of groups and symmetry.
 pub(super) struct Grouped {
@@ -28,7 +27,7 @@ pub(super) struct Grouped {
 const fn row(name: &'static str, group: usize, bits: u32, symmetric: bool) -> Spec {
     let bytes = 2 + !symmetric as usize + group * bits as usize / 8;
     let top = if symmetric { (1 << (bits - 1)) as f32 } else { 1.0 };
-    Spec { name, ggml_id: None, block: group, bytes, kind: Kind::Block, max_abs: 65504.0 * top }
+    spec::foreign(name, group, bytes, top)
 }
 
 static SPECS: [Spec; 10] = [
@@ -210,8 +209,8 @@ impl Store for Grouped {
 }
 
 impl BlockFormat for Grouped {
-    fn has_reference(&self) -> bool {
-        false
+    fn encoders(&self) -> Encoders {
+        Encoders::Search
     }
 
     fn fit_many(&self, x: &[f32], importance: &[f32], _: Care, grids: &mut [Grid]) {

@@ -12,6 +12,7 @@ use crate::bits::F16_NEG_ZERO;
 use crate::grid;
 use crate::search::block32::Single;
 use crate::search::{LevelSet, Offset};
+use crate::{Encoders, Spec, spec};
 
 /// Four bits with levels that are not evenly spaced.
 pub struct Iq4Nl;
@@ -53,10 +54,9 @@ impl LevelSet for Iq4Nl {
 impl Single for Iq4Nl {}
 
 impl Format32 for Iq4Nl {
-    const NAME: &'static str = "iq4_nl";
-    const BYTES: usize = 18;
+    const SPEC: &'static Spec = spec::known("iq4_nl");
     const LEVELS: grid::Levels = grid::Levels::Table(&TABLE);
-    const REFERENCE: bool = false;
+    const ENCODERS: Encoders = Encoders::Search;
 
     fn quantize(_: &[f32; N]) -> Unpacked {
         unreachable!("there is no reference")

@@ -16,6 +16,7 @@ use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
 use crate::search::{LevelSet, Offset};
+use crate::{Spec, spec};
 
 /// Four bits with levels that are not evenly spaced, in super-blocks.
 pub struct Iq4Xs;
@@ -44,8 +45,7 @@ impl Super for Iq4Xs {
 }
 
 impl Format256 for Iq4Xs {
-    const NAME: &'static str = "iq4_xs";
-    const BYTES: usize = 136;
+    const SPEC: &'static Spec = spec::known("iq4_xs");
     const LEVELS: grid::Levels = grid::Levels::Table(&TABLE);
 
     #[inline(always)]

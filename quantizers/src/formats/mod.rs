@@ -11,6 +11,8 @@ mod grouped;
 mod half;
 mod iq4_nl;
 mod iq4_xs;
+#[cfg(test)]
+mod laws;
 mod mxfp4;
 mod q2_k;
 mod q3_k;
@@ -23,6 +25,8 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod superblock;
+#[cfg(test)]
+mod toy;
 #[cfg(test)]
 mod twins;
 
@@ -45,6 +49,8 @@ pub static FORMATS: &[&dyn Store] = &[
     &SuperBlock(iq4_xs::Iq4Xs),
     &Block32(mxfp4::Mxfp4),
     &floats::F64,
+    #[cfg(test)]
+    &Block32(toy::ToyBlock),
 ];
 
 /// The format with this name, in any case.

@@ -14,6 +14,7 @@ use crate::bits::F16_NEG_ZERO;
 use crate::grid;
 use crate::search::block32::Single;
 use crate::search::{LevelSet, Offset};
+use crate::{Spec, spec};
 
 /// Four-bit floating point with a power of two as scale.
 pub struct Mxfp4;
@@ -73,8 +74,7 @@ impl Single for Mxfp4 {
 }
 
 impl Format32 for Mxfp4 {
-    const NAME: &'static str = "mxfp4";
-    const BYTES: usize = 17;
+    const SPEC: &'static Spec = spec::known("mxfp4");
     const LEVELS: grid::Levels = grid::Levels::Table(&TABLE);
 
     #[inline(always)]

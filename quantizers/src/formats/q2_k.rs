@@ -15,6 +15,7 @@ use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
 use crate::search::{AFFINE_KICKS, AFFINE_STARTS, LevelSet, Offset};
+use crate::{Spec, spec};
 
 /// Two bits with an offset, in super-blocks.
 pub struct Q2K;
@@ -60,8 +61,7 @@ pub(super) fn write_pairs(codes: &[i8; N], out: &mut [u8]) {
 }
 
 impl Format256 for Q2K {
-    const NAME: &'static str = "q2_k";
-    const BYTES: usize = 84;
+    const SPEC: &'static Spec = spec::known("q2_k");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 3 };
 
     #[inline(always)]

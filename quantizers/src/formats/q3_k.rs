@@ -19,6 +19,7 @@ use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
 use crate::search::{Effort, LevelSet, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
+use crate::{Spec, spec};
 
 /// Three bits, symmetric, in super-blocks.
 pub struct Q3K;
@@ -44,8 +45,7 @@ impl Super for Q3K {
 }
 
 impl Format256 for Q3K {
-    const NAME: &'static str = "q3_k";
-    const BYTES: usize = 110;
+    const SPEC: &'static Spec = spec::known("q3_k");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -4, max: 3 };
 
     #[inline(always)]

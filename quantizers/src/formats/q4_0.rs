@@ -16,6 +16,7 @@ use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 use crate::grid;
 use crate::search::block32::Single;
 use crate::search::{LevelSet, MORE_SYMMETRIC_STARTS, Offset, SYMMETRIC_KICKS};
+use crate::{Spec, spec};
 
 /// Four bits, symmetric.
 pub struct Q4_0;
@@ -34,8 +35,7 @@ impl LevelSet for Q4_0 {
 impl Single for Q4_0 {}
 
 impl Format32 for Q4_0 {
-    const NAME: &'static str = "q4_0";
-    const BYTES: usize = 18;
+    const SPEC: &'static Spec = spec::known("q4_0");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -8, max: 7 };
 
     #[inline(always)]

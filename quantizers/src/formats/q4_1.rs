@@ -16,6 +16,7 @@ use crate::bits::f16_from_f32;
 use crate::grid;
 use crate::search::block32::Single;
 use crate::search::{AFFINE_STARTS, LevelSet, MORE_AFFINE_KICKS, Offset};
+use crate::{Spec, spec};
 
 /// Four bits with an offset.
 pub struct Q4_1;
@@ -32,8 +33,7 @@ impl LevelSet for Q4_1 {
 impl Single for Q4_1 {}
 
 impl Format32 for Q4_1 {
-    const NAME: &'static str = "q4_1";
-    const BYTES: usize = 20;
+    const SPEC: &'static Spec = spec::known("q4_1");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 15 };
 
     #[inline(always)]

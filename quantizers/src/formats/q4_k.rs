@@ -15,6 +15,7 @@ use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
 use crate::search::{AFFINE_KICKS, AFFINE_STARTS, Effort, LevelSet, Offset};
+use crate::{Spec, spec};
 
 /// Four bits with an offset, in super-blocks.
 pub struct Q4K;
@@ -85,8 +86,7 @@ pub(super) fn write_nibbles(codes: &[i8; N], out: &mut [u8]) {
 }
 
 impl Format256 for Q4K {
-    const NAME: &'static str = "q4_k";
-    const BYTES: usize = 144;
+    const SPEC: &'static Spec = spec::known("q4_k");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 15 };
 
     #[inline(always)]

@@ -18,6 +18,7 @@ use crate::bits::{F16_NEG_ZERO, f16_from_f32};
 use crate::grid;
 use crate::search::block32::Single;
 use crate::search::{LevelSet, MORE_SYMMETRIC_STARTS, Offset, SYMMETRIC_KICKS};
+use crate::{Spec, spec};
 
 /// Five bits, symmetric.
 pub struct Q5_0;
@@ -36,8 +37,7 @@ impl LevelSet for Q5_0 {
 impl Single for Q5_0 {}
 
 impl Format32 for Q5_0 {
-    const NAME: &'static str = "q5_0";
-    const BYTES: usize = 22;
+    const SPEC: &'static Spec = spec::known("q5_0");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -16, max: 15 };
 
     #[inline(always)]

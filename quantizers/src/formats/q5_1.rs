@@ -18,6 +18,7 @@ use crate::bits::f16_from_f32;
 use crate::grid;
 use crate::search::block32::Single;
 use crate::search::{AFFINE_STARTS, LevelSet, MORE_AFFINE_KICKS, Offset};
+use crate::{Spec, spec};
 
 /// Five bits with an offset.
 pub struct Q5_1;
@@ -34,8 +35,7 @@ impl LevelSet for Q5_1 {
 impl Single for Q5_1 {}
 
 impl Format32 for Q5_1 {
-    const NAME: &'static str = "q5_1";
-    const BYTES: usize = 24;
+    const SPEC: &'static Spec = spec::known("q5_1");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 31 };
 
     #[inline(always)]

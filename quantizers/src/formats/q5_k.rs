@@ -17,6 +17,7 @@ use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, SuperScales};
 use crate::search::superblock::{N, Super};
 use crate::search::{AFFINE_KICKS, AFFINE_STARTS, LevelSet, Offset};
+use crate::{Spec, spec};
 
 /// Five bits with an offset, in super-blocks.
 pub struct Q5K;
@@ -38,8 +39,7 @@ impl Super for Q5K {
 }
 
 impl Format256 for Q5K {
-    const NAME: &'static str = "q5_k";
-    const BYTES: usize = 176;
+    const SPEC: &'static Spec = spec::known("q5_k");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: 0, max: 31 };
 
     #[inline(always)]

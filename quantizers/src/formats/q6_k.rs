@@ -15,6 +15,7 @@ use crate::bits::{f16_from_f32, f16_to_f32};
 use crate::grid::{self, MAX_GROUPS, SuperScales};
 use crate::search::superblock::{N, Super};
 use crate::search::{Effort, LevelSet, Offset, SYMMETRIC_KICKS, SYMMETRIC_STARTS};
+use crate::{Spec, spec};
 
 /// Six bits, symmetric, in super-blocks.
 pub struct Q6K;
@@ -39,8 +40,7 @@ impl Super for Q6K {
 }
 
 impl Format256 for Q6K {
-    const NAME: &'static str = "q6_k";
-    const BYTES: usize = 210;
+    const SPEC: &'static Spec = spec::known("q6_k");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -32, max: 31 };
 
     #[inline(always)]

@@ -9,11 +9,11 @@
 
 use super::block32::{Format32, N, Unpacked, get, inverse, max_abs, put};
 use crate::bits::{F16_NEG_ZERO, f16_from_f32};
-use crate::simd::trunc_within;
-
 use crate::grid;
 use crate::search::block32::Single;
 use crate::search::{LevelSet, Offset};
+use crate::simd::trunc_within;
+use crate::{Encoders, Spec, spec};
 
 /// Eight bits, symmetric.
 pub struct Q8_0;
@@ -32,10 +32,9 @@ impl LevelSet for Q8_0 {
 impl Single for Q8_0 {}
 
 impl Format32 for Q8_0 {
-    const NAME: &'static str = "q8_0";
-    const BYTES: usize = 34;
+    const SPEC: &'static Spec = spec::known("q8_0");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -128, max: 127 };
-    const SEARCH: bool = false;
+    const ENCODERS: Encoders = Encoders::Reference;
 
     #[inline(always)]
     fn quantize(x: &[f32; N]) -> Unpacked {

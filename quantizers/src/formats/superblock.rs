@@ -10,12 +10,14 @@ use crate::search::superblock::{self as search, N, Super};
 use crate::search::{Effort, Offset};
 use crate::simd::{Isa, dispatch};
 use crate::store::{check_lengths, columns_of};
-use crate::{BlockFormat, Care, Grid, Scales, Spec, Store, spec};
+use crate::{BlockFormat, Care, Encoders, Grid, Scales, Spec, Store};
 
 /// One type's layout. Every method must be `#[inline(always)]`: they are compiled once per instruction set.
 pub(super) trait Format256: Super {
-    const NAME: &'static str;
-    const BYTES: usize;
+    /// Name and sizes: ggml's row, or the format's own.
+    const SPEC: &'static Spec;
+    const NAME: &'static str = Self::SPEC.name;
+    const BYTES: usize = Self::SPEC.bytes;
     const LEVELS: grid::Levels;
 
     /// Lays a block out in `BYTES` bytes.
@@ -66,16 +68,15 @@ fn fit_blocks<L: Format256>(x: &[f32], importance: &[f32], effort: Effort, grids
     });
 }
 
-dispatch!(pub(super) fn search_with<L: Format256>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_blocks::<L>);
-dispatch!(pub(super) fn decode_with<L: Format256>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
+dispatch!(fn search_with<L: Format256>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_blocks::<L>);
+dispatch!(fn decode_with<L: Format256>(bytes: &[u8], out: &mut [f32]) = decode_blocks::<L>);
 dispatch!(
-    pub(super) fn fit_with<L: Format256>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid])
-        = fit_blocks::<L>
+    fn fit_with<L: Format256>(x: &[f32], importance: &[f32], effort: Effort, grids: &mut [Grid]) = fit_blocks::<L>
 );
 
 impl<L: Format256> Store for SuperBlock<L> {
     fn spec(&self) -> &'static Spec {
-        spec::by_name(L::NAME).expect("a row of SPECS")
+        L::SPEC
     }
 
     fn encode(&self, x: &[f32], scales: Scales, out: &mut [u8]) {
@@ -95,8 +96,8 @@ impl<L: Format256> Store for SuperBlock<L> {
 }
 
 impl<L: Format256> BlockFormat for SuperBlock<L> {
-    fn has_reference(&self) -> bool {
-        false
+    fn encoders(&self) -> Encoders {
+        Encoders::Search
     }
 
     fn fit_many(&self, x: &[f32], importance: &[f32], care: Care, grids: &mut [Grid]) {

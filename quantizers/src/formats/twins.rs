@@ -1,64 +1,13 @@
-//! Every kernel against itself: the copy for each instruction set present must give the baseline's bytes.
+//! Every row against itself: on each instruction set present it must give the baseline's bytes.
 
-use super::{FORMATS, block32, floats, superblock};
-use super::{iq4_nl::Iq4Nl, iq4_xs::Iq4Xs, mxfp4::Mxfp4, q2_k::Q2K, q3_k::Q3K, q4_k::Q4K, q5_k::Q5K, q6_k::Q6K};
-use super::{q4_0::Q4_0, q4_1::Q4_1, q5_0::Q5_0, q5_1::Q5_1, q8_0::Q8_0};
-use crate::simd::Isa;
-use crate::{Grid, Store};
-
-type Encode = fn(Isa, &[f32], &mut [u8]);
-type Decode = fn(Isa, &[u8], &mut [f32]);
-
-fn search_block32<L: block32::Format32>(isa: Isa, x: &[f32], out: &mut [u8]) {
-    block32::search_with::<L>(isa, x, &[1.0, 0.5].repeat(16), out);
-}
-
-fn search_superblock<L: superblock::Format256>(isa: Isa, x: &[f32], out: &mut [u8]) {
-    superblock::search_with::<L>(isa, x, &[1.0, 0.5].repeat(128), out);
-}
-
-fn draft_superblock<L: superblock::Format256>(isa: Isa, x: &[f32], out: &mut [u8]) {
-    let format = super::by_name(L::NAME).and_then(|f| f.blocks()).expect("a row");
-    let none = Grid::single(256, 0.0, 0.0, L::LEVELS);
-    let mut grids = vec![none; x.len() / 256];
-    superblock::fit_with::<L>(isa, x, &[1.0, 0.5].repeat(128), L::DRAFT, &mut grids);
-    let mut codes = [0; 256];
-    for ((x, grid), out) in x.chunks_exact(256).zip(&grids).zip(out.chunks_exact_mut(L::BYTES)) {
-        grid.nearest_all(x, &mut codes);
-        format.pack(grid, &codes, out);
-    }
-}
+use super::FORMATS;
+use crate::grid::Levels;
+use crate::simd::{Isa, twin};
+use crate::{Care, Grid, Scales, Store};
 
 /// How many inputs are tried: a search takes a hundred times as long as a formula.
 const ROUNDED: u64 = 800;
 const SEARCHED: u64 = 80;
-
-/// Where a type has two encoders or searches it has two rows.
-static TWINS: &[(&str, u64, Encode, Decode)] = &[
-    ("f16", ROUNDED, floats::encode_f16, floats::decode_f16),
-    ("bf16", ROUNDED, floats::encode_bf16, floats::decode_bf16),
-    ("q8_0", ROUNDED, block32::encode_with::<Q8_0>, block32::decode_with::<Q8_0>),
-    ("q6_k", SEARCHED, search_superblock::<Q6K>, superblock::decode_with::<Q6K>),
-    ("q6_k", SEARCHED, draft_superblock::<Q6K>, superblock::decode_with::<Q6K>),
-    ("q5_k", SEARCHED, search_superblock::<Q5K>, superblock::decode_with::<Q5K>),
-    ("q4_k", SEARCHED, search_superblock::<Q4K>, superblock::decode_with::<Q4K>),
-    ("q4_k", SEARCHED, draft_superblock::<Q4K>, superblock::decode_with::<Q4K>),
-    ("q3_k", SEARCHED, search_superblock::<Q3K>, superblock::decode_with::<Q3K>),
-    ("q3_k", SEARCHED, draft_superblock::<Q3K>, superblock::decode_with::<Q3K>),
-    ("q2_k", SEARCHED, search_superblock::<Q2K>, superblock::decode_with::<Q2K>),
-    ("q5_1", ROUNDED, block32::encode_with::<Q5_1>, block32::decode_with::<Q5_1>),
-    ("q5_1", SEARCHED, search_block32::<Q5_1>, block32::decode_with::<Q5_1>),
-    ("q5_0", ROUNDED, block32::encode_with::<Q5_0>, block32::decode_with::<Q5_0>),
-    ("q5_0", SEARCHED, search_block32::<Q5_0>, block32::decode_with::<Q5_0>),
-    ("q4_1", ROUNDED, block32::encode_with::<Q4_1>, block32::decode_with::<Q4_1>),
-    ("q4_1", SEARCHED, search_block32::<Q4_1>, block32::decode_with::<Q4_1>),
-    ("q4_0", ROUNDED, block32::encode_with::<Q4_0>, block32::decode_with::<Q4_0>),
-    ("q4_0", SEARCHED, search_block32::<Q4_0>, block32::decode_with::<Q4_0>),
-    ("iq4_nl", SEARCHED, search_block32::<Iq4Nl>, block32::decode_with::<Iq4Nl>),
-    ("iq4_xs", SEARCHED, search_superblock::<Iq4Xs>, superblock::decode_with::<Iq4Xs>),
-    ("mxfp4", ROUNDED, block32::encode_with::<Mxfp4>, block32::decode_with::<Mxfp4>),
-    ("mxfp4", SEARCHED, search_block32::<Mxfp4>, block32::decode_with::<Mxfp4>),
-];
 
 /// SplitMix64: a seed is enough to repeat a failure.
 struct Random(u64);
@@ -97,42 +46,72 @@ fn input(seed: u64, format: &dyn Store) -> Vec<f32> {
     (0..len).map(&mut one).collect()
 }
 
-#[test]
-fn every_instruction_set_gives_the_same() {
-    for (name, seeds, encode, decode) in TWINS {
-        let format = super::by_name(name).expect("a row");
-        for seed in 0..*seeds {
-            let x = input(seed, format);
-            let size = format.spec().bytes_for(x.len()).expect("whole blocks");
-            let (mut bytes, mut values) = (vec![0; size], vec![0.0f32; x.len()]);
-            encode(Isa::BASELINE, &x, &mut bytes);
-            for isa in Isa::present() {
-                let mut twin = vec![0xa5; size];
-                encode(isa, &x, &mut twin);
-                assert_eq!(twin, bytes, "{name}: {isa:?} encodes otherwise than the baseline, seed {seed}");
-            }
-            // Half of the decoded blocks are noise, which holds infinities, NaN and codes no encoder writes.
-            let mut random = Random(!seed);
-            for b in &mut bytes[size / 2..] {
-                *b = random.next() as u8;
-            }
-            decode(Isa::BASELINE, &bytes, &mut values);
-            for isa in Isa::present() {
-                let mut twin = vec![f32::NAN; x.len()];
-                decode(isa, &bytes, &mut twin);
-                let same =
-                    twin.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
-                assert!(same, "{name}: {isa:?} decodes otherwise than the baseline, seed {seed}");
-            }
-        }
+/// Importances of a block.
+fn importance(format: &dyn Store) -> Vec<f32> {
+    (0..format.spec().block).map(|i| [1.0, 0.5][i % 2]).collect()
+}
+
+/// What the format makes of `x` in a draft: each block's grid by a quick search, and the nearest codes.
+fn draft(format: &dyn Store, x: &[f32], out: &mut [u8]) {
+    let (blocks, spec) = (format.blocks().expect("a searched format has blocks"), format.spec());
+    let none = Grid::single(spec.block, 0.0, 0.0, Levels::Linear { min: 0, max: 0 });
+    let mut grids = vec![none; x.len() / spec.block];
+    blocks.fit_many(x, &importance(format), Care::Quick, &mut grids);
+    let mut codes = vec![0; spec.block];
+    for ((x, grid), out) in x.chunks_exact(spec.block).zip(&grids).zip(out.chunks_exact_mut(spec.bytes)) {
+        grid.nearest_all(x, &mut codes);
+        blocks.pack(grid, &codes, out);
+    }
+}
+
+/// Runs `encode` on every instruction set, and decodes what comes of it and noise.
+fn compare(format: &dyn Store, seed: u64, encode: impl Fn(&[f32], &mut [u8])) {
+    let (x, name) = (input(seed, format), format.spec().name);
+    let size = format.spec().bytes_for(x.len()).expect("whole blocks");
+    let encoded = |isa| {
+        let mut bytes = vec![0xa5; size];
+        twin::on(isa, || encode(&x, &mut bytes));
+        bytes
+    };
+    let mut bytes = encoded(Isa::BASELINE);
+    for isa in Isa::present() {
+        assert_eq!(encoded(isa), bytes, "{name}: {isa:?} encodes otherwise than the baseline, seed {seed}");
+    }
+    // Half of the decoded blocks are noise, which holds infinities, NaN and codes no encoder writes.
+    let mut random = Random(!seed);
+    bytes[size / 2..].fill_with(|| random.next() as u8);
+    let decoded = |isa| {
+        let mut values = vec![f32::NAN; x.len()];
+        twin::on(isa, || format.decode(&bytes, &mut values));
+        values
+    };
+    let values = decoded(Isa::BASELINE);
+    for isa in Isa::present() {
+        let same =
+            decoded(isa).iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
+        assert!(same, "{name}: {isa:?} decodes otherwise than the baseline, seed {seed}");
     }
 }
 
 #[test]
-fn every_format_with_kernels_has_its_twins_compared() {
-    let mut tested: Vec<&str> = TWINS.iter().map(|(name, ..)| *name).collect();
-    tested.dedup();
-    // F32 and F64 are plain copies, compiled once.
-    let all: Vec<&str> = FORMATS.iter().map(|f| f.spec().name).filter(|n| !["f32", "f64"].contains(n)).collect();
-    assert_eq!(tested, all);
+fn every_instruction_set_gives_the_same() {
+    for format in FORMATS {
+        if format.has_reference() {
+            (0..ROUNDED).for_each(|seed| compare(*format, seed, |x, out| format.encode(x, Scales::Reference, out)));
+        }
+        if format.has_search() {
+            let importance = importance(*format);
+            let scales = Scales::Search(Some(&importance));
+            (0..SEARCHED).for_each(|seed| compare(*format, seed, |x, out| format.encode(x, scales, out)));
+            (0..SEARCHED).for_each(|seed| compare(*format, seed, |x, out| draft(*format, x, out)));
+        }
+    }
+}
+
+/// The comparison above is one only if a kernel runs on what it was told to.
+#[test]
+fn a_chosen_instruction_set_is_the_one_that_runs() {
+    for isa in Isa::present() {
+        assert_eq!(twin::on(isa, Isa::best), isa);
+    }
 }

@@ -8,7 +8,8 @@ commit. Last made with llama.cpp's ggml 0.25.3.
 
     types.txt     id, name, weights per block, bytes per block: every type that ggml knows
     input.f32     weights to encode, whole blocks of 32 and of 256
-    TYPE.bin      what ggml's reference encoder makes of input.f32
+    TYPE.bin      what ggml's reference encoder makes of input.f32: for the half-precision floats, and for every type that
+                  has a file of its name in src/formats
     TYPE.f32      what ggml's decoder makes of TYPE.bin, then of random.bin
     random.bin    arbitrary bytes, cut for each type to whole blocks: decoders see files that others wrote
 """
@@ -20,24 +21,12 @@ import struct
 import sys
 
 HERE = pathlib.Path(__file__).parent
+FORMATS = HERE.parents[1] / "src" / "formats"
 BLOCK = 32
-# type: (ggml id, encoder, decoder)
-TYPES = {
-    "f16": (1, "ggml_fp32_to_fp16_row", "ggml_fp16_to_fp32_row"),
-    "bf16": (30, "ggml_fp32_to_bf16_row_ref", "ggml_bf16_to_fp32_row"),
-    "q4_0": (2, "quantize_row_q4_0_ref", "dequantize_row_q4_0"),
-    "q4_1": (3, "quantize_row_q4_1_ref", "dequantize_row_q4_1"),
-    "q5_0": (6, "quantize_row_q5_0_ref", "dequantize_row_q5_0"),
-    "q5_1": (7, "quantize_row_q5_1_ref", "dequantize_row_q5_1"),
-    "q8_0": (8, "quantize_row_q8_0_ref", "dequantize_row_q8_0"),
-    "q2_k": (10, "quantize_row_q2_K_ref", "dequantize_row_q2_K"),
-    "q3_k": (11, "quantize_row_q3_K_ref", "dequantize_row_q3_K"),
-    "q4_k": (12, "quantize_row_q4_K_ref", "dequantize_row_q4_K"),
-    "q5_k": (13, "quantize_row_q5_K_ref", "dequantize_row_q5_K"),
-    "q6_k": (14, "quantize_row_q6_K_ref", "dequantize_row_q6_K"),
-    "iq4_nl": (20, "quantize_row_iq4_nl_ref", "dequantize_row_iq4_nl"),
-    "iq4_xs": (23, "quantize_row_iq4_xs_ref", "dequantize_row_iq4_xs"),
-    "mxfp4": (39, "quantize_row_mxfp4_ref", "dequantize_row_mxfp4"),
+# Encoder and decoder of the float types; those of block types follow from the name.
+FLOATS = {
+    "f16": ("ggml_fp32_to_fp16_row", "ggml_fp16_to_fp32_row"),
+    "bf16": ("ggml_fp32_to_bf16_row_ref", "ggml_bf16_to_fp32_row"),
 }
 
 
@@ -78,10 +67,15 @@ def main(path):
     ggml.ggml_type_size.restype = ctypes.c_size_t
 
     # Removed types keep their id and have no block size.
-    rows = []
+    rows, types = [], {}
     for i in range(43):
-        if ggml.ggml_blck_size(i):
-            rows.append(f"{i} {ggml.ggml_type_name(i).decode()} {ggml.ggml_blck_size(i)} {ggml.ggml_type_size(i)}")
+        if not ggml.ggml_blck_size(i):
+            continue
+        name = ggml.ggml_type_name(i).decode()
+        rows.append(f"{i} {name} {ggml.ggml_blck_size(i)} {ggml.ggml_type_size(i)}")
+        functions = FLOATS.get(name, (f"quantize_row_{name}_ref", f"dequantize_row_{name}"))
+        if name in FLOATS or (FORMATS / f"{name.lower()}.rs").is_file():
+            types[name.lower()] = (i, *functions)
     (HERE / "types.txt").write_text("\n".join(rows) + "\n")
 
     weights = [x for block in inputs() for x in block]
@@ -91,7 +85,7 @@ def main(path):
     noise = random.Random(3).randbytes(1056)
     (HERE / "random.bin").write_bytes(noise)
 
-    for name, (kind, encode, decode) in TYPES.items():
+    for name, (kind, encode, decode) in types.items():
         block, size = ggml.ggml_blck_size(kind), ggml.ggml_type_size(kind)
         out = (ctypes.c_char * (n // block * size))()
         getattr(ggml, encode)(x, out, ctypes.c_int64(n))

@@ -1,11 +1,13 @@
-//! Laws that hold for every row of `FORMATS`, and known answers from ggml (see `data/make.py`).
+//! Laws that hold for every row of the table, and known answers from ggml (see `tests/data/make.py`).
 
 use std::path::Path;
 
-use aurora_quantizers::formats::{self, FORMATS};
-use aurora_quantizers::spec::{self, Kind, SPECS};
-use aurora_quantizers::{BlockFormat, Scales, Store, scan};
 use proptest::prelude::*;
+
+use super::{FORMATS, by_name};
+use crate::gptq::{Hessian, Order, SolveOptions, solve};
+use crate::spec::{self, Kind, SPECS};
+use crate::{BlockFormat, Encoders, Scales, Store, matrix, scan};
 
 fn data(file: &str) -> Option<Vec<u8>> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file)).ok()
@@ -37,6 +39,10 @@ fn blocks() -> impl Iterator<Item = (&'static dyn BlockFormat, &'static str)> {
     FORMATS.iter().filter_map(|f| Some((f.blocks()?, f.spec().name)))
 }
 
+fn searched() -> impl Iterator<Item = (&'static dyn BlockFormat, &'static str)> {
+    FORMATS.iter().filter(|f| f.has_search()).filter_map(|f| Some((f.blocks()?, f.spec().name)))
+}
+
 /// Equal bit for bit; NaN equals NaN, whatever its payload.
 fn assert_same(found: &[f32], wanted: &[f32], what: &str) {
     assert_eq!(found.len(), wanted.len(), "{what}: number of values");
@@ -63,8 +69,8 @@ fn bytes_and_values_are_those_of_ggml() {
     let (input, random) = (floats(&data("input.f32").expect("input.f32")), data("random.bin").expect("random.bin"));
     for format in FORMATS {
         let spec = format.spec();
-        // F32 and F64 are copies: every other row must come with its answers.
-        if spec.kind == Kind::Float && spec.bytes >= 4 {
+        // F32 and F64 are copies: every other type of ggml's must come with its answers.
+        if spec.ggml_id.is_none() || spec.kind == Kind::Float && spec.bytes >= 4 {
             continue;
         }
         let wanted = data(&format!("{}.bin", spec.name)).unwrap_or_else(|| panic!("{}: no known answers", spec.name));
@@ -85,10 +91,13 @@ fn bytes_and_values_are_those_of_ggml() {
 fn names_and_ids_find_their_row() {
     for format in FORMATS {
         let spec = format.spec();
-        assert_eq!(formats::by_name(&spec.name.to_uppercase()).expect("by name").spec(), spec);
-        assert_eq!(spec::by_ggml_id(spec.ggml_id.expect("ggml's")).expect("by id"), spec);
+        assert_eq!(by_name(&spec.name.to_uppercase()).expect("by name").spec(), spec);
+        match spec.ggml_id {
+            Some(id) => assert_eq!(spec::by_ggml_id(id).expect("by id"), spec),
+            None => assert_eq!(spec::by_name(spec.name), None, "a name of ggml's for something else"),
+        }
     }
-    assert!(formats::by_name("q9_9").is_none() && spec::by_ggml_id(4).is_none());
+    assert!(by_name("q9_9").is_none() && spec::by_ggml_id(4).is_none());
 }
 
 /// Unpacks every block, checks that packing restores it, and checks the decoder against the grid's own arithmetic.
@@ -129,10 +138,6 @@ fn check_nearest(format: &dyn BlockFormat, name: &str, x: &[f32]) {
 /// The searching encoder is `fit`, nearest, `pack`, block by block.
 fn check_search(format: &dyn BlockFormat, name: &str, x: &[f32], importance: Option<&[f32]>) {
     let (spec, bytes) = (format.spec(), search(format, x, importance));
-    if name == "q8_0" {
-        assert_eq!(bytes, encode(format, x), "{name} has the reference alone");
-        return;
-    }
     let ones = vec![1.0; spec.block];
     let mut blocks = importance.unwrap_or(&ones).chunks(spec.block).cycle();
     for (x, block) in x.chunks(spec.block).zip(bytes.chunks(spec.bytes)) {
@@ -176,11 +181,14 @@ proptest! {
     #[test]
     fn searching_is_fit_nearest_pack(x in weights(), importance in importances()) {
         let two_rows = [&x[..], &x.iter().rev().copied().collect::<Vec<_>>()[..]].concat();
-        for (format, name) in blocks() {
+        for (format, name) in searched() {
             for importance in [Some(&importance[..]), None] {
                 check_search(format, name, &two_rows, importance);
                 check_blocks(format, name, &search(format, &two_rows, importance));
             }
+        }
+        for format in FORMATS.iter().filter(|f| !f.has_search()) {
+            assert_eq!(search(*format, &x, Some(&importance)), encode(*format, &x), "{}", format.spec().name);
         }
     }
 
@@ -210,7 +218,7 @@ proptest! {
     #[test]
     fn floats_that_a_float_type_holds_come_back(bits in prop::collection::vec(any::<u16>(), 64)) {
         for (name, shift) in [("f16", 0), ("bf16", 0), ("f32", 16), ("f64", 16)] {
-            let format = formats::by_name(name).expect("a row");
+            let format = by_name(name).expect("a row");
             let x: Vec<f32> = match shift {
                 0 => decode(format, &bits.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<_>>()),
                 _ => bits.iter().map(|b| f32::from_bits(u32::from(*b) << shift)).collect(),
@@ -241,9 +249,9 @@ fn loss(format: &dyn Store, bytes: &[u8], x: &[f32], importance: &[f32]) -> f64 
 fn a_search_does_better_than_the_formula_and_heeds_the_importance() {
     let x = normal(64 * 1024);
     let (ones, half) = ([1.0], [[1.0f32; 16], [0.01; 16]].concat().repeat(8));
-    for (format, name) in blocks().filter(|(_, name)| *name != "q8_0") {
+    for (format, name) in searched() {
         let (plain, weighted) = (search(format, &x, None), search(format, &x, Some(&half)));
-        if format.has_reference() {
+        if format.encoders() == Encoders::Both {
             let formula = encode(format, &x);
             assert!(loss(format, &plain, &x, &ones) < loss(format, &formula, &x, &ones), "{name}");
             assert!(loss(format, &weighted, &x, &half) < loss(format, &formula, &x, &half), "{name}");
@@ -264,15 +272,38 @@ fn an_importance_that_says_nothing_is_none() {
     }
 }
 
+/// Codes that make up for each other's errors are never worse for the outputs than the nearest ones.
+#[test]
+fn solved_codes_are_not_worse_than_the_nearest() {
+    const INPUTS: usize = 256;
+    let w = normal(8 * INPUTS);
+    // E[x x^T] of inputs next to each other that go together.
+    let h: Vec<f32> = (0..INPUTS * INPUTS).map(|i| 0.9f32.powi((i / INPUTS).abs_diff(i % INPUTS) as i32)).collect();
+    let hessian = Hessian::prepare(matrix(&h, INPUTS), 0.01, Order::default()).expect("positive definite");
+    let error = |format: &dyn Store, bytes: &[u8]| -> f64 {
+        let errors: Vec<f64> = decode(format, bytes).iter().zip(&w).map(|(y, x)| f64::from(y - x)).collect();
+        let along =
+            |e: &[f64], i: usize| -> f64 { e.iter().zip(&h[i * INPUTS..]).map(|(e, h)| e * f64::from(*h)).sum() };
+        errors.chunks(INPUTS).map(|e| (0..INPUTS).map(|i| e[i] * along(e, i)).sum::<f64>()).sum()
+    };
+    for (format, name) in blocks() {
+        let (nearest, mut solved) =
+            (search(format, &w, None), vec![0; format.spec().bytes_for(w.len()).expect("blocks")]);
+        solve(format, matrix(&w, INPUTS), &hessian, SolveOptions::default(), &mut solved).expect("finite weights");
+        let (nearest, solved) = (error(format, &nearest), error(format, &solved));
+        assert!(solved < nearest, "{name}: solved {solved:e}, nearest {nearest:e}");
+    }
+}
+
 #[test]
 #[should_panic(expected = "q4_k: 512 weights against importances of 300 columns")]
 fn importances_of_other_columns_are_refused() {
-    let format = formats::by_name("q4_k").expect("a row");
+    let format = by_name("q4_k").expect("a row");
     format.encode(&[0.0; 512], Scales::Search(Some(&[1.0; 300])), &mut [0; 288]);
 }
 
 #[test]
 #[should_panic(expected = "q8_0: 31 weights against 34 bytes")]
 fn a_partial_block_is_refused() {
-    formats::by_name("q8_0").expect("a row").encode(&[0.0; 31], Scales::Reference, &mut [0; 34]);
+    by_name("q8_0").expect("a row").encode(&[0.0; 31], Scales::Reference, &mut [0; 34]);
 }
