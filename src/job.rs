@@ -1,14 +1,14 @@
-//! A conversion from its recipe to its record: what the command line, a program or a worker runs.
+//! A conversion, from its recipe to its record: what the command line, a program or a worker runs.
 //!
 //! [`prepare`] opens the checkpoint, describes the model, looks up everything that the recipe names, plans every tensor
-//! and lays the output out to the byte. Whatever can be wrong with the inputs is an error there, before any work.
+//! and lays out the output to the byte. Whatever is wrong with the inputs is an error there, before any work.
 //! [`Job::run`] then calibrates, solves, rounds and writes.
 //!
 //! | file | what it answers |
 //! |---|---|
 //! | `asked` | what a recipe's words stand for, and whether they go together |
-//! | `requantize` | whether what is rounded already may be rounded again |
-//! | `statistics` | what errors are weighed by, and what the header says of it |
+//! | `requantize` | whether an already quantised checkpoint may be rounded again |
+//! | `statistics` | what errors are weighed by, and what the header says about it |
 //! | `resume` | what the bytes of a run depend on |
 //! | `hashes` | SHA-256 of the files that were read and written |
 
@@ -42,7 +42,7 @@ pub use asked::dataset;
 use asked::Asked;
 use statistics::Statistics;
 
-/// Samples that passes are calibrated on, unless a recipe says otherwise.
+/// Default number of samples that passes are calibrated on.
 const SAMPLES: usize = 128;
 
 /// A conversion that is ready to run.
@@ -61,22 +61,20 @@ pub struct Job {
 /// Where the output goes, and what may be done there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Destination {
-    /// File, or folder of formats that are folders; [`Job::default_output`] if it is not named.
+    /// File, or folder for formats that are folders; [`Job::default_output`] if not given.
     pub path: Option<PathBuf>,
-    /// Whether a file that is there may be replaced.
+    /// Whether an existing file may be replaced.
     pub replace: bool,
-    /// Whether what is done is kept beside the output after every block, and an earlier run that was stopped is gone on
-    /// from.
+    /// Whether to save progress beside the output after every block, and continue an earlier run that was stopped.
     pub resume: bool,
-    /// Whether all files that are read and written are hashed for the record.
+    /// Whether to hash all files read and written, for the record.
     pub hash: bool,
 }
 
 /// Opens, describes, binds, plans and checks everything that a recipe asks for.
 ///
 /// # Errors
-/// Whatever is wrong with the checkpoint, the texts, the statistics, the recipe, or what they have to do with each
-/// other.
+/// If anything is wrong with the checkpoint, the texts, the statistics or the recipe, or they do not fit together.
 pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let asked = Asked::of(recipe)?;
     let exporter = export::by_name(&recipe.format.name)?;
@@ -144,7 +142,7 @@ impl Job {
         &self.recipe
     }
 
-    /// What [`run`](Job::run) would do: its record, as far as it is known before.
+    /// The record of what [`run`](Job::run) would do, as far as it is known beforehand.
     pub fn dry_run(&self, to: &Destination) -> RunRecord {
         RunRecord { output: self.output(to).display().to_string(), ..self.record.clone() }
     }
@@ -153,16 +151,16 @@ impl Job {
         to.path.clone().unwrap_or_else(|| self.default_output())
     }
 
-    /// `<model>-<type>.gguf`, or a folder's name, in the current directory.
+    /// `<model>-<type>.gguf`, or a folder name, in the current directory.
     pub fn default_output(&self) -> PathBuf {
         export::usual_output(self.opened.source.as_ref(), &self.assigned.ending)
     }
 
-    /// Calibrates, solves, rounds and writes. The output is there whole at the end, or not at all.
+    /// Calibrates, solves, rounds and writes. In the end, the output is there complete or not at all.
     ///
     /// # Errors
-    /// If the destination cannot be written (found out before any work), numbers are not finite or do not fit their
-    /// type, the disk fails, or the watch says to stop.
+    /// If the destination cannot be written (checked before any work), numbers are not finite or do not fit their type,
+    /// the disk fails, or the watch says to stop.
     pub fn run(&self, to: &Destination, watch: &dyn Watch) -> Result<RunRecord> {
         let (started, watch) = (Instant::now(), &Guard::new(watch, [&self.opened.files]));
         let named = self.output(to);
@@ -171,7 +169,7 @@ impl Job {
         let weights = Weights::bind(source, &model.graph)?.edited(&self.assigned.edits)?;
         let mut record = self.record.clone();
         (record.output, record.dry_run) = (named.display().to_string(), false);
-        // Whatever takes long comes after this: a disk that is full is an error now.
+        // Everything slow comes after this, so a full disk is an error now.
         let contents = Contents { source, model, weights: &weights, plan: &self.plan, request: &self.asked.request };
         let mut prepared = self.exporter.prepare(contents)?;
         if let Some(statistics) = &self.statistics {
@@ -187,7 +185,7 @@ impl Job {
             true => (None, None),
             false => self.solve(&weights, &path, to.resume, &*sink, watch).map(|(s, r)| (Some(s), r))?,
         };
-        // Running the model takes far longer than what more care does.
+        // Compared with running the model, more care costs little.
         let calibrated = self.recipe.importance == Some(Importance::Calibrate);
         let rounding = Rounding {
             reference: self.asked.reference,
@@ -200,7 +198,7 @@ impl Job {
         let errors = pipeline::run(&weights, &self.plan, rounding, &*sink, watch)?;
         record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
         self.opened.files.check()?;
-        watch.stage("flushing to the disk");
+        watch.stage("flushing to disk");
         record.file_bytes = sink.finish(watch)?;
         record.passes = solved.map_or_else(Vec::new, |solved| solved.records);
         resume.into_iter().for_each(Resume::remove);
@@ -214,7 +212,7 @@ impl Job {
         Ok(record)
     }
 
-    /// Runs the passes block by block, and says what is left.
+    /// Runs the passes block by block, and returns what is left to do.
     fn solve(
         &self,
         weights: &Weights<'_>,
@@ -314,7 +312,7 @@ mod tests {
         assert!(written == expected);
         recipe.pure = true;
         let error = prepare(&recipe).err().unwrap().to_string();
-        assert!(error.contains("`pure` is for GGUF"), "{error}");
+        assert!(error.contains("`pure` is only for GGUF"), "{error}");
     }
 
     fn reference() -> PassSpec {

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::runtime::{Engine, Session};
 
-/// Receives logits: the index of the first token they belong to, and rows of the vocabulary's length.
+/// Receives logits: the index of the first token they belong to, and rows with the length of the vocabulary.
 pub type Receiver<'f> = &'f mut (dyn FnMut(usize, &[f32]) + Send);
 
 /// A model as scoring sees it: tokens in, logits out.
@@ -14,7 +14,7 @@ pub trait Scorer {
     /// Forgets all tokens.
     fn start(&mut self);
 
-    /// Runs `tokens` after those before and hands over the logits of those from index `from` on, in order.
+    /// Runs `tokens` after the earlier ones and hands over the logits of those from index `from` on, in order.
     ///
     /// # Errors
     /// If the tokens do not fit the context or the vocabulary, or a logit is not finite.

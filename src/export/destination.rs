@@ -1,5 +1,4 @@
-//! Whether an output can have its name. All that is known to go wrong is found here, before the work: it may take
-//! hours.
+//! Whether an output can have its name. Anything known to go wrong is found here, before work that may take hours.
 
 use std::path::{Path, PathBuf};
 
@@ -17,42 +16,42 @@ fn parent_exists(path: &Path) -> Result<()> {
     }
 }
 
-/// Where a file goes: `path` itself, or what it links to. `replace`: whether it may take the place of another.
+/// Where a file goes: `path` itself, or what it links to. `replace`: whether it may replace an existing file.
 ///
 /// # Errors
-/// If the directory does not exist, `path` names a directory, or something is there that must not be replaced.
+/// If the directory does not exist, `path` names a directory, or an existing file must not be replaced.
 pub fn file(path: &Path, replace: bool) -> Result<PathBuf> {
     parent_exists(path)?;
     let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
     if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
-        return Err(Error::destination(path, "names a directory; `output` needs a file name"));
+        return Err(Error::destination(path, "is a directory; `output` needs a file name"));
     }
     let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
     if !replace {
-        return Err(Error::destination(path, "exists; use `replace` to replace it, or another name with `output`"));
+        return Err(Error::destination(path, "already exists; use `replace` to replace it, or another `output`"));
     }
-    // A link stays a link: what it leads to is replaced.
+    // A link stays a link: its target is replaced.
     let real = if found.is_symlink() {
         path.canonicalize().map_err(|e| Error::io(path, "follow the link", e))?
     } else {
         path.to_owned()
     };
     if !real.is_file() {
-        return Err(Error::destination(path, "is no regular file; it is not replaced"));
+        return Err(Error::destination(path, "is not a regular file, so it is not replaced"));
     }
     Ok(real)
 }
 
-/// Where a folder goes: `path` itself. A folder never takes the place of another.
+/// Where a folder goes: `path` itself. A folder never replaces another.
 ///
 /// # Errors
-/// If the directory does not exist, or something has that name.
+/// If the parent directory does not exist, or the name is taken.
 pub fn folder(path: &Path) -> Result<PathBuf> {
     parent_exists(path)?;
     match path.symlink_metadata() {
         Err(_) => Ok(path.to_owned()),
         Ok(_) => {
-            Err(Error::destination(path, "exists; folders are not replaced: remove it, or name another with `output`"))
+            Err(Error::destination(path, "already exists; folders are not replaced: remove it or use another `output`"))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What an output format is: how it assigns types, checks and lays out, and takes rows.
+//! What an output format is: it assigns types, checks and lays out the output, and takes its rows.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,35 +14,35 @@ use crate::weights::{Edits, Kept, Weights};
 
 /// An output format: a row of [`EXPORTERS`](super::EXPORTERS).
 pub trait Exporter: Send + Sync {
-    /// What it is called, and which settings it takes.
+    /// Its name, and the settings it takes.
     fn about(&self) -> &'static About;
 
-    /// Which type every matrix is to have, and which edits that takes (columns of a quantised checkpoint put in the
-    /// order of their groups).
+    /// Decides the type of every matrix, and the edits this needs (such as sorting the columns of a quantised
+    /// checkpoint by group).
     ///
     /// # Errors
     /// If the format does not take one of the settings, or cannot hold the model.
     fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned>;
 
-    /// Checks and lays out all that is known before the work: keys, tokenizer, names, sizes.
+    /// Checks and lays out everything that is known before the work: keys, tokenizer, names, sizes.
     ///
     /// # Errors
     /// If the output could not be written or would not load.
     fn prepare<'a>(&self, contents: Contents<'a>) -> Result<Box<dyn Prepared<'a> + 'a>>;
 
-    /// Where the output goes: `path`, or what it links to. `replace`: whether a file there may be replaced.
+    /// Where the output goes: `path`, or what it links to. `replace`: whether an existing file may be replaced.
     ///
     /// # Errors
-    /// If nothing can be written there.
+    /// If the output cannot be written there.
     fn destination(&self, path: &Path, replace: bool) -> Result<PathBuf>;
 }
 
-/// What a format is called and takes.
+/// A format's name, and the settings it takes.
 #[derive(Debug)]
 pub struct About {
-    /// As `--format` takes it.
+    /// Name for `--format`.
     pub name: &'static str,
-    /// As people write it.
+    /// Name in prose.
     pub title: &'static str,
     /// One line for `--help`.
     pub summary: &'static str,
@@ -50,23 +50,23 @@ pub struct About {
     pub settings: &'static [&'static str],
 }
 
-/// What an exporter makes of a request: the types of all tensors, for [`Plan::keeping`].
+/// An exporter's answer to a request: the types of all tensors, for [`Plan::keeping`].
 pub struct Assigned {
-    /// As the record has it: "q4_k_m", "gptq-4bit-g128".
+    /// Name in the record: "q4_k_m", "gptq-4bit-g128".
     pub name: String,
-    /// What the output's usual name ends in, after the model's: "q4_k_m.gguf".
+    /// What the default output name ends in, after the model's name: "q4_k_m.gguf".
     pub ending: String,
-    /// Types by rule.
+    /// Rules for types.
     pub rules: Rules,
-    /// Types of single parameters.
+    /// Types of individual parameters.
     pub kept: BTreeMap<ParamId, Kept>,
-    /// What has to be done to the weights for these types.
+    /// Edits to the weights that these types need.
     pub edits: Edits,
-    /// What the user should know.
+    /// A note for the user.
     pub warning: Option<String>,
 }
 
-/// What is to be written.
+/// What to write.
 #[derive(Clone, Copy)]
 pub struct Contents<'a> {
     /// Where the model comes from.
@@ -75,43 +75,44 @@ pub struct Contents<'a> {
     pub model: &'a Model,
     /// Its parameters.
     pub weights: &'a Weights<'a>,
-    /// Types of its tensors.
+    /// The types of its tensors.
     pub plan: &'a Plan,
     /// What was asked for.
     pub request: &'a Request,
 }
 
-/// An output that is laid out: nothing but the disk can fail now.
+/// An output that is laid out: from here on, only the disk can fail.
 pub trait Prepared<'a> {
-    /// Bytes of what will be written: of the file, or of all tensors in a folder.
+    /// Bytes that will be written: of the file, or of all tensors in a folder.
     fn bytes(&self) -> u64;
 
-    /// Remarks for the user.
+    /// Notes for the user.
     fn notes(&self) -> &[String];
 
-    /// Lets the output say which importances it was rounded with, if the format has a place for that.
+    /// Tells the output which importances it was rounded with, in case the format records them.
     ///
     /// # Errors
-    /// If the format cannot hold it.
+    /// If the format cannot hold them.
     fn weighed(&mut self, importance: &ImportanceRecord) -> Result<()>;
 
-    /// Begins to write, beside `path`. `replace`: whether a file that has that name at the end may be replaced.
+    /// Begins to write, beside `path`. `replace`: whether an existing file of that name may be replaced at the end.
     ///
     /// # Errors
     /// If the directory cannot be written or the disk is too small.
     fn begin(self: Box<Self>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>>;
 }
 
-/// An output that is being written. Dropped unfinished, it leaves nothing behind.
+/// An output that is being written. If dropped unfinished, it leaves nothing behind.
 pub trait Sink: Sync {
-    /// Takes whole rows of a tensor, in the type that the plan gives it. `tensor`: index in the plan. `at`: where
-    /// `bytes` begin, from the tensor's start. In any order and from any thread; each row comes once.
+    /// Takes whole rows of a tensor, in the type the plan gives it. `tensor`: index in the plan. `at`: offset of
+    /// `bytes` from the tensor's start. Rows may come in any order and from any thread; each comes once.
     ///
     /// # Errors
     /// If the disk is full or fails.
     fn put(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Makes everything durable and gives it its name. Returns the bytes written, as [`Prepared::bytes`] counts them.
+    /// Flushes everything to disk and gives the output its name. Returns the bytes written, as [`Prepared::bytes`]
+    /// counts them.
     ///
     /// # Errors
     /// If the disk fails, the watch says to stop, or the name cannot be taken; then nothing is left behind and what was

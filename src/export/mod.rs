@@ -1,18 +1,19 @@
-//! Writing the output: checked and laid out before any work, streamed, and there whole or not at all.
+//! Writing the output: checked and laid out before any work, streamed, and complete or absent at the end.
 //!
-//! One file and one row of [`EXPORTERS`] for each format. A conversion asks its row, in this order:
+//! Each format is one file and one row of [`EXPORTERS`]. A conversion calls its exporter in this order:
 //!
 //! ```no_run
 //! # use aurora_quant::export::{self, Contents, Request, by_name};
-//! # use aurora_quant::{Result, checkpoint::TensorSource, model::Model, plan::Plan, watch::Unwatched, weights::Weights};
+//! # use aurora_quant::{Result, checkpoint::TensorSource, model::Model, plan::Plan};
+//! # use aurora_quant::{watch::Unwatched, weights::Weights};
 //! # fn convert(source: &dyn TensorSource, model: &Model, weights: Weights, path: &std::path::Path) -> Result<()> {
 //! let exporter = by_name("gguf")?;
 //! let request = Request { file_type: Some("q4_0".to_owned()), ..Request::default() };
-//! // Which type each matrix is to have, and with it the plan.
+//! // Decide the type of each matrix, and with it the plan.
 //! let types = export::assign(exporter, &request, source, &weights)?;
 //! let weights = weights.edited(&types.edits)?;
 //! let plan = Plan::keeping(model, &types.rules, &types.kept)?;
-//! // What can go wrong goes wrong here, before hours of calibration.
+//! // Whatever can go wrong goes wrong here, before hours of calibration.
 //! let path = exporter.destination(path, false)?;
 //! let prepared = exporter.prepare(Contents { source, model, weights: &weights, plan: &plan, request: &request })?;
 //! // The pipeline writes rows, in any order and from any thread.
@@ -25,7 +26,7 @@
 //! # }
 //! ```
 //!
-//! Knows nothing of methods: what a parameter's rows are is decided before they come here.
+//! Knows nothing about methods: rows arrive with their final values.
 
 mod atomic;
 mod companions;
@@ -66,18 +67,18 @@ pub static EXPORTERS: &[&dyn Exporter] = &[
 /// The exporter of this name.
 ///
 /// # Errors
-/// If there is none; the error lists all.
+/// If there is none; the error lists all exporters.
 pub fn by_name(name: &str) -> Result<&'static dyn Exporter> {
     EXPORTERS.iter().copied().find(|e| e.about().name == name).ok_or_else(|| {
         let names: Vec<_> = EXPORTERS.iter().map(|e| e.about().name).collect();
-        Error::setting(format!("`format` {name} is not known; there are {}", names.join(", ")))
+        Error::setting(format!("unknown `format` {name}; known: {}", names.join(", ")))
     })
 }
 
-/// Which type every matrix is to have, of settings that the format takes.
+/// Decides the type of every matrix, after checking that the format takes all the settings.
 ///
 /// # Errors
-/// If a setting is another format's, or the exporter's own.
+/// If the format does not take a setting, or those of [`Exporter::assign`].
 pub fn assign(
     exporter: &dyn Exporter,
     request: &Request,
@@ -92,5 +93,5 @@ pub fn assign(
     let takers: Vec<_> = takers.map(|about| about.title).collect();
     let own: Vec<_> = format.settings.iter().map(|name| format!("`{name}`")).collect();
     let (takers, own) = (takers.join(", "), own.join(", "));
-    Err(Error::setting(format!("`{foreign}` is for {takers}; `format` {} has {own}", format.name)))
+    Err(Error::setting(format!("`{foreign}` is only for {takers}; `format` {} takes {own}", format.name)))
 }

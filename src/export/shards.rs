@@ -1,4 +1,4 @@
-//! safetensors files: how tensors are spread over them, what they are called, what their headers and their index say.
+//! safetensors shards: how tensors are split over them, their names, headers and index.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,15 +9,14 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use super::companions::write_json;
 use crate::Result;
 
-/// Bytes of a shard, at most (unless one tensor is larger), where nothing else is asked for: what the Hugging Face
-/// libraries write.
+/// Default limit on the bytes of a shard (exceeded only by a single larger tensor): that of the Hugging Face libraries.
 pub(super) const USUAL: u64 = 5_000_000_000;
 
 /// One tensor of the output.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub name: String,
-    /// Type as safetensors spells it.
+    /// Type, as spelled in safetensors.
     pub dtype: &'static str,
     pub shape: Vec<usize>,
 }
@@ -28,7 +27,7 @@ impl Entry {
     }
 }
 
-/// How safetensors spells a type of floats.
+/// The safetensors spelling of a float type.
 pub(super) fn dtype(spec: &Spec) -> &'static str {
     match spec.name {
         "bf16" => "BF16",
@@ -45,7 +44,7 @@ fn width(dtype: &str) -> u64 {
     }
 }
 
-/// Consecutive runs whose sizes add up to `limit` at most, or are a single one.
+/// Splits into consecutive runs whose sizes add up to at most `limit`, or that hold a single item.
 pub(super) fn split(sizes: &[u64], limit: u64) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let (mut start, mut sum) = (0, 0);
@@ -68,7 +67,7 @@ pub(super) fn name(index: usize, count: usize) -> String {
     }
 }
 
-/// All that precedes the tensors' bytes, which come one after the other in this order.
+/// Everything before the tensors' bytes, which follow in this order without gaps.
 pub(super) fn header<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<u8> {
     let mut header = JsonMap::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
@@ -80,14 +79,14 @@ pub(super) fn header<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<u8> {
         at = end;
     }
     let mut header = Json::Object(header).to_string().into_bytes();
-    // Readers that map the file want the data aligned.
+    // Readers that map the file need aligned data.
     header.resize(header.len().next_multiple_of(8), b' ');
     let mut all = (header.len() as u64).to_le_bytes().to_vec();
     all.extend(header);
     all
 }
 
-/// Writes which shard holds each tensor, where there are several. `shards`: the entries of each.
+/// Writes the index of which shard holds each tensor, if there are several. `shards`: the entries of each.
 pub(super) fn write_index(folder: &Path, shards: &[Vec<&Entry>]) -> Result<()> {
     if shards.len() == 1 {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What a recipe's words stand for, and whether they go together. Looks at no file but texts.
+//! What the words of a recipe stand for, and whether they go together. Reads no files but texts.
 
 use regex::Regex;
 
@@ -12,23 +12,23 @@ use crate::recipe::{Importance, PassSpec, Propagate, Recipe, Setting, Text};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
-/// Tokens in a sample, unless a recipe says otherwise: llama-imatrix's.
+/// Default number of tokens per sample: that of llama-imatrix.
 const CONTEXT: usize = 512;
 
 /// What can be set of a format.
 const FORMAT_OPTIONS: [&str; 4] = ["bits", "group_size", "sym", "shard_size"];
 
-/// What was asked for, looked up.
+/// The request, with all names looked up.
 pub(super) struct Asked {
     /// Names of the passes, joined by +.
     pub method: String,
-    /// The passes: with rounding to nearest as the last if they need statistics, without it if they do not.
+    /// The passes. If they need statistics, rounding to nearest is the last one; otherwise it is left out.
     pub passes: Vec<Box<dyn Pass>>,
-    /// Whether the passes need statistics of what linears multiply.
+    /// Whether the passes need statistics of linear layers' inputs.
     pub solves: bool,
     /// Scales by ggml's formula.
     pub reference: bool,
-    /// Every weight to its nearest level.
+    /// Whether every weight is rounded on its own.
     pub nearest: bool,
     /// What is asked of the output.
     pub request: Request,
@@ -39,11 +39,11 @@ impl Asked {
     pub fn of(recipe: &Recipe) -> Result<Asked> {
         let mut passes = passes::chain(&recipe.passes)?;
         let named: Vec<&str> = recipe.passes.iter().map(|spec| spec.name.as_str()).collect();
-        // Where it follows others, rounding to nearest goes without saying.
+        // After other passes, rounding to nearest goes without saying.
         let others: Vec<&str> = named.iter().copied().filter(|name| !name.eq_ignore_ascii_case(RTN)).collect();
         let solves = passes[..passes.len() - 1].iter().any(|pass| pass.needs() != StatsKind::None.into());
         if !solves {
-            // What looks at weights alone leaves rounding to the conversion, which needs no block loop for it.
+            // Passes that look only at weights leave rounding to the conversion, which needs no block loop.
             passes.pop();
         }
         let rtn = recipe.passes.iter().find(|spec| spec.name.eq_ignore_ascii_case(RTN)).cloned();
@@ -65,20 +65,21 @@ impl Asked {
     fn check(&self, recipe: &Recipe) -> Result<()> {
         let idle = [(recipe.importance.is_some(), setting(recipe.importance.as_ref())), (self.reference, "scales")];
         if let Some((_, setting)) = idle.iter().find(|(given, _)| self.solves && *given) {
-            let what = format!("method {} makes its own statistics and scales; leave out `{setting}`", self.method);
+            let what = format!("method {} finds its own statistics and scales; leave out `{setting}`", self.method);
             return refuse(what);
         }
         if recipe.stats.is_some() && (!self.solves || recipe.propagate != Propagate::Float) {
             return refuse(
-                "`stats` is for a `method` that calibrates, on what the original model gives every block; `importance.file` is \
-                 what rounding to nearest takes",
+                "`stats` needs a `method` that calibrates and `propagate` float; for rounding to nearest use \
+                 `importance.file`",
             );
         }
         let Text { files, context, samples, .. } = &recipe.text;
         let given = !files.is_empty() || context.is_some() || samples.is_some();
         if given && !self.reads_text(recipe) {
             return refuse(
-                "`text.files`, `text.context` and `text.samples` need `importance.calibrate`, or a `method` that calibrates",
+                "`text.files`, `text.context` and `text.samples` need `importance.calibrate` or a `method` that \
+                 calibrates",
             );
         }
         Ok(())
@@ -99,7 +100,7 @@ fn request(recipe: &Recipe, solves: bool, reference: bool) -> Result<Request> {
     });
     let set = &recipe.format.options;
     if let Some(name) = set.keys().find(|name| !FORMAT_OPTIONS.contains(&name.as_str())) {
-        return refuse(format!("`format.{name}` is not known; there are {}", FORMAT_OPTIONS.join(", ")));
+        return refuse(format!("unknown setting `format.{name}`; known: {}", FORMAT_OPTIONS.join(", ")));
     }
     let count = |name: &str| match set.get(name) {
         None => Ok(None),

@@ -6,7 +6,7 @@ use crate::checkpoint::{Config, TensorSource};
 use crate::error::printable;
 use crate::{Error, Result};
 
-/// Refuses GGUF files that are quantised already, unless they are allowed.
+/// Refuses GGUF files that are already quantised, unless that is allowed.
 pub(super) fn refuse(source: &dyn TensorSource, allowed: bool) -> Result<()> {
     let quantized = source.tensors().iter().find(|t| t.spec.kind == Kind::Block);
     match (source.config(), quantized) {
@@ -14,7 +14,7 @@ pub(super) fn refuse(source: &dyn TensorSource, allowed: bool) -> Result<()> {
             source.file_of(t),
             printable(&t.name),
             format!(
-                "is quantised already ({}); convert the original checkpoint instead, or accept the second rounding with \
+                "is already quantised ({}); convert the original checkpoint instead, or accept a second rounding with \
                  `allow_requantize`",
                 t.spec.name
             ),

@@ -212,6 +212,6 @@ fn pattern(k: &Keys<'_>) -> Result<Option<usize>> {
     let period = slides.iter().position(|s| !s).map_or(slides.len() + 1, |i| i + 1);
     match slides.iter().enumerate().all(|(i, &s)| s == (i % period < period - 1)) {
         true => Ok(Some(period)),
-        false => Err(k.config.error(&key, "is not supported unless every n-th block, and no other, does not slide")),
+        false => Err(k.config.error(&key, "is supported only if every n-th block, and no other, has full attention")),
     }
 }

@@ -1,5 +1,5 @@
-//! What can be set of a pass. A row of [`PASSES`](super::PASSES) lists its options; help, the command line's flags,
-//! recipes and their checks follow from the list.
+//! Options of a pass. A row of [`PASSES`](super::PASSES) lists its options; help, flags, recipes and their checks
+//! follow from the list.
 
 use std::collections::BTreeMap;
 
@@ -8,32 +8,32 @@ use crate::recipe::{Setting, Settings};
 /// One option of a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Opt {
-    /// Name as a recipe spells it; the flag has dashes for underscores.
+    /// Name as spelled in recipes; the flag has dashes instead of underscores.
     pub name: &'static str,
-    /// Help.
+    /// Help text.
     pub about: &'static str,
-    /// What it can be.
+    /// The values it can have.
     pub kind: OptKind,
-    /// What it is unless it is set.
+    /// The default value.
     pub default: &'static str,
 }
 
-/// What an option can be.
+/// The values that an option can have.
 #[derive(Debug, Clone, Copy)]
 pub enum OptKind {
-    /// One of some words.
+    /// One of these words.
     Word(&'static [&'static str]),
-    /// A whole number within bounds, both allowed.
+    /// A whole number within these bounds, inclusive.
     Count(u64, u64),
-    /// A number above the first bound, and at most the second.
+    /// A number above the first bound and at most the second.
     Number(f64, f64),
 }
 
 impl Opt {
-    /// The value that a text stands for.
+    /// Parses a value.
     ///
     /// # Errors
-    /// What was needed.
+    /// What the value must be.
     pub fn parse(&self, text: &str) -> Result<Setting, String> {
         let value = match self.kind {
             OptKind::Word(_) => Some(Setting::Word(text.to_owned())),
@@ -43,10 +43,10 @@ impl Opt {
         self.check(&value.unwrap_or(Setting::Word(text.to_owned())))
     }
 
-    /// The value, in the form that the option has.
+    /// Checks a value and converts it to the option's kind.
     ///
     /// # Errors
-    /// What was needed.
+    /// What the value must be.
     pub fn check(&self, value: &Setting) -> Result<Setting, String> {
         let found = match (self.kind, value) {
             (OptKind::Word(words), Setting::Word(word)) if words.contains(&word.as_str()) => Some(value.clone()),
@@ -73,15 +73,15 @@ impl Opt {
     }
 }
 
-/// All options of a pass, those that were not set with their defaults.
+/// All options of a pass, with defaults for those that were not set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options(BTreeMap<&'static str, Setting>);
 
 impl Options {
-    /// Fills in what was not set.
+    /// Checks the options that were set and fills in the others.
     ///
     /// # Errors
-    /// If an option is not in the list, or has a value that it cannot have: which, and what was needed.
+    /// If an option is not in the list or has an invalid value; the error says which, and what it must be.
     pub fn of(list: &'static [Opt], set: &Settings) -> Result<Options, String> {
         if let Some(name) = set.keys().find(|name| !list.iter().any(|o| o.name == name.as_str())) {
             let names: Vec<_> = list.iter().map(|o| o.name).collect();
@@ -120,7 +120,7 @@ impl Options {
         }
     }
 
-    /// What the word of an option stands for.
+    /// The meaning of an option's word.
     ///
     /// # Panics
     /// If the pass has no such option, or `meanings` lacks one of its words.

@@ -35,7 +35,7 @@ pub(super) fn error(batch: &Batch<'_, '_, '_>, culprit: &Culprit) -> Error {
 pub(super) fn unknown(batch: &Batch<'_, '_, '_>) -> Error {
     Error::malformed(
         batch.engine.weights.path(),
-        "a value is not finite, but not when computed again: is the memory sound?",
+        "a value was not finite, but was finite when computed again; check this machine's memory",
     )
 }
 

@@ -1,4 +1,4 @@
-//! Files of statistics, read: ours and llama-imatrix's GGUF, and its older format.
+//! Reads statistics files: ours and llama-imatrix's in GGUF, and llama-imatrix's older format.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::error::printable;
 use crate::gguf::Value;
 use crate::{Error, Result, checkpoint};
 
-/// A GGUF file.
+/// Reads a GGUF file.
 ///
 /// # Errors
 /// If it is damaged or holds no statistics.
@@ -75,14 +75,15 @@ pub(super) fn gguf(path: &Path, map: Map) -> Result<Imatrix> {
         found.entries.insert(name.to_owned(), entry);
     }
     if found.entries.is_empty() {
-        return Err(Error::malformed(path, format!("no importance matrix: no tensor ends in {SUM_SQ}")));
+        return Err(Error::malformed(path, format!("not an importance matrix: no tensor name ends in {SUM_SQ}")));
     }
     found.map = Some(map);
     Ok(found)
 }
 
-/// The older format, little-endian 32-bit numbers: how many entries; for each the length of its name, the name, calls,
-/// how many values, the values (means over tokens, times calls); then chunks, and length and name of the text.
+/// Reads the older format, in little-endian 32-bit numbers: the number of entries; for each entry the length of its
+/// name, the name, calls, number of values, and the values (means over tokens, times calls); then the number of chunks,
+/// and the length and name of the text.
 pub(super) fn dat(path: &Path, bytes: &[u8]) -> Result<Imatrix> {
     let mut at = 0;
     let left = |at: usize| bytes.len() - at;
@@ -104,7 +105,7 @@ pub(super) fn dat(path: &Path, bytes: &[u8]) -> Result<Imatrix> {
     for _ in 0..count {
         let start = at;
         let length = number(&mut at).and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0 && n <= left(at));
-        let Some(length) = length else { return fault(start, "a name's length that cannot be".to_owned()) };
+        let Some(length) = length else { return fault(start, "an impossible name length".to_owned()) };
         let Ok(name) = std::str::from_utf8(&bytes[at..at + length]) else {
             return fault(at, "a name that is not UTF-8".to_owned());
         };
@@ -112,7 +113,7 @@ pub(super) fn dat(path: &Path, bytes: &[u8]) -> Result<Imatrix> {
         let (calls, values) = (number(&mut at), number(&mut at));
         let values = values.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0 && n <= left(at) / 4);
         let (Some(calls), Some(values)) = (calls, values) else {
-            return fault(at, format!("{}: a number of values that cannot be", printable(name)));
+            return fault(at, format!("{}: an impossible number of values", printable(name)));
         };
         let sum_sq: Vec<f32> = floats(&bytes[at..at + 4 * values]).collect();
         at += 4 * values;

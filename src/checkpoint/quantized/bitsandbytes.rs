@@ -44,7 +44,7 @@ fn eight(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
     if let Some(format) = parts.maybe(".weight_format")
         && parts.bytes(&format).iter().any(|&byte| byte != 0)
     {
-        return Err(parts.fail(&format, "the rows lie in the order of a GPU's kernels; only plain rows are read"));
+        return Err(parts.fail(&format, "the rows are in the order of a GPU kernel; only plain row order is supported"));
     }
     Ok(Packed {
         method: ROW.name,
@@ -100,7 +100,7 @@ fn four(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         return Err(parts.fail(tensor, what));
     }
     if !cols.is_multiple_of(block) {
-        let what = format!("{cols} inputs: the blocks of {block} run on from row to row, which is not supported");
+        let what = format!("{cols} inputs: groups of {block} would run on from row to row, which is not supported");
         return Err(parts.fail(tensor, what));
     }
     let map = parts.need(".weight.quant_map")?;

@@ -80,7 +80,7 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
             // Python's re.match: from the beginning of the name, to wherever.
             Some(pattern) => fancy_regex::Regex::new(&format!("^(?:{pattern})"))
                 .map(Target::Pattern)
-                .map_err(|e| group.error("targets", format!("{text:?} is no pattern: {e}"))),
+                .map_err(|e| group.error("targets", format!("{text:?} is not a valid pattern: {e}"))),
             None => Ok(Target::Name(text.clone())),
         };
         let targets = group.texts("targets")?.iter().map(target).collect::<Result<_>>()?;
@@ -217,7 +217,7 @@ impl Reader for CompressedTensors {
     }
 
     fn looks_for(&self) -> &'static str {
-        "end in .weight_packed, or hold bytes"
+        "end in .weight_packed or hold bytes"
     }
 
     fn idle(&self) -> &'static [&'static str] {

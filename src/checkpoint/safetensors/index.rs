@@ -150,7 +150,7 @@ impl Index {
             .iter()
             .filter(|(name, _)| tensors.binary_search_by(|t| t.name.as_str().cmp(name)).is_err())
             .map(|(name, shard)| {
-                format!("tensor {} is in no shard; the index puts it in {}", printable(name), printable(shard))
+                format!("tensor {} is in no shard, but the index puts it in {}", printable(name), printable(shard))
             })
             .collect();
         match absent.is_empty() {

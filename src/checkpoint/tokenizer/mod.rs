@@ -196,13 +196,13 @@ fn kind(files: &Files) -> Result<Kind<'_>> {
     let Some(json) = &files.tokenizer else {
         let others = ["tekken.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"];
         let found = others.into_iter().find(|f| files.path(f).is_file());
-        let found = found.map_or(String::new(), |f| format!(", only {f}, which is of another kind"));
+        let found = found.map_or(String::new(), |f| format!(", only {f}, which is a different kind"));
         return Err(Error::malformed(&files.dir, format!("no tokenizer found{found}; {SUPPORTED}")));
     };
     let path = files.path("tokenizer.json");
     let kind = json.model.kind.as_deref().unwrap_or("BPE");
     if kind != "BPE" {
-        return Err(Error::malformed(&path, format!("a tokenizer of the {kind} kind; {SUPPORTED}")));
+        return Err(Error::malformed(&path, format!("{kind} tokenizers are not supported; {SUPPORTED}")));
     }
     if json.model.vocab.0.is_empty() {
         return Err(Error::malformed(&path, "model.vocab is missing or empty"));

@@ -64,7 +64,7 @@ pub(super) fn name(
     if let Some(wanted) = wanted {
         return match known_names().contains(&wanted) {
             true => Ok(wanted.to_owned()),
-            false => Err(Error::setting(format!("`pre` {wanted}: llama.cpp knows {}", names()))),
+            false => Err(Error::setting(format!("unknown `pre` {wanted}; llama.cpp knows {}", names()))),
         };
     }
     if json.pre_tokenizer.is_null() {
@@ -84,7 +84,7 @@ pub(super) fn name(
             Err(step) => format!("a pre-tokenizer with the step {step}"),
         };
         let what = format!(
-            "{shown} is none of those llama.cpp has. If one of its names is close enough, give it as `pre`: {}",
+            "llama.cpp does not have {shown}. If one of its names is close enough, choose it with `pre`: {}",
             names()
         );
         return Err(Error::malformed(&files.path("tokenizer.json"), what));

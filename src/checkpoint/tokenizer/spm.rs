@@ -57,7 +57,7 @@ pub(super) fn from_model(
         };
         return Err(Error::malformed(
             &path,
-            format!("a SentencePiece model of the {kind} kind; supported: SentencePiece BPE, byte-level BPE"),
+            format!("SentencePiece {kind} models are not supported; supported: SentencePiece BPE, byte-level BPE"),
         ));
     }
     let mut tokens = padding(rows);

@@ -19,7 +19,7 @@ pub struct Gguf;
 static ABOUT: About = About {
     name: "gguf",
     title: "GGUF",
-    summary: "a file for llama.cpp, Ollama, LM Studio and their like",
+    summary: "a file for llama.cpp, Ollama, LM Studio and similar programs",
     settings: &["type", "pure", "tensor_types", "output_type", "embedding_type", "pre"],
 };
 
@@ -36,7 +36,7 @@ impl Exporter for Gguf {
         let Contents { source, model, plan, request, .. } = contents;
         let (metadata, mut notes) = metadata::metadata(source, model, plan, request.pre.as_deref())?;
         if request.output_type.is_some() && model.hyper.tied {
-            let what = "`output_type` has no effect: this model's output matrix is its embedding (`embedding_type`)";
+            let what = "`output_type` has no effect: this model's output matrix is its embedding; use `embedding_type`";
             notes.push(what.to_owned());
         }
         let map = layout(plan, &metadata)?;
@@ -58,9 +58,9 @@ pub fn layout(plan: &Plan, metadata: &Metadata) -> Result<FileMap> {
     let mut table: Vec<gguf::TensorEntry> = Vec::with_capacity(plan.tensors.len());
     for t in &plan.tensors {
         let spec = t.spec();
-        let id = spec.ggml_id.ok_or_else(|| {
-            Error::unsupported(format!("{}: GGUF has no type {}; choose another for it", t.name, spec.name))
-        })?;
+        let id = spec
+            .ggml_id
+            .ok_or_else(|| Error::unsupported(format!("{}: GGUF has no type {}; choose another", t.name, spec.name)))?;
         table.push((&t.name, &t.shape, id, size));
         size = gguf::align(size + t.bytes, alignment);
     }

@@ -11,9 +11,9 @@ use super::layout::{BITS, Codes, Limits, Matrix, PackedField, PackedLayout, SETT
 pub struct Awq;
 
 static ABOUT: About =
-    About { name: "awq", title: "AWQ", summary: "a folder in the layout of AWQ (GEMM)", settings: SETTINGS };
+    About { name: "awq", title: "AWQ", summary: "a folder in the AWQ layout (GEMM)", settings: SETTINGS };
 
-/// Which of eight neighbours each nibble of a word holds, from the lowest.
+/// Which of eight neighbours each nibble of a word holds, starting from the lowest.
 const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// `[rows, cols]` -> words `[cols, rows / 8]`.

@@ -1,17 +1,17 @@
-//! What a layout of packed matrices is, and what can be asked of one.
+//! What a layout of packed matrices is, and which settings it has.
 
 use serde_json::Value as Json;
 
 use super::super::About;
 
-/// What the codes of all matrices are like.
+/// Settings of the codes, common to all matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Codes {
-    /// Bits of a code: 4 or 8.
+    /// Bits per code: 4 or 8.
     pub bits: u32,
     /// Columns that share a scale.
     pub group: usize,
-    /// Whether zeros are in the middle of the codes.
+    /// Whether the zero point is always the middle code.
     pub symmetric: bool,
 }
 
@@ -22,23 +22,23 @@ pub struct Matrix {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// Codes from 0, row by row.
+    /// Codes, counted from 0, row by row.
     pub codes: Vec<u8>,
     /// F16 bits, `[rows, cols / group]`.
     pub scales: Vec<u16>,
-    /// Zeros from 0, `[rows, cols / group]`.
+    /// Zero points, counted from 0, `[rows, cols / group]`.
     pub zeros: Vec<u8>,
 }
 
-/// One tensor of a packed matrix: the end of its name, safetensors' name of its type, its shape.
+/// One tensor of a packed matrix: the suffix of its name, its safetensors type, its shape.
 pub type PackedField = (&'static str, &'static str, Vec<usize>);
 
-/// How a program wants its matrices.
+/// The matrix layout that a program expects.
 pub trait PackedLayout: Send + Sync {
-    /// What it is called; the name is `quant_method` too.
+    /// Name and settings; the name is `quant_method` too.
     fn about(&self) -> &'static About;
 
-    /// Zeros and what else is usual or impossible.
+    /// Defaults and limits.
     fn limits(&self) -> Limits {
         Limits { symmetric: true, bits: &BITS }
     }
@@ -49,25 +49,26 @@ pub trait PackedLayout: Send + Sync {
     /// Their bytes, in the same order.
     fn pack(&self, matrix: &Matrix, codes: Codes) -> Vec<Vec<u8>>;
 
-    /// `quantization_config`, and a file that gets it too. `skipped`: names of the linears that stay floats.
+    /// `quantization_config`, and the name of another file that gets it too. `skipped`: names of the linear layers that
+    /// stay in floats.
     fn config(&self, codes: Codes, skipped: &[String]) -> (Json, Option<&'static str>);
 }
 
 /// What a layout can hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Whether zeros are in the middle of the codes unless it is asked otherwise.
+    /// Whether the zero point is always the middle code by default.
     pub symmetric: bool,
-    /// Bits that a code can have.
+    /// Possible numbers of bits per code.
     pub bits: &'static [u32],
 }
 
-/// Bits of a code that can be asked for.
+/// Numbers of bits per code that can be requested.
 pub const BITS: [u32; 2] = [4, 8];
 
-/// Sizes of groups that can be asked for.
+/// Group sizes that can be requested.
 pub const GROUPS: [usize; 3] = [32, 64, 128];
 
-/// Settings that all layouts take.
+/// Settings that every layout takes.
 pub(super) const SETTINGS: &[&str] =
     &["format.bits", "format.group_size", "format.sym", "format.asym", "format.shard_size"];

@@ -1,4 +1,4 @@
-//! The folder: laid out before the work, packed out of what the pipeline wrote when that is done.
+//! The folder. It is laid out before the work, and packed from the pipeline's output when that is complete.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -63,7 +63,7 @@ impl<'a> Laid<'a> {
             blocks.release(tensor);
         }
         let file = file.into_inner().map_err(|e| fail(e.into_error()))?;
-        file.sync_all().map_err(|e| Error::io(path, "flush to the disk", e))
+        file.sync_all().map_err(|e| Error::io(path, "flush to disk", e))
     }
 
     fn configuration(&self, folder: &Path) -> Result<()> {
@@ -79,7 +79,7 @@ impl<'a> Laid<'a> {
         config.shift_remove("compression_config");
         for key in ["torch_dtype", "dtype"] {
             if config.contains_key(key) {
-                // Scales are in half precision; loaded as bfloat16 they would be rounded again.
+                // Scales are in half precision; loading them as bfloat16 would round them again.
                 config.insert(key.to_owned(), json!("float16"));
             }
         }
@@ -124,8 +124,8 @@ fn one_after_the_other(plan: &Plan) -> FileMap {
     FileMap { header: Vec::new(), offsets, size }
 }
 
-/// A folder that is being written. The pipeline's blocks go to a file of their own: a matrix can be packed only when
-/// all of it is there.
+/// A folder that is being written. The pipeline's output goes to a file of its own, because a matrix can be packed only
+/// once all of it is there.
 struct Packing<'a> {
     laid: Laid<'a>,
     folder: Folder,

@@ -1,4 +1,4 @@
-//! The folder: every tensor has its place in a shard before the work, and rows go straight there.
+//! The folder. Every tensor gets its place in a shard before the work, and rows go straight there.
 
 use std::ops::Range;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::model::{Import, ParamId};
 use crate::record::ImportanceRecord;
 use crate::watch::Watch;
 
-/// Names that a note lists at most.
+/// Maximum number of names in a note.
 const NAMES: usize = 3;
 
 /// A folder that is laid out.
@@ -27,7 +27,7 @@ pub(super) struct Laid<'a> {
     places: Places,
     /// Entries of each shard.
     shards: Vec<Range<usize>>,
-    /// What is made anew beside the tensors.
+    /// Files besides the tensors that are newly made.
     files: config::Files,
     notes: Vec<String>,
 }
@@ -47,7 +47,7 @@ impl<'a> Laid<'a> {
         Ok(Laid { contents, places, shards, files, notes })
     }
 
-    /// Writes all that is not a tensor.
+    /// Writes everything but the tensors.
     fn beside(&self, folder: &Path) -> Result<()> {
         let of = |range: &Range<usize>| self.places.entries[range.clone()].iter().collect();
         shards::write_index(folder, &self.shards.iter().map(of).collect::<Vec<_>>())?;
@@ -61,8 +61,8 @@ impl<'a> Laid<'a> {
     }
 }
 
-/// The type in which a checkpoint is to be loaded, if that is another than before. Where matrices were quantised it is
-/// theirs: loaded in the type of what was not, they would be rounded again.
+/// The type in which the checkpoint should be loaded, if it differs from before. If matrices were quantised, it is
+/// theirs: loaded in the type of the other tensors, they would be rounded again.
 fn changed(contents: Contents<'_>, entries: &[Entry]) -> Option<&'static str> {
     let source = contents.source;
     let packed: Vec<&Entry> =
@@ -74,7 +74,7 @@ fn changed(contents: Contents<'_>, entries: &[Entry]) -> Option<&'static str> {
     other.then(|| config::dtype(entries.iter()))
 }
 
-/// What of a checkpoint is not written: tensors that the model does not use.
+/// A note on the tensors that are left out because the model does not use them.
 fn left_out(source: &dyn TensorSource, entries: &[Entry]) -> Option<String> {
     let used = |name: &str| entries.binary_search_by(|e| e.name.as_str().cmp(name)).is_ok();
     let idle: Vec<&str> = source.tensors().iter().map(|t| t.name.as_str()).filter(|name| !used(name)).collect();
@@ -121,18 +121,18 @@ struct Writing<'a> {
     folder: Folder,
     /// One for each shard.
     files: Vec<AtomicFile>,
-    /// Shard of each entry, and where it begins in it.
+    /// For each entry, its shard and where it begins there.
     starts: Vec<(usize, u64)>,
 }
 
 impl Writing<'_> {
-    /// Writes numbers of an entry. `at`: how many precede them.
+    /// Writes elements of an entry. `at`: how many elements precede them.
     fn write(&self, target: &Target, at: usize, bytes: &[u8]) -> Result<()> {
         let (shard, start) = self.starts[target.entry];
         self.files[shard].write_at(start + (at * target.spec.bytes) as u64, bytes)
     }
 
-    /// Rows that are stored `[in, out]`: each is a column there.
+    /// Writes rows that are stored `[in, out]`: each is a column there.
     fn transposed(&self, target: &Target, rows: Range<usize>, cols: usize, bytes: &[u8]) -> Result<()> {
         let (width, outputs) = (target.spec.bytes, self.laid.places.entries[target.entry].shape[1]);
         let mut segment = Vec::with_capacity(rows.len() * width);
@@ -144,7 +144,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Rows `rows` of a planned tensor, all in one entry. `bytes`: in its type.
+    /// Writes rows `rows` of a planned tensor, all in one entry. `bytes`: in the entry's type.
     fn rows(&self, tensor: usize, target: &Target, rows: Range<usize>, bytes: &[u8]) -> Result<()> {
         let t = &self.laid.contents.plan.tensors[tensor];
         let import = &self.laid.contents.weights.graph().param(t.param).import;
@@ -171,7 +171,7 @@ impl Writing<'_> {
         }
     }
 
-    /// Numbers of a planned tensor in the type, and by the convention, of what is stored.
+    /// Converts a planned tensor to the stored type and convention.
     fn converted(&self, tensor: usize, target: &Target, bytes: &[u8]) -> Result<Vec<u8>> {
         let t = &self.laid.contents.plan.tensors[tensor];
         let Contents { source, weights, .. } = self.laid.contents;
@@ -182,7 +182,7 @@ impl Writing<'_> {
             less_one(param, &mut values);
             let before = before(source, weights, t.param);
             for ((value, canonical), (stored, unchanged)) in values.iter_mut().zip(canonical).zip(before) {
-                // One added and taken off again is another number where the first was small.
+                // Adding one and subtracting it again changes numbers that were small.
                 if canonical.to_bits() == unchanged.to_bits() {
                     *value = stored;
                 }
@@ -195,7 +195,7 @@ impl Writing<'_> {
     }
 }
 
-/// The numbers of a norm as the checkpoint stores them, and as they are after one was added; none of a GGUF file.
+/// The elements of a norm as the checkpoint stores them, and after one was added; empty for a GGUF file.
 fn before(source: &dyn TensorSource, weights: &crate::weights::Weights<'_>, id: ParamId) -> Vec<(f32, f32)> {
     let Some(info) = weights.tensors(id).next().filter(|_| matches!(source.config(), Config::HuggingFace(_))) else {
         return Vec::new();

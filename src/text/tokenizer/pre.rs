@@ -111,7 +111,7 @@ impl Splitter {
         let steps = expressions(pre).ok_or_else(|| {
             let mut known = known_pre_tokenizers();
             known.retain(|name| expressions(name).is_some());
-            let what = format!("the pre-tokenizer {pre:?} is not supported; known are {}", known.join(", "));
+            let what = format!("the pre-tokenizer {pre:?} is not supported; known: {}", known.join(", "));
             Error::config(path, PRE, what)
         })?;
         let compile = |step: &&str| Step::new(step).map_err(|e| Error::config(path, PRE, format!("{pre}: {e}")));

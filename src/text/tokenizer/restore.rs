@@ -49,9 +49,8 @@ pub fn restored(path: &Path, metadata: &Metadata) -> Result<Restored> {
     let (model, steps) = match &loaded.ranks {
         None => (sentence_piece(&loaded.vocab), sentence_piece_steps(loaded.space_prefix)),
         Some(merges) => {
-            let steps = byte_level_steps(&loaded.pre).ok_or_else(|| {
-                keys.error(PRE, format!("{:?} names no pre-tokenizer that is known here", loaded.pre))
-            })?;
+            let steps = byte_level_steps(&loaded.pre)
+                .ok_or_else(|| keys.error(PRE, format!("unknown pre-tokenizer {:?}", loaded.pre)))?;
             (byte_level(&loaded, merges), steps)
         }
     };
