@@ -34,11 +34,11 @@ pub fn destination(path: &Path, setting: &str, replace: bool) -> Result<PathBuf>
     parent_exists(path)?;
     let ends_like_a_directory = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
     if path.is_dir() || path.file_name().is_none() || ends_like_a_directory {
-        return Err(Error::setting(setting, path.display(), "names a directory; it needs a file name"));
+        return Err(Error::setting(setting, path.display(), "is a directory; a file name is needed"));
     }
     let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
     if !replace {
-        let what = format!("exists; use `replace` to replace it, or another name with `{setting}`");
+        let what = format!("already exists; use `replace` to replace it, or another `{setting}`");
         return Err(Error::Exists { path: path.to_owned(), replaceable: true, what });
     }
     // A link stays a link: what it leads to is replaced.
@@ -48,7 +48,7 @@ pub fn destination(path: &Path, setting: &str, replace: bool) -> Result<PathBuf>
         path.to_owned()
     };
     if !real.is_file() {
-        let what = "is no regular file; it is not replaced";
+        let what = "is not a regular file, so it is not replaced";
         return Err(Error::Exists { path: path.to_owned(), replaceable: false, what: what.to_owned() });
     }
     Ok(real)

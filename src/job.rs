@@ -1,14 +1,14 @@
-//! A conversion from its recipe to its record: what the command line, a program or a worker runs.
+//! A conversion, from its recipe to its record: what the command line, a program or a worker runs.
 //!
 //! [`prepare`] opens the checkpoint, describes the model, looks up everything that the recipe names, plans every tensor
-//! and lays the output out to the byte. Whatever can be wrong with the inputs is an error there, before any work.
+//! and lays out the output to the byte. Whatever is wrong with the inputs is an error there, before any work.
 //! [`Job::run`] then calibrates, solves, rounds and writes.
 //!
 //! | file | what it answers |
 //! |---|---|
 //! | `asked` | what a recipe's words stand for, and whether they go together |
-//! | `requantize` | whether what is rounded already may be rounded again |
-//! | `statistics` | what errors are weighed by, and what the header says of it |
+//! | `requantize` | whether an already quantised checkpoint may be rounded again |
+//! | `statistics` | what errors are weighed by, and what the header says about it |
 //! | `resume` | what the bytes of a run depend on |
 //! | `hashes` | SHA-256 of the files that were read and written |
 
@@ -45,7 +45,7 @@ pub use asked::dataset;
 use asked::Asked;
 use statistics::Statistics;
 
-/// Samples that passes are calibrated on, unless a recipe says otherwise.
+/// Default number of samples that passes are calibrated on.
 const SAMPLES: usize = 128;
 
 /// A conversion that is ready to run.
@@ -64,22 +64,20 @@ pub struct Job {
 /// Where the output goes, and what may be done there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Destination {
-    /// File, or folder of formats that are folders; [`Job::default_output`] if it is not named.
+    /// File, or folder for formats that are folders; [`Job::default_output`] if not given.
     pub path: Option<PathBuf>,
-    /// Whether a file that is there may be replaced.
+    /// Whether an existing file may be replaced.
     pub replace: bool,
-    /// Whether what is done is kept beside the output after every block, and an earlier run that was stopped is gone on
-    /// from.
+    /// Whether to save progress beside the output after every block, and continue an earlier run that was stopped.
     pub resume: bool,
-    /// Whether all files that are read and written are hashed for the record.
+    /// Whether to hash all files read and written, for the record.
     pub hash: bool,
 }
 
 /// Opens, describes, binds, plans and checks everything that a recipe asks for.
 ///
 /// # Errors
-/// Whatever is wrong with the checkpoint, the texts, the statistics, the recipe, or what they have to do with each
-/// other.
+/// If anything is wrong with the checkpoint, the texts, the statistics or the recipe, or they do not fit together.
 pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let asked = Asked::of(recipe)?;
     let opened = Opened::open(&recipe.model)?;
@@ -157,7 +155,7 @@ impl Job {
         &self.recipe
     }
 
-    /// What [`run`](Job::run) would do: its record, as far as it is known before.
+    /// The record of what [`run`](Job::run) would do, as far as it is known beforehand.
     pub fn dry_run(&self, to: &Destination) -> RunRecord {
         RunRecord { output: self.first_file(&self.output(to)), ..self.record.clone() }
     }
@@ -177,11 +175,11 @@ impl Job {
         export::usual_output(self.opened.source.as_ref(), &self.assigned.ending)
     }
 
-    /// Calibrates, solves, rounds and writes. The output is there whole at the end, or not at all.
+    /// Calibrates, solves, rounds and writes. In the end, the output is there complete or not at all.
     ///
     /// # Errors
-    /// If the destination cannot be written (found out before any work), numbers are not finite or do not fit their
-    /// type, the disk fails, or the watch says to stop.
+    /// If the destination cannot be written (checked before any work), numbers are not finite or do not fit their type,
+    /// the disk fails, or the watch says to stop.
     pub fn run(&self, to: &Destination, watch: &dyn Watch) -> Result<RunRecord> {
         let (started, watch) = (Instant::now(), &Guard::new(watch, [&self.opened.files]));
         let named = self.output(to);
@@ -204,7 +202,7 @@ impl Job {
             true => (None, None),
             false => self.solve(&weights, &path, to.resume, &*sink, watch).map(|(s, r)| (Some(s), r))?,
         };
-        // Running the model takes far longer than what more care does.
+        // Compared with running the model, more care costs little.
         let calibrated = self.recipe.importance == Some(Importance::Calibrate);
         let rounding = Rounding {
             reference: self.asked.reference,
@@ -217,7 +215,7 @@ impl Job {
         let errors = pipeline::run(&weights, &self.plan, rounding, &*sink, watch)?;
         record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
         self.opened.files.check()?;
-        watch.stage("flushing to the disk");
+        watch.stage("flushing to disk");
         record.file_bytes = sink.finish(watch)?;
         record.passes = solved.map_or_else(Vec::new, |solved| solved.records);
         resume.into_iter().for_each(Resume::remove);
@@ -231,7 +229,7 @@ impl Job {
         Ok(record)
     }
 
-    /// Runs the passes block by block, and says what is left.
+    /// Runs the passes block by block, and returns what is left to do.
     fn solve(
         &self,
         weights: &Weights<'_>,
@@ -363,11 +361,11 @@ mod tests {
         assert!(error.contains("`toy_gap` 65: must be a whole number from 0 to 64"), "{error}");
         let format = Format { options: recipe.format.options.clone(), ..Format::default() };
         let error = prepare(&Recipe { format, ..Recipe::new(&model) }).err().unwrap().to_string();
-        assert!(error.contains("`toy_gap` is for Toy; `format` gguf has"), "{error}");
+        assert!(error.contains("`toy_gap` is only for Toy; `format` gguf takes"), "{error}");
         recipe.format.options.clear();
         recipe.pure = true;
         let error = prepare(&recipe).err().unwrap().to_string();
-        assert!(error.contains("`pure` is for GGUF"), "{error}");
+        assert!(error.contains("`pure` is only for GGUF"), "{error}");
     }
 
     fn reference() -> PassSpec {

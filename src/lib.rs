@@ -1,7 +1,7 @@
 //! aurora-quant: Hugging Face checkpoints in, small GGUF files out.
 //!
 //! A conversion is a [`recipe::Recipe`]: everything that decides the bytes. [`job::prepare`] opens the checkpoint and
-//! checks all of it before any work; the job then calibrates, solves, rounds and writes.
+//! checks everything before any work; the job then calibrates, solves, rounds and writes.
 //!
 //! ```no_run
 //! use aurora_quant::eval::Evaluation;
@@ -19,7 +19,7 @@
 //! let record = job.run(&to, &Unwatched)?;
 //! println!("{} bytes, {:.2} bits per weight", record.file_bytes, record.bits_per_weight);
 //!
-//! // What that cost, on a text that nothing was calibrated on.
+//! // What that cost, on a held-out text.
 //! let evaluation = Evaluation { reference: Some("Llama-3.2-1B".into()), ..Evaluation::new("small.gguf") };
 //! let scores = evaluation.run(&Unwatched)?;
 //! println!("perplexity {:.2}, KL divergence {:.5}", scores.perplexity.value, scores.divergence.unwrap().kl.value);
@@ -35,11 +35,10 @@
 //! kind for each cause that a caller would treat differently, with the file, the tensor, what was found and what to
 //! try. Lower errors are kept as sources; [`Error::explain`] tells the whole story.
 //!
-//! Without the feature `cli` (on by default) this is a library alone: no command line, no progress bars, no signal
+//! Without the feature `cli` (on by default), this is only a library: no command line, no progress bars, no signal
 //! handlers.
 //!
-//! Data flows one way: checkpoint -> model -> weights -> plan -> pipeline -> export. `docs/architecture.md` shows the
-//! house.
+//! Data flows one way: checkpoint -> model -> weights -> plan -> pipeline -> export. See `docs/architecture.md`.
 //!
 //! | module | what it answers |
 //! |---|---|
@@ -53,10 +52,10 @@
 //! | [`model`] | what the model computes: its parameters and ops, described once |
 //! | [`weights`] | a checkpoint seen through a model: canonical rows of every parameter |
 //! | [`runtime`] | the model's ops, executed, and the choice of the next token |
-//! | [`calibrate`] | statistics of what every linear multiplies, over a text |
-//! | [`text`] | what turns text into tokens and back: tokenizers, chat templates |
+//! | [`calibrate`] | statistics of the inputs of every linear layer over a text |
+//! | [`text`] | text to tokens and back: tokenizers, chat templates |
 //! | [`plan`] | type and bytes of every tensor, before any work |
-//! | [`export`] | the output: laid out to the byte, there whole or not at all |
+//! | [`export`] | the output: laid out to the byte, complete or not there at all |
 //! | [`passes`] | the methods: what each does to a block with its statistics |
 //! | [`pipeline`] | rows streamed to their formats; the block loop |
 //! | [`job`] | a conversion, from its recipe to its record |

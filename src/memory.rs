@@ -1,7 +1,6 @@
 //! How much memory this process has used.
 
-/// Most memory this process has had resident so far, in bytes, mapped files included. `None` where the system does not
-/// say.
+/// Peak resident memory of this process so far, in bytes, including mapped files. `None` if the system does not say.
 pub fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;

@@ -154,7 +154,9 @@ impl Options {
         }
         let each = list.iter().map(|option| {
             let value = match set.get(option.name) {
-                Some(value) => option.check(value).map_err(|needed| Error::setting(option.name, value, needed)),
+                Some(value) => option
+                    .check(value)
+                    .map_err(|needed| Error::setting(option.name, value, format!("{needed} ({owner})"))),
                 None => Ok(option.parse(option.default).expect("a default that is allowed")),
             };
             value.map(|value| (option.name, value))

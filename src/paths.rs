@@ -1,4 +1,4 @@
-//! What paths say of each other, by their words alone: nothing is looked up on the disk.
+//! Operations on paths as text: nothing is looked up on the disk.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! The conversion itself: every tensor's rows are read, rounded and written, in chunks, on all threads.
 //!
-//! Chunks depend on shapes alone and every chunk has its place in the output, so the bytes are the same for any
-//! number of threads. Memory is one chunk per thread and the input pages of a few megabytes, of one tensor at most.
+//! Chunks depend only on shapes, and every chunk has its place in the output, so the bytes are the same for any number
+//! of threads. Memory holds one chunk per thread and a few megabytes of input pages, of one tensor at most.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -46,10 +46,10 @@ struct Group {
     unfinished: AtomicUsize,
 }
 
-/// Chunks per group. Giving pages back interrupts every core, so it is done for a few megabytes at a time.
+/// Chunks per group. Giving pages back interrupts every core, so it happens a few megabytes at a time.
 const GROUP: usize = 32;
 
-/// Whether every tensor of `plan` can be written so.
+/// Checks that every tensor of `plan` can be written with this rounding.
 ///
 /// # Errors
 /// If a tensor's store has several fields: rows are encoded as one. If reference scales are asked for and a tensor's
@@ -70,7 +70,7 @@ pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
     let stores = plan::tensor_types().into_iter().filter(|s| s.has_reference());
     let known: Vec<_> = stores.map(|s| s.spec().name).collect();
     let what = format!(
-        "{}: {} has no reference scales; use `scales` search, or `pure` with another type; those that have them: {}",
+        "{}: {} has no reference scales; use `scales` search, or `pure` with one of the types that do: {}",
         t.name,
         t.spec().name,
         known.join(", ")
@@ -79,15 +79,15 @@ pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
 }
 
 /// Reads every tensor of `plan` from `weights`, rounds it to its format (or carries its integers over) and writes it to
-/// `output`. Returns the largest error of every tensor, where it was to be measured: the largest magnitude of written
-/// value less weight.
+/// `output`. Returns the largest error of every tensor, where it was measured: the largest difference between the
+/// written value and the weight.
 ///
 /// # Panics
 /// If the plan does not pass [`check`].
 ///
 /// # Errors
-/// If a tensor holds values that are not finite or that its format cannot hold, if the disk fails, or if the watch
-/// says to stop. The error is the same for any number of threads.
+/// If a tensor holds values that are not finite or that its format cannot hold, if the disk fails, or if the watch says
+/// to stop. The error is the same for any number of threads.
 pub fn run(
     weights: &Weights,
     plan: &Plan,
@@ -100,7 +100,7 @@ pub fn run(
     for t in plan.tensors.iter().filter(|t| t.carried) {
         if let Some(what) = weights.changes(t.param) {
             let what = format!(
-                "{}: was {what} after it was planned to carry its integers over; plan a type that rounds it",
+                "{}: was {what} after being planned to carry its integers over; plan a type that rounds it",
                 weights.place(t.param).1
             );
             return Err(Error::bug(what));
@@ -112,7 +112,7 @@ pub fn run(
     chunks.iter().for_each(|chunk| counts[chunk.tensor] += 1);
     let guesses = Guesses::new(weights.graph(), plan, rounding, &counts);
     let next = AtomicUsize::new(0);
-    // A faulty tensor is read to its end, so that the error can count its faults; later tensors are not begun.
+    // A faulty tensor is read to its end, so that the error can count its faults; later tensors are not started.
     let last_tensor = AtomicUsize::new(usize::MAX);
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<Error>> = Mutex::new(None);
@@ -168,7 +168,7 @@ pub fn run(
         .collect()
 }
 
-/// What was seen of a tensor.
+/// What was found in a tensor.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
     scan: Scan,
@@ -177,7 +177,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Of both; `other` begins `offset` weights later.
+    /// Combines the two; `other` begins `offset` weights later.
     fn merge(self, other: Seen, offset: u64) -> Seen {
         let error = self.error.into_iter().chain(other.error).reduce(f32::max);
         Seen { scan: self.scan.merge(other.scan, offset), error }
@@ -198,7 +198,7 @@ fn split(weights: &Weights, plan: &Plan, solved: Option<&AfterBlocks>) -> (Vec<C
             continue;
         }
         let step = par::rows_for(par::CHUNK_WEIGHTS, t.cols());
-        // Where rows are not read in the order in which they are stored, only the whole tensor can be given back.
+        // If rows are not read in the order in which they are stored, only the whole tensor can be given back.
         let group_rows = if weights.in_order(t.param) { step * GROUP } else { t.rows() };
         for from in (0..t.rows()).step_by(group_rows.max(1)) {
             let rows = from..(from + group_rows).min(t.rows());
@@ -220,7 +220,7 @@ fn split(weights: &Weights, plan: &Plan, solved: Option<&AfterBlocks>) -> (Vec<C
 struct Buffers {
     values: Vec<f32>,
     bytes: Vec<u8>,
-    /// What `bytes` say.
+    /// `bytes`, decoded.
     back: Vec<f32>,
 }
 
@@ -234,8 +234,8 @@ fn convert(
 ) -> Result<Seen> {
     let cols = t.cols();
     let row_bytes = t.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
-    // A transposed tensor is read by stored rows, all canonical rows of the chunk at once; and codes that are chosen
-    // together are chosen for many rows side by side.
+    // A transposed tensor is read by stored rows, so all canonical rows of the chunk are read at once. Jointly chosen
+    // codes are chosen for many rows side by side.
     let few = weights.in_order(t.param) && guesses.matrices(chunk.tensor).is_none();
     let step = if few { par::rows_for(par::RUN_WEIGHTS, cols) } else { chunk.rows.len() };
     let Buffers { values, bytes, back } = buffers;
@@ -273,11 +273,10 @@ fn convert(
     Ok(seen)
 }
 
-/// Finds what is guessed of the inputs of an expert's matrix, whose columns have these importances.
+/// Finds the guess at the inputs of an expert's matrix, whose columns have these importances.
 type Guesser<'g> = &'g dyn Fn(usize, Option<&[f32]>) -> Option<Arc<Guess>>;
 
-/// Rounds rows from `first` on. `guess`: what is guessed of one of a tensor's `matrices`, where codes are chosen
-/// together.
+/// Rounds rows from `first` on. `guess`: finds the guess for one of a tensor's `matrices`, if codes are chosen jointly.
 fn encode(
     t: &TensorPlan,
     first: usize,
@@ -293,7 +292,7 @@ fn encode(
     let Some(matrices) = importances.map(Array2::nrows).or(matrices) else {
         return t.store.encode(elements(values), Scales::Search(None), bytes);
     };
-    // Rows of one expert share its importances.
+    // All rows of an expert share its importances.
     let height = t.rows() / matrices;
     let (mut row, mut values, mut bytes) = (first, values, bytes);
     while !values.is_empty() {

@@ -1,6 +1,6 @@
 //! The format and size of every tensor of the output, decided before any work.
 //!
-//! A pure function of shapes, roles and rules: a plan can be printed (`--dry-run`), compared and predicted to the
+//! A pure function of shapes, roles and rules: a plan can be printed (`--dry-run`), compared, and predicted to the
 //! byte. Reads no tensor values.
 
 use std::collections::BTreeMap;
@@ -20,19 +20,19 @@ pub(crate) mod two_fields;
 
 pub use mixtures::{FILE_TYPES, FileType, tensor_type, tensor_types};
 
-/// Which format each tensor is asked to have.
+/// The format requested for each tensor.
 pub struct Rules {
     /// For matrices in general.
     pub file_type: &'static FileType,
-    /// Whether every matrix gets the file type's base format, without its rules.
+    /// Whether every matrix gets the file type's base format, ignoring its rules.
     pub pure: bool,
-    /// Whether importances are known; some rules ask.
+    /// Whether importances are known; some rules depend on it.
     pub calibrated: bool,
-    /// For the output matrix, if not as the file type says.
+    /// For the output matrix, overriding the file type.
     pub output: Option<&'static dyn Store>,
-    /// For the token embedding, if not as the file type says.
+    /// For the token embedding, overriding the file type.
     pub embedding: Option<&'static dyn Store>,
-    /// For matrices whose name matches; the first match wins, over everything else.
+    /// For matrices whose name matches. The first match wins and overrides everything else.
     pub overrides: Vec<(Regex, &'static dyn Store)>,
 }
 
@@ -45,11 +45,11 @@ pub struct TensorPlan {
     pub name: String,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// What the rules ask for.
+    /// The store that the rules request.
     pub requested: &'static dyn Store,
-    /// What it gets.
+    /// The store it gets.
     pub store: &'static dyn Store,
-    /// Why the two differ.
+    /// Why the two differ, if they do.
     pub reason: Option<String>,
     /// What the output has of it, in this order: the fields of its store.
     pub fields: Vec<Field>,
@@ -58,7 +58,7 @@ pub struct TensorPlan {
 }
 
 impl TensorPlan {
-    /// What its numbers are stored as.
+    /// The format its elements are stored in.
     pub fn spec(&self) -> &'static Spec {
         self.store.spec()
     }
@@ -114,13 +114,13 @@ impl Plan {
     /// Decides every tensor's format.
     ///
     /// # Errors
-    /// If an override matches no matrix (a typing error would otherwise pass unnoticed).
+    /// If an override matches no matrix, since a typing error would otherwise go unnoticed.
     pub fn new(model: &Model, rules: &Rules) -> Result<Plan> {
         Plan::keeping(model, rules, &BTreeMap::new())
     }
 
-    /// The same, where some matrices keep what the checkpoint has, unless an override, or the rule for their role,
-    /// names a type for them.
+    /// The same, except that the matrices in `keep` keep what the checkpoint has, unless an override or the rule for
+    /// their role names a type for them.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -146,12 +146,12 @@ impl Plan {
         Ok(Plan { file_type: rules.file_type.id, tensors })
     }
 
-    /// Tensors that do not get the format they were asked to have.
+    /// Tensors that do not get the requested format.
     pub fn fallbacks(&self) -> impl Iterator<Item = &TensorPlan> {
         self.tensors.iter().filter(|t| t.reason.is_some())
     }
 
-    /// Numbers in all tensors.
+    /// Number of elements in all tensors.
     pub fn weights(&self) -> u64 {
         self.tensors.iter().map(TensorPlan::weights).sum()
     }
@@ -202,7 +202,7 @@ fn is_matrix(param: &Param) -> bool {
     param.role.quantizable() && param.shape.len() > 1
 }
 
-/// The type that the user names for a matrix, by its name or its role.
+/// The type that the user requests for a matrix by its name or role.
 fn named(param: &Param, rules: &Rules, hits: &mut [usize]) -> Option<&'static dyn Store> {
     if !is_matrix(param) {
         return None;

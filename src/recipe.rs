@@ -1,8 +1,8 @@
 //! A recipe: everything that decides the bytes of a conversion, and nothing else.
 //!
-//! In goes TOML or JSON (a record too, which contains its recipe), out comes a [`Recipe`]; or a program fills one in.
-//! Names of passes, formats and types are words here: what they mean, and whether they go together, is looked up by
-//! [`prepare`](crate::job::prepare). Paths in a file are relative to it.
+//! A [`Recipe`] is read from TOML or JSON (including a record, which contains its recipe), or filled in by a program.
+//! Names of passes, formats and types are just words here: [`prepare`](crate::job::prepare) looks up what they mean,
+//! and whether they go together. Paths in a file are relative to it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,17 +18,17 @@ use crate::{Error, Result, files};
 /// What a file is not that cannot be read as one.
 const NOT_ONE: &str = "not a recipe";
 
-/// What is to be converted, into what, and how.
+/// What to convert, into what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Checkpoint: directory with config.json, `.safetensors` file in one, or `.gguf` file.
+    /// Checkpoint: a directory with config.json, a `.safetensors` file in one, or a `.gguf` file.
     pub model: PathBuf,
-    /// Type of the matrices, by the name of a [`FileType`](crate::plan::FileType) or `keep`; what is usual for the
-    /// format and the passes if none is named.
+    /// Quantisation type: the name of a [`FileType`](crate::plan::FileType), or `keep`. By default, the format and the
+    /// passes decide.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub file_type: Option<String>,
-    /// Whether every matrix gets the same type, without the exceptions that a file type has.
+    /// Whether every matrix gets the same type, without a file type's exceptions.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pure: bool,
     /// Type of the output matrix.
@@ -40,28 +40,28 @@ pub struct Recipe {
     /// Types of tensors by name; the first match wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tensor_types: Vec<TensorType>,
-    /// Whether a GGUF file that is quantised already is accepted.
+    /// Whether a GGUF file that is already quantised is accepted.
     #[serde(default, skip_serializing_if = "is_default")]
     pub allow_requantize: bool,
-    /// Name of the pre-tokenizer, where it is not recognised.
+    /// Name of the pre-tokenizer, if it is not recognised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre: Option<String>,
-    /// What errors are weighed by where no pass has statistics of its own.
+    /// The importances that errors are weighed by, where no pass has statistics of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importance: Option<Importance>,
-    /// Statistics that the passes work on, so that the model is not run: a file of a calibration that kept X^T X.
+    /// Statistics for the passes, instead of running the model: a file from a calibration that kept X^T X.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stats: Option<PathBuf>,
     /// Whose outputs the next block is calibrated on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub propagate: Propagate,
-    /// What is written, and how its matrices are stored.
+    /// Output format, and its options.
     #[serde(default, skip_serializing_if = "is_default")]
     pub format: Format,
-    /// What is calibrated on.
+    /// Calibration text.
     #[serde(default, skip_serializing_if = "is_default")]
     pub text: Text,
-    /// The passes, in order. Rounding to nearest comes last, whether it is named or not.
+    /// The passes, in order. Rounding to nearest always comes last, whether named or not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes: Vec<PassSpec>,
 }
@@ -70,14 +70,14 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorType {
-    /// Regular expression that a tensor's name is searched for.
+    /// Regular expression that is searched for in the tensor's name.
     pub pattern: String,
     /// Type's name.
     #[serde(rename = "type")]
     pub name: String,
 }
 
-/// A pass and what is set of it; what is not set has its default.
+/// A pass and its options; options that are not set have their defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PassSpec {
     /// Name of a row of [`PASSES`](crate::passes::PASSES).
@@ -94,7 +94,7 @@ impl PassSpec {
     }
 }
 
-/// An output format and what is set of it.
+/// An output format and its options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Format {
     /// Name of an exporter.
@@ -138,17 +138,17 @@ impl std::fmt::Display for Setting {
     }
 }
 
-/// What errors are weighed by.
+/// The importances that errors are weighed by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Importance {
-    /// A file of statistics.
+    /// A statistics file.
     File(PathBuf),
-    /// Statistics made now, of the text.
+    /// Statistics collected now, from the text.
     Calibrate,
 }
 
-/// Whose outputs the next block is calibrated on.
+/// Which outputs the next block is calibrated on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Propagate {
@@ -166,13 +166,13 @@ pub struct Text {
     /// UTF-8 text or `.jsonl` files; the embedded text if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<PathBuf>,
-    /// Tokens in a sample; 512, or the model's context if that is shorter.
+    /// Tokens per sample; by default 512, or the model's context length if shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<usize>,
-    /// How many samples, drawn from the whole text.
+    /// Maximum number of samples, drawn from the whole text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
-    /// Decides which.
+    /// Seed for drawing samples.
     #[serde(default, skip_serializing_if = "is_default")]
     pub seed: u64,
 }
@@ -182,7 +182,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Recipe {
-    /// For a checkpoint, with everything as it is by default: GGUF, 8 bits, rounded to nearest.
+    /// A recipe for a checkpoint with all defaults: GGUF, 8 bits, rounded to nearest.
     pub fn new(model: impl Into<PathBuf>) -> Recipe {
         Recipe {
             model: model.into(),
@@ -202,11 +202,11 @@ impl Recipe {
         }
     }
 
-    /// Reads a recipe in TOML, one in JSON, or the record of a conversion in JSON (by its ending, `.json`). Relative
-    /// paths in it become relative to where the file is.
+    /// Reads a recipe from TOML, or from JSON if the name ends in `.json`, where it may also be the record of a
+    /// conversion. Relative paths in it are taken relative to the file.
     ///
     /// # Errors
-    /// If the file cannot be read or is none of these: line and column, or the field that is not known.
+    /// If the file cannot be read or is none of these; the error has line and column, or the unknown field.
     pub fn load(path: &Path) -> Result<Recipe> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
         let mut recipe = match path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
@@ -238,7 +238,7 @@ impl Recipe {
         toml::to_string(self).expect("words and numbers become TOML")
     }
 
-    /// The same with relative paths as they are seen from a folder.
+    /// The same recipe, with relative paths as seen from a folder.
     ///
     /// # Errors
     /// If the folder or the current directory cannot be found.

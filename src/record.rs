@@ -1,4 +1,4 @@
-//! What a run did and measured: the machine-readable truth behind every summary. Written as JSON, and read back.
+//! What a run did and measured: the machine-readable source of every summary. Written as JSON, and read back.
 //!
 //! | file | what it answers |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `calibrate`, `eval`, `bench` | one run of each |
 //! | `figures` | figures with errors, quantiles, spreads |
 //!
-//! Knows recipes and nothing else: whoever renders records needs no model.
+//! Depends on recipes only, so code that renders records needs no model.
 
 use std::fs;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub use eval::{Divergence, EvalRecord};
 pub use figures::{Measured, Quantiles, Spread};
 pub use pass::{Facts, PassRecord};
 
-/// Version of the layout of all records; a field that changes its meaning raises it.
+/// Version of the layout of all records. It goes up when a field changes its meaning.
 pub const SCHEMA: u32 = 2;
 
 /// A record of any kind.
@@ -64,10 +64,10 @@ impl Record {
         files::write(path, "record", replace, (text + "\n").as_bytes())
     }
 
-    /// Reads one.
+    /// Reads a record.
     ///
     /// # Errors
-    /// If the file cannot be read or holds no record: line and column, or the field that is missing.
+    /// If the file cannot be read or is not a record; the error has line and column, or the missing field.
     pub fn load(path: &Path) -> Result<Record> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
         serde_json::from_str(&text).map_err(|e| Fault::json("not a record", e).of(path))

@@ -1,31 +1,30 @@
-//! What long work tells while it runs, and where it asks whether to go on.
+//! What long work reports while it runs, and where it asks whether to continue.
 //!
-//! A leaf: everyone who works for long takes a [`Watch`], and nobody needs to know who looks.
+//! A leaf module: everything that works for long takes a [`Watch`], and nothing needs to know who is watching.
 
 use crate::Result;
 
-/// Looks on while work is done, from any thread. Every method has a default, so that a watch implements what it cares
-/// for.
+/// Observes work from any thread. Every method has a default, so a watch implements only what it needs.
 pub trait Watch: Sync {
-    /// A stretch of work begins that has so many units: weights to write, or samples times blocks to run.
+    /// A stretch of work begins, with this many units: weights to write, or samples times blocks to run.
     fn begin(&self, _units: u64) {}
 
-    /// So many more units are done; the last of them belong to `what`, such as a tensor.
+    /// This many more units are done, the last of them in `what`, such as a tensor.
     fn advance(&self, _what: &str, _units: u64) {}
 
-    /// What is being done, where no unit is finished for a while.
+    /// Says what is being done when no unit will be finished for a while.
     fn stage(&self, _what: &str) {}
 
-    /// Asked often. An error ends the work, and nothing of it is left behind.
+    /// Called often. An error ends the work, and nothing of it is left behind.
     ///
     /// # Errors
-    /// If the work is to stop: [`Error::Interrupted`](crate::Error::Interrupted), or a reason of the watch's own.
+    /// If the work should stop: [`Error::Interrupted`](crate::Error::Interrupted), or a reason of the watch's own.
     fn go_on(&self) -> Result<()> {
         Ok(())
     }
 }
 
-/// Nobody looks, and nothing stops the work.
+/// Nobody watches, and nothing stops the work.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unwatched;
 

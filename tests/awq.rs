@@ -299,7 +299,7 @@ fn refused(arguments: &[&str]) -> String {
 
 #[test]
 fn chains_that_make_no_sense_are_refused_with_the_reason() {
-    assert!(refused(&["--method", "gptq+awq"]).contains("awq comes before gptq"));
-    assert!(refused(&["--method", "awq+gptq", "--clip"]).contains("--clip belongs to --method awq alone"));
+    assert!(refused(&["--method", "gptq+awq"]).contains("awq must come before gptq"));
+    assert!(refused(&["--method", "awq+gptq", "--clip"]).contains("--clip works only with --method awq"));
     assert!(refused(&["--method", "awq+awq"]).contains("twice"));
 }

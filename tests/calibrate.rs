@@ -324,7 +324,7 @@ fn conversations_go_through_the_models_template() {
     assert!(refused(&plain).contains("template"), "that model has none");
     let bad = dir.write("bad.jsonl", "{\"text\": \"fine\"}\n{\"texts\": 1}\n");
     let args = ["calibrate", &model("tiny-llama3"), "--text", &bad, "-o", &dir.path("q.gguf")];
-    assert!(refused(&args).contains("line 2: needs an object"));
+    assert!(refused(&args).contains("line 2: must be an object"));
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn importances_reach_the_encoder_and_the_record() {
         assert!(!used.is_empty());
         assert_eq!(record["importance"]["chunks"], 3);
         let notes = record["notes"].to_string();
-        assert!(notes.contains("no importances for token_embd.weight") && notes.contains("count alike"), "{notes}");
+        assert!(notes.contains("no importances for token_embd.weight") && notes.contains("weigh the same"), "{notes}");
         let source = checkpoint::open(Path::new(&out)).unwrap();
         let original = open(name);
         let weights = Weights::bind(&*original.source, &original.model.graph).unwrap();

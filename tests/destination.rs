@@ -147,7 +147,7 @@ fn outputs_that_cannot_be_are_refused_before_the_work() {
     refused(&dir.path().join("x.gguf/"), "directory");
     let fifo = dir.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    refused(&fifo, "no regular file");
+    refused(&fifo, "not a regular file");
     std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
     refused(&dir.path().join("dangling"), "follow the link");
     // A link to a file stays a link.

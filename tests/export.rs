@@ -147,7 +147,7 @@ fn what_cannot_be_is_refused_before_any_work() {
     let (llama, gpt2) = (model("tiny-llama3"), model("tiny-gpt2"));
     for (arguments, words) in [
         (&["--bits", "8"][..], &["--bits", "--format"][..]),
-        (&["--format", "awq", "--bits", "8"], &["--format awq", "--bits must be 4, found 8"]),
+        (&["--format", "awq", "--bits", "8"], &["--format awq", "--bits 8: must be 4"]),
         (&["--format", "gptq", "--type", "q4_0"], &["--type", "GGUF"]),
     ] {
         let said = refused(&[&["convert", text(&llama), "-o", text(&out)], arguments].concat());

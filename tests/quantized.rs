@@ -111,7 +111,7 @@ fn another_type_is_a_second_rounding_and_says_so() {
     let done = run(&["convert", text(&folder), "--type", "q4_k_m", "-o", text(&out)]);
     let said = String::from_utf8(done.stderr).unwrap();
     assert!(done.status.success() && said.contains("second time") && said.contains("--type keep"), "{said}");
-    assert!(said.contains("largest error") && said.contains("integers of 0 of 14"), "{said}");
+    assert!(said.contains("largest weight error") && said.contains("integers of 0 of 14"), "{said}");
     let gptq = ["--method", "gptq", "--samples", "2", "--context", "64"];
     let all = [&["convert", text(&folder), "--type", "q4_0", "--force", "-q", "-o", text(&out)], &gptq[..]].concat();
     good(&all);
@@ -254,7 +254,7 @@ fn act_order_is_undone_where_the_rows_that_make_the_input_can_follow() {
     }
     let done = run(&["convert", text(&twin_folder), "-o", text(&out), "--force"]);
     let said = String::from_utf8(done.stderr).unwrap();
-    assert!(done.status.success() && said.contains("columns put in the order of their groups"), "{said}");
+    assert!(done.status.success() && said.contains("columns sorted by group"), "{said}");
 }
 
 /// What makes the inputs need not be quantised itself, nor stored like the rest.
@@ -298,7 +298,7 @@ fn act_order_that_cannot_be_undone_says_why() {
     for (name, why) in [
         ("attn_q", "residual stream"),
         ("attn_output", "within heads of"),
-        ("ffn_down", "numbers of columns that are no multiples of 32"),
+        ("ffn_down", "number of columns that is not a multiple of 32"),
     ] {
         let t = tensors.iter().find(|t| t["name"] == format!("blk.0.{name}.weight")).unwrap();
         assert_eq!((t["requested"].as_str(), t["type"].as_str()), (Some("q4_0"), Some("f16")), "{t}");

@@ -159,7 +159,7 @@ fn records_and_recipes_are_checked_before_the_work() {
             assert!(!out.exists(), "{flag} {}", path.display());
         };
         refused(&at("no/such/file.json"), &[], &["no/such", "does not exist"]);
-        refused(dir.path(), &["--force"], &["names a directory", flag]);
+        refused(dir.path(), &["--force"], &["is a directory", flag]);
         refused(&out, &[], &["out.gguf", "is named by -o and by", flag]);
         refused(&dir.path().join("..").join(dir.path().file_name().unwrap()).join("out.gguf"), &[], &["-o", flag]);
         #[cfg(target_os = "linux")]

@@ -229,7 +229,7 @@ fn hostile_keys_are_errors() {
         (byte_level(), "merges", Some(string_array(["a c"])), "\"c\" is not in the vocabulary"),
         (byte_level(), "merges", Some(string_array(["ab"])), "two tokens"),
         (byte_level(), "merges", Some(i32_array([1])), "strings"),
-        (byte_level(), "add_bos_token", Some(Value::Bool(true)), "begins a text"),
+        (byte_level(), "add_bos_token", Some(Value::Bool(true)), "beginning-of-text"),
         (byte_level(), "add_bos_token", Some(string("yes")), "true or false"),
         (byte_level(), "eos_token_id", Some(string("2")), "token id"),
         (sentence_piece(), "scores", None, "missing"),

@@ -1,7 +1,7 @@
-//! Which tokens a model is calibrated on: text files, cut into samples of equal length.
+//! The tokens a model is calibrated on: text files, cut into samples of equal length.
 //!
-//! As llama-imatrix does: a whole text becomes tokens and is cut into consecutive chunks, what is left at the end is
-//! dropped, and a begin mark takes the place of the first token of every chunk where the model wants one. Beyond that:
+//! This follows llama-imatrix: a whole text is tokenised and cut into consecutive chunks; the rest at the end is
+//! dropped; and if the model wants a BOS token, it replaces the first token of every chunk. Beyond that, there can be
 //! several files, conversations, and a seeded choice of some of the chunks.
 
 use std::io::Read;
@@ -12,14 +12,14 @@ use crate::text::chat::{ChatTemplate, Message};
 use crate::text::{Special, Tokenizer, read_file};
 use crate::{Error, Result};
 
-/// Fewest tokens of a sample: the first sees nothing and attention must have something to choose from.
+/// Fewest tokens in a sample: the first sees nothing, and attention must have something to choose from.
 pub const SHORTEST: usize = 2;
 
-/// What records call the embedded text.
+/// The name of the embedded text in records.
 pub const EMBEDDED: &str = "mix (embedded)";
 
-/// The calibration text that is compiled in: prose in several languages, code, tables, chat turns, lists and
-/// mathematics; `calibration-data/manifest.toml` names every part.
+/// The embedded calibration text: prose in several languages, code, tables, chat turns, lists and mathematics.
+/// `calibration-data/manifest.toml` names every part.
 ///
 /// # Errors
 /// If the binary is damaged.
@@ -28,42 +28,43 @@ pub fn embedded() -> Result<String> {
     let mut text = String::new();
     let unpacked = flate2::read::DeflateDecoder::new(packed).read_to_string(&mut text);
     unpacked.map_err(|e| Error::Bug {
-        what: "the embedded text cannot be unpacked; install this program again".to_owned(),
+        what: "the embedded text cannot be unpacked; reinstall this program".to_owned(),
         source: Some(e.into()),
     })?;
     Ok(text)
 }
 
-/// Which samples of a text.
+/// Which samples of a text to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
     /// Tokens in a sample.
     pub context: usize,
-    /// How many; all if `None` or if there are not so many.
+    /// Maximum number of samples; all if `None`.
     pub samples: Option<usize>,
-    /// Decides which, if not all.
+    /// Seed for the choice, if not all are used.
     pub seed: u64,
 }
 
 /// Samples of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
-    /// The files as they were named.
+    /// The files, as named by the user.
     pub names: Vec<String>,
     /// Tokens in a sample.
     pub context: usize,
-    /// How many samples the files would have given.
+    /// Number of samples available in the files.
     pub available: usize,
-    /// The samples, in the order of the text.
+    /// The samples, in text order.
     pub samples: Vec<Vec<u32>>,
 }
 
 impl Dataset {
-    /// Reads text files, or `.jsonl` files with a `text` or `messages` in every line; without files the embedded text.
+    /// Reads text files, or `.jsonl` files with a `text` or `messages` in every line; without files, the embedded text.
     ///
     /// # Errors
-    /// If a file cannot be read, is not UTF-8, is empty or not as its name says, has conversations that the model has
-    /// no template for, or if all together do not fill one sample: how long they are, what to try.
+    /// If a file cannot be read, is not UTF-8, is empty or not what its name says, or has conversations although the
+    /// model has no chat template; or if all files together do not fill one sample (the error says how long they are,
+    /// and what to try).
     pub fn load(files: &[PathBuf], tokenizer: &Tokenizer, choice: Choice) -> Result<Dataset> {
         let Choice { context, .. } = choice;
         if context < SHORTEST {
@@ -81,7 +82,7 @@ impl Dataset {
         }
         if chunks.is_empty() {
             let what = format!(
-                "the text has {longest} tokens, one sample of `text.context` {context} needs {context}; name a longer text or \
+                "the text has {longest} tokens, but one sample of `text.context` {context} needs {context}; use a longer text or \
                  use a smaller `text.context`"
             );
             return Err(Error::TooShort { found: longest, needed: context, what });
@@ -104,7 +105,7 @@ impl Dataset {
     }
 }
 
-/// Some of the chunks, in their order: a partial shuffle says which.
+/// Chooses some of the chunks by a partial shuffle, and returns them in order.
 fn choose(mut chunks: Vec<Vec<u32>>, choice: Choice) -> Vec<Vec<u32>> {
     let Some(count) = choice.samples.filter(|&n| n < chunks.len()) else { return chunks };
     let mut order: Vec<usize> = (0..chunks.len()).collect();
@@ -137,7 +138,7 @@ fn read(path: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     tokenizer.encode(text.strip_suffix('\n').unwrap_or(&text), Special::TEXT)
 }
 
-/// One document or conversation in every line; their tokens follow each other.
+/// Reads one document or conversation per line; their tokens follow each other.
 fn documents(path: &Path, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let mut template = None;
     let mut all = Vec::new();
@@ -162,7 +163,7 @@ fn documents(path: &Path, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>>
             let rendered = template.as_ref().expect("opened above").render(&messages, false)?;
             all.extend(tokenizer.encode(&rendered, Special::RENDERED)?);
         } else {
-            return Err(fault("needs an object with a string \"text\" or a list \"messages\""));
+            return Err(fault("must be an object with a string \"text\" or a list \"messages\""));
         }
     }
     Ok(all)

@@ -1,4 +1,4 @@
-//! An observer of one block: the statistics of every site's input, leaf of samples after leaf.
+//! An observer of one block: collects the statistics of every site's input, leaf by leaf.
 
 use std::collections::HashMap;
 
@@ -9,28 +9,28 @@ use super::shard::Shard;
 use crate::model::{ParamId, Reader, Site};
 use crate::runtime::{LinearInput, Tap};
 
-/// Linears that are shown the same rows: those of a site, or of a mixture those of one expert, which sees only the
-/// tokens that chose it.
+/// Linear layers that see the same rows: those of a site or, in a mixture, those of one expert, which see only the
+/// tokens routed to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feed {
     /// The transformer block; `None` for the output matrix.
     pub block: Option<usize>,
-    /// Numbers in a row.
+    /// Width of a row.
     pub width: usize,
-    /// The linears, in the order in which they run.
+    /// The linear layers, in execution order.
     pub readers: Vec<ParamId>,
-    /// Whose matrices of these linears, if there are several.
+    /// The expert, if these layers have several.
     pub expert: Option<usize>,
 }
 
 impl Feed {
-    /// The first of its linears: statistics go by it.
+    /// The first of its layers, which identifies the feed's statistics.
     pub fn reader(&self) -> Reader {
         Reader { weight: self.readers[0], expert: self.expert }
     }
 }
 
-/// The feeds of a block's sites, in the order in which the sites run.
+/// The feeds of a block's sites, in execution order.
 pub fn feeds(sites: &[Site], block: Option<usize>) -> Vec<Feed> {
     let mut all = Vec::new();
     for site in sites.iter().filter(|s| s.block == block) {
@@ -52,18 +52,18 @@ pub fn feeds(sites: &[Site], block: Option<usize>) -> Vec<Feed> {
 /// Collects statistics while a block runs.
 pub struct Observer {
     feeds: Vec<(Feed, Tree)>,
-    /// Leaves of all samples.
+    /// Number of leaves of all samples.
     leaves: u64,
     gram: bool,
-    /// Of every feed its first reader: the others are shown the same.
+    /// The first reader of every feed; the others see the same rows.
     first: HashMap<Reader, usize>,
     failure: Option<(usize, NumError)>,
-    /// Whether each feed is shown all rows of the leaf under way in one call.
+    /// Whether each feed is shown all rows of the current leaf in a single call.
     at_once: bool,
 }
 
 impl Observer {
-    /// `gram`: whether X^T X is kept; `shard`: which samples it will be shown.
+    /// `gram`: whether to keep X^T X. `shard`: the samples it will be shown.
     pub fn new(feeds: Vec<Feed>, gram: bool, shard: &Shard) -> Self {
         let first = feeds.iter().enumerate().map(|(i, f)| (f.reader(), i)).collect();
         let leaves = shard.leaves();
@@ -75,15 +75,15 @@ impl Observer {
         Observer { feeds, leaves: shard.all_leaves(), gram, first, failure: None, at_once: false }
     }
 
-    /// What is observed.
+    /// The feeds that are observed.
     pub fn feeds(&self) -> impl Iterator<Item = &Feed> {
         self.feeds.iter().map(|(feed, _)| feed)
     }
 
-    /// Whether all inputs so far were finite.
+    /// Checks that all inputs so far were finite.
     ///
     /// # Errors
-    /// The first feed that was not.
+    /// The first feed whose inputs were not.
     pub fn check(&self) -> Result<(), (&Feed, &NumError)> {
         match &self.failure {
             Some((at, e)) => Err((&self.feeds[*at].0, e)),
@@ -91,18 +91,18 @@ impl Observer {
         }
     }
 
-    /// A leaf begins. `at_once`: whether each feed will be shown all of its rows in one call, which then need not be
-    /// kept.
+    /// Begins a leaf. `at_once`: whether each feed will be shown all its rows in a single call, so that they need not
+    /// be kept.
     pub fn begin_leaf(&mut self, at_once: bool) {
         self.at_once = at_once;
     }
 
-    /// All samples of a leaf were shown.
+    /// Ends a leaf, once all its samples have been shown.
     pub fn end_leaf(&mut self) {
         self.feeds.iter_mut().for_each(|(_, tree)| tree.end_leaf());
     }
 
-    /// What was collected of a shard: the sums of its nodes.
+    /// The statistics of a shard: the sums of its nodes.
     ///
     /// # Panics
     /// If a leaf has not ended.
@@ -111,7 +111,7 @@ impl Observer {
         self.feeds.into_iter().map(move |(feed, tree)| (feed, tree.finish(leaves)))
     }
 
-    /// What was collected of all samples.
+    /// The statistics of all samples.
     ///
     /// # Panics
     /// If a leaf has not ended, or not all samples were shown.

@@ -1,8 +1,8 @@
-//! Which part of a calibration's samples one run works on, and which sums it keeps of them.
+//! Which part of a calibration's samples a run works on, and which sums it keeps.
 //!
-//! Samples are added up in the order of a fixed tree ([`tree`]) whose leaves are runs of consecutive samples, as long
-//! as go through a block together. A shard is some leaves in a row; its file keeps the largest nodes of the tree that
-//! these make up, so that those of all shards make up, the same bits, what one run over all samples would have.
+//! Samples are added up in the order of a fixed tree ([`tree`]). Its leaves are runs of consecutive samples, as many as
+//! go through a block together. A shard is a range of leaves; its file keeps the largest nodes of the tree that these
+//! leaves make up. All shards' nodes together then give the same sums, bit for bit, as a single run over all samples.
 
 use std::ops::Range;
 
@@ -11,20 +11,20 @@ use aurora_quantizers::tree::{self, Place};
 use crate::runtime::TOGETHER;
 use crate::{Error, Result};
 
-/// A part of the samples of a run, or all.
+/// Part or all of the samples of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
-    /// Which of `count`, from 0.
+    /// Which of `count`, counting from 0.
     pub index: u32,
-    /// Parts that the samples are cut into.
+    /// Number of parts that the samples are cut into.
     pub count: u32,
-    /// Samples of all parts together.
+    /// Total number of samples in all parts.
     pub samples: usize,
-    /// Samples in a leaf; the last may have fewer.
+    /// Samples per leaf; the last leaf may have fewer.
     pub leaf: usize,
 }
 
-/// How many samples of so many tokens are a leaf: as many as go through a block together.
+/// The number of samples in a leaf, for samples of `context` tokens: as many as go through a block together.
 pub fn leaf(context: usize) -> usize {
     (TOGETHER / context.max(1)).max(1)
 }
@@ -47,7 +47,7 @@ impl Shard {
         }
         if u64::from(count) > shard.all_leaves() {
             let what = format!(
-                "{samples} samples can be cut into {} shards at most, of {} samples each",
+                "{samples} samples can be cut into at most {} shards of {} samples each",
                 shard.all_leaves(),
                 shard.leaf
             );
@@ -56,7 +56,7 @@ impl Shard {
         Ok(shard)
     }
 
-    /// Leaves of all parts.
+    /// Number of leaves in all parts.
     pub fn all_leaves(&self) -> u64 {
         self.samples.div_ceil(self.leaf.max(1)) as u64
     }
@@ -75,7 +75,7 @@ impl Shard {
         cut(leaves.start)..cut(leaves.end)
     }
 
-    /// The nodes whose sums it keeps, from the left.
+    /// The nodes whose sums it keeps, from left to right.
     pub fn nodes(&self) -> Vec<Place> {
         tree::subtrees(self.leaves(), self.all_leaves())
     }

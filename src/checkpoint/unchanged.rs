@@ -110,7 +110,7 @@ impl Unchanged {
 }
 
 fn look(path: &PathBuf) -> Result<(u64, Option<SystemTime>)> {
-    let meta = fs::metadata(path).map_err(|e| Error::io(path, "look at again", e))?;
+    let meta = fs::metadata(path).map_err(|e| Error::io(path, "check again", e))?;
     Ok((meta.len(), meta.modified().ok()))
 }
 
@@ -134,6 +134,6 @@ mod tests {
             assert!(error.contains(&format!("100 bytes at the start, {size} now")), "{error}");
         }
         fs::remove_file(&path).unwrap();
-        assert!(files.check().unwrap_err().to_string().contains("cannot look at again"));
+        assert!(files.check().unwrap_err().to_string().contains("cannot check again"));
     }
 }

@@ -1,4 +1,4 @@
-//! What was typed. What it means is worked out by each command.
+//! The command line as typed. Each command works out what it means.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::wording;
 use crate::export::{self, EXPORTERS};
 use crate::plan::{self, FILE_TYPES};
 
-/// Turn a Hugging Face checkpoint into a small GGUF file that llama.cpp, Ollama and LM Studio load.
+/// Quantise Hugging Face checkpoints to GGUF files that llama.cpp, Ollama and LM Studio load.
 #[derive(Debug, Parser)]
 #[command(
     name = "aurora-quant",
@@ -22,31 +22,31 @@ use crate::plan::{self, FILE_TYPES};
     arg_required_else_help = true
 )]
 pub struct Args {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
-    /// Flags of every command.
+    /// Flags that every command takes.
     #[command(flatten)]
     pub common: Common,
 }
 
-/// Flags of every command.
+/// Flags that every command takes.
 #[derive(Debug, clap::Args)]
 pub struct Common {
-    /// Print one JSON document on stdout.
+    /// Print a single JSON document to stdout.
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
-    /// Threads to use [default: all cores]; the output does not depend on it.
+    /// Number of threads [default: all cores]. The output does not depend on it.
     #[arg(long, global = true, value_name = "N", help_heading = "Global options",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Print nothing but errors and what was asked for (a plan, JSON).
+    /// Print only errors and requested output (a plan, JSON).
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
     pub quiet: bool,
     /// Print a line for every tensor.
     #[arg(short, long, global = true, action = ArgAction::SetTrue, help_heading = "Global options")]
     pub verbose: bool,
-    /// Instruction set of the runtime's kernels, one that this machine has, for tests and benchmarks.
+    /// Instruction set for the runtime's kernels, for tests and benchmarks; this machine must have it.
     #[arg(long, global = true, value_name = "NAME", hide = true)]
     pub isa: Option<String>,
 }
@@ -62,105 +62,104 @@ pub enum Command {
     Generate(Box<Generate>),
 }
 
-/// Write a checkpoint as a GGUF file, in a smaller type if wanted.
+/// Convert and quantise a checkpoint.
 ///
-/// MODEL is a Hugging Face directory (config.json, safetensors, tokenizer), one .safetensors file in such a
-/// directory, or a .gguf file of floats. The output appears whole or not at all.
+/// MODEL is a Hugging Face directory (config.json, safetensors, tokenizer), a single .safetensors file in such a
+/// directory, or an unquantised .gguf file. The output appears under its name only when it is complete.
 ///
-/// A checkpoint that is quantised already (GPTQ, AWQ, compressed-tensors, ...) keeps its integers, unless a --type is
-/// named.
+/// A checkpoint that is already quantised (GPTQ, AWQ, compressed-tensors, ...) keeps its integers unless --type
+/// names a type.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant convert Llama-3.2-1B                     Llama-3.2-1B-q8_0.gguf, 8 bits per weight
-  aurora-quant convert Llama-3.2-1B --method awq        Llama-3.2-1B-q4_k_m.gguf, the best that RTN can do
+  aurora-quant convert Llama-3.2-1B --method awq        Llama-3.2-1B-q4_k_m.gguf, scaled by AWQ
   aurora-quant convert Llama-3.2-1B --type q4_0 -o small.gguf
   aurora-quant convert Llama-3.2-1B --type q4_0 --embedding-type q8_0 --dry-run
   aurora-quant convert big-bf16.gguf --type q8_0 --tensor-type 'ffn_down=f16'
   aurora-quant convert Llama-3.2-1B --method gptq --record r.json
   aurora-quant convert --recipe r.json -o again.gguf    the same bytes")]
 pub struct Convert {
-    /// Checkpoint: directory with config.json, .safetensors file in one, or .gguf file.
+    /// Checkpoint: a directory with config.json, a .safetensors file in one, or a .gguf file.
     #[arg(required_unless_present = "recipe")]
     pub model: Option<PathBuf>,
-    /// Output file, or folder of other formats than GGUF [default: MODEL-TYPE.gguf in the current directory].
+    /// Output file, or folder for formats other than GGUF [default: MODEL-TYPE.gguf in the current directory].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// How codes are chosen, one method or several joined by + (awq+gptq): rtn rounds each weight to the nearest; gptq
-    /// chooses codes so that the errors of a row cancel on the calibration text; awq scales channels before, so that
-    /// those with large inputs are rounded more finely, and leaves no trace in the file.
-    /// [default: rtn]
+    /// How to choose codes: one method, or several joined by + (awq+gptq). rtn rounds to nearest (see --codes). gptq
+    /// chooses codes so that the errors in a row cancel out on the calibration text. awq first scales input channels so
+    /// that those with large inputs are rounded more finely; the file needs no special reader. [default: rtn]
     #[arg(long, value_name = "METHOD")]
     pub method: Option<String>,
-    /// Who is to load the output, and what its matrices are like.
+    /// Output format, and its settings.
     #[command(flatten)]
     pub format: FormatArgs,
-    /// Type of the matrices. Most types give a few matrices more bits, as llama-quantize does: the output matrix, and
-    /// those where errors cost most. With --format safetensors f32, f16 or bf16, for all tensors [default: q8_0; of a
-    /// --method that calibrates q4_k_m; keep for a checkpoint that is quantised; what the checkpoint has for --format
-    /// safetensors].
+    /// Quantisation type. As in llama-quantize, most types give a few matrices more bits: the output matrix, and those
+    /// where errors cost most. With --format safetensors: f32, f16 or bf16, for all tensors. [default: q8_0; q4_k_m
+    /// with a --method that calibrates; keep for a quantised checkpoint; the checkpoint's types with --format
+    /// safetensors]
     #[arg(long = "type", value_name = "TYPE", ignore_case = true, value_parser = types())]
     pub file_type: Option<String>,
-    /// Give every matrix the same type, without the exceptions that --type has.
+    /// Give every matrix the same type, without the exceptions that --type makes.
     #[arg(long)]
     pub pure: bool,
-    /// Type of the tensors whose name matches a regular expression, such as 'ffn_down=q8_0' or 'blk\.[01]\.=f16';
-    /// may be given several times, the first match wins. Takes f32, f16, bf16, q8_0, q6_k, q5_k, and so on.
+    /// Type of the tensors whose names match a regular expression, such as 'ffn_down=q8_0' or 'blk\.[01]\.=f16'. May be
+    /// repeated; the first match wins. TYPE is f32, f16, bf16, q8_0, q6_k, q5_k, and so on.
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_type)]
     pub tensor_type: Vec<(String, String)>,
-    /// Type of the output matrix [default: what --type says].
+    /// Type of the output matrix [default: set by --type].
     #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = tensor_types(), hide_possible_values = true)]
     pub output_type: Option<String>,
-    /// Type of the token embedding, which is also the output matrix of models that tie them [default: what --type
-    /// says].
+    /// Type of the token embedding, which is also the output matrix in models that tie the two [default: set by
+    /// --type].
     #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = tensor_types(), hide_possible_values = true)]
     pub embedding_type: Option<String>,
-    /// Weigh errors by how large each weight's inputs are: statistics of `aurora-quant calibrate` or of llama-imatrix
-    /// (.gguf or .dat). Matrices that it does not cover are rounded as if all columns counted alike.
+    /// Weigh rounding errors by an importance matrix: a file from `aurora-quant calibrate` or llama-imatrix (.gguf or
+    /// .dat). In matrices that it does not cover, all columns weigh the same.
     #[arg(long, value_name = "FILE", conflicts_with = "calibrate", help_heading = "Importance")]
     pub imatrix: Option<PathBuf>,
-    /// The same with statistics made now, of the texts named with --text or of the embedded one.
+    /// Like --imatrix, but collect the statistics now, from the --text files or the embedded text.
     #[arg(long, help_heading = "Importance")]
     pub calibrate: bool,
-    /// What it is calibrated on.
+    /// Calibration text.
     #[command(flatten)]
     pub sampling: TextArgs,
-    /// How methods that solve are to do it.
+    /// Settings of the methods.
     #[command(flatten)]
     pub solving: Solving,
-    /// Statistics for --method gptq, awq or awq+gptq, so that the model is not run: a file of `aurora-quant calibrate
-    /// --hessian`.
+    /// Use these statistics for --method gptq, awq or awq+gptq instead of running the model: a file from `aurora-quant
+    /// calibrate --hessian`.
     #[arg(long, value_name = "FILE", help_heading = "Methods",
         conflicts_with_all = ["text", "context", "samples", "imatrix", "calibrate", "resume"])]
     pub stats: Option<PathBuf>,
-    /// Name of the pre-tokenizer, where it is not recognised (llama-bpe, qwen2, gpt-2, ...).
+    /// Name of the pre-tokenizer, if it is not recognised (llama-bpe, qwen2, gpt-2, ...).
     #[arg(long, value_name = "NAME")]
     pub pre: Option<String>,
-    /// Take everything that decides the bytes from a recipe (TOML or JSON), or from the record of an earlier
-    /// conversion; flags beside it count more, and paths in it are relative to it.
+    /// Read every setting that affects the output from a recipe (TOML or JSON), or from the record of an earlier
+    /// conversion. Flags override it. Paths in it are relative to the file.
     #[arg(long, value_name = "FILE", help_heading = "Recipes and records")]
     pub recipe: Option<PathBuf>,
-    /// Write what was asked for as a recipe, in TOML, or in JSON for a name that ends so.
+    /// Save the settings as a recipe, in JSON if FILE ends in .json, otherwise in TOML.
     #[arg(long, value_name = "FILE", help_heading = "Recipes and records")]
     pub save_recipe: Option<PathBuf>,
-    /// Write the record of the conversion, as --json prints it: recipe, every tensor, what the passes did, SHA-256 of
-    /// all files read and written.
+    /// Write a record of the conversion, as --json prints it: the recipe, every tensor, what each pass did, and the
+    /// SHA-256 of every file read and written.
     #[arg(long, value_name = "FILE", help_heading = "Recipes and records")]
     pub record: Option<PathBuf>,
-    /// Print the plan (type and bytes of every tensor, exact file size) and write nothing.
+    /// Print the plan (type and size of every tensor, exact file size) without writing anything.
     #[arg(long)]
     pub dry_run: bool,
-    /// Fail if any tensor cannot have the type that was asked for.
+    /// Fail if any tensor cannot have the requested type.
     #[arg(long)]
     pub strict: bool,
     /// Replace files that exist: the output, the record, the saved recipe.
     #[arg(long)]
     pub force: bool,
-    /// Accept a GGUF file that is quantised already; what its rounding lost stays lost.
+    /// Requantise a GGUF file that is already quantised. Its existing rounding errors remain.
     #[arg(long)]
     pub allow_requantize: bool,
 }
 
-/// What is written, and what belongs to that.
+/// Output format, and its settings.
 #[derive(Debug, clap::Args)]
 pub struct FormatArgs {
     /// What is written. Folders hold safetensors, for vLLM, Transformers and their like; embeddings and output matrix
@@ -181,56 +180,55 @@ fn formats() -> PossibleValuesParser {
 /// What can be set of the methods that look at the calibration text.
 #[derive(Debug, clap::Args)]
 pub struct Solving {
-    /// What each method has of its own.
+    /// Settings of single methods.
     #[command(flatten)]
     pub options: PassFlags,
-    /// AWQ: also cut the range of groups of weights where that lowers the error of the outputs.
+    /// AWQ: also clip the range of groups of weights where that lowers the output error.
     #[arg(long, help_heading = "Methods")]
     pub clip: bool,
-    /// Whose outputs the next block is calibrated on: those of the original model, or of the blocks as written.
-    /// [default: float]
+    /// Calibrate each block on the outputs of the original blocks before it (float), or of those blocks as written
+    /// (quantized). [default: float]
     #[arg(long, value_name = "CHAIN", value_parser = ["float", "quantized"], help_heading = "Methods")]
     pub propagate: Option<String>,
-    /// Keep what is done beside the output (FILE.resume) after every block, and go on from there if an earlier run was
-    /// stopped; the result is the same, byte for byte.
+    /// Save progress beside the output (FILE.resume) after every block, and continue from there if an earlier run was
+    /// stopped. The result is the same, byte for byte.
     #[arg(long, help_heading = "Methods")]
     pub resume: bool,
 }
 
-/// Which part of which text a model is calibrated on.
+/// Calibration text, and which part of it to use.
 #[derive(Debug, clap::Args)]
 pub struct TextArgs {
-    /// UTF-8 text to calibrate on, like what the model will be used for; a .jsonl file has a "text" or the "messages"
-    /// of a conversation in every line. May be given several times [default: an embedded text of many kinds].
+    /// Calibration text in UTF-8, similar to what the model will be used for. In a .jsonl file, each line has a "text"
+    /// or the "messages" of a conversation. May be repeated [default: an embedded text of many kinds].
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub text: Vec<PathBuf>,
-    /// Tokens in a sample [default: 512, or the model's context if that is shorter].
+    /// Tokens per sample [default: 512, or the model's context length if shorter].
     #[arg(short, long, value_name = "N", help_heading = "Calibration")]
     pub context: Option<usize>,
-    /// Use at most N samples, drawn from the whole text [default: all; 128 for a --method that calibrates].
+    /// Use at most N samples, drawn from the whole text [default: all; 128 with a --method that calibrates].
     #[arg(long, value_name = "N", help_heading = "Calibration")]
     pub samples: Option<NonZeroUsize>,
-    /// Which samples are drawn [default: 0].
+    /// Seed for drawing samples [default: 0].
     #[arg(long, value_name = "N", help_heading = "Calibration")]
     pub seed: Option<u64>,
 }
 
-/// Collect statistics of what every matrix multiplies, for rounding that knows which weights matter.
+/// Collect an importance matrix: statistics of every matrix's inputs, which show which weights matter.
 ///
-/// Runs the model over a text and keeps, for every input channel of every linear, the sum of squares over tokens. A
-/// weight whose input is large does more harm when it is rounded badly; `convert --imatrix` takes that into account.
+/// Runs the model over a text and sums, for every input channel of every linear layer, the squares over all tokens.
+/// The larger its inputs, the more harm a badly rounded weight does; `convert --imatrix` takes that into account.
 ///
-/// A few hundred samples of the kind of text that the model will see are enough. The model runs block by block, so
-/// memory holds one block, and 4 bytes for every token and unit of width. The file is also what llama-quantize
-/// --imatrix reads.
+/// A few hundred samples of the kind of text the model will see are enough. The model runs one block at a time, so
+/// memory holds one block, plus 4 bytes per token and unit of width. llama-quantize --imatrix reads the file too.
 ///
-/// With --shard a run works on a part of the samples, so that several machines can share them; --merge of all parts is
-/// the file that one run would have written, byte for byte.
+/// With --shard, a run works on part of the samples, so that several machines can share the work. --merge of all
+/// parts gives the file that a single run would have written, byte for byte.
 ///
-/// With --merge MODEL is left out: files of other runs (other texts, other machines) are added up.
+/// With --merge, leave out MODEL: the files of other runs (other texts, other machines) are added up.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
-  aurora-quant calibrate Llama-3.2-1B --text corpus.txt               all of the text
+  aurora-quant calibrate Llama-3.2-1B --text corpus.txt               the whole text
   aurora-quant calibrate Llama-3.2-1B --text chats.jsonl --samples 128 -o chats.gguf
   aurora-quant calibrate Llama-3.2-1B --text corpus.txt --hessian     with X^T X of every input
   aurora-quant calibrate --merge a.gguf b.gguf -o both.gguf
@@ -239,26 +237,26 @@ pub struct TextArgs {
   aurora-quant convert Llama-3.2-1B --type q4_0 --imatrix both.gguf
   aurora-quant convert Llama-3.2-1B --method gptq --stats stats.gguf")]
 pub struct Calibrate {
-    /// Checkpoint: directory with config.json, .safetensors file in one, or .gguf file.
+    /// Checkpoint: a directory with config.json, a .safetensors file in one, or a .gguf file.
     #[arg(required_unless_present = "merge", conflicts_with = "merge")]
     pub model: Option<PathBuf>,
-    /// What it is calibrated on.
+    /// Calibration text.
     #[command(flatten)]
     pub sampling: TextArgs,
-    /// Keep X^T X of every input too, which takes 2 bytes for every pair of input channels (a width of 4096: 34 MB).
+    /// Also keep X^T X of every input: 2 bytes per pair of input channels (34 MB at a width of 4096).
     #[arg(long, conflicts_with = "merge")]
     pub hessian: bool,
-    /// Observe the output matrix too (llama-imatrix: --process-output).
+    /// Also collect statistics for the output matrix (llama-imatrix: --process-output).
     #[arg(long, conflicts_with = "merge")]
     pub output_matrix: bool,
-    /// Work on part I of N of the samples, I from 0. --samples is how many all parts have together; text, seed and
+    /// Work on part I of N of the samples, counting from 0. --samples is the total over all parts. Text, seed and
     /// options must be the same for every part.
     #[arg(long, value_name = "I/N", value_parser = shard, conflicts_with = "merge")]
     pub shard: Option<(u32, u32)>,
-    /// Add up these files of statistics instead, or put all shards of a run together.
+    /// Add up these statistics files instead, or join all shards of a run.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["text", "context", "samples"])]
     pub merge: Vec<PathBuf>,
-    /// Output file [default: MODEL-imatrix.gguf in the current directory, imatrix.gguf for --merge].
+    /// Output file [default: MODEL-imatrix.gguf in the current directory; imatrix.gguf with --merge].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Replace the output file if it exists.
@@ -271,119 +269,119 @@ fn shard(text: &str) -> Result<(u32, u32), String> {
     numbers.filter(|(i, n)| i < n).ok_or_else(|| "must be I/N with I from 0 to N - 1, such as 0/3".to_owned())
 }
 
-/// Show what is in a checkpoint: architecture, metadata, tensors, types and sizes.
+/// Show a checkpoint's architecture, metadata, tensors, types and sizes.
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
-    /// .gguf or .safetensors file, or a directory with config.json.
+    /// A .gguf or .safetensors file, or a directory with config.json.
     pub path: PathBuf,
     /// Show statistics and a histogram of one tensor instead.
     #[arg(long, value_name = "NAME")]
     pub tensor: Option<String>,
 }
 
-/// Measure how well a model predicts a text, and how far it is from a reference.
+/// Measure a model's perplexity on a text, and its KL divergence from a reference.
 ///
-/// MODEL is what is judged: a .gguf file, or a checkpoint directory. Perplexity follows llama-perplexity: the text is
-/// cut into chunks, and tokens in the second half of each are scored, so that every one has half a chunk before it.
-/// Lower is better; only figures on the same text, context and vocabulary can be compared.
+/// Perplexity is computed as in llama-perplexity: the text is cut into chunks, and the tokens in the second half of
+/// each chunk are scored, so that each has at least half a chunk before it. Lower is better. Only figures for the
+/// same text, context and vocabulary can be compared.
 ///
-/// With --reference both models run side by side. The KL divergence from the reference says what rounding did to all
-/// probabilities, and tells files apart whose perplexities lie within each other's errors.
+/// With --reference, both models run side by side. The KL divergence from the reference measures what rounding did to
+/// all probabilities. It tells files apart even where their perplexities agree within their standard errors.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant eval small-q4_0.gguf                            on the embedded held-out text
-  aurora-quant eval small-q4_0.gguf --reference Llama-3.2-1B   what was lost by quantising
+  aurora-quant eval small-q4_0.gguf --reference Llama-3.2-1B   what quantising lost
   aurora-quant eval small-q4_0.gguf --text wiki.test.raw --context 512 --json
   aurora-quant eval big-f16.gguf --save-logits base.dat        for llama-perplexity --kl-divergence")]
 pub struct Eval {
-    /// Model to score: .gguf file, directory with config.json, or .safetensors file in one.
+    /// Model to score: a .gguf file, a directory with config.json, or a .safetensors file in one.
     pub model: PathBuf,
-    /// UTF-8 text to score [default: an embedded text that nothing is calibrated on].
+    /// UTF-8 text to score [default: an embedded held-out text, which is never calibrated on].
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
-    /// Tokens in a chunk [default: 512, or the model's context if that is shorter].
+    /// Tokens per chunk [default: 512, or the model's context length if shorter].
     #[arg(short, long, value_name = "N")]
     pub context: Option<usize>,
-    /// Score only the first chunks.
+    /// Score only the first N chunks.
     #[arg(long, value_name = "N")]
     pub chunks: Option<NonZeroUsize>,
-    /// Model to compare with, usually the one that MODEL was made from; both must have one vocabulary.
+    /// Model to compare with, usually the one MODEL was made from. Both must have the same vocabulary.
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<PathBuf>,
-    /// Write MODEL's log-probabilities, rounded to 16 bits, as llama-perplexity --kl-divergence-base does: 2 bytes for
-    /// every scored token and entry of the vocabulary.
+    /// Write MODEL's log-probabilities, rounded to 16 bits, as llama-perplexity --kl-divergence-base does. Takes 2
+    /// bytes per scored token and vocabulary entry.
     #[arg(long, value_name = "FILE")]
     pub save_logits: Option<PathBuf>,
-    /// How keys and values are stored.
+    /// Type of the key-value cache.
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = crate::cli::open::cache_types())]
     pub cache_type: String,
-    /// Keep activations in f32. Otherwise those that meet quantised weights are rounded to 8 bits, as in llama.cpp.
+    /// Keep activations in f32. By default, products with quantised weights round them to 8 bits, as in llama.cpp.
     #[arg(long)]
     pub exact: bool,
 }
 
 /// Measure how fast a model runs on this machine.
 ///
-/// Times a prompt (all tokens at once) and a generation (one token after the other, from an empty context), each after
-/// one run that does not count. A prompt is bound by arithmetic, a generation by reading every weight once a token:
-/// GB/s says how near that comes to the memory's bandwidth.
+/// Times a prompt (all tokens at once) and a generation (token by token, from an empty context), each after a warm-up
+/// run. Prompt speed is limited by arithmetic, generation speed by reading every weight once per token; the GB/s figure
+/// shows how close that comes to the memory bandwidth.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant bench small-q4_0.gguf --threads 2
   aurora-quant bench small-q4_0.gguf -p 0 -n 64                generation only
-  aurora-quant bench small-q4_0.gguf -n 64 --no-kv-cache       what the key-value cache is worth
-  aurora-quant bench small-q4_0.gguf -p 2048 --attention naive what tiled attention is worth")]
+  aurora-quant bench small-q4_0.gguf -n 64 --no-kv-cache       what the key-value cache gains
+  aurora-quant bench small-q4_0.gguf -p 2048 --attention naive what tiled attention gains")]
 pub struct Bench {
-    /// Model to time: .gguf file, directory with config.json, or .safetensors file in one.
+    /// Model to time: a .gguf file, a directory with config.json, or a .safetensors file in one.
     pub model: PathBuf,
-    /// Tokens of the prompt; 0 leaves it out [default: 512, or the model's context if that is shorter].
+    /// Prompt length in tokens; 0 skips the prompt [default: 512, or the model's context length if shorter].
     #[arg(short, long, value_name = "N")]
     pub prompt: Option<usize>,
-    /// Tokens to generate; 0 leaves it out [default: 128, or the model's context if that is shorter].
+    /// Tokens to generate; 0 skips generation [default: 128, or the model's context length if shorter].
     #[arg(short = 'n', long, value_name = "N")]
     pub generate: Option<usize>,
     /// Timed runs of each.
     #[arg(short, long, value_name = "N", default_value = "5")]
     pub runs: NonZeroUsize,
-    /// Compute every generated token from all before it. The work grows with the square of -n, so at most 256 tokens.
+    /// Recompute all earlier tokens for every token. The work grows with the square of -n, which may be at most 256.
     #[arg(long)]
     pub no_kv_cache: bool,
-    /// flash: in tiles, without a matrix of scores; naive: every score stored, the slow twin.
+    /// flash works in tiles and never stores the score matrix; naive stores every score, and is slow.
     #[arg(long, value_name = "HOW", default_value = "flash", value_parser = crate::cli::open::attentions())]
     pub attention: String,
-    /// How keys and values are stored.
+    /// Type of the key-value cache.
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = crate::cli::open::cache_types())]
     pub cache_type: String,
-    /// Keep activations in f32. Otherwise those that meet quantised weights are rounded to 8 bits, as in llama.cpp.
+    /// Keep activations in f32. By default, products with quantised weights round them to 8 bits, as in llama.cpp.
     #[arg(long)]
     pub exact: bool,
 }
 
-/// Continue a text, or chat.
+/// Continue a prompt, or chat.
 ///
-/// Writes the new text to stdout as it comes and a line about speed to stderr. With --chat the prompt goes through
-/// the model's own template; without --prompt, lines of stdin are the user's turns, until the input ends. Ctrl-C stops
-/// the generation; what was written stays. The same options and seed give the same text.
+/// Writes the text to stdout as it is generated, and the speed to stderr. With --chat, the prompt goes through the
+/// model's chat template; without --prompt, each line of stdin is a user turn, until the end of input. Ctrl-C stops
+/// generating and keeps the text so far. The same options and seed give the same text.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant generate model.gguf --prompt 'Once upon a time' --temperature 0
   aurora-quant generate Llama-3.2-1B-Instruct --chat
   aurora-quant generate model.gguf --chat --prompt 'Why is the sky blue?' --seed 7 --json
 
-How a token is chosen, in this order: repeat penalty, top-k, top-p, min-p, temperature, draw.")]
+Sampling steps, in order: repeat penalty, top-k, top-p, min-p, temperature, draw.")]
 pub struct Generate {
-    /// Checkpoint: directory with config.json, .safetensors file in one, or .gguf file.
+    /// Checkpoint: a directory with config.json, a .safetensors file in one, or a .gguf file.
     pub model: PathBuf,
-    /// Text to continue, or with --chat the user's only turn.
+    /// Text to continue; with --chat, the only user turn.
     #[arg(short, long, value_name = "TEXT", required_unless_present = "chat")]
     pub prompt: Option<String>,
-    /// Longest text to write, in tokens; the model may end it earlier.
+    /// Maximum number of tokens to generate; the model may stop earlier.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     pub tokens: usize,
     /// Apply the model's chat template.
     #[arg(long)]
     pub chat: bool,
-    /// What the system says before the conversation.
+    /// System prompt for the conversation.
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
     /// Flatten (above 1) or sharpen (below 1) the distribution; 0 always takes the most probable token.
@@ -404,10 +402,10 @@ pub struct Generate {
     /// Where the random numbers begin.
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
-    /// Tokens that prompt and answer may have together [default: what the model was made for, at most 4096].
+    /// Maximum length of prompt and answer together, in tokens [default: the model's context length, at most 4096].
     #[arg(long, value_name = "N")]
     pub context: Option<NonZeroUsize>,
-    /// Compute with 32-bit activations, keys and values: slower, for comparing weights.
+    /// Use 32-bit activations, keys and values: slower, for comparing weights.
     #[arg(long)]
     pub exact: bool,
 }
@@ -430,7 +428,7 @@ fn probability(text: &str) -> Result<f32, String> {
 
 fn types() -> PossibleValuesParser {
     use clap::builder::PossibleValue;
-    let kept = "of a quantised checkpoint: each matrix in the smallest type that holds its integers as they are";
+    let kept = "for a quantised checkpoint: each matrix in the smallest type that holds its integers unchanged";
     let keep = PossibleValue::new(export::KEEP).help(kept);
     let types = FILE_TYPES.iter().map(|t| PossibleValue::new(t.name).aliases(t.aliases).help(t.about));
     PossibleValuesParser::new(types.chain([keep]))
@@ -442,7 +440,7 @@ fn tensor_types() -> PossibleValuesParser {
 
 fn tensor_type(text: &str) -> Result<(String, String), String> {
     // The last '=' separates: a pattern may contain one, a type cannot.
-    let (pattern, name) = text.rsplit_once('=').ok_or("needs the form PATTERN=TYPE, such as ffn_down=q8_0")?;
+    let (pattern, name) = text.rsplit_once('=').ok_or("must be PATTERN=TYPE, such as ffn_down=q8_0")?;
     regex::Regex::new(pattern).map_err(|e| e.to_string())?;
     plan::tensor_type("tensor_types", name).map_err(|e| wording::flags(&e.explain()).into_owned())?;
     Ok((pattern.to_owned(), name.to_ascii_lowercase()))

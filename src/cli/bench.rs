@@ -1,4 +1,4 @@
-//! `aurora-quant bench`: what the options mean, the runs, and their table.
+//! `aurora-quant bench`: from options to timed runs, and their table.
 
 use super::args::{Bench, Common};
 use super::open;
@@ -10,7 +10,7 @@ use crate::runtime::{Engine, RuntimeOptions};
 use crate::weights::Weights;
 use crate::{Result, memory};
 
-/// Tokens of the prompt and of the generation, unless asked otherwise: those of llama-bench.
+/// Default lengths of prompt and generation in tokens: those of llama-bench.
 const PROMPT: usize = 512;
 const GENERATE: usize = 128;
 
@@ -36,7 +36,7 @@ pub fn run(args: &Bench, common: &Common) -> Result<()> {
 
     let rates = |seconds: &[f64], tokens: usize| Spread::of(seconds.iter().map(|s| tokens as f64 / s).collect());
     let generated = rates(&times.generate, workload.generate);
-    // With a cache, token i reads the keys and values of i tokens: on average those of the middle one.
+    // With a cache, token i reads the keys and values of i tokens: on average, as many as the middle token.
     let bytes = generated.filter(|_| workload.cache).map(|_| engine.bytes_per_token(workload.generate / 2));
     let record = BenchRecord {
         tool: Tool::this(),
@@ -81,10 +81,10 @@ fn table(r: &BenchRecord) -> String {
         rows.push(("generation", format!("{} of {} tokens", spread(rate, "tokens/s", 2), r.generate)));
     }
     if let Some((bytes, rate)) = r.bytes_per_token.zip(r.gigabytes_per_second) {
-        rows.push(("reads", format!("{} a token, {rate:.1} GB/s", ui::size(bytes))));
+        rows.push(("reads", format!("{} per token, {rate:.1} GB/s", ui::size(bytes))));
     }
     if let Some(bytes) = r.peak_memory_bytes {
-        rows.push(("peak memory", format!("{} (the mapped file included)", ui::size(bytes))));
+        rows.push(("peak memory", format!("{} (including the mapped file)", ui::size(bytes))));
     }
     let rows: Vec<_> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     ui::table(&rows, &[0, 1])

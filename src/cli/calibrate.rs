@@ -1,4 +1,4 @@
-//! `aurora-quant calibrate`: what the options mean, the run, and its summary; and calibration as a part of `convert`.
+//! `aurora-quant calibrate`: from options to a run, and its summary.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     };
     statistics::collect_shard(&runner, samples, &shard, wanted, &mut sink, &Guard::new(&watch, [&opened.files]))?;
     let seconds = started.elapsed().as_secs_f64();
-    watch.stage("flushing to the disk");
+    watch.stage("flushing to disk");
     writer.finish(&all, &watch)?;
     drop(watch);
     let (idle_experts, dead_columns) = gaps(&all, graph)?;
@@ -94,7 +94,7 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
     })
 }
 
-/// Which part of which run `--shard` asks for.
+/// The part of the run that `--shard` asks for.
 fn label(
     (index, count): (u32, u32),
     args: &Calibrate,
@@ -153,7 +153,7 @@ fn blank(output: &Path, all: &Imatrix) -> CalibrateRecord {
     }
 }
 
-/// Experts that saw nothing, and how many columns were always zero.
+/// Experts that saw no tokens, and the number of columns that were always zero.
 fn gaps(all: &Imatrix, graph: &ModelGraph) -> Result<(Vec<String>, usize)> {
     let found = all.importances(graph)?;
     let name = |(id, expert): &(_, usize)| format!("{}, expert {expert}", graph.param(*id).name);
@@ -163,13 +163,13 @@ fn gaps(all: &Imatrix, graph: &ModelGraph) -> Result<(Vec<String>, usize)> {
 fn short(data: &Dataset, asked: Option<usize>) -> Vec<String> {
     match asked {
         Some(n) if n > data.samples.len() => {
-            vec![format!("the text has only {} samples, {n} were asked for", data.samples.len())]
+            vec![format!("the text has only {} of the {n} samples asked for", data.samples.len())]
         }
         _ => Vec::new(),
     }
 }
 
-/// `<model>-imatrix.gguf` in the current directory, of a shard `<model>-imatrix-0-of-3.gguf`.
+/// `<model>-imatrix.gguf` in the current directory; for a shard, `<model>-imatrix-0-of-3.gguf`.
 fn default_output(source: &dyn TensorSource, shard: Option<(u32, u32)>) -> PathBuf {
     let config = source.config().path();
     let named = match source.config() {
@@ -197,11 +197,11 @@ fn summary(r: &CalibrateRecord, common: &Common) {
     );
     if !r.idle_experts.is_empty() {
         let lines = r.idle_experts.join("\n  ");
-        let what = "experts that saw no token; their columns will count alike (use more text)";
+        let what = "experts that saw no tokens; all their columns will weigh the same (use more text)";
         ui::message(common, &format!("{what}:\n  {lines}"));
     }
     if r.dead_columns > 0 {
-        ui::message(common, &format!("{} columns had no input but zeros", r.dead_columns));
+        ui::message(common, &format!("{} columns had only zero inputs", r.dead_columns));
     }
     for note in &r.notes {
         ui::message(common, &format!("note: {note}"));

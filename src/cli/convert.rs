@@ -47,7 +47,7 @@ fn refuse_fallbacks(plan: &Plan, strict: bool) -> Result<()> {
     let lines: Vec<String> = plan.fallbacks().map(summary::fallback_line).collect();
     if strict && !lines.is_empty() {
         let what = format!(
-            "`strict`: {} of {} tensors cannot have the type that was asked for\n  {}",
+            "`strict`: {} of {} tensors cannot have the requested type\n  {}",
             lines.len(),
             plan.tensors.len(),
             lines.join("\n  ")

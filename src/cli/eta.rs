@@ -1,7 +1,7 @@
-//! How long a run will still take.
+//! Estimated time left.
 //!
-//! Work is counted when it is done, for some methods a block of the model at a time with minutes between: an estimate
-//! from the last steps' speed would swing from nothing to years. This one goes by what all that is done has taken.
+//! Progress comes in steps; for some methods a step is a transformer block and takes minutes. An estimate from the
+//! speed of the last steps would swing from nothing to years, so this one uses the average over everything done so far.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use indicatif::style::ProgressTracker;
 use indicatif::{HumanDuration, ProgressState};
 
-/// The key `left` of a progress bar's template.
+/// The key `left` in a progress bar's template.
 #[derive(Debug, Clone, Default)]
 pub struct Eta {
     position: u64,
-    /// When the position was reached, from the start.
+    /// When that position was reached, counted from the start.
     reached: Duration,
 }
 
@@ -33,7 +33,7 @@ impl ProgressTracker for Eta {
     }
 
     fn write(&self, state: &ProgressState, out: &mut dyn Write) {
-        // A string takes it.
+        // Writing to a string cannot fail.
         let _ = match rest(self.position, state.len().unwrap_or(0), self.reached, state.elapsed()) {
             Some(rest) => write!(out, "{:#}", HumanDuration(rest)),
             None => write!(out, "?"),
@@ -41,7 +41,7 @@ impl ProgressTracker for Eta {
     }
 }
 
-/// `done` of `all` were done at `reached`; nothing is known before anything is.
+/// Time left if `done` of `all` units were done at `reached`. Unknown before the first unit is done.
 fn rest(done: u64, all: u64, reached: Duration, now: Duration) -> Option<Duration> {
     if done == 0 || all < done {
         return None;

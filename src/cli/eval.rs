@@ -22,7 +22,7 @@ pub fn run(args: &Eval, common: &Common) -> Result<()> {
         exact: args.exact,
         save_logits: args.save_logits.clone(),
     };
-    // A half-written temporary file must go; without one, Ctrl-C may end the process at once.
+    // A half-written temporary file must be removed. Without one, Ctrl-C may end the process at once.
     let stop = if args.save_logits.is_some() { signals::stop_flag()? } else { Arc::default() };
     let record = evaluation.run(&Progress::new(common, stop))?;
     match common.json {
@@ -54,7 +54,7 @@ fn table(r: &EvalRecord) -> String {
             ),
             ("  range", format!("{:.6} to {:.6}", q.min, q.max)),
             ("same top token", percent(d.same_top)),
-            ("right token", format!("mean shift {}, RMS {}", percent(d.dp), percent(d.dp_rms))),
+            ("correct token", format!("mean shift {}, RMS {}", percent(d.dp), percent(d.dp_rms))),
             ("  range", format!("{} to {}", p(d.dp_quantiles.min), p(d.dp_quantiles.max))),
         ]);
     }

@@ -17,20 +17,20 @@ use crate::text::{ChatTemplate, Control, Decoder, Message, Special, Tokenizer};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
-/// Longest context that is made room for unless asked: models of 128k would take gigabytes for their keys and values.
+/// Default limit on the context. At 128k, keys and values would take gigabytes.
 const CONTEXT: usize = 4096;
 
-/// Tokens of a prompt that go through the model at once; between two runs Ctrl-C is heard.
+/// Prompt tokens per forward pass. Ctrl-C is checked between passes.
 const BATCH: usize = 512;
 
-/// Set by Ctrl-C while tokens are computed; at any other time it ends the program.
+/// Set by Ctrl-C while tokens are computed. At other times, Ctrl-C ends the program.
 static STOP: AtomicBool = AtomicBool::new(false);
 static BUSY: AtomicBool = AtomicBool::new(false);
 
 /// Runs the command.
 pub fn run(args: &Generate, common: &Common) -> Result<()> {
     if common.json && args.prompt.is_none() {
-        let what = "`json` prints one document: give the one `prompt` that it is about";
+        let what = "`json` prints a single document, so it needs a `prompt`";
         return Err(Error::conflict(["json", "prompt"], what));
     }
     let Opened { source, model, .. } = Opened::open(&args.model)?;
@@ -57,7 +57,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<()> {
     }
 }
 
-/// What one generation gave.
+/// The result of one generation.
 struct Answer {
     text: String,
     ids: Vec<u32>,
@@ -93,12 +93,12 @@ impl Writer<'_> {
         }
     }
 
-    /// The conversation so far, without what is still to come.
+    /// The start of a conversation: the system prompt, if there is one.
     fn opening(&self) -> Vec<Message> {
         self.args.system.iter().map(|text| Message::new("system", text)).collect()
     }
 
-    /// One prompt, one text.
+    /// Answers a single prompt.
     fn once(&mut self, template: Option<&ChatTemplate>, prompt: &str) -> Result<()> {
         let ids = match template {
             Some(template) => {
@@ -118,7 +118,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Turns from stdin until it ends.
+    /// Reads user turns from stdin until it ends.
     fn converse(&mut self, template: &ChatTemplate) -> Result<()> {
         let mut messages = self.opening();
         // One stream of random numbers for the whole conversation: the same question twice may get two answers.
@@ -151,10 +151,10 @@ impl Writer<'_> {
         })
     }
 
-    /// Runs what of `ids` is new through the model, then generates; `show`: writes the text as it comes.
+    /// Runs the new part of `ids` through the model, then generates. `show`: write the text as it is generated.
     fn generate(&mut self, ids: &[u32], sampler: &mut Sampler, show: bool) -> Result<Answer> {
         if ids.is_empty() {
-            let what = "the prompt is empty and the model has no token that begins a text; give a longer `prompt`";
+            let what = "the prompt is empty, and the model has no beginning-of-text token; give a longer `prompt`";
             return Err(Error::text(what));
         }
         if ids.len() >= self.context {
@@ -173,7 +173,7 @@ impl Writer<'_> {
 
     fn run(&mut self, ids: &[u32], sampler: &mut Sampler, show: bool) -> Result<Answer> {
         let started = Instant::now();
-        // A rendered conversation usually begins as the one before did. The last token is always run, for its logits.
+        // A rendered conversation usually starts with the previous one. The last token is always run, for its logits.
         let same = self.held.iter().zip(&ids[..ids.len() - 1]).take_while(|(a, b)| a == b).count();
         self.session.truncate(same);
         self.held.truncate(same);
@@ -291,7 +291,7 @@ impl Writer<'_> {
     }
 }
 
-/// Tokens a second; 0 where nothing was done.
+/// Tokens per second, or 0 if no time has passed.
 fn rate(tokens: usize, seconds: f64) -> f64 {
     if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 }
 }

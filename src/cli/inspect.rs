@@ -81,7 +81,7 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
     ui::print(&text)
 }
 
-/// One line of the list of tensors; `quantised`: with the columns of packed matrices.
+/// A row in the list of tensors. `quantised`: include the columns for packed matrices.
 fn row(source: &dyn TensorSource, t: &TensorInfo, quantised: bool) -> Vec<String> {
     let ty = t.packed.as_ref().map_or(t.spec.name, |packed| packed.method);
     let mut row =
@@ -116,7 +116,7 @@ fn elements(t: &TensorInfo) -> u64 {
     t.shape.iter().map(|&n| n as u64).product()
 }
 
-/// Longest text that the overview shows of one metadata value.
+/// Maximum length of a metadata value in the overview.
 const BRIEF: usize = 80;
 
 fn brief(value: &Json) -> String {
@@ -160,7 +160,7 @@ fn to_json(value: &Value) -> Json {
     }
 }
 
-/// Bars of the histogram.
+/// Number of bars in the histogram.
 const BINS: usize = 20;
 /// Width of the longest bar.
 const BAR: usize = 50;
@@ -225,7 +225,7 @@ fn one_tensor(source: &dyn TensorSource, name: &str, common: &Common) -> Result<
     ui::print(&text)
 }
 
-/// Six decimals where they say something, else an exponent.
+/// Six decimals where they are significant, otherwise an exponent.
 fn number(x: f64) -> String {
     if x == 0.0 || (1e-3..1e6).contains(&x.abs()) { format!("{x:.6}") } else { format!("{x:.4e}") }
 }
@@ -234,7 +234,7 @@ fn no_such_tensor(source: &dyn TensorSource, name: &str) -> Error {
     let near: Vec<String> =
         source.tensors().iter().map(|t| t.name.as_str()).filter(|t| t.contains(name)).take(8).map(ui::safe).collect();
     let hint = if near.is_empty() {
-        "inspect without `tensor` lists them".to_owned()
+        "run inspect without `tensor` to list them".to_owned()
     } else {
         format!("did you mean {}?", near.join(", "))
     };
@@ -244,7 +244,7 @@ fn no_such_tensor(source: &dyn TensorSource, name: &str) -> Error {
 /// Rows of a packed matrix that are decoded together; neighbours share memory.
 const PACKED_ROWS: usize = 16;
 
-/// Reads a tensor block-wise, calling `f` with runs of its values.
+/// Reads a tensor in runs of whole blocks, calling `f` with the values of each.
 fn each(source: &dyn TensorSource, t: &TensorInfo, mut f: impl FnMut(&[f32])) -> Result<()> {
     if let Some(packed) = &t.packed {
         let mut values = Array2::zeros((PACKED_ROWS.min(packed.rows), packed.cols));
@@ -257,7 +257,7 @@ fn each(source: &dyn TensorSource, t: &TensorInfo, mut f: impl FnMut(&[f32])) ->
         return Ok(());
     }
     let format = formats::by_name(t.spec.name).ok_or_else(|| {
-        let what = format!("holds {} numbers; statistics are made of floating-point and block types", t.spec.name);
+        let what = format!("has type {}; statistics need a floating-point or quantised type", t.spec.name);
         Error::misfit(source.file_of(t), &t.name, Misfit::Type { found: t.spec.name.to_owned() }, what)
     })?;
     let run = t.spec.block * 4096usize.div_ceil(t.spec.block);

@@ -1,4 +1,4 @@
-//! Progress where stderr is no terminal: a line now and then, for whoever reads the log of a CI job.
+//! Progress when stderr is not a terminal: an occasional line, for the log of a CI job.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use indicatif::TermLike;
 
-/// How often there is one. Short runs print none.
+/// Minimum time between lines. Short runs print none.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// Stands in for a terminal: takes every drawing of a progress bar and lets few through.
+/// Stands in for a terminal: receives every redraw of a progress bar and prints only a few.
 #[derive(Debug)]
 pub struct Lines(Mutex<Instant>);
 
 impl Lines {
-    /// From now on.
+    /// Starts counting now.
     pub fn new() -> Self {
         Lines(Mutex::new(Instant::now()))
     }
 
-    /// What to print of a drawing at that time, if anything.
+    /// What to print of a redraw at that time, if anything.
     fn due<'a>(&self, drawn: &'a str, now: Instant) -> Option<&'a str> {
         let text = drawn.trim();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +38,7 @@ impl TermLike for Lines {
 
     fn write_str(&self, s: &str) -> io::Result<()> {
         if let Some(text) = self.due(s, Instant::now()) {
-            // Nobody may be listening; the work goes on.
+            // Failing to report progress must not stop the work.
             let _ = writeln!(io::stderr(), "{text}");
         }
         Ok(())

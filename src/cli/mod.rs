@@ -1,4 +1,4 @@
-//! The command line: the only room that prints, and the only one that ends the process.
+//! The command line: the only module that prints, and the only one that ends the process.
 
 mod allocator;
 mod args;
@@ -28,7 +28,7 @@ use crate::runtime::kernels::isa::KernelIsa;
 use crate::{Error, Result};
 use args::{Args, Command};
 
-/// Runs the program: 0 for success, 1 for a failure, 2 for wrong usage, 130 when interrupted.
+/// Runs the program. Exits with 0 on success, 1 on failure, 2 on wrong usage and 130 when interrupted.
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.command {
@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The commands and flags as clap knows them: what help and docs are made from.
+/// The commands and flags as clap knows them. Help and docs are generated from it.
 pub fn definition() -> clap::Command {
     Args::command()
 }

@@ -8,7 +8,7 @@ use crate::passes::{PASSES, PassRow};
 use crate::recipe::{PassSpec, Setting};
 use crate::{Error, Result};
 
-/// What was typed of the passes' options: pass, option, value.
+/// The pass options on the command line: pass, option, value.
 #[derive(Debug, Clone, Default)]
 pub struct PassFlags(Vec<(&'static PassRow, &'static Opt, Setting)>);
 
@@ -16,13 +16,13 @@ impl PassFlags {
     /// Sets them in the passes that they belong to.
     ///
     /// # Errors
-    /// If such a pass is not there.
+    /// If the method does not include such a pass.
     pub fn apply(&self, passes: &mut Vec<PassSpec>) -> Result<()> {
         for (row, option, value) in &self.0 {
             let found = passes.iter().position(|spec| spec.name.eq_ignore_ascii_case(row.name));
             let at = match found {
                 Some(at) => at,
-                // It ends every chain, named or not.
+                // It ends every chain, whether it is named or not.
                 None if row.name == crate::passes::RTN => {
                     passes.push(PassSpec::new(row.name));
                     passes.len() - 1
@@ -31,7 +31,7 @@ impl PassFlags {
                     let names: Vec<_> = passes.iter().map(|spec| spec.name.as_str()).collect();
                     let method = if names.is_empty() { crate::passes::RTN.to_owned() } else { names.join("+") };
                     let (option, owner) = (option.called(value), row.name);
-                    let what = format!("`{option}` is an option of {owner}; `method` {method} has no use for it");
+                    let what = format!("`{option}` is an option of {owner}; `method` {method} does not use it");
                     return Err(Error::conflict([option, "method"], what));
                 }
             };

@@ -1,4 +1,4 @@
-//! Progress on stderr for whatever watches long work, and the way in which Ctrl-C ends it.
+//! Progress on stderr for long work, and how Ctrl-C ends it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

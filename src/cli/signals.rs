@@ -1,4 +1,4 @@
-//! Being told to stop: Ctrl-C, termination, a closed terminal; and a mapped file that becomes shorter.
+//! Signals: Ctrl-C, termination, a closed terminal, and a mapped file that is truncated.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::{Error, Result};
 
-/// A run that was interrupted ends as a shell expects of Ctrl-C.
+/// Exit code of an interrupted run, as shells expect after Ctrl-C.
 pub const INTERRUPTED: u8 = 130;
 
-/// A flag that becomes true when the process is told to stop. The second time it ends at once.
+/// A flag that becomes true when the process is told to stop. A second signal ends the process at once.
 ///
 /// # Errors
-/// If the system does not let signals be watched.
+/// If signal handlers cannot be installed.
 pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut signals = vec![SIGINT, SIGTERM];
@@ -34,10 +34,10 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Calls `act` in a thread of its own at every Ctrl-C.
+/// Calls `act`, in its own thread, on every Ctrl-C.
 ///
 /// # Errors
-/// If the system does not let signals be watched.
+/// If signal handlers cannot be installed.
 pub fn on_interrupt(act: impl Fn() + Send + 'static) -> Result<()> {
     let mut signals =
         signal_hook::iterator::Signals::new([SIGINT]).map_err(|e| Error::resources("watch for Ctrl-C", e))?;
@@ -45,25 +45,25 @@ pub fn on_interrupt(act: impl Fn() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// What is said when a mapped file ends before its mapping: the system has no other way to tell than a signal.
+/// The message when a mapped file ends before its mapping, which the system reports only by a signal.
 #[cfg(unix)]
 const CUT_SHORT: &[u8] =
-    b"error: a model file became shorter while it was being read, or its disk failed; nothing was \
-written under the output's name; run again once the file is whole\n";
+    b"error: a model file was truncated while it was being read, or its disk failed; no output was \
+     written; run again once the file is complete\n";
 #[cfg(unix)]
 const CUT_SHORT_JSON: &[u8] =
-    b"{\"error\":\"a model file became shorter while it was being read, or its disk failed; run \
-again once the file is whole\"}\n";
+    b"{\"error\":\"a model file was truncated while it was being read, or its disk failed; run \
+    again once the file is complete\"}\n";
 
 /// Ends the process with a message and exit code 1, instead of a bare signal, when reading a mapped file fails.
 ///
 /// # Errors
-/// If the system does not let the signal be watched.
+/// If the signal handler cannot be installed.
 pub fn explain_lost_files(json: bool) -> Result<()> {
     #[cfg(unix)]
     {
         let act = move || {
-            // Nothing can be done if nobody can be told.
+            // If nobody can be told, there is nothing left to do.
             let _ = rustix::io::write(rustix::stdio::stderr(), CUT_SHORT);
             if json {
                 let _ = rustix::io::write(rustix::stdio::stdout(), CUT_SHORT_JSON);

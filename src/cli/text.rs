@@ -1,9 +1,9 @@
-//! Flags of every command that calibrates.
+//! Flags shared by the commands that calibrate.
 
 use super::args::TextArgs;
 use crate::recipe::Text;
 
-/// What a model is calibrated on.
+/// Applies the flags to a recipe's calibration text.
 pub fn calibration(flags: &TextArgs, text: &mut Text) {
     if !flags.text.is_empty() {
         text.files.clone_from(&flags.text);

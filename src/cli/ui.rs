@@ -31,19 +31,19 @@ pub fn print_json(document: &impl serde::Serialize) -> Result<()> {
     print(&text)
 }
 
-/// Whether the reader of our output went away (`aurora-quant inspect ... | head`), which is no failure.
+/// Whether the reader of our output went away (`aurora-quant inspect ... | head`), which is not a failure.
 pub fn is_broken_pipe(e: &Error) -> bool {
     matches!(e, Error::Io { path, source, .. }
         if path == Path::new("stdout") && source.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Says why the run failed.
+/// Reports why the run failed.
 pub fn failure(e: &Error, json: bool) {
     let message = e.explain();
     let message = wording::flags(&message);
     say(&format!("error: {message}"));
     if json {
-        // A reader of the JSON gets the reason there too; if even that cannot be written, stderr has said it.
+        // A reader of the JSON gets the reason too. If it cannot be written, stderr still has it.
         let _ = print_json(&serde_json::json!({ "error": message }));
     }
 }
@@ -55,7 +55,7 @@ pub fn message(common: &Common, text: &str) {
     }
 }
 
-/// A line on stderr. If nobody can be told (a full disk, a closed pipe), the work is not undone for it.
+/// Writes a line to stderr. If that fails (a full disk, a closed pipe), the work goes on.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
@@ -75,7 +75,7 @@ pub fn count(n: u64) -> String {
     }
 }
 
-/// A progress bar over weights on stderr; where that is no terminal, a line now and then.
+/// A progress bar on stderr, counted in weights; an occasional line if stderr is not a terminal.
 pub fn progress(common: &Common, weights: u64) -> ProgressBar {
     let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new(weights) };
     let mut style = "{bar:30} {percent:>3}%  {left:>4} left  {msg}";
@@ -83,14 +83,14 @@ pub fn progress(common: &Common, weights: u64) -> ProgressBar {
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     } else if !common.quiet {
         bar.set_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(Lines::new()), 1));
-        style = "{percent:>3}%  {elapsed} gone, {left} left  {msg}";
+        style = "{percent:>3}%  {elapsed} elapsed, {left} left  {msg}";
     }
     let style = ProgressStyle::with_template(style).expect("a valid template");
     bar.set_style(style.with_key("left", Eta::default()));
     bar
 }
 
-/// A line on stderr that says what is going on, if someone is looking.
+/// A status line on stderr, if that is a terminal.
 pub fn spinner(common: &Common) -> ProgressBar {
     let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     if !common.quiet {
@@ -108,7 +108,7 @@ pub fn duration(d: Duration) -> String {
     }
 }
 
-/// A text from a file, fit for a terminal: control characters escaped.
+/// Makes text from a file safe for a terminal by escaping control characters.
 pub fn safe(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -117,7 +117,7 @@ pub fn safe(text: &str) -> String {
     out
 }
 
-/// Lines up columns: the first is left-aligned, the others right-aligned unless `left` names them too.
+/// Aligns columns: those in `left` to the left, the others to the right.
 pub fn table(rows: &[Vec<String>], left: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|t| t.chars().count()).max().unwrap_or(0);

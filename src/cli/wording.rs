@@ -1,11 +1,11 @@
-//! The library's messages in the command line's words: settings, which it spells as recipes do, become flags.
+//! Rewrites the library's messages for the command line: settings, spelled as in recipes, become flags.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
-/// Settings whose flag is not their last name with dashes.
+/// Settings whose flag is not simply the last part of their name with dashes.
 const OTHERS: [(&str, &str); 6] = [
     ("importance.file", "--imatrix"),
     ("importance.calibrate", "--calibrate"),

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{Error, Result};
 
-/// Fewest tokens of a chunk: with fewer, none has half a chunk before it and one after it.
+/// Fewest tokens in a chunk. With fewer, no token has half a chunk before it and one after it.
 pub const SHORTEST: usize = 4;
 
 /// A text cut into chunks.
@@ -16,16 +16,15 @@ pub struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    /// Cuts `tokens` into whole chunks of `context` tokens, at most `most` of them. `bos` replaces the first token of
-    /// each.
+    /// Cuts `tokens` into at most `most` whole chunks of `context` tokens. `bos` replaces the first token of each.
     ///
     /// # Errors
-    /// If the text is empty or does not fill one chunk: how long it is, what to ask for.
+    /// If the text is empty or does not fill one chunk; the error says how long it is and what to try.
     pub fn new(tokens: &'a [u32], context: usize, bos: Option<u32>, most: Option<usize>) -> Result<Self> {
         if context < SHORTEST {
             return Err(Error::setting("context", context, format!("scoring needs at least {SHORTEST} tokens")));
         }
-        // A begin mark alone is no text.
+        // A BOS token alone is not a text.
         if tokens.is_empty() || (tokens.len() == 1 && tokens.first().copied() == bos) {
             let what = "the text is empty; there is nothing to score".to_owned();
             return Err(Error::TooShort { found: 0, needed: context, what });
@@ -33,29 +32,29 @@ impl<'a> Chunks<'a> {
         let whole = tokens.len() / context;
         if whole == 0 {
             let advice = match tokens.len() {
-                n if n < SHORTEST => "name a longer text".to_owned(),
-                n => format!("name a longer text or use `context` {n} or less"),
+                n if n < SHORTEST => "use a longer text".to_owned(),
+                n => format!("use a longer text, or `context` {n} or less"),
             };
             let found = tokens.len();
             let what =
-                format!("the text has {found} tokens, one chunk of `context` {context} needs {context}; {advice}");
+                format!("the text has {found} tokens, but one chunk of `context` {context} needs {context}; {advice}");
             return Err(Error::TooShort { found, needed: context, what });
         }
         let count = most.map_or(whole, |n| n.min(whole));
         Ok(Chunks { tokens: &tokens[..count * context], context, bos })
     }
 
-    /// How many chunks there are.
+    /// Number of chunks.
     pub fn count(&self) -> usize {
         self.tokens.len() / self.context
     }
 
-    /// Tokens of a chunk.
+    /// Tokens per chunk.
     pub fn context(&self) -> usize {
         self.context
     }
 
-    /// Tokens scored in every chunk.
+    /// Tokens scored per chunk.
     pub fn scored(&self) -> usize {
         self.rows().len()
     }
@@ -70,7 +69,7 @@ impl<'a> Chunks<'a> {
         self.context / 2..self.context - 1
     }
 
-    /// The tokens that the model sees of chunk `i`: all but the last, which is only predicted.
+    /// The tokens of chunk `i` that the model sees: all but the last, which is only predicted.
     pub(super) fn input(&self, i: usize) -> Vec<u32> {
         let mut input = self.tokens[i * self.context..(i + 1) * self.context - 1].to_vec();
         if let Some(bos) = self.bos {

@@ -1,13 +1,13 @@
-//! What the token-by-token comparison of a model with its reference adds up to, as llama-perplexity --kl-divergence
-//! defines it. There the reference's log-probabilities went through a file that rounds them to 16 bits and leaves out
-//! those under e^-16; here both models run and nothing is rounded.
+//! Summarises the token-by-token comparison of a model with its reference, as llama-perplexity --kl-divergence defines
+//! it. There, the reference's log-probabilities pass through a file that rounds them to 16 bits and drops those below
+//! e^-16. Here both models run and nothing is rounded.
 
 use aurora_quantizers::metrics::{Comparison, Estimate, covariance_of_means, quantile};
 
 use crate::record::{Divergence, Quantiles};
 
-/// All figures of a comparison. A mean or a share carries its standard error; those of a ratio or a difference of both
-/// models take into account that the two were scored on the same tokens.
+/// All figures of a comparison. Means and shares have standard errors. Those of a ratio or difference of the two models
+/// account for both being scored on the same tokens.
 ///
 /// # Panics
 /// If `all` is empty.
@@ -16,7 +16,7 @@ pub fn divergence(all: &[Comparison]) -> Divergence {
     let nll_base: Vec<f64> = all.iter().map(|c| c.nll_base).collect();
     let (log, log_base) = (Estimate::mean(nll.iter().copied()), Estimate::mean(nll_base.iter().copied()));
     let covariance = covariance_of_means(&nll, &nll_base);
-    // Of two correlated estimates; rounding must not make the root's argument negative where both are equal.
+    // The error of two correlated estimates. Rounding must not make the root's argument negative where both are equal.
     let error = |a: f64, b: f64, covariance: f64| (a * a + b * b - 2.0 * covariance).max(0.0).sqrt();
     let ratio = Estimate { value: log.value - log_base.value, error: error(log.error, log_base.error, covariance) };
     let (ppl, ppl_base) = (log.exp(), log_base.exp());

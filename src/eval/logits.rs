@@ -1,9 +1,9 @@
 //! The file that `llama-perplexity --kl-divergence-base` writes and `--kl-divergence` reads.
 //!
-//! Little-endian: `_logits_`; context, vocabulary and number of chunks as 32-bit integers; the tokens of all chunks as
-//! 32-bit integers, as they are in the text; then for every scored position a row of log-probabilities. A row is two
-//! f32, `scale` and `min`, and one 16-bit code a token (one more if the vocabulary is odd): ln p = min + scale * code.
-//! Logits more than 16 below the largest share code 0.
+//! All little-endian: `_logits_`; context, vocabulary and number of chunks as 32-bit integers; the tokens of all
+//! chunks, as in the text, as 32-bit integers; then a row of log-probabilities for every scored position. A row has two
+//! f32, `scale` and `min`, and one 16-bit code per token (and one more if the vocabulary is odd): ln p = min + scale *
+//! code. Logits more than 16 below the largest share code 0.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use super::chunks::Chunks;
 use crate::checkpoint::directory_of;
 use crate::{Error, Result};
 
-/// Logits this far below the largest are not told apart.
+/// Logits further below the largest than this are not distinguished.
 const RANGE: f32 = 16.0;
 /// The largest code.
 const STEPS: f32 = 65_535.0;
 
-/// The file while it grows: a temporary sibling, so that a half one never has its name.
+/// The file being written: a temporary sibling, so that an incomplete file never has the name.
 pub struct LogitsFile {
     path: PathBuf,
     file: BufWriter<NamedTempFile>,
@@ -30,7 +30,7 @@ pub struct LogitsFile {
 }
 
 impl LogitsFile {
-    /// Begins the file for the logits of `chunks` by a model of `vocab` tokens.
+    /// Begins the file for the logits of `chunks` from a model with `vocab` tokens.
     ///
     /// # Errors
     /// If the file cannot be created beside `path`.
@@ -40,7 +40,7 @@ impl LogitsFile {
         builder.prefix(".aurora-logits-");
         #[cfg(unix)]
         {
-            // What an ordinary new file gets (the umask still applies); temporary files are private by default.
+            // Permissions of an ordinary new file (the umask still applies). Temporary files are private by default.
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
@@ -69,7 +69,7 @@ impl LogitsFile {
     /// Gives the file its name.
     ///
     /// # Errors
-    /// If the last bytes cannot be written or the file not be renamed.
+    /// If the last bytes cannot be written or the file cannot be renamed.
     pub fn finish(self) -> Result<()> {
         let path = self.path;
         let file = self.file.into_inner().map_err(|e| Error::io(&path, "write", e.into_error()))?;
@@ -92,7 +92,7 @@ fn row(logits: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(8 + 2 * logits.len().next_multiple_of(2));
     bytes.extend(scale.to_le_bytes());
     bytes.extend(smallest.to_le_bytes());
-    // Clamped by the cast: rounding may lead just past either end.
+    // The cast clamps: rounding may go just past either end.
     bytes.extend(logits.iter().flat_map(|&v| ((inverse * (v - min)).round_ties_even() as u16).to_le_bytes()));
     bytes.resize(8 + 2 * logits.len().next_multiple_of(2), 0);
     bytes

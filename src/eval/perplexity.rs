@@ -1,9 +1,9 @@
-//! Perplexity by the protocol of llama-perplexity.
+//! Perplexity, computed as llama-perplexity does.
 //!
-//! The whole text becomes tokens (with a begin mark where the model wants one) and is cut into chunks of `context`
-//! tokens; what is left at the end is dropped. In every chunk the begin mark takes the place of the first token, again
-//! where the model wants one. Only tokens with at least half a context before them are scored: logits of positions
-//! `context / 2 ..= context - 2` against the tokens that follow them. Perplexity is exp of the mean NLL.
+//! The whole text is tokenised (with a BOS token if the model wants one) and cut into chunks of `context` tokens; the
+//! rest at the end is dropped. In every chunk, the BOS token replaces the first token, again if the model wants one.
+//! Only tokens with at least half a context before them are scored: the logits of positions
+//! `context / 2 ..= context - 2`, against the tokens that follow them. Perplexity is exp of the mean NLL.
 
 use aurora_quantizers::elements;
 use aurora_quantizers::metrics::{self, Comparison, Estimate};
@@ -16,15 +16,15 @@ use super::scorer::Scorer;
 use crate::watch::Watch;
 use crate::{Error, Result};
 
-/// Numbers of the reference's logits that are kept at a time: 64 MiB of them.
+/// How many of the reference's logits are held at a time: 64 MiB.
 const KEPT: usize = 16 << 20;
 
-/// Scores of every token, in the order of the text.
+/// The scores of all tokens, in text order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scores {
-    /// -ln p of each, nats.
+    /// -ln p of each token, in nats.
     Alone(Vec<f64>),
-    /// Beside a reference.
+    /// Compared with a reference.
     Beside(Vec<Comparison>),
 }
 
@@ -34,7 +34,7 @@ impl Scores {
         self.nll().exp()
     }
 
-    /// Mean NLL of the model, nats.
+    /// Mean NLL of the model, in nats.
     pub fn nll(&self) -> Estimate {
         match self {
             Scores::Alone(nll) => Estimate::mean(nll.iter().copied()),
@@ -42,7 +42,7 @@ impl Scores {
         }
     }
 
-    /// Tokens scored.
+    /// Number of tokens scored.
     pub fn count(&self) -> usize {
         match self {
             Scores::Alone(nll) => nll.len(),
@@ -78,7 +78,7 @@ pub fn alone(
     Ok(Scores::Alone(scores))
 }
 
-/// Scores `chunks` with `model` and `reference` side by side: of the reference's logits only some rows are held at a
+/// Scores `chunks` with `model` and `reference` side by side. Only some rows of the reference's logits are held at a
 /// time.
 ///
 /// # Errors
@@ -93,8 +93,8 @@ pub fn beside(
     let vocab = model.vocab();
     if reference.vocab() != vocab {
         let what = format!(
-            "the model has a vocabulary of {vocab} tokens, the reference one of {}; only models of one vocabulary can be \
-             compared",
+            "the model has a vocabulary of {vocab} tokens, the reference one of {}; only models with the same \
+             vocabulary can be compared",
             reference.vocab()
         );
         return Err(Error::conflict(["model", "reference"], what));
@@ -107,7 +107,7 @@ pub fn beside(
         let mut written = Ok(());
         model.start();
         reference.start();
-        // The first piece brings the unscored half with it.
+        // The first piece includes the unscored half.
         let (mut start, mut from) = (0, chunks.rows().start);
         while from < input.len() {
             let end = (from + step).min(input.len());
@@ -132,7 +132,7 @@ pub fn beside(
     Ok(Scores::Beside(scores))
 }
 
-/// A chunk is scored; `nll`: the mean over all so far.
+/// Reports a scored chunk. `nll`: the mean over all chunks so far.
 fn tell(watch: &dyn Watch, nll: Estimate) -> Result<()> {
     let so_far = nll.exp();
     watch.advance(&format!("perplexity {:.4} +- {:.4}", so_far.value, so_far.error), 1);
@@ -253,7 +253,7 @@ mod tests {
     fn a_text_that_fills_no_chunk_is_refused() {
         let error = |tokens: &[u32], bos| Chunks::new(tokens, 64, bos, None).unwrap_err().to_string();
         assert!(error(&[], None).contains("empty") && error(&[1], Some(1)).contains("empty"));
-        assert!(error(&[1, 2], None).ends_with("name a longer text"));
-        assert!(error(&text(63), None).contains("has 63 tokens, one chunk of `context` 64 needs 64"));
+        assert!(error(&[1, 2], None).ends_with("use a longer text"));
+        assert!(error(&text(63), None).contains("has 63 tokens, but one chunk of `context` 64 needs 64"));
     }
 }

@@ -1,4 +1,4 @@
-//! An evaluation from its model to its record: perplexity on a text, and the divergence from a reference.
+//! An evaluation, from model to record: perplexity on a text, and the divergence from a reference.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,32 +17,32 @@ use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
-/// Tokens in a chunk, unless asked otherwise: what published figures use.
+/// Default number of tokens per chunk: what published figures use.
 const CONTEXT: usize = 512;
 
-/// What is to be scored, and how.
+/// What to score, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
     /// Checkpoint or GGUF file to score.
     pub model: PathBuf,
-    /// What it is compared with, if with anything; both must have one vocabulary.
+    /// The reference to compare with, if any; both must have the same vocabulary.
     pub reference: Option<PathBuf>,
-    /// UTF-8 text; the embedded held-out text if none is named.
+    /// UTF-8 text; by default the embedded held-out text.
     pub text: Option<PathBuf>,
-    /// Tokens in a chunk; 512, or the model's context if that is shorter.
+    /// Tokens per chunk; by default 512, or the model's context length if shorter.
     pub context: Option<usize>,
-    /// Most chunks that are scored, from the start of the text.
+    /// Maximum number of chunks to score, from the start of the text.
     pub chunks: Option<usize>,
     /// How keys and values are stored.
     pub cache: CacheType,
-    /// Whether activations stay in f32 where they meet quantised weights.
+    /// Whether activations stay in f32 where they are multiplied with quantised weights.
     pub exact: bool,
-    /// Where the model's log-probabilities go, in the format of llama-perplexity, if anywhere.
+    /// Where to write the model's log-probabilities, in llama-perplexity's format, if anywhere.
     pub save_logits: Option<PathBuf>,
 }
 
 impl Evaluation {
-    /// Of a model alone, on the embedded text.
+    /// Scores a model on its own, on the embedded text.
     pub fn new(model: impl Into<PathBuf>) -> Evaluation {
         Evaluation {
             model: model.into(),
@@ -56,11 +56,11 @@ impl Evaluation {
         }
     }
 
-    /// Opens, tokenises, scores.
+    /// Opens the files, tokenises the text and scores it.
     ///
     /// # Errors
-    /// If a model or the text cannot be read, the text fills no chunk, the models have other vocabularies, a logit is
-    /// not finite, a file changes meanwhile, or the watch says to stop.
+    /// If a model or the text cannot be read, the text does not fill a chunk, the vocabularies differ, a logit is not
+    /// finite, a file changes in the meantime, or the watch says to stop.
     pub fn run(&self, watch: &dyn Watch) -> Result<EvalRecord> {
         let (text_name, scored) = self.scored()?;
         let opened = Opened::open(&self.model)?;
@@ -125,7 +125,7 @@ impl Evaluation {
     }
 }
 
-/// The reference must read the text as the model does, or its probabilities are of other events.
+/// The reference must tokenise the text as the model does; otherwise its probabilities are of different events.
 fn same_tokens(tokenizer: &Tokenizer, tokens: &[u32], reference: &Opened, text: &str) -> Result<()> {
     let other = Tokenizer::open(reference.source.as_ref())?;
     let others = other.encode(text, Special::TEXT)?;
@@ -138,8 +138,8 @@ fn same_tokens(tokenizer: &Tokenizer, tokens: &[u32], reference: &Opened, text: 
         None => "the end".to_owned(),
     };
     let what = format!(
-        "{} splits the text into other tokens than the model does ({} against {}; token {at} is {}, the model's {}); only \
-         models of one vocabulary can be compared",
+        "{} splits the text into different tokens than the model does ({} against {}; token {at} is {}, the model's {}); only \
+         models with the same vocabulary can be compared",
         Path::new(reference.source.path()).display(),
         others.len(),
         tokens.len(),

@@ -17,7 +17,7 @@ pub trait Scorer {
     /// Forgets all tokens.
     fn start(&mut self);
 
-    /// Runs `tokens` after those before and hands over the logits of those from index `from` on, in order.
+    /// Runs `tokens` after the earlier ones and hands over the logits of those from index `from` on, in order.
     ///
     /// # Errors
     /// If the tokens do not fit the context or the vocabulary, or a logit is not finite.

@@ -1,42 +1,42 @@
-//! How fast a model runs: prompt and generation, each timed over several runs after one that does not count.
+//! How fast a model runs: prompt and generation, each timed over several runs after a warm-up.
 //!
-//! Tokens are arbitrary, because no work depends on which they are (of a mixture, only which experts). They are the
-//! same in every run of every program version.
+//! Tokens are arbitrary, because the work does not depend on them (except for which experts a mixture uses). They are
+//! the same in every run and every version of the program.
 
 use std::time::Instant;
 
 use crate::runtime::Engine;
 use crate::{Error, Result};
 
-/// Most tokens that are generated without a key-value cache, where each costs a pass over all before it.
+/// Maximum number of tokens to generate without a key-value cache, where each costs a pass over all earlier ones.
 pub const MOST_WITHOUT_CACHE: usize = 256;
 
 /// What to time.
 #[derive(Debug, Clone, Copy)]
 pub struct Workload {
-    /// Tokens of the prompt; 0 to leave it out.
+    /// Length of the prompt in tokens; 0 to skip it.
     pub prompt: usize,
-    /// Tokens to generate, after an empty context; 0 to leave it out.
+    /// Tokens to generate, from an empty context; 0 to skip it.
     pub generate: usize,
     /// Timed runs of each.
     pub runs: usize,
-    /// Whether keys and values of earlier tokens are kept; without, every token is computed from all before it.
+    /// Whether keys and values of earlier tokens are cached. Without that, every token is computed from all before it.
     pub cache: bool,
 }
 
-/// Seconds of every timed run.
+/// Seconds for every timed run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Times {
-    /// A prompt, to the logits of its last token.
+    /// Prompts, up to the logits of the last token.
     pub prompt: Vec<f64>,
-    /// A generation, to the logits of its last token.
+    /// Generations, up to the logits of the last token.
     pub generate: Vec<f64>,
 }
 
 /// Runs a workload; `watch` is told what begins ("prompt, run 2 of 5").
 ///
 /// # Errors
-/// If nothing is to be timed, the context is too short for it, or the model fails.
+/// If there is nothing to time, the context is too short, or the model fails.
 pub fn time(engine: &Engine, workload: &Workload, watch: &mut dyn FnMut(&str)) -> Result<Times> {
     if workload.runs == 0 || workload.prompt + workload.generate == 0 {
         let what = "nothing to measure: `runs` and one of `prompt` and `generate` must be above zero";
@@ -45,7 +45,7 @@ pub fn time(engine: &Engine, workload: &Workload, watch: &mut dyn FnMut(&str)) -
     if !workload.cache && workload.generate > MOST_WITHOUT_CACHE {
         let tokens = workload.generate * (workload.generate + 1) / 2;
         let what = format!(
-            "`no_kv_cache` with `generate` {}: that is {tokens} tokens to compute in each run; use `generate` \
+            "`no_kv_cache` with `generate` {}: that would compute {tokens} tokens in each run; use `generate` \
              {MOST_WITHOUT_CACHE} or less",
             workload.generate
         );

@@ -1,5 +1,4 @@
-//! What stands beside the tensors in a Hugging Face folder: tokenizer, generation settings, licences; copied as they
-//! are.
+//! The files beside the tensors in a Hugging Face folder (tokenizer, generation settings, licences), copied unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::{Error, Result};
 
-/// Beginnings of the names of what is copied.
+/// Prefixes of the names of files that are copied.
 const COPIED: [&str; 12] = [
     "tokenizer",
     "vocab",
@@ -38,7 +37,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes JSON as people read it.
+/// Writes pretty-printed JSON.
 pub(super) fn write_json(path: &Path, json: &Json) -> Result<()> {
     let text = serde_json::to_string_pretty(json).expect("JSON of JSON");
     fs::write(path, text + "\n").map_err(|e| Error::io(path, "write", e))

@@ -1,5 +1,4 @@
-//! Whether an output can have its name. All that is known to go wrong is found here, before the work: it may take
-//! hours.
+//! Whether an output can have its name. Anything known to go wrong is found here, before work that may take hours.
 
 use std::path::{Path, PathBuf};
 
@@ -8,24 +7,24 @@ use crate::checkpoint::{Config, TensorSource, card, directory_of};
 use crate::plan::FileType;
 use crate::{Error, Result, files};
 
-/// Where a file goes: `path` itself, or what it links to. `replace`: whether it may take the place of another.
+/// Where a file goes: `path` itself, or what it links to. `replace`: whether it may replace an existing file.
 ///
 /// # Errors
-/// If the directory does not exist, `path` names a directory, or something is there that must not be replaced.
+/// If the directory does not exist, `path` names a directory, or an existing file must not be replaced.
 pub fn file(path: &Path, replace: bool) -> Result<PathBuf> {
     files::destination(path, "output", replace)
 }
 
-/// Where a folder goes: `path` itself. A folder never takes the place of another.
+/// Where a folder goes: `path` itself. A folder never replaces another.
 ///
 /// # Errors
-/// If the directory does not exist, or something has that name.
+/// If the parent directory does not exist, or the name is taken.
 pub fn folder(path: &Path) -> Result<PathBuf> {
     files::parent_exists(path)?;
     match path.symlink_metadata() {
         Err(_) => Ok(path.to_owned()),
         Ok(_) => {
-            let what = "exists; folders are not replaced: remove it, or name another with `output`";
+            let what = "already exists; folders are not replaced: remove it or use another `output`";
             Err(Error::Exists { path: path.to_owned(), replaceable: false, what: what.to_owned() })
         }
     }

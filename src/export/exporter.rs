@@ -1,4 +1,4 @@
-//! What an output format is: how it assigns types, checks and lays out, and takes rows.
+//! What an output format is: it assigns types, checks and lays out the output, and takes its rows.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,32 +18,32 @@ pub trait Exporter: Send + Sync {
     /// What it is called, and what can be set of it.
     fn about(&self) -> &'static About;
 
-    /// Which type every matrix is to have, and which edits that takes (columns of a quantised checkpoint put in the
-    /// order of their groups).
+    /// Decides the type of every matrix, and the edits this needs (such as sorting the columns of a quantised
+    /// checkpoint by group).
     ///
     /// # Errors
     /// If the format does not take one of the settings, or cannot hold the model.
     fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned>;
 
-    /// Checks and lays out all that is known before the work: keys, tokenizer, names, sizes.
+    /// Checks and lays out everything that is known before the work: keys, tokenizer, names, sizes.
     ///
     /// # Errors
     /// If the output could not be written or would not load.
     fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>>;
 
-    /// Where the output goes: `path`, or what it links to. `replace`: whether a file there may be replaced.
+    /// Where the output goes: `path`, or what it links to. `replace`: whether an existing file may be replaced.
     ///
     /// # Errors
-    /// If nothing can be written there.
+    /// If the output cannot be written there.
     fn destination(&self, path: &Path, replace: bool) -> Result<PathBuf>;
 }
 
-/// What a format is called and takes.
+/// A format's name, and the settings it takes.
 #[derive(Debug)]
 pub struct About {
-    /// As `--format` takes it.
+    /// Name for `--format`.
     pub name: &'static str,
-    /// As people write it.
+    /// Name in prose.
     pub title: &'static str,
     /// One line for `--help`.
     pub summary: &'static str,
@@ -63,23 +63,23 @@ impl About {
     }
 }
 
-/// What an exporter makes of a request: the types of all tensors, for [`Plan::keeping`].
+/// An exporter's answer to a request: the types of all tensors, for [`Plan::keeping`].
 pub struct Assigned {
-    /// As the record has it: "q4_k_m", "gptq-4bit-g128".
+    /// Name in the record: "q4_k_m", "gptq-4bit-g128".
     pub name: String,
-    /// What the output's usual name ends in, after the model's: "q4_k_m.gguf".
+    /// What the default output name ends in, after the model's name: "q4_k_m.gguf".
     pub ending: String,
-    /// Types by rule.
+    /// Rules for types.
     pub rules: Rules,
-    /// Types of single parameters.
+    /// Types of individual parameters.
     pub kept: BTreeMap<ParamId, Kept>,
-    /// What has to be done to the weights for these types.
+    /// Edits to the weights that these types need.
     pub edits: Edits,
-    /// What the user should know.
+    /// A note for the user.
     pub warning: Option<String>,
 }
 
-/// What is to be written.
+/// What to write.
 #[derive(Clone, Copy)]
 pub struct Contents<'a> {
     /// Where the model comes from.
@@ -88,7 +88,7 @@ pub struct Contents<'a> {
     pub model: &'a Model,
     /// Its parameters.
     pub weights: &'a Weights<'a>,
-    /// Types of its tensors.
+    /// The types of its tensors.
     pub plan: &'a Plan,
     /// What was asked for.
     pub request: &'a Request,
@@ -101,7 +101,7 @@ pub trait Prepared: Send + Sync {
     /// Bytes of what will be written: of the file, or of all tensors in a folder.
     fn bytes(&self) -> u64;
 
-    /// Remarks for the user.
+    /// Notes for the user.
     fn notes(&self) -> &[String];
 
     /// What an output that was named `path` consists of: the file or folder itself, unless it is several files.
@@ -117,7 +117,7 @@ pub trait Prepared: Send + Sync {
     fn begin<'a>(&'a self, contents: Contents<'a>, path: &Path, replace: bool) -> Result<Box<dyn Sink + 'a>>;
 }
 
-/// An output that is being written. Dropped unfinished, it leaves nothing behind.
+/// An output that is being written. If dropped unfinished, it leaves nothing behind.
 pub trait Sink: Sync {
     /// Takes whole rows of a tensor's field, in the type that the plan gives it. `tensor`: index in the plan. `field`:
     /// index in the tensor's [fields](crate::plan::TensorPlan::fields). `at`: where `bytes` begin, from the field's
@@ -127,7 +127,8 @@ pub trait Sink: Sync {
     /// If the disk is full or fails.
     fn put(&self, tensor: usize, field: usize, at: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Makes everything durable and gives it its name. Returns the bytes written, as [`Prepared::bytes`] counts them.
+    /// Flushes everything to disk and gives the output its name. Returns the bytes written, as [`Prepared::bytes`]
+    /// counts them.
     ///
     /// # Errors
     /// If the disk fails, the watch says to stop, or the name cannot be taken; then nothing is left behind and what was

@@ -1,4 +1,4 @@
-//! A file whose every byte has its place before the first is written.
+//! A file in which every byte has its place before the first is written.
 
 use std::path::Path;
 
@@ -42,8 +42,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// Creates a temporary file beside `path`, of its final size, and writes the header. `replace`: whether a file that
-    /// has that name at the end may be replaced.
+    /// Creates a temporary file beside `path`, of its final size, and writes the header. `replace`: whether an existing
+    /// file of that name may be replaced at the end.
     ///
     /// # Errors
     /// If the directory cannot be written or the disk is too small.
@@ -61,7 +61,7 @@ impl Output {
         self.file.write_at(self.map.offsets[tensor][field] + at, bytes)
     }
 
-    /// Makes the file durable and gives it its name.
+    /// Flushes the file to disk and gives it its name.
     ///
     /// # Errors
     /// If the disk fails, the watch says to stop, or the name cannot be taken; then nothing is left behind and what was

@@ -1,4 +1,5 @@
-//! A folder that appears whole, under its name, or not at all: filled as a temporary sibling, and renamed at the end.
+//! A folder that appears under its name complete or not at all: it is filled as a temporary sibling and renamed at the
+//! end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +8,14 @@ use crate::checkpoint::directory_of;
 use crate::watch::Watch;
 use crate::{Error, Result};
 
-/// A folder that is being filled; it goes if it is not finished.
+/// A folder that is being filled; removed unless it is finished.
 pub(super) struct Folder {
     temp: tempfile::TempDir,
     path: PathBuf,
 }
 
 impl Folder {
-    /// Makes a temporary folder beside `path`.
+    /// Creates a temporary folder beside `path`.
     pub fn begin(path: &Path) -> Result<Folder> {
         let parent = directory_of(path);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -23,24 +24,24 @@ impl Folder {
         Ok(Folder { temp, path: path.to_owned() })
     }
 
-    /// Where it is until it is finished.
+    /// Where the folder is until it is finished.
     pub fn path(&self) -> &Path {
         self.temp.path()
     }
 
-    /// Gives it its name, unless `watch` says otherwise before.
+    /// Gives the folder its name, unless `watch` says to stop.
     pub fn commit(self, watch: &dyn Watch) -> Result<()> {
         open_to_all(self.temp.path()).map_err(|e| Error::io(&self.path, "set the permissions of", e))?;
         watch.go_on()?;
         fs::rename(self.temp.path(), &self.path)
             .map_err(|e| Error::io(&self.path, "give the finished folder this name", e))?;
-        // It is no temporary folder any more.
+        // It is no longer temporary.
         let _ = self.temp.keep();
         Ok(())
     }
 }
 
-/// Temporary folders are private; this one is to be like any other new folder.
+/// Temporary folders are private; this one should be like any other new folder.
 #[cfg(unix)]
 fn open_to_all(folder: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;

@@ -10,10 +10,10 @@ use crate::plan::Plan;
 /// ggml's version of the block formats' layouts.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// All keys of the output, and remarks for the user.
+/// All keys of the output, and notes for the user.
 ///
 /// # Errors
-/// If the tokenizer files are missing or malformed, or disagree with the embedding table.
+/// If the tokenizer files are missing, malformed or inconsistent with the embedding table.
 pub fn metadata(
     source: &dyn TensorSource,
     model: &Model,
@@ -55,7 +55,7 @@ fn vocabulary(graph: &ModelGraph) -> usize {
     graph.params.iter().find(|p| p.role == Role::Embedding).map_or(0, |p| p.shape[0])
 }
 
-/// What the size label is made of: expert parameters are counted once per expert.
+/// Parameter counts for the size label. Expert parameters are counted once per expert.
 fn counts(graph: &ModelGraph) -> ParamCounts {
     let mut counts = ParamCounts { total: 0, shared: 0, expert: 0, expert_count: 0 };
     for p in &graph.params {

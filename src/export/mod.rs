@@ -1,18 +1,19 @@
-//! Writing the output: checked and laid out before any work, streamed, and there whole or not at all.
+//! Writing the output: checked and laid out before any work, streamed, and complete or absent at the end.
 //!
-//! One file and one row of [`EXPORTERS`] for each format. A conversion asks its row, in this order:
+//! Each format is one file and one row of [`EXPORTERS`]. A conversion calls its exporter in this order:
 //!
 //! ```no_run
 //! # use aurora_quant::export::{self, Contents, Request, by_name};
-//! # use aurora_quant::{Result, checkpoint::TensorSource, model::Model, plan::Plan, watch::Unwatched, weights::Weights};
+//! # use aurora_quant::{Result, checkpoint::TensorSource, model::Model, plan::Plan};
+//! # use aurora_quant::{watch::Unwatched, weights::Weights};
 //! # fn convert(source: &dyn TensorSource, model: &Model, weights: Weights, path: &std::path::Path) -> Result<()> {
 //! let exporter = by_name("gguf")?;
 //! let request = Request { file_type: Some("q4_0".to_owned()), ..Request::default() };
-//! // Which type each matrix is to have, and with it the plan.
+//! // Decide the type of each matrix, and with it the plan.
 //! let types = export::assign(exporter, &request, source, &weights)?;
 //! let weights = weights.edited(&types.edits)?;
 //! let plan = Plan::keeping(model, &types.rules, &types.kept)?;
-//! // What can go wrong goes wrong here, before hours of calibration.
+//! // Whatever can go wrong goes wrong here, before hours of calibration.
 //! let path = exporter.destination(path, false)?;
 //! let (weights, plan, request) = (&weights, &plan, &request);
 //! let contents = Contents { source, model, weights, plan, request, importance: None };
@@ -27,7 +28,7 @@
 //! # }
 //! ```
 //!
-//! Knows nothing of methods: what a parameter's rows are is decided before they come here.
+//! Knows nothing about methods: rows arrive with their final values.
 
 mod companions;
 mod destination;
@@ -66,11 +67,11 @@ pub static EXPORTERS: &[&dyn Exporter] = &[
 /// The exporter of this name.
 ///
 /// # Errors
-/// If there is none; the error lists all.
+/// If there is none; the error lists all exporters.
 pub fn by_name(name: &str) -> Result<&'static dyn Exporter> {
     EXPORTERS.iter().copied().find(|e| e.about().name == name).ok_or_else(|| {
         let names: Vec<_> = EXPORTERS.iter().map(|e| e.about().name).collect();
-        Error::setting("format", name, format!("not known; there are {}", names.join(", ")))
+        Error::setting("format", name, format!("unknown; known: {}", names.join(", ")))
     })
 }
 
@@ -105,7 +106,7 @@ fn names(format: &About) -> String {
 fn foreign(format: &About, name: &str, takes: impl Fn(&About) -> bool) -> Error {
     let takers = EXPORTERS.iter().map(|e| e.about()).filter(|about| takes(about));
     let takers = takers.map(|about| about.title).collect::<Vec<_>>().join(", ");
-    let what = format!("`{name}` is for {takers}; `format` {} has {}", format.name, names(format));
+    let what = format!("`{name}` is only for {takers}; `format` {} takes {}", format.name, names(format));
     Error::conflict([name, "format"], what)
 }
 
@@ -150,8 +151,8 @@ mod tests {
             check(by_name(format).unwrap(), &request).map_err(|e| e.to_string())
         };
         for (format, name, value, words) in [
-            ("gguf", "bits", Setting::Count(4), &["`bits` is for GPTQ, AWQ", "`format` gguf has `type`"][..]),
-            ("safetensors", "sym", Setting::Flag(false), &["`asym` is for GPTQ", "`shard_size`"]),
+            ("gguf", "bits", Setting::Count(4), &["`bits` is only for GPTQ, AWQ", "`format` gguf takes `type`"][..]),
+            ("safetensors", "sym", Setting::Flag(false), &["`asym` is only for GPTQ", "`shard_size`"]),
             (
                 "gptq",
                 "bitz",
@@ -168,6 +169,6 @@ mod tests {
         assert!(of("gptq", "bits", Setting::Count(8)).is_ok());
         let request = Request { pure: true, ..Request::default() };
         let error = check(by_name("awq").unwrap(), &request).unwrap_err().to_string();
-        assert!(error.contains("`pure` is for GGUF; `format` awq has `bits`"), "{error}");
+        assert!(error.contains("`pure` is only for GGUF; `format` awq takes `bits`"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! safetensors files: how tensors are spread over them, what they are called, what their headers and their index say.
+//! safetensors shards: how tensors are split over them, their names, headers and index.
 
 use std::ops::Range;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub(super) const SIZE: Opt = Opt {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub name: String,
-    /// Type as safetensors spells it.
+    /// Type, as spelled in safetensors.
     pub dtype: &'static str,
     pub shape: Vec<usize>,
 }
@@ -61,7 +61,7 @@ fn width(dtype: &str) -> u64 {
     }
 }
 
-/// Consecutive runs whose sizes add up to `limit` at most, or are a single one.
+/// Splits into consecutive runs whose sizes add up to at most `limit`, or that hold a single item.
 pub(super) fn split(sizes: &[u64], limit: u64) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let (mut start, mut sum) = (0, 0);
@@ -84,7 +84,7 @@ pub(super) fn name(index: usize, count: usize) -> String {
     }
 }
 
-/// All that precedes the tensors' bytes, which come one after the other in this order.
+/// Everything before the tensors' bytes, which follow in this order without gaps.
 pub(super) fn header<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<u8> {
     let mut header = JsonMap::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
@@ -96,14 +96,14 @@ pub(super) fn header<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<u8> {
         at = end;
     }
     let mut header = Json::Object(header).to_string().into_bytes();
-    // Readers that map the file want the data aligned.
+    // Readers that map the file need aligned data.
     header.resize(header.len().next_multiple_of(8), b' ');
     let mut all = (header.len() as u64).to_le_bytes().to_vec();
     all.extend(header);
     all
 }
 
-/// Writes which shard holds each tensor, where there are several. `shards`: the entries of each.
+/// Writes the index of which shard holds each tensor, if there are several. `shards`: the entries of each.
 pub(super) fn write_index(folder: &Path, shards: &[Vec<&Entry>]) -> Result<()> {
     if shards.len() == 1 {
         return Ok(());

@@ -1,4 +1,5 @@
-//! An exporter for tests: the tensors one after the other, and nothing else. It is one file and one row of the table.
+//! An exporter for tests: writes the tensors one after the other, and nothing else. It is one file and one row of the
+//! table.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
-//! A file that appears whole, under its name, or not at all.
+//! A file that appears under its name complete or not at all.
 //!
-//! Bytes go to a temporary sibling, because a rename is atomic only within a file system, and because the file that
-//! is replaced may be the mapped input of this very run. The sibling is removed when the run fails or is
-//! interrupted. A run that was killed leaves one behind; the next run for the same name removes it, unless its
-//! writer still lives (it holds a lock on it).
+//! Bytes go to a temporary sibling, because a rename is atomic only within a file system, and because the file being
+//! replaced may be the mapped input of this very run. The sibling is removed if the run fails or is interrupted. A
+//! killed run leaves one behind; the next run for the same name removes it, unless its writer is still alive (it holds
+//! a lock on the file).
 
 use std::fs::{self, File};
 use std::io;
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 
 const SUFFIX: &str = ".aurora-tmp";
 
-/// Bytes after which the disk is set to work. Otherwise nothing is written until the end, while dirty pages pile up.
+/// Bytes between flushes. Without them, nothing reaches the disk until the end, while dirty pages pile up.
 const FLUSH: u64 = 64 << 20;
 
 /// A file being written.
@@ -33,7 +33,7 @@ pub struct AtomicFile {
     flusher: Flusher,
 }
 
-/// A thread that flushes what has been written so far, whenever it is told that there is more.
+/// A thread that flushes what has been written so far, whenever it is told there is more.
 struct Flusher {
     more: SyncSender<()>,
     thread: JoinHandle<io::Result<()>>,
@@ -42,7 +42,7 @@ struct Flusher {
 impl Flusher {
     fn start(file: File) -> Self {
         let (more, told) = sync_channel::<()>(1);
-        // The first failure is kept: the system reports one only once.
+        // Keep the first failure: the system reports each only once.
         let thread = thread::spawn(move || told.iter().try_for_each(|()| file.sync_data()));
         Flusher { more, thread }
     }
@@ -70,10 +70,10 @@ impl AtomicFile {
             .suffix(SUFFIX)
             .permissions(permissions())
             .tempfile_in(dir)
-            // The system's reason without the temporary name that tempfile adds: nobody asked for that file.
+            // The system's reason, without the temporary name that tempfile adds.
             .map_err(|e| Error::io(dir, "create a file in this directory", e.kind().into()))?;
         let fail = |e| Error::io(path, format!("reserve {size} bytes for it"), e);
-        // Only to protect it from being taken for stale; file systems without locks do without.
+        // Protects the file from being taken for stale. On file systems without locks, it goes unprotected.
         let _ = temp.as_file().try_lock();
         reserve(temp.as_file(), size).map_err(fail)?;
         let handle = temp.as_file().try_clone().map_err(|e| Error::io(path, "open a second time", e))?;
@@ -89,24 +89,24 @@ impl AtomicFile {
         write_all_at(self.temp.as_file(), bytes, offset).map_err(|e| Error::io(&self.path, "write", e))?;
         let before = self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if before / self.flush_every != (before + bytes.len() as u64) / self.flush_every {
-            // Full: it has been told already. Closed: it has failed and will say so at the end.
+            // If the channel is full, it has been told already; if closed, it has failed and will say so at the end.
             let _ = self.flusher.more.try_send(());
         }
         Ok(())
     }
 
-    /// Flushes to the disk, then takes the final name, unless `watch` says otherwise in between.
+    /// Flushes to disk, then takes the final name, unless `watch` says to stop in between.
     ///
     /// # Errors
-    /// If either fails, if the watch says to stop, or if the name was taken meanwhile and may not be replaced.
+    /// If either fails, if the watch says to stop, or if the name was taken in the meantime and may not be replaced.
     pub fn commit(self, watch: &dyn Watch) -> Result<()> {
         let path = self.path;
         let flushed = self.flusher.finish().and_then(|()| self.temp.as_file().sync_data());
-        flushed.map_err(|e| Error::io(&path, "flush to the disk", e))?;
+        flushed.map_err(|e| Error::io(&path, "flush to disk", e))?;
         watch.go_on()?;
         let named = if self.replace { self.temp.persist(&path) } else { self.temp.persist_noclobber(&path) };
         named.map_err(|e| Error::io(&path, "give the finished file this name", e.error))?;
-        // The name itself is durable once the directory is; a system that cannot flush directories does it by itself.
+        // The name itself is durable once the directory is. Systems that cannot flush directories do so themselves.
         if let Ok(dir) = File::open(directory_of(&path)) {
             let _ = dir.sync_all();
         }
@@ -114,8 +114,7 @@ impl AtomicFile {
     }
 }
 
-/// What temporary files for this name begin with: the name itself, or, since the whole must not become too long, its
-/// beginning and a checksum.
+/// The prefix of temporary files for this name: the name itself or, to limit the length, its beginning and a checksum.
 fn prefix(path: &Path) -> String {
     const LONGEST: usize = 100;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -128,7 +127,7 @@ fn prefix(path: &Path) -> String {
     format!(".{start}-{:08x}.", sum.sum())
 }
 
-/// Removes what killed runs left for this name. Whatever goes wrong here must not stop the run.
+/// Removes what killed runs left for this name. A failure here must not stop the run.
 fn remove_stale(dir: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
@@ -140,14 +139,14 @@ fn remove_stale(dir: &Path, prefix: &str) {
         if !entry.file_type().is_ok_and(|t| t.is_file()) {
             continue;
         }
-        // Where locks do not work, nothing is known of the writer, so nothing is removed.
+        // Without working locks, nothing is known about the writer, so nothing is removed.
         if File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
-/// What an ordinary new file gets (the umask still applies); temporary files are private by default.
+/// Permissions of an ordinary new file (the umask still applies). Temporary files are private by default.
 #[cfg(unix)]
 fn permissions() -> fs::Permissions {
     use std::os::unix::fs::PermissionsExt;
@@ -159,7 +158,7 @@ fn permissions() -> fs::Permissions {
     fs::metadata(".").map(|m| m.permissions()).expect("the working directory exists")
 }
 
-/// Takes the disk space at once where the system can, so that a full disk is an error now and not in an hour.
+/// Reserves the disk space at once if the system can, so that a full disk is an error now and not in an hour.
 #[cfg(target_os = "linux")]
 fn reserve(file: &File, size: u64) -> io::Result<()> {
     use rustix::fs::FallocateFlags;

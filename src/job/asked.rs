@@ -1,4 +1,4 @@
-//! What a recipe's words stand for, and whether they go together. Looks at no file but texts.
+//! What the words of a recipe stand for, and whether they go together. Reads no files but texts.
 
 use aurora_quantizers::spec::Kind;
 use regex::Regex;
@@ -14,20 +14,20 @@ use crate::recipe::{Importance, PassSpec, Propagate, Recipe, Text};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
-/// Tokens in a sample, unless a recipe says otherwise: llama-imatrix's.
+/// Default number of tokens per sample: that of llama-imatrix.
 const CONTEXT: usize = 512;
 
 /// What was asked for, looked up.
 pub(super) struct Asked {
     /// Names of the passes, joined by +.
     pub method: String,
-    /// The passes: with rounding to nearest as the last if they need statistics, without it if they do not.
+    /// The passes. If they need statistics, rounding to nearest is the last one; otherwise it is left out.
     pub passes: Vec<Box<dyn Pass>>,
-    /// Whether the passes need statistics of what linears multiply.
+    /// Whether the passes need statistics of linear layers' inputs.
     pub solves: bool,
     /// Scales by ggml's formula.
     pub reference: bool,
-    /// Every weight to its nearest level.
+    /// Whether every weight is rounded on its own.
     pub nearest: bool,
     /// The format.
     pub exporter: &'static dyn Exporter,
@@ -40,11 +40,11 @@ impl Asked {
     pub fn of(recipe: &Recipe) -> Result<Asked> {
         let mut passes = passes::chain(&recipe.passes)?;
         let named: Vec<&str> = recipe.passes.iter().map(|spec| spec.name.as_str()).collect();
-        // Where it follows others, rounding to nearest goes without saying.
+        // After other passes, rounding to nearest goes without saying.
         let others: Vec<&str> = named.iter().copied().filter(|name| !name.eq_ignore_ascii_case(RTN)).collect();
         let solves = passes[..passes.len() - 1].iter().any(|pass| pass.needs() != StatsKind::None.into());
         if !solves {
-            // What looks at weights alone leaves rounding to the conversion, which needs no block loop for it.
+            // Passes that look only at weights leave rounding to the conversion, which needs no block loop.
             passes.pop();
         }
         let rtn = recipe.passes.iter().find(|spec| spec.name.eq_ignore_ascii_case(RTN)).cloned();
@@ -70,14 +70,14 @@ impl Asked {
     fn check(&self, recipe: &Recipe) -> Result<()> {
         let idle = [(recipe.importance.is_some(), setting(recipe.importance.as_ref())), (self.reference, "scales")];
         if let Some((_, setting)) = idle.iter().find(|(given, _)| self.solves && *given) {
-            let what = format!("method {} makes its own statistics and scales; leave out `{setting}`", self.method);
+            let what = format!("method {} finds its own statistics and scales; leave out `{setting}`", self.method);
             return Err(Error::conflict(["method", setting], what));
         }
         if recipe.stats.is_some() && (!self.solves || recipe.propagate != Propagate::Float) {
             return Err(Error::conflict(
                 ["stats", "method"],
-                "`stats` is for a `method` that calibrates, on what the original model gives every block; `importance.file` is \
-                 what rounding to nearest takes",
+                "`stats` needs a `method` that calibrates and `propagate` float; for rounding to nearest use \
+                 `importance.file`",
             ));
         }
         let Text { files, context, samples, .. } = &recipe.text;
@@ -85,7 +85,8 @@ impl Asked {
         if given && !self.reads_text(recipe) {
             return Err(Error::conflict(
                 ["text.files", "text.context", "text.samples", "importance.calibrate", "method"],
-                "`text.files`, `text.context` and `text.samples` need `importance.calibrate`, or a `method` that calibrates",
+                "`text.files`, `text.context` and `text.samples` need `importance.calibrate` or a `method` that \
+                 calibrates",
             ));
         }
         Ok(())

@@ -13,13 +13,13 @@ use crate::record::FileRecord;
 use crate::watch::Watch;
 use crate::{Error, Result};
 
-/// Bytes that are read at a time.
+/// Bytes read at a time.
 const BUFFER: usize = 1 << 20;
 
-/// Endings of the files of a checkpoint's folder that say what the model is, beside its tensors.
+/// Extensions of the files in a checkpoint folder that describe the model, besides its tensors.
 const BESIDE: [&str; 5] = ["json", "model", "txt", "jinja", "md"];
 
-/// All files that the conversion reads: tensors, what stands beside them, statistics and texts.
+/// Hashes all files that the conversion reads: tensors, the files beside them, statistics and texts.
 pub(super) fn inputs(source: &dyn TensorSource, recipe: &Recipe, watch: &dyn Watch) -> Result<Vec<FileRecord>> {
     let mut files: Vec<PathBuf> = source.files().to_vec();
     if let Config::HuggingFace(config) = source.config() {
@@ -48,7 +48,7 @@ pub(super) fn outputs(written: Vec<PathBuf>, watch: &dyn Watch) -> Result<Vec<Fi
     hashes(files, &name, watch)
 }
 
-/// The files of a folder, by name.
+/// The files of a folder, sorted by name.
 fn listed(folder: &Path) -> Result<Vec<PathBuf>> {
     let fail = |e| Error::io(folder, "list", e);
     let mut files = Vec::new();

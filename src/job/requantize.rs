@@ -6,14 +6,14 @@ use crate::checkpoint::{Config, TensorSource};
 use crate::error::printable;
 use crate::{Error, Result};
 
-/// Refuses GGUF files that are quantised already, unless they are allowed.
+/// Refuses GGUF files that are already quantised, unless that is allowed.
 pub(super) fn refuse(source: &dyn TensorSource, allowed: bool) -> Result<()> {
     let quantized = source.tensors().iter().find(|t| t.spec.kind == Kind::Block);
     match (source.config(), quantized) {
         (Config::Gguf(_), Some(t)) if !allowed => Err(Error::conflict(
             ["model", "allow_requantize"],
             format!(
-                "{}: tensor {}: is quantised already ({}); convert the original checkpoint instead, or accept the \
+                "{}: tensor {}: is already quantised ({}); convert the original checkpoint instead, or accept a \
                  second rounding with `allow_requantize`",
                 source.file_of(t).display(),
                 printable(&t.name),

@@ -1,4 +1,4 @@
-//! What the bytes of a run depend on, in words: a run that was stopped is gone on from only by the same one.
+//! What the bytes of a run depend on, as text: only the same run can continue one that was stopped.
 
 use flate2::Crc;
 
@@ -6,7 +6,7 @@ use crate::checkpoint::{TensorSource, fingerprint};
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 
-/// All that decides the bytes, a line each: the recipe, and checksums of what it names.
+/// Everything that decides the bytes, one item per line: the recipe, and checksums of what it names.
 pub(super) fn identity(recipe: &Recipe, plan: &Plan, source: &dyn TensorSource, samples: &[Vec<u32>]) -> String {
     let mut text = Crc::new();
     samples.iter().flatten().for_each(|token| text.update(&token.to_le_bytes()));

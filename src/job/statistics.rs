@@ -1,5 +1,5 @@
-//! What errors are weighed by: importances from a file or made now, which tensors they serve, and what the header says
-//! of them.
+//! What errors are weighed by: importances from a file or collected now, the tensors they cover, and what the header
+//! says about them.
 
 use std::collections::BTreeSet;
 
@@ -18,16 +18,16 @@ use crate::runtime::{BlockRunner, RuntimeOptions};
 use crate::watch::Watch;
 use crate::weights::Weights;
 
-/// Statistics that a conversion rounds with.
+/// Importances for a conversion.
 pub(super) struct Statistics {
-    /// What the record says of them.
+    /// What the record says about them.
     pub record: ImportanceRecord,
-    /// Those of a file; of a calibration that has not run yet, none.
+    /// The importances from a file; `None` if a calibration has yet to find them.
     found: Option<ColumnImportances>,
 }
 
 impl Statistics {
-    /// What a recipe asks for: reads the file, or looks at what a calibration will cover. Notes say what is not
+    /// Reads the file that a recipe names, or finds out what a calibration will cover. Adds notes about what is not
     /// covered.
     pub fn of(
         recipe: &Recipe,
@@ -65,7 +65,7 @@ impl Statistics {
         let names = |tensors: Vec<&TensorPlan>| tensors.into_iter().map(|t| t.name.clone()).collect::<Vec<_>>();
         let (used, uniform) = (names(used), names(uniform));
         if !uniform.is_empty() {
-            notes.insert(0, format!("no importances for {}: all columns count alike", uniform.join(", ")));
+            notes.insert(0, format!("no importances for {}: all columns weigh the same", uniform.join(", ")));
         }
         let record = ImportanceRecord {
             file: path.map(|p| p.display().to_string()),
@@ -78,7 +78,7 @@ impl Statistics {
         Ok(Some(Statistics { record, found }))
     }
 
-    /// The importances; where they are made now, the model is run.
+    /// The importances. If they are to be collected now, this runs the model.
     pub fn find(
         &self,
         model: &Model,
@@ -107,6 +107,6 @@ impl Statistics {
 fn idle<'g>(graph: &'g ModelGraph, found: &'g [(ParamId, usize)]) -> impl Iterator<Item = String> + 'g {
     found.iter().map(|(id, expert)| {
         let name = &graph.param(*id).name;
-        format!("{name}: expert {expert} saw no token; its columns count alike")
+        format!("{name}: expert {expert} saw no tokens; all its columns weigh the same")
     })
 }

@@ -213,7 +213,7 @@ fn pattern(k: &Keys<'_>) -> Result<Option<usize>> {
     match slides.iter().enumerate().all(|(i, &s)| s == (i % period < period - 1)) {
         true => Ok(Some(period)),
         false => {
-            Err(k.config.unsupported(&key, "is not supported unless every n-th block, and no other, does not slide"))
+            Err(k.config.unsupported(&key, "is supported only if every n-th block, and no other, has full attention"))
         }
     }
 }

@@ -124,10 +124,7 @@ pub(super) fn window_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Resul
     if let Some(layers) = sliding_layers(c, blocks)? {
         let found = std::iter::once(usual).chain(1..=blocks + 1).find(|&p| fits(p, &layers));
         return found.ok_or_else(|| {
-            c.unsupported(
-                "layer_types",
-                "is not supported unless every n-th layer, and no other, sees the whole context",
-            )
+            c.unsupported("layer_types", "is supported only if every n-th layer, and no other, has full attention")
         });
     }
     for key in ["sliding_window_pattern", "_sliding_window_pattern"] {

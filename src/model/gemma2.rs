@@ -49,7 +49,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     h.logit_softcap = Some(c.opt_number("final_logit_softcapping")?.unwrap_or(30.0) as f32);
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if c.map.get(key).is_some_and(serde_json::Value::is_null) || c.opt_number(key)?.is_some_and(|x| x <= 0.0) {
-            return Err(c.unsupported(key, "must be above zero; GGUF cannot say that there is no cap"));
+            return Err(c.unsupported(key, "must be above zero; GGUF cannot express that there is no cap"));
         }
     }
     h.window = h.window.or(Some(4096));

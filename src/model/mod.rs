@@ -120,5 +120,5 @@ fn find_hf(c: &HfConfig) -> Result<&'static Arch> {
 fn unknown(name: &str, spell: impl Fn(&Arch) -> &'static str) -> String {
     let mut known: Vec<_> = ARCHS.iter().map(|a| spell(a)).collect();
     known.dedup();
-    format!("architecture {name:?} is not supported; known are {}", known.join(", "))
+    format!("architecture {name:?} is not supported; known: {}", known.join(", "))
 }

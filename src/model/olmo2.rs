@@ -62,7 +62,7 @@ fn complete(h: &mut Hyper, _: &GgufConfig) -> Result<()> {
 
 fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
     if h.window.is_some() {
-        return Err("OLMo 3, whose GGUF files have windows, cannot be said in OLMo 2's config.json".to_owned());
+        return Err("OLMo 3, whose GGUF files have windows, cannot be expressed in OLMo 2's config.json".to_owned());
     }
     to.class("Olmo2ForCausalLM", "olmo2");
     to.set("attention_bias", false);

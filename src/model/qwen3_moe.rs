@@ -56,7 +56,7 @@ fn keys(h: &Hyper, c: &HfConfig, to: &mut Metadata) {
 
 fn config(h: &Hyper, to: &mut HfKeys<'_>) -> Result<(), String> {
     to.class("Qwen3MoeForCausalLM", "qwen3_moe");
-    let experts = h.experts.as_ref().ok_or("a Qwen 3 MoE without experts")?;
+    let experts = h.experts.as_ref().ok_or("a Qwen3 MoE model without experts")?;
     to.set("num_experts", experts.count);
     to.set("num_experts_per_tok", experts.used);
     to.set("norm_topk_prob", true);

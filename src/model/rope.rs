@@ -101,10 +101,12 @@ fn scaling(s: &Section<'_>, usual: &Usual, rope: &Rope, context: usize) -> Resul
     };
     if kind != "default" && !usual.rope_types.contains(&kind) {
         let known = match usual.rope_types {
-            [] => "none is".to_owned(),
-            known => format!("{} can be", known.join(", ")),
+            [] => "none".to_owned(),
+            known => known.join(", "),
         };
-        return Err(s.unsupported("rope_type", format!("{kind:?} is not supported; for this architecture {known}")));
+        return Err(
+            s.unsupported("rope_type", format!("{kind:?} is not supported; this architecture supports {known}"))
+        );
     }
     match kind {
         "linear" => Ok(RopeScaling::Linear(s.number("factor")? as f32)),

@@ -65,7 +65,7 @@ impl<'a> HfKeys<'a> {
     /// Biases, for those whose attention has one setting for all of its matrices.
     pub fn biases(&mut self, h: &Hyper) -> Result<(), String> {
         if h.qkv_bias != h.attn_out_bias {
-            return Err("biases on a part of the attention's matrices cannot be said in config.json".to_owned());
+            return Err("biases on only some attention matrices cannot be expressed in config.json".to_owned());
         }
         self.set("attention_bias", h.qkv_bias);
         self.set("mlp_bias", h.mlp_bias);
@@ -83,7 +83,7 @@ impl<'a> HfKeys<'a> {
                 let factors = small("rope_freqs.weight")?;
                 let found = rope::llama3_settings(&factors, &h.rope);
                 let [factor, low, high, original] =
-                    found.ok_or("rope_freqs.weight holds no factors of Llama 3's kind")?;
+                    found.ok_or("rope_freqs.weight does not hold Llama 3 rotary factors")?;
                 json!({
                     "rope_type": "llama3",
                     "factor": factor,

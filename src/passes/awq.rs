@@ -1,9 +1,9 @@
-//! AWQ (Lin et al. 2023): input channels get factors that their producers absorb, chosen by what rounding then does to
-//! the output of the attention or the MLP. The formulas are [`aurora_quantizers::awq`]'s.
+//! AWQ (Lin et al. 2023): scales input channels by factors that their producers absorb, chosen by what rounding then
+//! does to the output of the attention or MLP. The formulas are in [`aurora_quantizers::awq`].
 //!
-//! A site's candidates are tried in the frame of the checkpoint: weights are scaled, rounded as the plan says (their
-//! scales searched with the scaled importances), decoded and divided by the factors again. So nothing else in the block
-//! has to change for a trial, sites do not depend on each other, and the factors move only when all are found.
+//! Candidates are tried in the frame of the checkpoint: weights are scaled, rounded as planned (with a scale search
+//! that uses the scaled importances), decoded, and divided by the factors again. So nothing else in the block changes
+//! for a trial, sites do not depend on each other, and factors are applied only once all are found.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -20,20 +20,20 @@ use crate::model::{Producer, Reader, Site};
 use crate::options::{Opt, OptKind};
 use crate::record::PassRecord;
 
-/// Where the search begins: exponents of activations and of weights. It goes on from the best of them.
+/// Starting points of the search: exponents of activations and of weights. It continues from the best of them.
 const BEGIN: [[f32; 2]; 3] = [[0.5, 0.0], [0.0, 0.5], [0.5, 0.5]];
-/// Its first step from there, in four directions; then halves of it, down to one step of the grid.
+/// The first step from there, in four directions. It is then halved, down to one step of the grid.
 const STEP: f32 = 0.25;
 
-/// Before codes that make up for each other's errors, scales must lower the loss of plain rounding to this share of it.
-/// Where they gain less, GPTQ alone was as good or better (bookworm-8m: at 0.96 on average, 0 to 3 % better without);
-/// where channels differ much they gain far more.
+/// Before a pass whose codes compensate for each other's errors, scales must lower the loss of plain rounding to this
+/// share. Where they gain less, GPTQ alone was as good or better (bookworm-8m: at 0.96 on average, 0 to 3 % better
+/// without). Where channels differ a lot, they gain far more.
 const WORTH: f64 = 0.75;
 
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
     name: "awq",
-    about: "scales input channels so that rounding hurts them less, folded into the weights before",
+    about: "scales input channels so that rounding hurts them less; earlier weights absorb the scales",
     options: &[GRID, DUO],
     solves: false,
     for_codes: true,
@@ -46,21 +46,21 @@ pub const ROW: PassRow = PassRow {
 
 const GRID: Opt = Opt {
     name: "grid",
-    about: "AWQ: steps into which the exponents of the scales, 0 to 1, are divided; a search looks at some of them",
+    about: "AWQ: steps between 0 and 1 for the exponents of the scales; the search tries only some of them",
     kind: OptKind::Count(1, 1000),
     default: "20",
 };
 
 const DUO: Opt = Opt {
     name: "duo",
-    about: "AWQ: whether the weights' own magnitudes have a say in the scales, or which is better of the two",
+    about: "AWQ: whether the weights' own magnitudes affect the scales (on, off), or whichever is better (both)",
     kind: OptKind::Word(&["on", "off", "both"]),
     default: "both",
 };
 
 const DUOS: [(&str, Duo); 3] = [("on", Duo::On), ("off", Duo::Off), ("both", Duo::Both)];
 
-/// Which of the two forms of scales are tried.
+/// Which forms of scales are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Duo {
     /// Of activations and weights.
@@ -71,28 +71,28 @@ enum Duo {
     Both,
 }
 
-/// Fact: what the losses are, if not those of the block's outputs.
+/// Fact: how the losses are measured, if not at the block's outputs.
 pub const JUDGED_BY: &str = "judged_by";
 
-/// Fact: the exponents of activations and of weights; none where no scales were better than none.
+/// Fact: the exponents of activations and weights. Absent if no scales were better than none.
 pub const EXPONENTS: &str = "exponents";
 
 /// The pass.
 struct Awq {
     grid: usize,
     duo: Duo,
-    /// Share of the loss that scales must come below.
+    /// Scales must lower the loss to less than this share.
     worth: f64,
 }
 
-/// One way to make factors: the exponents of activations and of weights, in steps of the grid.
+/// A candidate for the factors: the exponents of activations and weights, in steps of the grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     activations: usize,
     weights: usize,
 }
 
-/// A site under search.
+/// A site being searched.
 struct Channels<'s> {
     index: usize,
     state: &'s SiteState,
@@ -101,7 +101,7 @@ struct Channels<'s> {
     weights: Vec<f32>,
 }
 
-/// Factors of some sites, and what rounding costs with them.
+/// Factors for some sites, and the loss with them.
 struct Scaled {
     factors: Vec<Vec<f32>>,
     loss: f64,
@@ -120,7 +120,7 @@ impl Pass for Awq {
             let mut record = begin(block, &unit);
             let refused =
                 match (block.probe(), unit.iter().find_map(|&i| block.sites()[i].site.producer.as_ref().err())) {
-                    (None, _) => Some("left as it is: scales are sought within blocks"),
+                    (None, _) => Some("scales are searched only within transformer blocks"),
                     (_, Some(why)) => Some(why.as_str()),
                     _ => None,
                 };
@@ -143,8 +143,8 @@ impl Pass for Awq {
     }
 }
 
-/// Sites that are searched together: each by itself, but of those that are the experts of one linear all, which then
-/// share an exponent. Sites without a matrix on a grid are left out: they have nothing to gain.
+/// Groups sites that are searched together: each on its own, except that the experts of one linear layer share
+/// exponents. Sites without a quantised matrix are left out, since they have nothing to gain.
 fn units(block: &BlockState<'_>) -> Vec<Vec<usize>> {
     let mut units: Vec<Vec<usize>> = Vec::new();
     for (i, state) in block.sites().iter().enumerate() {
@@ -177,13 +177,13 @@ fn begin(block: &BlockState<'_>, unit: &[usize]) -> PassRecord {
     record
 }
 
-/// Tokens that came to any reader of a site.
+/// Tokens that reached any reader of a site.
 fn tokens(state: &SiteState) -> u64 {
     let all = state.stats.iter().find(|(expert, _)| expert.is_none());
     all.map_or_else(|| state.stats.iter().map(|(_, s)| s.tokens()).sum(), |(_, s)| s.tokens())
 }
 
-/// What all readers of a site saw together.
+/// Mean magnitudes over what all readers of a site saw.
 fn magnitudes(state: &SiteState) -> Vec<f32> {
     let all = state.stats.iter().find(|(expert, _)| expert.is_none());
     match all {
@@ -197,7 +197,7 @@ fn magnitudes(state: &SiteState) -> Vec<f32> {
 }
 
 impl Awq {
-    /// The best factors of a unit's sites, if any are better than none.
+    /// The best factors for a unit's sites, if any are better than none.
     fn search(
         &self,
         block: &BlockState<'_>,
@@ -220,7 +220,7 @@ impl Awq {
         };
         let sites: Vec<Channels<'_>> = unit.iter().filter_map(channels).collect();
         if sites.is_empty() {
-            record.note = Some("saw no token".to_owned());
+            record.note = Some("saw no tokens".to_owned());
             return Ok(Vec::new());
         }
         let name = record.tensors[0].clone();
@@ -240,7 +240,7 @@ impl Awq {
         let plain = run(sites.iter().map(|s| vec![1.0; s.state.site.width]).collect())?;
         let (chosen, mut best) = self.best(&mut |candidate| run(self.factors(&sites, candidate)))?;
         record.before = Some(plain.loss);
-        // Only what is better, and not just other.
+        // Factors must be better, not just different.
         if best.loss >= plain.loss * self.worth {
             record.after = Some(plain.loss);
             return Ok(Vec::new());
@@ -261,7 +261,7 @@ impl Awq {
         Ok(sites.iter().map(|s| s.index).zip(best.factors).collect())
     }
 
-    /// The candidate with the smallest loss that the search meets.
+    /// The best candidate that the search finds.
     fn best(&self, run: &mut dyn FnMut(Candidate) -> Result<Scaled>) -> Result<(Candidate, Scaled)> {
         let mut tried = BTreeSet::new();
         let mut best: Option<(Candidate, Scaled)> = None;
@@ -287,7 +287,7 @@ impl Awq {
             look(Candidate { activations, weights }, &mut best)?;
         }
         if best.is_none() {
-            // The grid is too coarse for these.
+            // The grid is too coarse for the starting points.
             look(Candidate { activations: self.grid, weights: 0 }, &mut best)?;
         }
         let mut step = steps(STEP).max(1);
@@ -314,7 +314,7 @@ impl Awq {
         }
     }
 
-    /// A candidate's factors for each site, equal for channels that hang together.
+    /// A candidate's factors for each site, equal for tied channels.
     fn factors(&self, sites: &[Channels<'_>], candidate: Candidate) -> Vec<Vec<f32>> {
         let [p, q] = [candidate.activations, candidate.weights].map(|step| step as f32 / self.grid as f32);
         let of_site = |site: &Channels<'_>| {

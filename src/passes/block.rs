@@ -1,8 +1,8 @@
-//! One transformer block (or the head) while passes work on it: weights, sites, statistics, and the only legal edits.
+//! One transformer block (or the head) while passes work on it: weights, sites, statistics, and the only allowed edits.
 //!
-//! A scale that moves through a site changes three things: the readers' columns, the producer's rows and the
-//! statistics. [`BlockState::scale_site`] changes all three, so they cannot disagree. Weights are not copied for it:
-//! what is kept are [`Edits`], and rows are read through a view that has them.
+//! Scaling a site changes three things: the readers' columns, the producer's rows and the statistics.
+//! [`BlockState::scale_site`] changes all three, so they cannot disagree. Weights are not copied for this: only
+//! [`Edits`] are kept, and rows are read through a view that applies them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,21 +16,21 @@ use crate::model::{ModelGraph, ParamId, Producer, Reader, Site};
 use crate::weights::{Edit, Edits, Scale, Weights};
 use crate::{Error, Result};
 
-/// Tries other weights on some of the calibration text, or on what is known of it.
+/// Tries other weights on part of the calibration text, or on its statistics.
 pub trait Probe: Sync {
-    /// Makes ready to try weights for the readers of a site. `states`: all sites of the block, none of them scaled yet.
+    /// Prepares to try weights for the readers of a site. `states`: all sites of the block, none of them scaled yet.
     ///
     /// # Errors
     /// If the block cannot be run.
     fn stop_at<'p>(&'p self, site: &Site, states: &'p [SiteState]) -> Result<Box<dyn Trial + 'p>>;
 
-    /// How it judges, if not by running the block.
+    /// How it judges weights, if not by running the block.
     fn judges(&self) -> Option<&'static str> {
         None
     }
 }
 
-/// A block, stopped in front of the readers of one site.
+/// A block, stopped just before the readers of one site.
 pub trait Trial {
     /// What other weights (whole matrices `[rows, cols]`, as they would stand in the original checkpoint) do to the
     /// attention's or the MLP's output, the residual stream behind them: the mean over tokens of the squared change,
@@ -45,17 +45,18 @@ pub trait Trial {
     fn change(&self, weights: &[(Reader, Array2<f32>)]) -> Result<f64>;
 }
 
-/// A site and what was seen of it.
+/// A site and its statistics.
 #[derive(Debug, Clone)]
 pub struct SiteState {
     /// The site, as the graph has it.
     pub site: Site,
-    /// Of the readers that are no experts' matrices, and of every expert's: these see only the tokens that chose it.
+    /// Statistics for the readers that are not experts' matrices (`None`), and for every expert's, which see only the
+    /// tokens routed to it.
     pub stats: Vec<(Option<usize>, SiteStats)>,
 }
 
 impl SiteState {
-    /// What the readers of one expert saw; with `None`, those that are no expert's.
+    /// What the readers of one expert saw; for `None`, those that belong to no expert.
     ///
     /// # Panics
     /// If the site has no such readers.
@@ -64,21 +65,21 @@ impl SiteState {
     }
 }
 
-/// A block under way.
+/// A block that is being worked on.
 pub struct BlockState<'a> {
     loaded: &'a Weights<'a>,
     stores: &'a [&'static dyn Store],
     probe: Option<&'a dyn Probe>,
     sites: Vec<SiteState>,
     edits: Edits,
-    /// What was loaded, with all edits.
+    /// The loaded weights with all edits.
     view: Weights<'a>,
     encoded: BTreeMap<Reader, Vec<u8>>,
 }
 
 impl<'a> BlockState<'a> {
-    /// A block as `loaded` has it. `stores`: what each parameter of the model is to be stored as; `probe`: of a
-    /// transformer block, where a pass wants it.
+    /// A block as in `loaded`. `stores`: how each parameter of the model will be stored. `probe`: for transformer
+    /// blocks, if a pass wants one.
     pub fn new(
         loaded: &'a Weights<'a>,
         stores: &'a [&'static dyn Store],
@@ -89,7 +90,7 @@ impl<'a> BlockState<'a> {
         BlockState { loaded, stores, probe, sites, edits, view, encoded: BTreeMap::new() }
     }
 
-    /// Where other weights can be tried.
+    /// The means of trying other weights, if there is one.
     pub fn probe(&self) -> Option<&'a dyn Probe> {
         self.probe
     }
@@ -99,17 +100,17 @@ impl<'a> BlockState<'a> {
         self.loaded.graph()
     }
 
-    /// The block's sites, in the order in which they run.
+    /// The block's sites, in execution order.
     pub fn sites(&self) -> &[SiteState] {
         &self.sites
     }
 
-    /// What the parameter is to be stored as.
+    /// How the parameter will be stored.
     pub fn store(&self, id: ParamId) -> &'static dyn Store {
         self.stores[id.0]
     }
 
-    /// Rows and columns of the matrix that a reader is.
+    /// Rows and columns of a reader's matrix.
     pub fn shape(&self, reader: Reader) -> (usize, usize) {
         self.view.dim_of(reader)
     }
@@ -134,15 +135,15 @@ impl<'a> BlockState<'a> {
         self.view.rows(reader.weight, first + rows.start..first + rows.end, out);
     }
 
-    /// Multiplies column c of every reader of site `index` by `factors[c]`, divides what makes channel c by it, and the
-    /// statistics likewise: the block computes what it computed before.
+    /// Multiplies column c of every reader of site `index` by `factors[c]`, and divides whatever produces channel c,
+    /// and the statistics, accordingly. The block computes the same as before.
     ///
     /// # Errors
-    /// If nobody can absorb the factors (the reason is the site's), if channels that hang together have different
-    /// factors, or if a factor is not positive and finite.
+    /// If nothing can absorb the factors (the site says why), if tied channels have different factors, or if a factor
+    /// is not positive and finite.
     ///
     /// # Panics
-    /// If there is no such site, there is not one factor per channel, or a reader has its codes already.
+    /// If there is no such site, there is not one factor per channel, or a reader already has codes.
     pub fn scale_site(&mut self, index: usize, factors: &[f32]) -> Result<()> {
         let state = &self.sites[index];
         assert_eq!(factors.len(), state.site.width, "factors of a site");
@@ -161,7 +162,7 @@ impl<'a> BlockState<'a> {
         let producer = producer.map_err(|why| Error::bug(format!("{name}: its input cannot be scaled: {why}")))?;
         for group in producer.groups(factors.len()) {
             if let Some(other) = group.iter().find(|&&c| factors[c] != factors[group[0]]) {
-                let what = format!("{name}: channels {} and {other} of its input need one scale", group[0]);
+                let what = format!("{name}: channels {} and {other} of its input must have the same scale", group[0]);
                 return Err(Error::bug(what));
             }
         }
@@ -174,13 +175,13 @@ impl<'a> BlockState<'a> {
         Ok(())
     }
 
-    /// Changes one matrix, and nothing that would make up for it.
+    /// Edits one matrix, without compensating for it elsewhere.
     ///
     /// # Errors
     /// If the edit does not fit the matrix's shape.
     ///
     /// # Panics
-    /// If the matrix has its codes already.
+    /// If the matrix already has codes.
     pub fn edit(&mut self, reader: Reader, edit: Edit) -> Result<()> {
         assert!(!self.encoded.contains_key(&reader), "edits come before codes");
         self.edits.push(reader.weight, reader.expert, edit);
@@ -188,7 +189,7 @@ impl<'a> BlockState<'a> {
         Ok(())
     }
 
-    /// Divides what makes each channel by its factor.
+    /// Divides whatever produces each channel by its factor.
     fn divide(&mut self, producer: &Producer, factors: &[f32]) {
         match producer {
             Producer::Norm { weight, bias } => {
@@ -200,7 +201,7 @@ impl<'a> BlockState<'a> {
             Producer::Rows { weight, bias, expert, rows, channels } => {
                 let mut by = vec![1.0; self.shape(Reader { weight: *weight, expert: *expert }).0];
                 for (i, by) in by[rows.clone()].iter_mut().enumerate().take(channels.rows()) {
-                    // All that a row makes have one factor.
+                    // All channels that a row produces have the same factor.
                     let Some(c) = channels.of(i).next() else { continue };
                     *by = factors[c].recip();
                 }
@@ -212,10 +213,10 @@ impl<'a> BlockState<'a> {
         }
     }
 
-    /// The matrix is from now on what `bytes` say, in its format.
+    /// Sets the matrix's bytes, in its format. From now on they are its value.
     ///
     /// # Panics
-    /// If they are not as many as the format needs.
+    /// If the number of bytes is not what the format needs.
     pub fn set_codes(&mut self, reader: Reader, bytes: Vec<u8>) {
         let (rows, cols) = self.shape(reader);
         let spec = self.store(reader.weight).spec();
@@ -223,7 +224,7 @@ impl<'a> BlockState<'a> {
         self.encoded.insert(reader, bytes);
     }
 
-    /// The matrix's bytes, once it has codes.
+    /// The matrix's bytes, if it has codes.
     pub fn codes(&self, reader: Reader) -> Option<&[u8]> {
         self.encoded.get(&reader).map(Vec::as_slice)
     }
@@ -233,7 +234,7 @@ impl<'a> BlockState<'a> {
         (self.encoded, self.edits)
     }
 
-    /// An error about a reader, with what went wrong in its numbers.
+    /// An error about a reader's numbers.
     pub fn error(&self, reader: Reader, e: &NumError) -> Error {
         let what = match e {
             NumError::NotFinite { .. } => "its weights are not finite",

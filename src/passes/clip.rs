@@ -1,5 +1,6 @@
-//! Clipping after AWQ: rounds to nearest with the range of groups cut where the inputs' correlations make that better.
-//! Not for queries and keys, whose product magnifies what is cut (as in the AWQ authors' code).
+//! Clipping after AWQ: rounds to nearest, with the range of groups clipped where the inputs' correlations make that
+//! better. Queries and keys are left out, because their product magnifies what is clipped (as in the AWQ authors'
+//! code).
 
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::record::PassRecord;
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
     name: "clip",
-    about: "rounds to nearest, with ranges of groups cut where that lowers the error of the outputs",
+    about: "rounds to nearest, with the range of groups clipped where that lowers the output error",
     options: &[],
     solves: true,
     for_codes: true,
@@ -58,7 +59,7 @@ impl Pass for Clip {
     }
 }
 
-/// The matrix's bytes, and its loss within blocks: rounded plainly, and clipped. Chunks depend on its shape alone.
+/// The matrix's bytes, and its loss within blocks, rounded plainly and clipped. Chunks depend only on its shape.
 fn clipped(block: &BlockState<'_>, reader: Reader, stats: &SiteStats, group: usize) -> Result<(Vec<u8>, f64, f64)> {
     let (rows, cols) = block.shape(reader);
     let store = block.store(reader.weight);

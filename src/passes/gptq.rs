@@ -1,5 +1,5 @@
-//! GPTQ (Frantar et al. 2022) on whatever grid the plan gives each matrix; the mathematics is
-//! [`aurora_quantizers::gptq`]'s. What it leaves alone is rounded to nearest afterwards, and says so in the record.
+//! GPTQ (Frantar et al. 2022) on whatever grid the plan gives each matrix. The mathematics is in
+//! [`aurora_quantizers::gptq`]. Whatever it leaves alone is rounded to nearest afterwards, and the record says so.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::record::PassRecord;
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
     name: "gptq",
-    about: "chooses codes so that errors of neighbours cancel (Hessian of the inputs)",
+    about: "chooses codes so that the errors of a row cancel out, by the Hessian of the inputs",
     options: &[DAMP, ACT_ORDER, REFINE],
     solves: true,
     for_codes: true,
@@ -28,16 +28,16 @@ pub const ROW: PassRow = PassRow {
 
 const DAMP: Opt = Opt {
     name: "damp",
-    about: "GPTQ: share of the mean diagonal that is added to a Hessian's; it is raised until the factorisation succeeds, which \
-            the report says",
+    about: "GPTQ: damping, as a share of the Hessian's mean diagonal; raised until the factorisation succeeds, which \
+            the summary reports",
     kind: OptKind::Number(0.0, 1.0),
     default: "0.01",
 };
 
 const ACT_ORDER: Opt = Opt {
     name: "act_order",
-    about: "GPTQ: static visits columns by descending activation, with scales fixed before; none goes from left to right, with \
-            scales refitted on the way",
+    about: "GPTQ: order of the columns. static: by descending activation, with scales fixed beforehand; none: left to \
+            right, with scales refitted on the way",
     kind: OptKind::Word(&["static", "none"]),
     default: "static",
 };
@@ -46,7 +46,7 @@ const ORDERS: [(&str, Order); 2] = [("static", Order::Static), ("none", Order::N
 
 const REFINE: Opt = Opt {
     name: "refine",
-    about: "GPTQ: most rounds of coordinate descent on the codes after solving",
+    about: "GPTQ: maximum rounds of coordinate descent on the codes after solving",
     kind: OptKind::Count(0, u64::MAX),
     default: "3",
 };
@@ -79,7 +79,7 @@ impl Pass for Gptq {
                 let (tables, readers): (Vec<Reader>, Vec<Reader>) =
                     readers.filter(on_grids).partition(|r| block.graph().param(r.weight).role == Role::Embedding);
                 let tokens = block.sites()[site].seen_by(expert).tokens();
-                // Inputs of its use as a matrix say nothing of that by row.
+                // The inputs it is multiplied with say nothing about lookups by row.
                 tables.into_iter().for_each(|table| leave(block, table, tokens, "also looked up by row", log));
                 if readers.is_empty() {
                     continue;
@@ -97,7 +97,7 @@ impl Pass for Gptq {
     }
 }
 
-/// Whether the matrix gets codes, and has none yet.
+/// Whether the matrix is to get codes and has none yet.
 fn is_on_a_grid(block: &BlockState<'_>, reader: Reader) -> bool {
     block.store(reader.weight).blocks().is_some() && block.codes(reader).is_none()
 }
@@ -107,7 +107,7 @@ fn record(block: &BlockState<'_>, pass: &str, reader: Reader, tokens: u64) -> Pa
     PassRecord { expert: reader.expert, tokens, ..PassRecord::new(pass, param.block, vec![param.name.clone()]) }
 }
 
-/// Says why a matrix is left for rounding to nearest.
+/// Records why a matrix is left to rounding to nearest.
 fn leave(block: &BlockState<'_>, reader: Reader, tokens: u64, why: &str, log: &mut dyn Log) {
     log.done(PassRecord { note: Some(why.to_owned()), ..record(block, RTN, reader, tokens) });
 }
@@ -116,7 +116,7 @@ impl Gptq {
     /// The Hessian of what some readers saw and its shrinkage, or why there is none.
     fn hessian(&self, stats: &SiteStats) -> std::result::Result<(Hessian, f64), String> {
         let Some(gram) = stats.gram().filter(|_| stats.tokens() > 0) else {
-            return Err("no calibration token came to it".to_owned());
+            return Err("no calibration token reached it".to_owned());
         };
         let mut h = gram.to_square(1.0 / stats.tokens() as f64);
         let shrinkage = gptq::shrink(h.view_mut(), stats.tokens());

@@ -1,7 +1,8 @@
-//! The methods: each takes a block with the statistics of its inputs and leaves it better prepared, or solved.
+//! The methods. Each takes a block with the statistics of its inputs, and either prepares it for later passes or solves
+//! it.
 //!
-//! A pass sees weights and statistics of one block ([`BlockState`]) and knows no files and no runtime. A new one is a
-//! file here and a row of [`PASSES`].
+//! A pass sees the weights and statistics of one block ([`BlockState`]) and knows nothing of files or the runtime. A
+//! new one is a file here and a row of [`PASSES`].
 
 pub(crate) mod awq;
 mod block;
@@ -33,11 +34,11 @@ pub static PASSES: &[PassRow] = &[
 /// The row of a pass.
 ///
 /// # Errors
-/// If there is none of that name; the error lists those that there are.
+/// If there is none of that name; the error lists the known ones.
 pub fn row(name: &str) -> Result<&'static PassRow> {
     PASSES.iter().find(|row| row.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
         let known: Vec<_> = PASSES.iter().map(|row| row.name).collect();
-        Error::setting("method", name, format!("not known; known: {} (joined by +)", known.join(", ")))
+        Error::setting("method", name, format!("unknown; known: {} (joined by +)", known.join(", ")))
     })
 }
 
@@ -45,8 +46,8 @@ pub fn row(name: &str) -> Result<&'static PassRow> {
 /// solved.
 ///
 /// # Errors
-/// If a name is not known or stands twice, an option is not the pass's or has a value that it cannot have, or passes
-/// stand in an order in which one has nothing to do.
+/// If a name is unknown or given twice, an option does not belong to its pass or has an invalid value, or the order
+/// leaves a pass with nothing to do.
 pub fn chain(specs: &[PassSpec]) -> Result<Vec<Box<dyn Pass>>> {
     let mut rows: Vec<(&PassRow, Options)> = Vec::new();
     let names = || specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join("+");
@@ -56,7 +57,7 @@ pub fn chain(specs: &[PassSpec]) -> Result<Vec<Box<dyn Pass>>> {
             return Err(Error::setting("method", names(), format!("names {} twice", row.name)));
         }
         if let Some((before, _)) = rows.last().filter(|(before, _)| before.solves && !row.solves) {
-            let what = format!("{} comes before {}, which chooses codes", row.name, before.name);
+            let what = format!("{} must come before {}, which chooses codes", row.name, before.name);
             return Err(Error::setting("method", names(), what));
         }
         rows.push((row, Options::of(&format!("`method` {}", row.name), row.options, &spec.options)?));

@@ -1,4 +1,4 @@
-//! What a pass is: what it needs, what it does to a block, and the row of the table that makes one.
+//! What a pass is: what it needs, what it does to a block, and the row of the table that creates one.
 
 use super::block::BlockState;
 use crate::Result;
@@ -8,7 +8,7 @@ use crate::record::PassRecord;
 /// The pass that ends every chain.
 pub const RTN: &str = "rtn";
 
-/// How much a pass wants to know of the inputs of linears.
+/// The statistics of linear layers' inputs that a pass needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StatsKind {
     /// Nothing.
@@ -22,7 +22,7 @@ pub enum StatsKind {
 /// What a pass needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Needs {
-    /// Statistics of the inputs of linears.
+    /// Statistics of the inputs of linear layers.
     pub stats: StatsKind,
     /// Trials of other weights ([`BlockState::probe`]).
     pub probe: bool,
@@ -34,7 +34,7 @@ impl From<StatsKind> for Needs {
     }
 }
 
-/// Receives what a pass does, place by place.
+/// Receives reports of what a pass does, place by place.
 pub trait Log {
     /// The work in one place is done.
     fn done(&mut self, record: PassRecord);
@@ -48,7 +48,7 @@ pub trait Log {
 
 /// One step of a method chain.
 pub trait Pass: Send + Sync {
-    /// What it needs to have been observed. The model is not run for passes that need nothing.
+    /// What must have been observed. If no pass needs anything, the model is not run.
     fn needs(&self) -> Needs;
 
     /// Works on one block.
@@ -65,15 +65,15 @@ pub struct PassRow {
     pub name: &'static str,
     /// One line for help.
     pub about: &'static str,
-    /// What can be set.
+    /// Its options.
     pub options: &'static [Opt],
-    /// Whether it chooses codes; what only prepares weights comes before.
+    /// Whether it chooses codes. Passes that only prepare weights come before it.
     pub solves: bool,
     /// Whether it is about codes: it chooses them, or prepares weights for them. Where all linears stay floats it would do
     /// nothing, and asking for it is an error.
     pub for_codes: bool,
     /// Whether its codes make up for each other's errors on the calibration text.
     pub compensates: bool,
-    /// Makes the pass; told which passes come after it.
+    /// Creates the pass, given the passes that come after it.
     pub make: fn(&Options, &[&PassRow]) -> Box<dyn Pass>,
 }

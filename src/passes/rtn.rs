@@ -1,6 +1,6 @@
-//! Round to nearest: every matrix that has no codes yet gets those of its format's own encoder, which weighs each
-//! column's error by what the inputs are like; or codes that make up for each other's errors, as far as the weights
-//! tell which inputs go together.
+//! Round to nearest: every matrix that has no codes yet is encoded in its format, with column errors weighed by the
+//! inputs, or with codes that compensate for each other's errors, as far as the weights show which inputs are
+//! correlated.
 
 use aurora_quantizers::gptq::{self, Guess};
 use aurora_quantizers::spec::Kind;
@@ -16,7 +16,7 @@ use crate::options::{Opt, OptKind};
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
     name: super::RTN,
-    about: "rounds each weight to the nearest, with searched scales",
+    about: "rounds to nearest, with searched scales",
     options: &[SCALES, CODES],
     solves: true,
     // Floats are rounded, too.
@@ -25,33 +25,33 @@ pub const ROW: PassRow = PassRow {
     make: |options, _| Box::new(Rtn { nearest: !options.word(CODES.name, &JOINT) }),
 };
 
-/// How scales are found. Only the conversion that runs no model can use ggml's formula.
+/// How scales are found. Only a conversion that does not run the model can use ggml's formula.
 pub const SCALES: Opt = Opt {
     name: "scales",
-    about: "How the scales of blocks are found. search: for the smallest error; reference: by ggml's formula, the same bytes as \
-            llama-quantize writes (only for the types named after one number, such as q4_0)",
+    about: "How scales are found. search: for the smallest error; reference: by ggml's formula, for the same bytes as \
+            llama-quantize (only q4_0, q4_1, q5_0, q5_1, q8_0, mxfp4 and floats)",
     kind: OptKind::Word(&["search", "reference"]),
     default: "search",
 };
 
-/// Whether scales are those of ggml's formula.
+/// Whether scales follow ggml's formula.
 pub const REFERENCE: [(&str, bool); 2] = [("search", false), ("reference", true)];
 
-/// How codes are chosen on searched scales.
+/// How codes are chosen for searched scales.
 pub const CODES: Opt = Opt {
     name: "codes",
-    about: "How rtn chooses codes on searched scales. joint: so that errors cancel in those directions that inputs take, as far \
-            as the weights tell; nearest: every weight on its own",
+    about: "How rtn chooses codes for searched scales. joint: so that errors cancel for likely inputs, as estimated \
+            from the weights; nearest: each weight on its own",
     kind: OptKind::Word(&["joint", "nearest"]),
     default: "joint",
 };
 
-/// Whether codes are chosen together.
+/// Whether codes are chosen jointly.
 pub const JOINT: [(&str, bool); 2] = [("joint", true), ("nearest", false)];
 
 /// The pass.
 struct Rtn {
-    /// Whether every weight gets the nearest level.
+    /// Whether every weight is rounded on its own.
     nearest: bool,
 }
 
@@ -80,10 +80,10 @@ impl Pass for Rtn {
     }
 }
 
-/// A whole matrix; `nearest`: each weight on its own. Chunks depend on its shape alone.
+/// Encodes a whole matrix. `nearest`: each weight on its own. Chunks depend only on its shape.
 ///
 /// # Errors
-/// If a weight is not finite, or too large for the format.
+/// If a weight is not finite or is too large for the format.
 pub(super) fn encode(
     block: &BlockState<'_>,
     linear: Reader,
@@ -94,7 +94,7 @@ pub(super) fn encode(
     let store = block.store(linear.weight);
     let row_bytes = store.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
     let mut guess = None;
-    // A row of a table that is looked up as well is a result itself.
+    // A row of a lookup table is itself an output.
     let looked_up = block.graph().param(linear.weight).role == Role::Embedding;
     if !nearest && !looked_up && Guess::helps(store.spec()) {
         let mut sample = Vec::new();

@@ -1,4 +1,4 @@
-//! A pass that looks at weights alone, for tests: doubles every matrix. It is one file and one row of the table.
+//! A pass for tests that looks only at weights: it scales every matrix. It is one file and one row of the table.
 
 use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
 use crate::Result;

@@ -1,5 +1,4 @@
-//! Passes that look at weights alone: block by block as on a walk, but without a text, and nothing runs through the
-//! model.
+//! Passes that look only at weights: block by block as on a walk, but without a text, and without running the model.
 
 use aurora_quantizers::SiteStats;
 
@@ -14,7 +13,7 @@ use crate::plan::Plan;
 use crate::watch::Watch;
 use crate::weights::Weights;
 
-/// Runs the passes over all blocks and the output matrix, with statistics of no token, and writes what they encode.
+/// Runs the passes over all blocks and the output matrix, with empty statistics, and writes what they encode.
 ///
 /// # Errors
 /// Those of the passes; or if the disk fails, or the watch says to stop.

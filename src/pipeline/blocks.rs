@@ -1,7 +1,8 @@
-//! The methods on their walk: what a block's linears see is observed, the passes work on it, its bytes are written.
+//! The methods on a walk: at each block, the inputs of its linear layers are observed, the passes work on it, and its
+//! bytes are written.
 //!
-//! In memory at any time: the residual stream of all samples, one block's statistics and codes. The order of all sums
-//! is fixed, so the bytes are the same for any number of threads.
+//! Memory holds the residual stream of all samples, and the statistics and codes of one block. The order of all sums is
+//! fixed, so the bytes are the same for any number of threads.
 
 use std::collections::BTreeMap;
 
@@ -25,13 +26,13 @@ use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
-/// What the block loop is to do.
+/// What the block loop should do.
 pub struct Chain<'a> {
     /// Token sequences, each run from position 0.
     pub samples: &'a [Vec<u32>],
-    /// What is done to every block, in order; the last one leaves no matrix without codes.
+    /// The passes for every block, in order; the last one leaves no matrix without codes.
     pub passes: &'a [Box<dyn Pass>],
-    /// Which inputs count.
+    /// Which inputs to use.
     pub propagate: Propagate,
 }
 
@@ -107,13 +108,13 @@ impl Visit for Walked<'_> {
 }
 
 impl Walked<'_> {
-    /// Of a block, or of the output matrix.
+    /// An observer for a block, or for the output matrix.
     fn observer(&self, block: Option<usize>) -> Observer {
         let gram = self.chain.passes.iter().any(|p| p.needs().stats == StatsKind::Gram);
         Observer::new(feeds(&self.work.sites, block), gram, &self.shard)
     }
 
-    /// Tells how many samples are done of `what`, and asks whether to go on.
+    /// Reports how many samples are done for `what`, and asks whether to continue.
     fn each(&self, what: &str) -> Result<impl FnMut(usize) -> Result<()>> {
         let (watch, all, what) = (self.work.watch, self.chain.samples.len(), what.to_owned());
         let tell = move |done: usize| {
@@ -125,7 +126,7 @@ impl Walked<'_> {
     }
 }
 
-/// Hands out what was observed, feed by feed.
+/// Hands out the observed statistics, feed by feed.
 fn seen<'g>(graph: &'g ModelGraph, observer: Observer) -> impl FnMut(&Feed) -> Result<SiteStats> + 'g {
     let mut seen: BTreeMap<Reader, SiteStats> =
         observer.whole().map(|(feed, stats)| (feed.reader(), stats.as_stored())).collect();
@@ -135,7 +136,7 @@ fn seen<'g>(graph: &'g ModelGraph, observer: Observer) -> impl FnMut(&Feed) -> R
     }
 }
 
-/// What the methods work with, and what came of it so far.
+/// What the methods work with, and the results so far.
 pub(super) struct Work<'a> {
     model: &'a Model,
     weights: &'a Weights<'a>,
@@ -162,7 +163,7 @@ impl<'a> Work<'a> {
         Work { model, weights, passes, stores, sites: model.graph.sites(), output, watch, solved }
     }
 
-    /// Lets all passes work on a block, or on the output matrix. `find`: the statistics of a feed.
+    /// Runs all passes on a block, or on the output matrix. `find`: returns the statistics of a feed.
     pub fn passes(
         &self,
         block: Option<usize>,
@@ -183,7 +184,7 @@ impl<'a> Work<'a> {
         }
         let (codes, mut edits) = state.finish();
         let mut encoded: BTreeMap<ParamId, Vec<u8>> = BTreeMap::new();
-        // Experts come in their order: the bytes of a parameter are those of its matrices, one after the other.
+        // Experts come in order: the bytes of a parameter are those of its matrices, one after the other.
         for (reader, bytes) in codes {
             encoded.entry(reader.weight).or_default().extend(bytes);
         }
@@ -204,7 +205,7 @@ impl<'a> Work<'a> {
         Ok(overrides)
     }
 
-    /// Writes what a block came to, and remembers the rest.
+    /// Writes a block's results, and keeps the rest.
     pub fn keep(&mut self, done: Done) -> Result<()> {
         for (id, bytes) in &done.encoded {
             self.output.put(id.0, 0, 0, bytes)?;
@@ -218,7 +219,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Passes what passes tell on to the user.
+/// Forwards what passes report to the user.
 struct Lines<'a> {
     watch: &'a dyn Watch,
     records: Vec<PassRecord>,

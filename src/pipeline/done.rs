@@ -1,4 +1,4 @@
-//! What one block came to, before it is written.
+//! The results for one block, before they are written.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use crate::model::ParamId;
 use crate::record::PassRecord;
 use crate::weights::Edits;
 
-/// What one block (or the head) came to.
+/// The results for one block, or for the head.
 #[derive(Debug, Default, PartialEq)]
 pub struct Done {
     /// Bytes of whole parameters.
     pub encoded: BTreeMap<ParamId, Vec<u8>>,
-    /// Edits of what is not encoded.
+    /// Edits of parameters that are not encoded.
     pub edits: Edits,
     /// What the passes did.
     pub records: Vec<PassRecord>,

@@ -1,7 +1,9 @@
-//! Guesses at the inputs of matrices under conversion, each kept from its first chunk of rows to its last.
+//! Guesses at the inputs of matrices that are being converted, each kept from the matrix's first chunk of rows to its
+//! last.
 //!
-//! The threads whose chunks come first share the work: each takes the next strip that nobody has, and only then waits
-//! for the others. No strip runs jobs of the thread pool, so nobody can be kept waiting by a chunk that waits itself.
+//! The threads whose chunks come first share the work: each takes the next strip that nobody has taken, and waits for
+//! the others only when none is left. A strip runs no thread-pool jobs, so a waiting chunk can never block the one it
+//! waits for.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,12 +25,12 @@ struct Slot {
     found: Condvar,
 }
 
-/// How far a matrix is looked at.
+/// Progress of a matrix's guess.
 #[derive(Default)]
 enum State {
     #[default]
     Untouched,
-    /// Some strips are taken, some of those done.
+    /// Some strips are taken, and some of those are done.
     Strips {
         sample: Arc<Sample>,
         taken: usize,
@@ -39,14 +41,14 @@ enum State {
 
 /// The guesses of a conversion.
 pub(super) struct Guesses {
-    /// For each tensor of the plan, one slot for each expert's matrix; none where weights are rounded on their own.
+    /// For each tensor of the plan, one slot per expert's matrix; none if weights are rounded on their own.
     slots: Vec<Vec<Slot>>,
-    /// Chunks of each tensor that are not done.
+    /// Number of unfinished chunks of each tensor.
     left: Vec<AtomicUsize>,
 }
 
 impl Guesses {
-    /// `chunks`: how many each tensor of the plan has.
+    /// `chunks`: how many chunks each tensor of the plan has.
     pub(super) fn new(graph: &ModelGraph, plan: &Plan, rounding: Rounding, chunks: &[usize]) -> Guesses {
         let linears = if rounding.reference || rounding.nearest { BTreeMap::new() } else { linears(graph) };
         let slots = |t: &TensorPlan| {
@@ -59,13 +61,13 @@ impl Guesses {
         }
     }
 
-    /// How many matrices a tensor is, where their inputs are guessed at.
+    /// How many matrices a tensor holds, if their inputs are guessed.
     pub(super) fn matrices(&self, tensor: usize) -> Option<usize> {
         Some(self.slots[tensor].len()).filter(|n| *n > 0)
     }
 
-    /// The guess for matrix `expert` of a tensor; whoever comes first finds it, and all others wait. `importance`: of
-    /// its columns.
+    /// The guess for matrix `expert` of a tensor. The first caller finds it, with the help of those that come while it
+    /// does. `importance`: of the matrix's columns.
     pub(super) fn of(
         &self,
         weights: &Weights,
@@ -79,7 +81,7 @@ impl Guesses {
         slots.get(expert)?.look(read)
     }
 
-    /// A chunk of a tensor is done; after its last nothing is kept of it.
+    /// Marks a chunk of a tensor as done. After the last one, the guess is dropped.
     pub(super) fn done(&self, tensor: usize) {
         if self.left[tensor].fetch_sub(1, Ordering::AcqRel) == 1 {
             for slot in &self.slots[tensor] {
@@ -90,7 +92,7 @@ impl Guesses {
 }
 
 impl Slot {
-    /// Helps until the guess is found. `read`: reads the sample, once.
+    /// Helps until the guess is found. `read`: reads the sample; called once.
     fn look(&self, read: impl FnOnce() -> Option<Sample>) -> Option<Arc<Guess>> {
         let mut state = self.state.lock().expect("no panics under the lock");
         if matches!(*state, State::Untouched) {
@@ -111,7 +113,7 @@ impl Slot {
                     let strip = sample.strip(i);
                     drop(taken);
                     state = self.state.lock().expect("no panics under the lock");
-                    // Nothing else is found while a strip is missing, unless another one's thread panicked.
+                    // While a strip is missing, the state can change only if another strip's thread panicked.
                     let State::Strips { strips, .. } = &mut *state else { return None };
                     strips.push((i, strip));
                     if strips.len() == sample.strips() {
@@ -127,7 +129,7 @@ impl Slot {
     }
 }
 
-/// A strip that is being looked at. If its thread panics, nobody waits for it.
+/// A strip in progress. If its thread panics, nobody waits for it.
 struct Taken<'s>(&'s Slot);
 
 impl Drop for Taken<'_> {
@@ -141,7 +143,7 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// The rows that are looked at of matrix `expert` of `experts`.
+/// The rows sampled from matrix `expert` of `experts`.
 fn sample(
     weights: &Weights,
     t: &TensorPlan,
@@ -160,8 +162,7 @@ fn sample(
     Sample::new(sample, importance, rounding.care)
 }
 
-/// How many matrices each weight of a linear is. Tables that are looked up as well are left out: a row is then a result
-/// itself.
+/// How many matrices each linear layer's weight holds. Lookup tables are left out: there, a row is itself an output.
 fn linears(graph: &ModelGraph) -> BTreeMap<ParamId, usize> {
     let mut found = BTreeMap::new();
     for reader in graph.sites().iter().flat_map(|site| &site.readers) {

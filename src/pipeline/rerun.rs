@@ -1,4 +1,4 @@
-//! Which part of the calibration text weights are tried on, and the trials themselves, run by the executor.
+//! The part of the calibration text that weights are tried on, and the trials themselves, run by the executor.
 
 use ndarray::{Array2, s};
 
@@ -7,9 +7,9 @@ use crate::model::{Reader, Site};
 use crate::passes::{self, SiteState};
 use crate::runtime::{self, BlockRunner, Overrides, Stopped};
 
-/// Samples that weights are tried on, drawn evenly from all.
+/// Number of samples that weights are tried on, spread evenly over all.
 const SAMPLES: usize = 8;
-/// Tokens of each: enough for a loss that tells candidates apart, few enough for dozens of them.
+/// Tokens per sample: enough for a loss that tells candidates apart, few enough for dozens of them.
 const TOKENS: usize = 96;
 
 /// A block on which passes try weights.

@@ -1,9 +1,10 @@
-//! What a long run leaves on the disk after every block, so that one that was killed can go on.
+//! What a long run saves to disk after every block, so that it can continue if it is killed.
 //!
-//! A directory beside the output. `job` says what the run is; `block-N` holds what block N came to, `residuals-N` the
-//! residual streams after it, bit for bit: computed again they might differ in the last place, and every later code
-//! with them. A file has its name only once it is whole, and ends in a checksum of its bytes. The residuals of a block
-//! are written before the block, and removed when the next are there: a block that has its name can be gone on from.
+//! This is a directory beside the output. `job` says what the run is. `block-N` holds the results for block N, and
+//! `residuals-N` the residual streams after it, bit for bit: computed again, they might differ in the last place, and
+//! every later code with them. A file has its name only once it is complete, and ends in a checksum of its bytes. A
+//! block's residuals are written before the block, and removed once the next block is there, so a run can always
+//! continue from the last block that has its name.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
@@ -20,18 +21,18 @@ use crate::record::PassRecord;
 use crate::weights::Edits;
 use crate::{Error, Result};
 
-const DAMAGED: &str = "damaged; delete the directory to begin anew";
+const DAMAGED: &str = "damaged; delete the directory to start over";
 
 /// Where a run keeps what it needs to go on.
 pub struct Resume {
     dir: PathBuf,
 }
 
-/// Where an earlier run got to.
+/// How far an earlier run got.
 pub struct State {
-    /// Blocks that are done.
+    /// Number of blocks that are done.
     pub blocks: usize,
-    /// What each came to.
+    /// The results for each.
     pub done: Vec<Done>,
     /// The residual streams after the last of them, one for each sample: `[tokens, width]`.
     pub residuals: Vec<Array2<f32>>,
@@ -48,7 +49,7 @@ impl Resume {
     /// Opens or creates the directory. `job`: everything that the bytes depend on, as text.
     ///
     /// # Errors
-    /// If it cannot be written, or what is there belongs to another run.
+    /// If it cannot be written, or belongs to another run.
     pub fn open(dir: PathBuf, job: &str) -> Result<Resume> {
         let named = dir.join("job");
         match fs::read_to_string(&named) {
@@ -57,8 +58,8 @@ impl Resume {
                 let differs = found.lines().zip(job.lines()).find(|(a, b)| a != b);
                 let (before, now) = differs.unwrap_or(("", ""));
                 let what = format!(
-                    "{}: the unfinished run kept here is another one ({before:?} then, {now:?} now); give it the same \
-                     model and options, or delete this directory to begin anew",
+                    "{}: holds a different unfinished run ({before:?} then, {now:?} now); use the same \
+                     model and options, or delete this directory to start over",
                     dir.display()
                 );
                 return Err(Error::conflict(["resume"], what));
@@ -97,7 +98,7 @@ impl Resume {
         Ok(Some(State { blocks, done, residuals: residuals.collect::<Result<_>>()? }))
     }
 
-    /// Keeps what block `index` came to, and the residual streams after it.
+    /// Saves the results for block `index`, and the residual streams after it.
     ///
     /// # Errors
     /// If the disk is full or fails.
@@ -119,15 +120,15 @@ impl Resume {
             done.encoded.values().try_for_each(|bytes| out.write_all(bytes))
         })?;
         if index > 0 {
-            // If it stays, it is only in the way.
+            // If it cannot be removed, it does no harm.
             let _ = fs::remove_file(self.residuals(index - 1));
         }
         Ok(())
     }
 
-    /// Removes everything: the output is whole.
+    /// Removes everything, once the output is complete.
     pub fn remove(self) {
-        // What is left is only in the way; the output is there.
+        // Whatever is left does no harm; the output is there.
         let _ = fs::remove_dir_all(&self.dir);
     }
 
@@ -159,7 +160,7 @@ impl Resume {
     }
 }
 
-/// What precedes the bytes of a block.
+/// The header before a block's bytes.
 #[derive(Serialize, Deserialize)]
 struct Header {
     /// Parameter and number of bytes, in the order of the bytes.
@@ -205,14 +206,14 @@ fn checked(path: &Path) -> Result<Vec<u8>> {
     let content = bytes.len().saturating_sub(4);
     sum.update(&bytes[..content]);
     if bytes.get(content..) != Some(&sum.sum().to_le_bytes()[..]) {
-        let what = "damaged: its checksum is wrong; delete the directory to begin anew";
+        let what = "damaged: wrong checksum; delete the directory to start over";
         return Err(Fault::damaged(what).of(path));
     }
     bytes.truncate(content);
     Ok(bytes)
 }
 
-/// A file that has its name only once it is whole.
+/// Writes a file that gets its name only once it is complete.
 fn whole(path: &Path, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
     let part = path.with_extension("part");
     let made = File::create(&part).and_then(|mut file| fill(&mut file).and_then(|()| file.sync_data()));

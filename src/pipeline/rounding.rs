@@ -1,4 +1,4 @@
-//! How weights are rounded beyond what the plan says, and what the methods have done before.
+//! How weights are rounded beyond what the plan says, and what the methods did beforehand.
 
 use std::collections::BTreeMap;
 
@@ -17,24 +17,24 @@ pub type ColumnImportances = BTreeMap<ParamId, Array2<f32>>;
 pub struct Rounding<'a> {
     /// Scales by ggml's formula, instead of searched ones.
     pub reference: bool,
-    /// Each weight to the nearest level, instead of codes that make up for each other's errors (`guesses`).
+    /// Each weight to its nearest level, instead of codes that compensate for each other's errors (`guesses`).
     pub nearest: bool,
-    /// With more time than a conversion that runs nothing takes: for one that ran the model already.
+    /// How thorough to be: a conversion that has run the model already can spend more time here.
     pub care: Care,
-    /// What the search weighs errors by; all columns of a matrix without any count alike.
+    /// Importances that the search weighs errors by. Without any, all columns of a matrix weigh the same.
     pub importances: Option<&'a ColumnImportances>,
-    /// What the block loop did before: tensors that are written, and edits of the others.
+    /// What the block loop did beforehand: tensors that are written, and edits of the others.
     pub solved: Option<&'a AfterBlocks>,
-    /// Whether to look at what every reader of the output will see, and tell how far it is from the checkpoint.
+    /// Whether to decode what was written and measure its largest error against the checkpoint.
     pub measure: bool,
 }
 
-/// What the block loop leaves to be done: everything that is not a matrix of a block format, with its edits.
+/// What the block loop leaves to do: everything that is not a quantised matrix, with its edits.
 #[derive(Debug, Default)]
 pub struct AfterBlocks {
     /// Tensors of the plan whose bytes are written.
     pub written: Vec<bool>,
-    /// Edits of what is not.
+    /// Edits of the others.
     pub edits: Edits,
     /// What the passes did, place by place.
     pub records: Vec<PassRecord>,

@@ -1,4 +1,4 @@
-//! A calibration: the walk's visitor that only looks on, and hands over the statistics of every feed.
+//! A calibration: a visitor of the walk that only observes, and hands over the statistics of every feed.
 
 use aurora_quantizers::SiteStats;
 use aurora_quantizers::tree::Place;
@@ -12,10 +12,10 @@ use crate::model::Site;
 use crate::runtime::BlockRunner;
 use crate::watch::Watch;
 
-/// Receives the statistics of a feed: the sums of a shard's nodes, one of all samples.
+/// Receives the statistics of a feed: the sums of a shard's nodes, or a single one over all samples.
 pub type Receive<'s> = &'s mut dyn FnMut(&Feed, Vec<(Place, SiteStats)>) -> Result<()>;
 
-/// Runs all samples and hands over the statistics of every feed, in the order in which the model computes.
+/// Runs all samples and hands over the statistics of every feed, in execution order.
 ///
 /// # Errors
 /// If a token does not fit the model, a value is not finite (the error names block and tensor), or `sink` or `watch`
@@ -33,13 +33,13 @@ pub fn collect(
     collect_shard(runner, samples, &shard, wanted, &mut whole, watch)
 }
 
-/// The same of a part of some samples. `samples`: those of the shard.
+/// Like [`collect`], for a shard. `samples`: the shard's own.
 ///
 /// # Errors
 /// As [`collect`].
 ///
 /// # Panics
-/// If there are more or fewer samples, or the runner's context makes other leaves of them.
+/// If the number of samples is not the shard's, or the runner's context implies another leaf size.
 pub fn collect_shard(
     runner: &BlockRunner<'_>,
     samples: &[Vec<u32>],

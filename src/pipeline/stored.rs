@@ -1,4 +1,4 @@
-//! The methods on statistics that a file holds: block by block as on a walk, but nothing runs through the model.
+//! The methods on statistics from a file: block by block as on a walk, but without running the model.
 
 use aurora_quantizers::SiteStats;
 use aurora_quantizers::spec::Kind;
@@ -17,15 +17,15 @@ use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
-/// Rows of a matrix that weights are judged by, drawn evenly from all.
+/// Number of rows of a matrix that weights are judged by, spread evenly over all.
 const ROWS: usize = 256;
 
-/// Runs the passes over all blocks with the statistics of a file, and writes what they encode. The output matrix is
-/// left to rounding to nearest if the file has no statistics of it.
+/// Runs the passes over all blocks with the statistics from a file, and writes what they encode. If the file has no
+/// statistics for the output matrix, that is left to rounding to nearest.
 ///
 /// # Errors
-/// If the file lacks what the passes need (the error says which matrix, and how to make a file that has it) or is
-/// another model's, a matrix cannot be solved, the disk fails, or the watch says to stop.
+/// If the file lacks what the passes need (the error names the matrix, and says how to make a file that has it) or
+/// belongs to another model, a matrix cannot be solved, the disk fails, or the watch says to stop.
 pub fn run(
     model: &Model,
     weights: &Weights<'_>,
@@ -37,7 +37,7 @@ pub fn run(
 ) -> Result<AfterBlocks> {
     let graph = &model.graph;
     let mut work = Work::new(model, weights, plan, passes, output, watch);
-    // Without a run trials are judged by X^T X, too.
+    // Without a run, trials are judged by X^T X too.
     let gram = passes.iter().any(|pass| pass.needs().stats == StatsKind::Gram || pass.needs().probe);
     let of = |sites: &[Site], block| feeds(sites, block);
     let mut needed: Vec<Feed> = (0..graph.blocks.len()).flat_map(|block| of(&work.sites, Some(block))).collect();
@@ -65,7 +65,7 @@ pub fn run(
     let left = head.iter().filter(|_| !known).flat_map(|feed| &feed.readers);
     for id in left.filter(|id| work.stores[id.0].spec().kind == Kind::Block) {
         let mut record = PassRecord::new(RTN, None, vec![graph.param(*id).name.clone()]);
-        record.note = Some("the statistics say nothing of it; calibrate with `output_matrix` keeps them".to_owned());
+        record.note = Some("no statistics for it; calibrate with `output_matrix` to collect them".to_owned());
         work.solved.records.push(record);
     }
     Ok(work.solved)
@@ -80,21 +80,21 @@ impl passes::Probe for Judge<'_> {
     fn stop_at<'p>(&'p self, site: &Site, states: &'p [SiteState]) -> Result<Box<dyn passes::Trial + 'p>> {
         let states: Vec<&SiteState> = states.iter().filter(|state| state.site.reach == site.reach).collect();
         let stats = || states.iter().flat_map(|state| &state.stats);
-        // Experts see a share of the tokens each; what is no expert's sees all.
+        // Each expert sees some of the tokens; readers that belong to no expert see all of them.
         let all = stats().find(|(expert, _)| expert.is_none()).map(|(_, stats)| stats.tokens());
         let tokens = all.unwrap_or_else(|| stats().map(|(_, stats)| stats.tokens()).sum());
         Ok(Box::new(Trial { judge: self, states, tokens: tokens.max(1) }))
     }
 
     fn judges(&self) -> Option<&'static str> {
-        Some("tr(E H E^T) of the matrices that read it, H from the statistics' X^T X; the block was not run")
+        Some("tr(E H E^T) of the matrices that read it, with H from the stored X^T X; the block was not run")
     }
 }
 
 struct Trial<'p> {
     judge: &'p Judge<'p>,
     states: Vec<&'p SiteState>,
-    /// That came to the site.
+    /// Tokens that reached the site.
     tokens: u64,
 }
 

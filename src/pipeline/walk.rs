@@ -1,9 +1,9 @@
-//! The one block loop: all samples stand in front of a block, a visitor works there, all go through it, and so on to
-//! the head.
+//! The one block loop: all samples wait in front of a block, a visitor works there, all samples go through it, and so
+//! on to the head.
 //!
-//! In go a runner and samples, as tokens or as the residual streams that an earlier run was left with; what comes out
-//! is what the visitor makes of it. Samples go leaf by leaf ([`shard`]): which of them go together, and so every bit,
-//! does not depend on where a text was cut. Memory holds the residual streams of all samples and one block's weights.
+//! It takes a runner and samples, either as tokens or as the residual streams that an earlier run left; the visitor
+//! produces the results. Samples go leaf by leaf ([`shard`]), so which of them go together, and with it every bit, does
+//! not depend on where a text was cut. Memory holds the residual streams of all samples and the weights of one block.
 //! The loop knows nothing of methods or files.
 
 use std::ops::Range;
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 
 /// What goes through the model.
 pub enum Samples<'s> {
-    /// Sequences, each from position 0.
+    /// Token sequences, each starting at position 0.
     Tokens(&'s [Vec<u32>]),
     /// The residual stream of each in front of the first block of the walk, `[tokens, width]`.
     Residuals(Vec<Array2<f32>>),
@@ -26,24 +26,25 @@ pub enum Samples<'s> {
 
 /// Works at every stop of a walk.
 pub trait Visit {
-    /// All samples stand in front of a block. Those that the visitor leaves there go through it afterwards, with the
-    /// stored weights.
+    /// Called when all samples are in front of a block. Those that the visitor leaves there go through it afterwards,
+    /// with the stored weights.
     ///
     /// # Errors
-    /// Whatever is to end the walk.
+    /// Any error ends the walk.
     fn block(&mut self, stop: &mut Stop<'_, '_>) -> Result<()>;
 
-    /// All samples are through the last block of the model.
+    /// Called when all samples are through the last block of the model.
     ///
     /// # Errors
-    /// Whatever is to end the walk.
+    /// Any error ends the walk.
     fn head(&mut self, head: &Head<'_, '_>) -> Result<()>;
 }
 
-/// Takes the samples through some blocks; if the model's last is among them, the head is visited too.
+/// Takes the samples through some blocks. If the model's last block is among them, the head is visited too.
 ///
 /// # Errors
-/// If a token does not fit the model, a value is not finite (block, op and tensor are named), or the visitor says so.
+/// If a token does not fit the model, a value is not finite (the error names block, op and tensor), or the visitor
+/// fails.
 ///
 /// # Panics
 /// If there are no such blocks, or a residual stream has another width or not its rows one after the other.
@@ -68,10 +69,10 @@ pub fn walk(runner: &BlockRunner<'_>, samples: Samples<'_>, blocks: Range<usize>
     Ok(())
 }
 
-/// Told how many samples are done, and asked whether to go on.
+/// Told how many samples are done, and decides whether to continue.
 pub type Each<'e> = &'e mut dyn FnMut(usize) -> Result<()>;
 
-/// All samples in front of one block, or behind it once they went through.
+/// All samples in front of one block, or behind it once they have gone through.
 pub struct Stop<'w, 'a> {
     runner: &'w BlockRunner<'a>,
     index: usize,
@@ -80,12 +81,12 @@ pub struct Stop<'w, 'a> {
 }
 
 impl<'w, 'a> Stop<'w, 'a> {
-    /// Which block.
+    /// The block's index.
     pub fn index(&self) -> usize {
         self.index
     }
 
-    /// What runs it.
+    /// The runner.
     pub fn runner(&self) -> &'w BlockRunner<'a> {
         self.runner
     }
@@ -95,15 +96,15 @@ impl<'w, 'a> Stop<'w, 'a> {
         self.residuals
     }
 
-    /// Shows what the block's linears read, with the stored weights. The samples stay where they are.
+    /// Shows an observer what the block's linear layers read, with the stored weights. The samples stay where they are.
     ///
     /// # Errors
-    /// If a value is not finite, or `each` says so.
+    /// If a value is not finite, or `each` fails.
     pub fn observe(&mut self, observer: &mut Observer, each: Each<'_>) -> Result<()> {
         self.run(&Overrides::new(), Some(observer), false, each)
     }
 
-    /// The same, and the samples go through.
+    /// Like [`Stop::observe`], but the samples go through.
     ///
     /// # Errors
     /// As [`Stop::observe`].
@@ -111,7 +112,7 @@ impl<'w, 'a> Stop<'w, 'a> {
         self.run(&Overrides::new(), Some(observer), true, each)
     }
 
-    /// All samples go through, with other values for some of the block's parameters.
+    /// Takes all samples through, with other values for some of the block's parameters.
     ///
     /// # Errors
     /// As [`Stop::observe`].
@@ -169,10 +170,10 @@ impl Head<'_, '_> {
         self.residuals
     }
 
-    /// Shows what the output matrix reads, to an observer of its feed.
+    /// Shows what the output matrix reads to an observer of its feed.
     ///
     /// # Errors
-    /// If a value is not finite, or `each` says so.
+    /// If a value is not finite, or `each` fails.
     pub fn observe(&self, observer: &mut Observer, each: Each<'_>) -> Result<()> {
         let Some(reader) = observer.feeds().next().map(|feed| feed.reader()) else { return Ok(()) };
         let (leaf, mut done) = (shard::leaf(self.runner.options().context), 0);
@@ -192,7 +193,7 @@ impl Head<'_, '_> {
     }
 }
 
-/// Whether all that was observed is finite.
+/// Checks that everything observed is finite.
 fn observed(runner: &BlockRunner<'_>, observer: &Observer) -> Result<(), Error> {
     observer.check().map_err(|(feed, e)| not_finite(&runner.model().graph, feed, e))
 }

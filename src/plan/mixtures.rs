@@ -1,32 +1,32 @@
-//! What `--type` can name: the format of matrices in general, and which tensors are given another.
+//! The values of `--type`: the format of matrices in general, and which tensors get another.
 //!
 //! The rules are llama.cpp's (`llama-quantize` without `--pure`), so that `q4_k_m` is the file that its users know by
-//! that name. They are data: which part a tensor plays, which block it is in, what the model is like. The first rule
-//! that fits decides; after it [`RAISES`] may give more bits. Reads shapes only.
+//! that name. They are data: they depend on a tensor's role, its block and the model. The first rule that fits decides;
+//! after it, [`RAISES`] may give more bits. Reads only shapes.
 
 use aurora_quantizers::{Store, formats};
 
 use crate::model::{Model, Param, Role};
 use crate::{Error, Result};
 
-/// A rule that gives each matrix a format, and the number by which GGUF records it.
+/// A set of rules that gives each matrix a format, and the number that identifies it in GGUF.
 #[derive(Debug)]
 pub struct FileType {
     /// Name as typed and printed.
     pub name: &'static str,
-    /// Other names that are understood: llama-quantize's.
+    /// Aliases: llama-quantize's names.
     pub aliases: &'static [&'static str],
     /// llama.cpp's `general.file_type`.
     pub id: u32,
-    /// The format of matrices that no rule picks out, and of all under `--pure`.
+    /// The format of matrices that no rule selects, and of all with `--pure`.
     base: &'static str,
-    /// The exceptions; the first that fits counts.
+    /// The exceptions; the first that fits applies.
     rules: &'static [Rule],
     /// One line for `--help`.
     pub about: &'static str,
 }
 
-/// An exception: tensors of these roles, where all conditions hold, get this format.
+/// An exception: tensors with these roles get this format if all conditions hold.
 #[derive(Debug)]
 struct Rule {
     roles: &'static [Role],
@@ -38,21 +38,21 @@ const fn rule(roles: &'static [Role], when: &'static [When], format: &'static st
     Rule { roles, when, format }
 }
 
-/// What a rule asks of the tensor's place and of the model.
+/// A condition on the tensor's place or on the model.
 #[derive(Debug)]
 enum When {
-    /// In the first 1/n of the blocks (rounded down: a model of fewer blocks has none there).
+    /// In the first 1/n of the blocks (rounded down: none if the model has fewer blocks).
     First(usize),
-    /// In one of the first blocks, so many.
+    /// In one of the first n blocks.
     Before(usize),
-    /// In the first and last eighth of the blocks, and every third between: where errors cost most, and enough of the
-    /// others that no long run of blocks goes without.
+    /// In the first and last eighth of the blocks, and in every third block between: where errors cost most, and often
+    /// enough elsewhere that no long run of blocks goes without.
     Spread,
-    /// At least four query heads share a key and value head, so that these matrices are small.
+    /// At least four query heads share each key and value head, so these matrices are small.
     SharedHeads,
-    /// The model has eight experts (Mixtral's number; llama.cpp's rules for it ask for exactly this).
+    /// The model has eight experts (Mixtral's number; llama.cpp's rules for it require exactly this).
     EightExperts,
-    /// The matrix is one of several that experts have.
+    /// The matrix is an expert's, one of several.
     OfExperts,
     /// The model has the shape of one of [`LARGE`].
     Large,
@@ -62,7 +62,7 @@ enum When {
     Calibrated,
 }
 
-/// Values, also where they are rows of one matrix with queries and keys: the most sensitive part of the attention.
+/// Values, including when they share a matrix with queries and keys: the most sensitive part of attention.
 const VALUES: &[Role] = &[Role::AttnV, Role::AttnQkv];
 const KEYS_AND_VALUES: &[Role] = &[Role::AttnK, Role::AttnV, Role::AttnQkv];
 const ATTN_OUT: &[Role] = &[Role::AttnOut];
@@ -81,22 +81,22 @@ const ANY: &[Role] = &[
     Role::FfnDown,
 ];
 
-/// The output matrix of every block type but those of eight bits. A tied embedding is the output matrix.
+/// The output matrix, for every block format except those with eight bits. A tied embedding is the output matrix.
 const OUTPUT_6: Rule = rule(OUTPUT, &[], "q6_k");
 const OUTPUT_8: Rule = rule(OUTPUT, &[], "q8_0");
-/// With eight experts the attention is a small part of the model.
+/// With eight experts, attention is a small part of the model.
 const OUT_OF_EIGHT: Rule = rule(ATTN_OUT, &[When::EightExperts], "q5_k");
 
 /// All file types, in the order in which help and docs list them: from most bits to fewest.
 pub static FILE_TYPES: &[FileType] = &[
-    FileType { name: "f32", aliases: &[], id: 0, base: "f32", rules: &[], about: "32-bit floats: nothing is lost" },
+    FileType { name: "f32", aliases: &[], id: 0, base: "f32", rules: &[], about: "32-bit floats, lossless" },
     FileType {
         name: "f16",
         aliases: &[],
         id: 1,
         base: "f16",
         rules: &[],
-        about: "half precision floats: 11 significant bits, at most 65504",
+        about: "half-precision floats: 11 significant bits, at most 65504",
     },
     FileType {
         name: "bf16",
@@ -106,14 +106,14 @@ pub static FILE_TYPES: &[FileType] = &[
         rules: &[],
         about: "bfloat16: 8 significant bits, the range of f32",
     },
-    FileType { name: "q8_0", aliases: &[], id: 7, base: "q8_0", rules: &[], about: "8 bits, one scale for 32 weights" },
+    FileType { name: "q8_0", aliases: &[], id: 7, base: "q8_0", rules: &[], about: "8 bits, one scale per 32 weights" },
     FileType {
         name: "q6_k",
         aliases: &[],
         id: 18,
         base: "q6_k",
         rules: &[],
-        about: "6 bits, scales for 16 weights within blocks of 256",
+        about: "6 bits, one scale per 16 weights, in super-blocks of 256",
     },
     FileType {
         name: "q5_k_m",
@@ -121,7 +121,7 @@ pub static FILE_TYPES: &[FileType] = &[
         id: 17,
         base: "q5_k",
         rules: &[OUTPUT_6, rule(VALUES, &[When::Spread], "q6_k"), rule(DOWN, &[When::Spread], "q6_k")],
-        about: "5 bits, scale and minimum for 32 weights within blocks of 256; some matrices 6",
+        about: "5 bits, scale and minimum per 32 weights, in super-blocks of 256; some matrices at 6",
     },
     FileType {
         name: "q5_k_s",
@@ -129,7 +129,7 @@ pub static FILE_TYPES: &[FileType] = &[
         id: 16,
         base: "q5_k",
         rules: &[OUTPUT_6],
-        about: "5 bits as q5_k_m, but for the output matrix",
+        about: "like q5_k_m, with only the output matrix above 5 bits",
     },
     FileType {
         name: "q5_1",
@@ -137,16 +137,16 @@ pub static FILE_TYPES: &[FileType] = &[
         id: 9,
         base: "q5_1",
         rules: &[OUTPUT_6],
-        about: "5 bits, scale and minimum for 32 weights",
+        about: "5 bits, scale and minimum per 32 weights",
     },
     FileType {
         name: "q5_0",
         aliases: &[],
         id: 8,
         base: "q5_0",
-        // Importances can make the first blocks' worse: they have a few enormous inputs.
+        // Importances can make the first blocks worse: they have a few enormous inputs.
         rules: &[OUTPUT_6, rule(DOWN, &[When::First(8), When::Calibrated], "q5_1")],
-        about: "5 bits, one scale for 32 weights",
+        about: "5 bits, one scale per 32 weights",
     },
     FileType {
         name: "q4_k_m",
@@ -154,7 +154,7 @@ pub static FILE_TYPES: &[FileType] = &[
         id: 15,
         base: "q4_k",
         rules: &[OUTPUT_6, rule(VALUES, &[When::Spread], "q6_k"), rule(DOWN, &[When::Spread], "q6_k"), OUT_OF_EIGHT],
-        about: "4 bits, scale and minimum for 32 weights within blocks of 256; some matrices 6: the usual choice",
+        about: "4 bits, scale and minimum per 32 weights, in super-blocks of 256; some matrices at 6; the usual choice",
     },
     FileType {
         name: "q4_k_s",
@@ -167,7 +167,7 @@ pub static FILE_TYPES: &[FileType] = &[
             rule(DOWN, &[When::First(8)], "q5_k"),
             OUT_OF_EIGHT,
         ],
-        about: "4 bits as q4_k_m, with less in the first blocks",
+        about: "like q4_k_m, with fewer matrices above 4 bits",
     },
     FileType {
         name: "q4_1",
@@ -175,7 +175,7 @@ pub static FILE_TYPES: &[FileType] = &[
         id: 3,
         base: "q4_1",
         rules: &[OUTPUT_6],
-        about: "4 bits, scale and minimum for 32 weights",
+        about: "4 bits, scale and minimum per 32 weights",
     },
     FileType {
         name: "q4_0",
@@ -183,7 +183,7 @@ pub static FILE_TYPES: &[FileType] = &[
         id: 2,
         base: "q4_0",
         rules: &[OUTPUT_6, rule(DOWN, &[When::First(8), When::Calibrated], "q4_1")],
-        about: "4 bits, one scale for 32 weights",
+        about: "4 bits, one scale per 32 weights",
     },
     FileType {
         name: "iq4_nl",
@@ -196,7 +196,7 @@ pub static FILE_TYPES: &[FileType] = &[
             rule(DOWN, &[When::First(8), When::Uncalibrated], "q5_k"),
             OUT_OF_EIGHT,
         ],
-        about: "4 bits, uneven levels, one scale for 32 weights",
+        about: "4 bits, non-linear levels, one scale per 32 weights",
     },
     FileType {
         name: "iq4_xs",
@@ -209,7 +209,7 @@ pub static FILE_TYPES: &[FileType] = &[
             rule(DOWN, &[When::First(8), When::Uncalibrated], "q5_k"),
             OUT_OF_EIGHT,
         ],
-        about: "4 bits, uneven levels, scales for 32 weights within blocks of 256",
+        about: "4 bits, non-linear levels, one scale per 32 weights, in super-blocks of 256",
     },
     FileType {
         name: "mxfp4",
@@ -217,7 +217,7 @@ pub static FILE_TYPES: &[FileType] = &[
         id: 38,
         base: "mxfp4",
         rules: &[OUTPUT_8, rule(MLP, &[When::OfExperts], "mxfp4"), rule(ANY, &[], "q8_0")],
-        about: "4-bit floats with a power of two for 32 weights, in the experts' matrices; the others 8 bits",
+        about: "4-bit floats, a power-of-two scale per 32 weights, for expert matrices; 8 bits for the others",
     },
     FileType {
         name: "q3_k_l",
@@ -231,7 +231,7 @@ pub static FILE_TYPES: &[FileType] = &[
             rule(ATTN_OUT, &[When::EightExperts], "q3_k"),
             rule(ATTN_OUT, &[], "q5_k"),
         ],
-        about: "3 bits, scales for 16 weights within blocks of 256; some matrices 5",
+        about: "3 bits, one scale per 16 weights, in super-blocks of 256; some matrices at 5",
     },
     FileType {
         name: "q3_k_m",
@@ -247,7 +247,7 @@ pub static FILE_TYPES: &[FileType] = &[
             OUT_OF_EIGHT,
             rule(ATTN_OUT, &[], "q4_k"),
         ],
-        about: "3 bits as q3_k_l; some matrices 4",
+        about: "like q3_k_l, with most of those matrices at 4",
     },
     FileType {
         name: "q3_k_s",
@@ -255,7 +255,7 @@ pub static FILE_TYPES: &[FileType] = &[
         id: 11,
         base: "q3_k",
         rules: &[OUTPUT_6, OUT_OF_EIGHT],
-        about: "3 bits as q3_k_l, but for the output matrix",
+        about: "like q3_k_l, with only the output matrix above 3 bits",
     },
     FileType {
         name: "q2_k",
@@ -270,7 +270,7 @@ pub static FILE_TYPES: &[FileType] = &[
             OUT_OF_EIGHT,
             rule(ATTN_OUT, &[], "q3_k"),
         ],
-        about: "2 bits, scale and minimum for 16 weights within blocks of 256; some matrices 3",
+        about: "2 bits, scale and minimum per 16 weights, in super-blocks of 256; some matrices at 3",
     },
     FileType {
         name: "q2_k_s",
@@ -278,40 +278,40 @@ pub static FILE_TYPES: &[FileType] = &[
         id: 21,
         base: "q2_k",
         rules: &[OUTPUT_6, rule(VALUES, &[When::SharedHeads], "q4_k"), rule(DOWN, &[When::First(8)], "q4_k")],
-        about: "2 bits as q2_k, with less above: not without importances",
+        about: "like q2_k, with fewer matrices above 2 bits; use it only with an importance matrix",
     },
 ];
 
-/// More bits than the rule gave, in every file of blocks: roles, condition, formats that are raised (none: all), and to
-/// what; the first that fits counts.
+/// Exceptions that raise the format a rule gave, in every file of quantised types: roles, condition, formats that are
+/// raised (empty: all), and the new format. The first that fits applies.
 static RAISES: &[(&[Role], When, &[&str], &str)] = &[
     (KEYS_AND_VALUES, When::EightExperts, &[], "q8_0"),
-    // Eight heads share a value head, so this costs nearly nothing.
+    // Eight query heads share a value head, so this costs almost nothing.
     (VALUES, When::Large, &["q3_k", "q4_k"], "q5_k"),
 ];
 
-/// The shapes that llama.cpp takes for its 70B models: architecture in GGUF, blocks, whether only with shared heads.
+/// The shapes that llama.cpp treats as its 70B models: architecture in GGUF, blocks, whether only with shared heads.
 static LARGE: &[(&str, usize, bool)] = &[("llama", 80, true), ("qwen2", 80, false)];
 
 impl FileType {
     /// The file type with this name, in any case.
     ///
     /// # Errors
-    /// If there is none; the error lists those that there are.
+    /// If there is none; the error lists the known ones.
     pub fn by_name(name: &str) -> Result<&'static FileType> {
         let called = |t: &&FileType| t.names().any(|n| n.eq_ignore_ascii_case(name));
         FILE_TYPES.iter().find(called).ok_or_else(|| {
             let known: Vec<_> = FILE_TYPES.iter().map(|t| t.name).collect();
-            Error::setting("type", name, format!("not known; known types: {}", known.join(", ")))
+            Error::setting("type", name, format!("unknown; known types: {}", known.join(", ")))
         })
     }
 
-    /// Its name and the others that it goes by.
+    /// Its name and aliases.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name).chain(self.aliases.iter().copied())
     }
 
-    /// The format of matrices that no rule picks out.
+    /// The format of matrices that no rule selects.
     pub fn base(&self) -> &'static dyn Store {
         named(self.base)
     }
@@ -372,7 +372,7 @@ pub fn tensor_types() -> Vec<&'static dyn Store> {
 pub fn tensor_type(setting: &str, name: &str) -> Result<&'static dyn Store> {
     tensor_types().into_iter().find(|s| s.spec().name.eq_ignore_ascii_case(name)).ok_or_else(|| {
         let known: Vec<_> = tensor_types().iter().map(|s| s.spec().name).collect();
-        Error::setting(setting, name, format!("not known; known types of a tensor: {}", known.join(", ")))
+        Error::setting(setting, name, format!("unknown; known types: {}", known.join(", ")))
     })
 }
 

@@ -10,7 +10,7 @@ pub struct BenchRecord {
     /// What ran.
     #[serde(flatten)]
     pub tool: Tool,
-    /// The model as it was named.
+    /// The model, as named by the user.
     pub model: String,
     /// Architecture, as in a GGUF header.
     pub architecture: String,
@@ -40,6 +40,6 @@ pub struct BenchRecord {
     pub bytes_per_token: Option<u64>,
     /// Those bytes times the median of generated tokens per second, in 10^9 bytes per second.
     pub gigabytes_per_second: Option<f64>,
-    /// Most memory this process has had resident, mapped files included, in bytes.
+    /// Peak resident memory of this process, including mapped files, in bytes.
     pub peak_memory_bytes: Option<u64>,
 }

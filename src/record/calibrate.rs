@@ -10,7 +10,7 @@ pub struct CalibrateRecord {
     /// What ran.
     #[serde(flatten)]
     pub tool: Tool,
-    /// The model as it was named; none for a merge.
+    /// The model, as named by the user; none for a merge.
     pub model: Option<String>,
     /// The files that were merged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -19,23 +19,23 @@ pub struct CalibrateRecord {
     pub output: String,
     /// Size of the output file in bytes.
     pub file_bytes: u64,
-    /// Texts as they were named.
+    /// Texts, as named by the user.
     pub datasets: Vec<String>,
     /// Tokens in a sample.
     pub context: u32,
     /// Samples used.
     pub samples: u32,
-    /// Samples that the texts would have given; none for a merge.
+    /// Samples available in the texts; none for a merge.
     pub available: Option<usize>,
-    /// Decided which samples.
+    /// Seed for drawing samples.
     pub seed: u64,
     /// Whether X^T X was kept.
     pub hessian: bool,
-    /// Matrices with statistics.
+    /// Number of matrices with statistics.
     pub entries: usize,
-    /// Experts that saw no token: "matrix, expert number".
+    /// Experts that saw no tokens: "matrix, expert number".
     pub idle_experts: Vec<String>,
-    /// Columns whose input was always zero.
+    /// Number of columns whose input was always zero.
     pub dead_columns: usize,
     /// Threads used.
     pub threads: usize,
@@ -43,7 +43,7 @@ pub struct CalibrateRecord {
     pub seconds: f64,
     /// Tokens through the model per second.
     pub tokens_per_second: Option<f64>,
-    /// Most memory this process has had resident, mapped files included, in bytes.
+    /// Peak resident memory of this process, including mapped files, in bytes.
     pub peak_memory_bytes: Option<u64>,
     /// Things the user should know.
     pub notes: Vec<String>,

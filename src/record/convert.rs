@@ -1,4 +1,4 @@
-//! One conversion: what decided its bytes, what it wrote, what was found on the way.
+//! One conversion: what decided its bytes, what it wrote, and what it found.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub struct RunRecord {
     /// What ran.
     #[serde(flatten)]
     pub tool: Tool,
-    /// The checkpoint as it was named.
+    /// The checkpoint, as named by the user.
     pub input: String,
     /// Everything that decided the bytes.
     pub recipe: Recipe,
@@ -19,36 +19,36 @@ pub struct RunRecord {
     pub architecture: String,
     /// The output's path.
     pub output: String,
-    /// Whether nothing was written because only the plan was asked for.
+    /// Whether only the plan was requested, so nothing was written.
     pub dry_run: bool,
     /// Method chain.
     pub method: String,
     /// File type.
     #[serde(rename = "type")]
     pub file_type: String,
-    /// Numbers in all tensors.
+    /// Number of elements in all tensors.
     pub weights: u64,
     /// Size of the output file in bytes.
     pub file_bytes: u64,
-    /// Storage bits per weight over all tensors (header and padding left out).
+    /// Storage bits per weight over all tensors, without header and padding.
     pub bits_per_weight: f64,
-    /// How many tensors did not get the type that was asked for.
+    /// Number of tensors that did not get the requested type.
     pub fallbacks: usize,
     /// Threads used.
     pub threads: usize,
     /// Wall time in seconds.
     pub seconds: f64,
-    /// Most memory this process has had resident, mapped files included, in bytes.
+    /// Peak resident memory of this process, including mapped files, in bytes.
     pub peak_memory_bytes: Option<u64>,
     /// Things the user should know.
     pub notes: Vec<String>,
-    /// Files that were read: the checkpoint's, statistics, texts. Empty unless hashes were asked for.
+    /// Files that were read: the checkpoint's, statistics, texts. Empty unless hashes were requested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<FileRecord>,
-    /// Files that were written. Empty unless hashes were asked for.
+    /// Files that were written. Empty unless hashes were requested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<FileRecord>,
-    /// What errors were weighed by, if by anything.
+    /// The importances that errors were weighed by, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importance: Option<ImportanceRecord>,
     /// Every tensor.
@@ -58,27 +58,27 @@ pub struct RunRecord {
     pub passes: Vec<PassRecord>,
 }
 
-/// What errors were weighed by.
+/// The importances that errors were weighed by.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImportanceRecord {
-    /// File of statistics; none if they were made on the fly.
+    /// Statistics file; none if they were collected on the fly.
     pub file: Option<String>,
-    /// Texts behind it.
+    /// The texts it was made from.
     pub datasets: Vec<String>,
-    /// Matrices it covers.
+    /// Number of matrices it covers.
     pub entries: usize,
-    /// Samples behind it.
+    /// Number of samples it was made from.
     pub chunks: u32,
     /// Tensors that were rounded with importances.
     pub used: Vec<String>,
-    /// Tensors with blocks that were rounded with all columns counting alike.
+    /// Quantised tensors in which all columns weighed the same.
     pub uniform: Vec<String>,
 }
 
 /// A file that was read or written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// Path as it was named, or within the folder that was named.
+    /// Path as named by the user, or within the output folder.
     pub path: String,
     /// Size in bytes.
     pub bytes: u64,
@@ -93,7 +93,7 @@ pub struct TensorRecord {
     pub name: String,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// Type that the rules asked for.
+    /// Type that the rules requested.
     pub requested: String,
     /// Type that was written.
     #[serde(rename = "type")]
@@ -103,16 +103,16 @@ pub struct TensorRecord {
     pub reason: Option<String>,
     /// Size in the output in bytes, without padding.
     pub bytes: u64,
-    /// How rows or columns changed places for the sake of act order, and with those of what.
+    /// How rows or columns were permuted to undo act order, and along with which other tensors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permuted: Option<String>,
     /// How a quantised checkpoint stores it: "gptq, 4 bits, groups of 32, symmetric".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed: Option<String>,
-    /// Whether the checkpoint's integers became its codes.
+    /// Whether its codes are the checkpoint's integers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub carried: bool,
-    /// Largest magnitude of written value less weight, where a quantised checkpoint was read.
+    /// Largest difference between the written value and the weight, if the checkpoint was quantised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub largest_error: Option<f32>,
 }

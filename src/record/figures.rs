@@ -1,9 +1,9 @@
-//! Figures as records have them: with their errors, or how they are spread.
+//! Figures in records: with standard errors, or with their spread.
 
 use aurora_quantizers::metrics;
 use serde::{Deserialize, Serialize};
 
-/// A figure and its standard error, both in the figure's unit.
+/// A figure and its standard error, in the same unit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// The figure.
@@ -18,7 +18,7 @@ impl From<metrics::Estimate> for Measured {
     }
 }
 
-/// How a figure is spread over tokens.
+/// Quantiles of a figure over tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)] // Each name is the share of tokens below it, in percent.
 pub struct Quantiles {
@@ -36,7 +36,7 @@ pub struct Quantiles {
 /// Figures of several runs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The middle one.
+    /// The median.
     pub median: f64,
     /// The smallest.
     pub min: f64,
@@ -45,7 +45,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of some figures; none of none.
+    /// The spread of some figures; `None` if there are none.
     pub fn of(mut figures: Vec<f64>) -> Option<Spread> {
         figures.sort_by(f64::total_cmp);
         let (min, max) = (*figures.first()?, *figures.last()?);

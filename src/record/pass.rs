@@ -1,35 +1,35 @@
-//! What a pass did in one place: a matrix, or an input that several matrices share.
+//! What a pass did in one place: for a matrix, or for an input that several matrices share.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-/// What only some passes have to say, by name: numbers, words, lists of them.
+/// Results that only some passes have, by name: numbers, words, lists of them.
 pub type Facts = Map<String, Json>;
 
 /// What a pass did in one place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PassRecord {
-    /// Name of the pass; where it left a place to a later one, of that.
+    /// Name of the pass; if it left the place to a later one, the name of that.
     pub pass: String,
-    /// The transformer block; none for what comes after the blocks.
+    /// The transformer block; none after the last block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<usize>,
-    /// Names of the matrices in the output: one, or all that share the input that was worked on.
+    /// Names of the matrices in the output: one, or all that share the input in question.
     pub tensors: Vec<String>,
-    /// Which expert's, if a matrix has several.
+    /// The expert, if the parameter holds several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<usize>,
-    /// Calibration tokens that came to the place.
+    /// Calibration tokens that reached this place.
     pub tokens: u64,
-    /// Loss as it would be without the pass, mean over tokens; each pass says what its loss is.
+    /// Loss without the pass, mean over tokens. Each pass defines its loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<f64>,
-    /// The same loss with it; never larger.
+    /// The same loss with the pass; never larger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<f64>,
     /// Time in seconds.
     pub seconds: f64,
-    /// What else the pass found.
+    /// Other results of the pass.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub facts: Facts,
     /// Why nothing was done, or what the user should know.
@@ -38,7 +38,7 @@ pub struct PassRecord {
 }
 
 impl PassRecord {
-    /// Nothing done yet.
+    /// A record of nothing done yet.
     pub fn new(pass: &str, block: Option<usize>, tensors: Vec<String>) -> Self {
         PassRecord {
             pass: pass.to_owned(),
@@ -54,10 +54,10 @@ impl PassRecord {
         }
     }
 
-    /// Says something that only this pass has to say.
+    /// Adds a result that only this pass has.
     ///
     /// # Panics
-    /// If the value cannot be JSON (a map without names).
+    /// If the value cannot be expressed as JSON (a map with keys that are not strings).
     pub fn fact(&mut self, name: &str, value: impl Serialize) {
         self.facts.insert(name.to_owned(), serde_json::to_value(value).expect("a fact is JSON"));
     }
@@ -67,7 +67,7 @@ impl PassRecord {
         self.facts.get(name).and_then(Json::as_u64).unwrap_or(0)
     }
 
-    /// The loss with the pass as a share of that without it.
+    /// The loss with the pass relative to the loss without it.
     pub fn ratio(&self) -> Option<f64> {
         self.after.zip(self.before).filter(|(_, before)| *before > 0.0).map(|(after, before)| after / before)
     }

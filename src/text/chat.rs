@@ -66,7 +66,7 @@ impl ChatTemplate {
                     0 => String::new(),
                     _ => format!(" without a name (only {})", names.join(", ")),
                 };
-                let advice = "it was not made for chat, or lost its template. Give it a plain prompt, without `chat`";
+                let advice = "it was not made for chat, or has lost its template; use a plain prompt without `chat`";
                 return Err(Error::text(format!("the model has no chat template{others}; {advice}")));
             }
         };

@@ -43,7 +43,7 @@ impl<'a> Weights<'a> {
         });
         match orders.split_first() {
             Some((first, rest)) if rest.iter().all(|order| order == first) => Ok(*first),
-            _ => Err("it is made of matrices that have their groups in different orders".to_owned()),
+            _ => Err("it is made of matrices whose groups are in different orders".to_owned()),
         }
     }
 
@@ -54,7 +54,7 @@ impl<'a> Weights<'a> {
         for reader in &site.readers {
             if self.group_order(*reader)? != order {
                 let name = &self.graph.param(reader.weight).name;
-                return Err(format!("{name} reads the same input, and has its groups in another order"));
+                return Err(format!("{name} reads the same input but has its groups in another order"));
             }
             // Else they would be moved for nothing.
             let (surveyed, whole) = self.surveyed(reader.weight);
@@ -64,7 +64,7 @@ impl<'a> Weights<'a> {
                 return Err(kept.reason.unwrap_or_default());
             }
         }
-        let groups = order.ok_or("its groups are in order")?;
+        let groups = order.ok_or("its groups are already in order")?;
         let mut rows: Vec<usize> = (0..lanes.channels.rows()).collect();
         for run in rows.chunks_mut(lanes.channels.run()) {
             // Stable: within a group columns keep their order.
@@ -77,11 +77,11 @@ impl<'a> Weights<'a> {
         Err(match lanes.channels.run() < site.width {
             true => {
                 format!(
-                    "within heads of {}, where alone channels can change places, groups fill no blocks",
+                    "channels can move only within heads of {}, where groups do not fill whole blocks",
                     lanes.channels.run()
                 )
             }
-            false => format!("groups have numbers of columns that are no multiples of {BLOCK}"),
+            false => format!("some groups have a number of columns that is not a multiple of {BLOCK}"),
         })
     }
 

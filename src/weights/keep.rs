@@ -175,7 +175,7 @@ pub(super) fn choose(surveyed: &[Surveyed<'_>], changes: Option<&str>, stuck: Op
         if !runs {
             let how = if packed.order.is_some() { "act order" } else { "columns permuted" };
             let why = stuck.map_or(String::new(), |why| format!("; they cannot be made so: {why}"));
-            return Some(format!("{how}: the groups are no runs of columns, as {} needs{why}", wanted.name));
+            return Some(format!("{how}: its groups are not runs of adjacent columns, as {} needs{why}", wanted.name));
         }
         let needs = |what: String| format!("{what}, {} needs a multiple of {}", wanted.name, wanted.block);
         if !packed.cols.is_multiple_of(wanted.block) {
@@ -185,7 +185,7 @@ pub(super) fn choose(surveyed: &[Surveyed<'_>], changes: Option<&str>, stuck: Op
         let whole = groups.across == 1 || groups.cols.is_multiple_of(wanted.block);
         (!whole).then(|| needs(format!("groups of {}", groups.cols)))
     };
-    let gone = changes.map(|what| format!("its weights are {what}, and no longer the checkpoint's integers"));
+    let gone = changes.map(|what| format!("its weights are {what}, so they are no longer the checkpoint's integers"));
     let reason = gone.or_else(|| surveyed.iter().find_map(obstacle));
     match (wanted, reason) {
         (Some(store), None) => Kept { wanted: store, store, reason: None, integers: true },

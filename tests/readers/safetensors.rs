@@ -144,7 +144,7 @@ fn configs() {
         refusal(dir.path()).unwrap();
     }
     fs::write(&config, r#"{"compression_config": {}}"#).unwrap();
-    mentions(&refusal(dir.path()).unwrap_err().explain(), &["compression_config", "quantized"]);
+    mentions(&refusal(dir.path()).unwrap_err().explain(), &["compression_config", "is quantised"]);
     fs::write(&config, "{}").unwrap();
     fs::write(dir.path().join("quantize_config.json"), "{}").unwrap();
     mentions(&refusal(dir.path()).unwrap_err().explain(), &["quantize_config.json", "bits: missing", "gptq"]);

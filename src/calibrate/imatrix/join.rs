@@ -1,4 +1,4 @@
-//! The shards of one run, put together: the file that the run would have written, byte for byte.
+//! Joins the shards of a run into the file that the run would have written, byte for byte.
 
 use std::ops::{Add, Range};
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::error::Misfit;
 use crate::watch::Watch;
 use crate::{Error, Result};
 
-/// Puts shards together, in whatever order they are named.
+/// Joins shards, given in any order.
 ///
 /// # Errors
-/// If one is missing, is there twice, belongs to another run or is no shard, is damaged, or if writing fails.
+/// If one is missing, given twice, damaged, not a shard or from another run, or if writing fails.
 pub(super) fn join(files: Vec<Imatrix>, output: &Path, replace: bool, watch: &dyn Watch) -> Result<Imatrix> {
     let files = in_order(files)?;
     let mut sum = Imatrix::new(files[0].origin.clone());
@@ -27,7 +27,7 @@ pub(super) fn join(files: Vec<Imatrix>, output: &Path, replace: bool, watch: &dy
             let dim = |entry: &Entry| Vec::from(<[usize; 2]>::from(entry.dim()));
             let (other, needed) = (file.entries.get(name).map(dim), dim(entry));
             if other.as_ref() != Some(&needed) {
-                let what = format!("not as in {}; make the shard again", files[0].path.display());
+                let what = format!("has a different shape in {}; make the shard again", files[0].path.display());
                 let misfit = other.map_or(Misfit::Missing, |found| Misfit::Shape { found, needed });
                 return Err(Error::misfit(&file.path, name, misfit, what));
             }
@@ -65,7 +65,7 @@ pub(super) fn join(files: Vec<Imatrix>, output: &Path, replace: bool, watch: &dy
     Ok(sum)
 }
 
-/// All shards of a run, by number.
+/// All shards of a run, sorted by number.
 fn in_order(files: Vec<Imatrix>) -> Result<Vec<Imatrix>> {
     let mut found: Vec<Imatrix> = Vec::new();
     for file in files {
@@ -81,7 +81,7 @@ fn in_order(files: Vec<Imatrix>) -> Result<Vec<Imatrix>> {
             return Err(not_together(&file, &what));
         }
         if let Some(twin) = found.iter().find(|other| other.label.as_ref() == Some(&label)) {
-            let what = format!("{} is {} already; name every shard once", label.name(), twin.path.display());
+            let what = format!("{} was already given as {}; name each shard once", label.name(), twin.path.display());
             return Err(not_together(&file, &what));
         }
         found.push(file);
@@ -123,7 +123,7 @@ fn root<T: Copy + Add<Output = T>>(
 }
 
 impl Imatrix {
-    /// The nodes whose sums the file has.
+    /// The nodes whose sums are in the file.
     fn nodes(&self) -> Vec<Place> {
         self.label.as_ref().map_or(Vec::new(), |label| label.shard.nodes())
     }
@@ -134,7 +134,7 @@ impl Imatrix {
         Ok(map.bytes()[range].as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
     }
 
-    /// Some of the triangle of one node.
+    /// Part of the triangle of one node.
     fn node_gram(&self, name: &str, expert: usize, node: usize, cols: usize, some: Range<usize>) -> Result<Vec<f32>> {
         let (map, range) = self.of_node(name, TREE[3], (expert, node), (triangle(cols), 4))?;
         let part = range.start + 4 * some.start..range.start + 4 * some.end;
@@ -143,7 +143,7 @@ impl Imatrix {
         Ok(numbers)
     }
 
-    /// Where the `width` numbers of a node are, of so many bytes each.
+    /// The byte range of the `width` numbers of a node, each of `each` bytes.
     fn of_node(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! What a shard's file says of itself: which part of which run it holds.
+//! What a shard's file says about itself: which part of which run it holds.
 
 use std::path::Path;
 
@@ -16,14 +16,14 @@ const MODEL: &str = "aurora.shard.model";
 const HESSIAN: &str = "aurora.shard.hessian";
 const OUTPUT: &str = "aurora.shard.output_matrix";
 
-/// What all shards of one run have in common, beside the number of samples.
+/// What all shards of a run have in common, besides the number of samples.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// Decided which samples were drawn.
+    /// Seed for drawing samples.
     pub seed: u64,
     /// Checksum of the tokens of all samples.
     pub text: u32,
-    /// Checksum that tells the checkpoint from others.
+    /// Checksum that identifies the checkpoint.
     pub model: u32,
     /// Whether X^T X was kept.
     pub gram: bool,
@@ -59,13 +59,13 @@ impl ShardLabel {
     /// Reads the keys; none if the file holds all samples of its run.
     ///
     /// # Errors
-    /// If one is missing or says what cannot be.
+    /// If one is missing or invalid.
     pub(super) fn read(metadata: &Metadata, path: &Path) -> Result<Option<ShardLabel>> {
         if metadata.get(INDEX).is_none() {
             return Ok(None);
         }
         let fault = |key: &str| {
-            let what = "missing or not what a shard has; make the shard again";
+            let what = "missing or invalid for a shard; make the shard again";
             Fault::damaged(what).of_key(path, key)
         };
         let number = |key: &str| metadata.get(key).and_then(Value::as_u64).ok_or_else(|| fault(key));
@@ -92,7 +92,7 @@ impl ShardLabel {
         format!("shard {} of {}", self.shard.index, self.shard.count)
     }
 
-    /// In what another run differs from this one, if in anything: what it is, here and there.
+    /// The first difference between two shards' runs, if any: what it is, its value here, and its value there.
     pub(super) fn differs(&self, other: &ShardLabel) -> Option<(&'static str, String, String)> {
         let facts = |label: &ShardLabel| {
             let ShardLabel { shard, run } = label;

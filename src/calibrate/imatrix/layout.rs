@@ -1,4 +1,4 @@
-//! Names of the file's tensors and keys, and numbers as they lie in it.
+//! Names of the file's tensors and keys, and conversions of the numbers in it.
 
 use aurora_quantizers::spec::{self, Spec};
 
@@ -8,17 +8,17 @@ pub(super) const SUM_SQ: &str = ".in_sum2";
 pub(super) const COUNTS: &str = ".counts";
 pub(super) const SUM_ABS: &str = ".in_abs";
 pub(super) const GRAM: &str = ".in_gram";
-/// Of a shard's nodes: tokens, sums of x^2, of |x|, and X^T X.
+/// For a shard's nodes: tokens, sums of x^2 and of |x|, and X^T X.
 pub(super) const TREE: [&str; 4] = [".tree_counts", ".tree_sum2", ".tree_abs", ".tree_gram"];
 
 pub(super) const DATASETS: &str = "imatrix.datasets";
 pub(super) const CHUNK_COUNT: &str = "imatrix.chunk_count";
 pub(super) const CHUNK_SIZE: &str = "imatrix.chunk_size";
 
-/// Numbers that are written or added at a time.
+/// How many numbers are written or added at a time.
 pub(super) const AT_A_TIME: usize = 1 << 20;
 
-/// How many matrices a parameter is: its experts, or one.
+/// The number of matrices in a parameter: its experts, or one.
 pub(super) fn experts(graph: &ModelGraph, id: ParamId) -> usize {
     match graph.param(id).shape[..] {
         [experts, _, _] => experts,
@@ -26,7 +26,7 @@ pub(super) fn experts(graph: &ModelGraph, id: ParamId) -> usize {
     }
 }
 
-/// Numbers of a lower triangle.
+/// The number of elements in a lower triangle.
 pub(super) fn triangle(cols: usize) -> usize {
     // One of the two factors is even; no file that exists overflows this.
     cols.saturating_mul(cols.saturating_add(1)) / 2

@@ -1,4 +1,4 @@
-//! Files of statistics, added up.
+//! Adds up statistics files.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use crate::error::{Fault, Misfit};
 use crate::watch::Watch;
 use crate::{Error, Result};
 
-/// Adds files of statistics up; shards of one run become the file that the run would have written, byte for byte.
+/// Adds up statistics files. Shards of a run become the file that the run would have written, byte for byte.
 ///
 /// # Errors
 /// If one cannot be read or is in the older format, if a matrix has another length in another file, if a shard is
-/// missing, is there twice or belongs to another run, or if writing fails.
+/// missing, given twice or from another run, or if writing fails.
 pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch) -> Result<Imatrix> {
     let files = paths.iter().map(|p| Imatrix::open(p)).collect::<Result<Vec<_>>>()?;
     if files.iter().any(|file| file.label.is_some()) {
@@ -25,14 +25,14 @@ pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch)
     let mut sum = Imatrix::default();
     for file in &files {
         if file.map.is_none() {
-            let what = "the older format keeps no counts of tokens; make it again as GGUF to merge it";
+            let what = "the older format has no token counts; make it again as GGUF to merge it";
             return Err(Fault::unsupported(what).of(&file.path));
         }
         sum.origin.datasets.extend(file.origin.datasets.iter().cloned());
         if sum.origin.chunk_size == 0 {
             sum.origin.chunk_size = file.origin.chunk_size;
         }
-        // Chunks of another length count by their tokens.
+        // Chunks of another length are counted by their tokens.
         let tokens = u64::from(file.origin.chunks) * u64::from(file.origin.chunk_size);
         let chunks = tokens.checked_div(u64::from(sum.origin.chunk_size)).unwrap_or(0);
         sum.origin.chunks = sum.origin.chunks.saturating_add(u32::try_from(chunks).unwrap_or(u32::MAX));
@@ -44,7 +44,7 @@ pub fn merge(paths: &[PathBuf], output: &Path, replace: bool, watch: &dyn Watch)
             if to.dim() != entry.dim() {
                 let ((counts, cols), (others, other_cols)) = (entry.dim(), to.dim());
                 let what = format!(
-                    "{cols} columns and {counts} counts, in another file {other_cols} and {others}; they are of \
+                    "{cols} columns and {counts} counts, but {other_cols} and {others} in another file; the files are of \
                      different models"
                 );
                 let [found, needed] = [entry.dim(), to.dim()].map(|dim| Vec::from(<[usize; 2]>::from(dim)));

@@ -1,10 +1,10 @@
-//! The file of statistics: written and read as GGUF, in the layout of llama-imatrix, and read in its older one.
+//! The statistics file: written and read as GGUF, in llama-imatrix's layout, and read in its older format.
 //!
-//! Of every matrix `NAME` that was observed the file has two F32 tensors: `NAME.in_sum2`, the sums of x^2 over tokens,
-//! `[experts, cols]` (one row if there are no experts), and `NAME.counts`, how many tokens, `[experts, 1]`.
-//! llama-quantize reads these and no others. We add `NAME.in_abs`, the sums of |x|, shaped as the squares; and, where
-//! X^T X was asked for, `NAME.in_gram`, `[experts, cols * (cols + 1) / 2]`: the lower triangle row by row, of the first
-//! matrix of those that read one input, since it is the same for all of them.
+//! For every observed matrix `NAME` the file has two F32 tensors: `NAME.in_sum2`, the sums of x^2 over tokens,
+//! `[experts, cols]` (one row if there are no experts), and `NAME.counts`, the number of tokens, `[experts, 1]`.
+//! llama-quantize reads only these. We add `NAME.in_abs`, the sums of |x|, in the same shape as the squares; and, if
+//! X^T X was requested, `NAME.in_gram`, `[experts, cols * (cols + 1) / 2]`: the lower triangle, row by row. It is the
+//! same for all matrices that read one input, so only the first of them has it.
 //!
 //! Keys: `general.type` ("imatrix"), `imatrix.datasets`, `imatrix.chunk_count`, `imatrix.chunk_size` (tokens).
 //!
@@ -15,10 +15,10 @@
 //!
 //! | file | what it answers |
 //! |---|---|
-//! | `sums` | statistics by matrix |
-//! | `layout`, `read`, `write` | how the file lies |
-//! | `label` | which part of which run a file says that it holds |
-//! | `merge`, `join` | sums of whole files; shards put together |
+//! | `sums` | statistics per matrix |
+//! | `layout`, `read`, `write` | the file format |
+//! | `label` | which part of which run a file holds |
+//! | `merge`, `join` | sums of whole files; joined shards |
 //! | `stored` | statistics of sites, from a file |
 
 use std::path::Path;
@@ -46,7 +46,7 @@ impl Imatrix {
     /// Reads a file of ours or of llama-imatrix, GGUF or the older `.dat`.
     ///
     /// # Errors
-    /// If it is neither, or damaged: which tensor, what was found, what was needed.
+    /// If it is neither, or damaged; the error says which tensor, what was found and what was needed.
     pub fn open(path: &Path) -> Result<Self> {
         let map = Map::open(path)?;
         if map.bytes().starts_with(&MAGIC) { read::gguf(path, map) } else { read::dat(path, map.bytes()) }

@@ -1,4 +1,4 @@
-//! Files of statistics, read: ours and llama-imatrix's GGUF, and its older format.
+//! Reads statistics files: ours and llama-imatrix's in GGUF, and llama-imatrix's older format.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::error::{Fault, Misfit, printable};
 use crate::gguf::Value;
 use crate::{Error, Result, checkpoint};
 
-/// A GGUF file.
+/// Reads a GGUF file.
 ///
 /// # Errors
 /// If it is damaged or holds no statistics.
@@ -78,7 +78,7 @@ pub(super) fn gguf(path: &Path, map: Map) -> Result<Imatrix> {
         found.entries.insert(name.to_owned(), entry);
     }
     if found.entries.is_empty() {
-        return Err(Fault::unsupported(format!("no importance matrix: no tensor ends in {SUM_SQ}")).of(path));
+        return Err(Fault::unsupported(format!("not an importance matrix: no tensor name ends in {SUM_SQ}")).of(path));
     }
     found.map = Some(map);
     Ok(found)
@@ -118,7 +118,7 @@ pub(super) fn dat(path: &Path, bytes: &[u8]) -> Result<Imatrix> {
     for _ in 0..count {
         let start = at;
         let length = number(&mut at).and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0 && n <= left(at));
-        let Some(length) = length else { return fault(start, "a name's length that cannot be".to_owned()) };
+        let Some(length) = length else { return fault(start, "an impossible name length".to_owned()) };
         let Ok(name) = std::str::from_utf8(&bytes[at..at + length]) else {
             return fault(at, "a name that is not UTF-8".to_owned());
         };
@@ -126,7 +126,7 @@ pub(super) fn dat(path: &Path, bytes: &[u8]) -> Result<Imatrix> {
         let (calls, values) = (number(&mut at), number(&mut at));
         let values = values.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0 && n <= left(at) / 4);
         let (Some(calls), Some(values)) = (calls, values) else {
-            return fault(at, format!("{}: a number of values that cannot be", printable(name)));
+            return fault(at, format!("{}: an impossible number of values", printable(name)));
         };
         let sum_sq = floats(&bytes[at..at + 4 * values]).collect();
         let sum_sq = Array2::from_shape_vec((1, values), sum_sq).expect("so many values");

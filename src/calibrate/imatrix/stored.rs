@@ -1,4 +1,4 @@
-//! Statistics of a model's sites, from a file: for methods that need not run the model again.
+//! Statistics of a model's sites from a file, for methods that then need not run the model.
 
 use aurora_quantizers::SiteStats;
 use aurora_quantizers::stats::Gram;
@@ -12,10 +12,12 @@ use crate::model::{ModelGraph, ParamId};
 use crate::{Error, Result};
 
 impl Imatrix {
-    /// Whether the file can stand in for a run over a text. `feeds`: what has to be in it; `gram`: whether with X^T X.
+    /// Checks that the file can replace a run over a text. `feeds`: what it must contain. `gram`: whether X^T X is
+    /// needed.
     ///
     /// # Errors
-    /// If it is a shard, or lacks something or has it in another shape: which matrix, and what to do.
+    /// If it is a shard, or something is missing or has the wrong shape; the error names the matrix and says what to
+    /// do.
     pub fn complete<'f>(
         &self,
         graph: &ModelGraph,
@@ -23,7 +25,7 @@ impl Imatrix {
         gram: bool,
     ) -> Result<()> {
         if let Some(label) = &self.label {
-            let what = format!("{} of a run; put all of them together first (calibrate `merge`)", label.name());
+            let what = format!("{} of a run; join all of them first (calibrate `merge`)", label.name());
             return Err(Fault::unsupported(what).of(&self.path));
         }
         for feed in feeds {
@@ -31,7 +33,7 @@ impl Imatrix {
             let name = &graph.param(id).name;
             let lacks = |what: &str| Err(Error::misfit(&self.path, name, Misfit::Missing, what));
             let Some(entry) = self.entries.get(name) else {
-                return lacks("no statistics of this matrix; were they made with another model?");
+                return lacks("no statistics for this matrix; were they made with another model?");
             };
             let (found, needed) = (entry.dim(), (experts(graph, id), feed.width));
             if found != needed {
@@ -47,7 +49,7 @@ impl Imatrix {
                 return Err(self.bad_number(name, *x, format!("a sum of {x}; needed finite numbers of at least 0")));
             }
             if entry.sum_abs.is_none() {
-                return lacks("no sums of magnitudes; make the file with calibrate, whose files have them");
+                return lacks("no sums of magnitudes; make the file with calibrate, which keeps them");
             }
             let stored = self.gram_of(graph, feed);
             if gram && stored.is_none() {
@@ -60,13 +62,13 @@ impl Imatrix {
         Ok(())
     }
 
-    /// What a feed's linears saw; none if the file has nothing of them.
+    /// The statistics of a feed, or `None` if the file has none for it.
     ///
     /// # Errors
-    /// If a number of X^T X is not finite.
+    /// If a number in X^T X is not finite.
     ///
     /// # Panics
-    /// If [`Imatrix::complete`] refuses the feed.
+    /// If [`Imatrix::complete`] would refuse the feed.
     pub fn stats(&self, graph: &ModelGraph, feed: &Feed) -> Result<Option<SiteStats>> {
         let Some(entry) = self.entries.get(&graph.param(feed.readers[0]).name) else { return Ok(None) };
         let expert = feed.expert.unwrap_or(0);
@@ -77,7 +79,7 @@ impl Imatrix {
         Ok(Some(SiteStats::from_sums(tokens, wide(&entry.sum_sq), wide(sum_abs), gram)))
     }
 
-    /// The name under which X^T X of a feed is stored: that of any of its linears.
+    /// The name under which X^T X of a feed is stored: that of any of its readers.
     fn gram_of<'g>(&self, graph: &'g ModelGraph, feed: &Feed) -> Option<&'g str> {
         let name = |id: &ParamId| graph.param(*id).name.as_str();
         feed.readers.iter().map(name).find(|name| self.grams.contains_key(*name))

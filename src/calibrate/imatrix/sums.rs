@@ -1,4 +1,4 @@
-//! Statistics by matrix: in memory, or as a file holds them.
+//! Statistics per matrix, in memory or from a file.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -31,14 +31,14 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of the first `samples` samples of a text, or as many of them.
+    /// The origin of statistics over `samples` samples of a text.
     pub fn of(data: &Dataset, samples: usize) -> Origin {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Origin { datasets: data.names.clone(), chunks: number(samples), chunk_size: number(data.context) }
     }
 }
 
-/// Sums over tokens of one matrix's inputs.
+/// Sums over the tokens of one matrix's inputs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Entry {
     /// Sums of x^2, `[experts, cols]`; of a matrix without experts one row.
@@ -62,40 +62,40 @@ impl Entry {
     }
 }
 
-/// Importances per matrix, ready for encoding, and what should be known about them.
+/// Importances per matrix, ready for encoding, and their gaps.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Importances {
     /// E[x^2] of every column, `[experts, cols]`.
     pub values: BTreeMap<ParamId, Array2<f32>>,
     /// Experts that saw no token, whose importances are all one: matrix and expert.
     pub idle: Vec<(ParamId, usize)>,
-    /// Columns in all whose input was always zero.
+    /// Total number of columns whose input was always zero.
     pub dead_columns: usize,
 }
 
-/// A file of statistics, or the same in memory.
+/// Statistics in a file or in memory.
 #[derive(Default)]
 pub struct Imatrix {
     pub(super) path: PathBuf,
-    /// Where it comes from.
+    /// Where they come from.
     pub origin: Origin,
-    /// Per matrix, by name.
+    /// Statistics of each matrix, by name.
     pub entries: BTreeMap<String, Entry>,
-    /// What part of a run it holds, if not all.
+    /// Which part of a run this is, if not all of it.
     pub label: Option<ShardLabel>,
     pub(super) grams: BTreeMap<String, TensorInfo>,
-    /// Sums of nodes, by the tensor's name.
+    /// Node sums, by tensor name.
     pub(super) trees: BTreeMap<String, TensorInfo>,
     pub(super) map: Option<Map>,
 }
 
 impl Imatrix {
-    /// Nothing yet; statistics are added as they come.
+    /// Starts empty; statistics are added as they come.
     pub fn new(origin: Origin) -> Self {
         Imatrix { origin, ..Default::default() }
     }
 
-    /// Adds the statistics of some linears.
+    /// Adds the statistics of a feed.
     pub fn put(&mut self, graph: &ModelGraph, feed: &Feed, stats: &SiteStats) {
         for &id in &feed.readers {
             let param = graph.param(id);
@@ -111,7 +111,7 @@ impl Imatrix {
         }
     }
 
-    /// The same of some nodes, all together.
+    /// Adds the statistics of a feed, given as nodes that are summed up.
     pub fn put_nodes(&mut self, graph: &ModelGraph, feed: &Feed, nodes: &[(Place, SiteStats)]) {
         let mut all = SiteStats::new(feed.width, false);
         nodes.iter().for_each(|(_, stats)| all.merge(stats));
@@ -121,7 +121,7 @@ impl Imatrix {
     /// X^T X of a matrix's inputs, if the file has it under this matrix's name.
     ///
     /// # Errors
-    /// If its length is not that of a triangle of the entry's columns.
+    /// If its length does not match the entry's number of columns.
     pub fn gram(&self, name: &str, expert: usize) -> Result<Option<Gram>> {
         let (Some(info), Some(entry), Some(map)) = (self.grams.get(name), self.entries.get(name), &self.map) else {
             return Ok(None);
@@ -141,7 +141,7 @@ impl Imatrix {
     /// Importances of a model's matrices.
     ///
     /// # Errors
-    /// If an entry belongs to no matrix of the model or has another length, or a number in it is negative or not
+    /// If an entry belongs to no matrix of the model or has the wrong length, or if a number in it is negative or not
     /// finite.
     pub fn importances(&self, graph: &ModelGraph) -> Result<Importances> {
         let mut found = Importances::default();
@@ -194,7 +194,7 @@ impl Imatrix {
 }
 
 impl Imatrix {
-    /// Where the triangles of an entry are, if the file has them.
+    /// The byte range of an entry's triangles, if the file has them.
     pub(super) fn gram_bytes(&self, name: &str, entry: &Entry) -> Result<Option<Range<usize>>> {
         let Some(info) = self.grams.get(name) else { return Ok(None) };
         let (experts, cols) = entry.dim();

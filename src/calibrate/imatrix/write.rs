@@ -1,4 +1,4 @@
-//! Files of statistics, written.
+//! Writes statistics files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 /// Name, columns, experts, and whether X^T X is kept under this name.
 pub type Shape = (String, usize, usize, bool);
 
-/// What the file of a calibration will have.
+/// What a calibration's file will contain.
 pub fn shapes(graph: &ModelGraph, feeds: &[Feed], gram: bool) -> Vec<Shape> {
     let mut all: BTreeMap<String, (usize, usize, bool)> = BTreeMap::new();
     for feed in feeds {
@@ -37,15 +37,15 @@ pub fn shapes(graph: &ModelGraph, feeds: &[Feed], gram: bool) -> Vec<Shape> {
     all.into_iter().map(|(name, (cols, experts, gram))| (name, cols, experts, gram)).collect()
 }
 
-/// A file that is being written: X^T X and the sums of nodes as they come, everything else at the end.
+/// A file that is being written: X^T X and node sums as they come, everything else at the end.
 pub struct Writer {
     pub(super) output: Output,
-    /// The tensors' names in file order.
+    /// Each tensor's index in file order, by name.
     pub(super) names: BTreeMap<String, usize>,
 }
 
 impl Writer {
-    /// Lays the file out. `label`: of which run the file holds a part, if not all samples; `shapes`: sorted by name.
+    /// Lays out the file. `label`: the part of a run that the file holds, if not all samples. `shapes`: sorted by name.
     ///
     /// # Errors
     /// If the directory cannot be written or has no room for the file.
@@ -70,7 +70,7 @@ impl Writer {
             tensors.push(f32_of(name, SUM_SQ, [*experts, *cols]));
             tensors.push(f32_of(name, COUNTS, [*experts, 1]));
         }
-        // Behind the two that other programs know.
+        // After the two that other programs know.
         for (name, cols, experts, _) in &shapes {
             tensors.push(f32_of(name, SUM_ABS, [*experts, *cols]));
         }
@@ -108,7 +108,7 @@ impl Writer {
         Ok(Writer { output, names })
     }
 
-    /// Writes X^T X of a feed, if it was planned.
+    /// Writes X^T X of a feed, if the file has a place for it.
     ///
     /// # Errors
     /// If the disk is full or fails.
@@ -118,7 +118,7 @@ impl Writer {
         self.triangle(tensor, feed.expert.unwrap_or(0), gram)
     }
 
-    /// Writes a triangle that stands behind `before` others.
+    /// Writes a triangle that comes after `before` others.
     fn triangle(&self, tensor: usize, before: usize, gram: &Gram) -> Result<()> {
         let mut at = (4 * before * triangle(gram.width())) as u64;
         let mut run = Vec::new();
@@ -133,8 +133,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the sums of a shard's nodes, which stand under the names of all matrices of the feed, X^T X under that of
-    /// the first.
+    /// Writes the sums of a shard's nodes under the names of all matrices of the feed, and X^T X under the name of the
+    /// first.
     ///
     /// # Errors
     /// If the disk is full or fails.

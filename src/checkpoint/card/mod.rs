@@ -111,7 +111,7 @@ fn card(dir: &Path, notes: &mut Vec<String>) -> Node {
         },
     };
     read.unwrap_or_else(|what| {
-        notes.push(format!("{what}; nothing of it is used"));
+        notes.push(format!("{what}; ignored"));
         None
     })
     .unwrap_or(Node::Null)

@@ -44,7 +44,7 @@ fn eight(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
     if let Some(format) = parts.maybe(".weight_format")
         && parts.bytes(&format).iter().any(|&byte| byte != 0)
     {
-        let what = "the rows lie in the order of a GPU's kernels; only plain rows are read";
+        let what = "the rows are in the order of a GPU kernel; only plain row order is supported";
         return Err(parts.fail(&format, Fault::unsupported(what)));
     }
     Ok(Packed {
@@ -103,7 +103,7 @@ fn four(tensor: &TensorInfo, parts: &mut MatrixTensors<'_>) -> Result<Packed> {
         return Err(parts.fail(tensor, what));
     }
     if !cols.is_multiple_of(block) {
-        let what = format!("{cols} inputs: the blocks of {block} run on from row to row, which is not supported");
+        let what = format!("{cols} inputs: groups of {block} would run on from row to row, which is not supported");
         return Err(parts.fail(tensor, Fault::unsupported(what)));
     }
     let map = parts.need(".weight.quant_map")?;

@@ -79,7 +79,7 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
         let target = |text: &String| match text.strip_prefix("re:") {
             // Python's re.match: from the beginning of the name, to wherever.
             Some(pattern) => fancy_regex::Regex::new(&format!("^(?:{pattern})")).map(Target::Pattern).map_err(|e| {
-                let fault = Fault::damaged(format!("{text:?} is no pattern")).because(e);
+                let fault = Fault::damaged(format!("{text:?} is not a valid pattern")).because(e);
                 group.error("targets", fault)
             }),
             None => Ok(Target::Name(text.clone())),
@@ -220,7 +220,7 @@ impl Reader for CompressedTensors {
     }
 
     fn looks_for(&self) -> &'static str {
-        "end in .weight_packed, or hold bytes"
+        "end in .weight_packed or hold bytes"
     }
 
     fn idle(&self) -> &'static [&'static str] {

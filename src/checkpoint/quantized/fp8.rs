@@ -61,7 +61,7 @@ impl Reader for Fp8 {
             ([_, 1] | [_], None) => Share::Row,
             (_, Some([down, across])) => Share::Block(down, across),
             (_, None) => {
-                let what = format!("shape {:?}, but no weight_block_size is stated", scales.shape);
+                let what = format!("shape {:?}, but weight_block_size is missing", scales.shape);
                 return Err(parts.fail(&scales, what));
             }
         };

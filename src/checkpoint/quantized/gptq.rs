@@ -46,7 +46,7 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
         let plain = pattern.strip_prefix("-:").or(pattern.strip_prefix("+:")).unwrap_or(pattern);
         // Python's re.match: from the beginning of the name, to wherever.
         let regex = fancy_regex::Regex::new(&format!("^(?:{plain})"));
-        let no_pattern = || Fault::damaged(format!("{pattern:?} is no pattern"));
+        let no_pattern = || Fault::damaged(format!("{pattern:?} is not a valid pattern"));
         let regex = regex.map_err(|e| stated.error("dynamic", no_pattern().because(e)))?;
         let changes = stated.inner(&format!("dynamic.{pattern}"), changes)?;
         let module = Module {
@@ -84,7 +84,7 @@ impl Reader for Gptq {
         let [words, rows] = parts.matrix(tensor)?;
         let width = bits as usize;
         if !(words * 32).is_multiple_of(width) {
-            let what = format!("shape [{words}, {rows}]: {words} words hold no whole number of {bits}-bit codes");
+            let what = format!("shape [{words}, {rows}]: {words} words do not hold a whole number of {bits}-bit codes");
             return Err(parts.fail(tensor, what));
         }
         let cols = words * 32 / width;
@@ -94,7 +94,7 @@ impl Reader for Gptq {
         let scales = parts.need(".scales")?;
         parts.floats(&scales, &[groups.across, rows])?;
         if !(rows * width).is_multiple_of(32) {
-            let what = format!("shape [{words}, {rows}]: zeros of {rows} outputs fill no whole number of words");
+            let what = format!("shape [{words}, {rows}]: the zeros of {rows} outputs do not fill whole words");
             return Err(parts.fail(tensor, what));
         }
         let zeros = parts.need(".qzeros")?;

@@ -38,12 +38,12 @@ pub static METHODS: &[MethodRow] =
 fn reader(stated: &Stated) -> Result<(&'static MethodRow, Box<dyn Reader>)> {
     let known = || METHODS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
     let Some(name) = stated.method()? else {
-        let what = format!("missing: the checkpoint is quantized, but not said how; known methods are {}", known());
+        let what = format!("missing: the checkpoint is quantised, but does not say how; known methods: {}", known());
         return Err(stated.error("quant_method", what));
     };
     let Some(row) = METHODS.iter().find(|m| m.name == name) else {
         let what = format!(
-            "the checkpoint is quantized with {}, which is not supported (known: {}); use the original checkpoint",
+            "the checkpoint is quantised with {}, which is not supported (known: {}); use the original checkpoint",
             printable(name),
             known()
         );
@@ -79,7 +79,7 @@ pub(super) fn adopt(source: Mapped) -> Result<Mapped> {
         let shape = [outer, &[packed.rows / outer.iter().product::<usize>(), packed.cols]].concat();
         let name = format!("{stem}.weight");
         if name != codes.name && (&source as &dyn TensorSource).find(&name).is_some() {
-            return Err(parts.fail(codes, format!("{} is there too, as numbers", printable(&name))));
+            return Err(parts.fail(codes, format!("the checkpoint also has {} as plain numbers", printable(&name))));
         }
         let matrix = TensorInfo { name, shape, spec: &PACKED, packed: Some(Arc::new(packed)), ..codes.clone() };
         matrices.push(matrix);

@@ -168,7 +168,7 @@ impl Stated {
         let found = self.typed(key, "a number of bits, from 1 to 8", |v| v.as_u64().filter(|n| (1..=8).contains(n)))?;
         let missing = || {
             let method = self.method().ok().flatten().unwrap_or("the method");
-            self.error(key, format!("missing; {method} cannot be read without"))
+            self.error(key, format!("missing; {method} cannot be read without it"))
         };
         found.map(|n| n as u32).ok_or_else(missing)
     }

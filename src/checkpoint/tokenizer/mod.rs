@@ -196,14 +196,14 @@ fn kind(files: &Files) -> Result<Kind<'_>> {
     let Some(json) = &files.tokenizer else {
         let others = ["tekken.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"];
         let found = others.into_iter().find(|f| files.path(f).is_file());
-        let found = found.map_or(String::new(), |f| format!(", only {f}, which is of another kind"));
+        let found = found.map_or(String::new(), |f| format!(", only {f}, which is a different kind"));
         let missing = vec![files.path("tokenizer.json")];
         return Err(Error::missing(&files.dir, missing, format!("no tokenizer found{found}; {SUPPORTED}")));
     };
     let path = files.path("tokenizer.json");
     let kind = json.model.kind.as_deref().unwrap_or("BPE");
     if kind != "BPE" {
-        return Err(Fault::unsupported(format!("a tokenizer of the {kind} kind; {SUPPORTED}")).of(&path));
+        return Err(Fault::unsupported(format!("{kind} tokenizers are not supported; {SUPPORTED}")).of(&path));
     }
     if json.model.vocab.0.is_empty() {
         return Err(Fault::damaged("model.vocab is missing or empty").of(&path));

@@ -84,7 +84,7 @@ pub(super) fn name(
             Err(step) => format!("a pre-tokenizer with the step {step}"),
         };
         let what = format!(
-            "{shown} is none of those llama.cpp has. If one of its names is close enough, give it as `pre`: {}",
+            "llama.cpp does not have {shown}. If one of its names is close enough, choose it with `pre`: {}",
             names()
         );
         return Err(Fault::unsupported(what).of(&files.path("tokenizer.json")));

@@ -163,7 +163,7 @@ impl State<'_> {
             let add = known(self);
             self.add.set("bos", add);
             if !add {
-                self.notes.push(format!("tokenizer.json puts {first} before a text; GGUF can only say BOS"));
+                self.notes.push(format!("tokenizer.json puts {first} before a text; GGUF can only express BOS"));
             }
         }
         if let Some(last) = last {

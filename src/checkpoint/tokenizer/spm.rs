@@ -55,7 +55,8 @@ pub(super) fn from_model(
             4 => "Char",
             _ => "unknown",
         };
-        let what = format!("a SentencePiece model of the {kind} kind; supported: SentencePiece BPE, byte-level BPE");
+        let what =
+            format!("SentencePiece {kind} models are not supported; supported: SentencePiece BPE, byte-level BPE");
         return Err(Fault::unsupported(what).of(&path));
     }
     let mut tokens = padding(rows);

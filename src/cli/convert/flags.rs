@@ -1,4 +1,4 @@
-//! From flags to a recipe: what was typed counts more than what a recipe file says.
+//! From flags to a recipe. Flags override a recipe file.
 
 use crate::cli::args::{Convert, FormatArgs as Flags};
 use crate::cli::text::calibration;
@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// The recipe that the flags ask for.
 ///
 /// # Errors
-/// If a recipe file cannot be read, or flags do not go together.
+/// If a recipe file cannot be read, or flags conflict.
 pub(super) fn recipe(args: &Convert) -> Result<Recipe> {
     let mut recipe = match (&args.recipe, &args.model) {
         (Some(file), None) => Recipe::load(file)?,
@@ -57,7 +57,7 @@ fn passes(args: &Convert, passes: &mut Vec<PassSpec>) -> Result<()> {
             [awq] if awq.name.eq_ignore_ascii_case("awq") => passes.push(PassSpec::new("clip")),
             _ => {
                 let method = args.method.as_deref().unwrap_or("rtn");
-                let what = format!("`clip` belongs to `method` awq alone; {method} finds its own ranges");
+                let what = format!("`clip` works only with `method` awq; {method} finds its own ranges");
                 return Err(Error::conflict(["clip", "method"], what));
             }
         }
@@ -67,7 +67,7 @@ fn passes(args: &Convert, passes: &mut Vec<PassSpec>) -> Result<()> {
 
 fn format(flags: &Flags, format: &mut Format) {
     if let Some(name) = &flags.format {
-        // Options of another format are not this one's.
+        // Options of another format do not apply to this one.
         if *name != format.name {
             format.options.clear();
         }

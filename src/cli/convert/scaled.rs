@@ -1,11 +1,11 @@
-//! What scaled inputs gained, in words.
+//! Summary lines for AWQ: what scaling the inputs gained.
 
 use std::collections::BTreeMap;
 
 use crate::passes::awq::{EXPONENTS, JUDGED_BY};
 use crate::record::PassRecord;
 
-/// A line for the whole, one for each block, one for each reason why an input has no scales.
+/// One line for the total, one per block, and one per reason why an input was not scaled.
 pub fn lines(records: &[PassRecord]) -> Vec<String> {
     let records: Vec<&PassRecord> = records.iter().filter(|r| r.pass == "awq").collect();
     if records.is_empty() {
@@ -13,10 +13,10 @@ pub fn lines(records: &[PassRecord]) -> Vec<String> {
     }
     let scaled = records.iter().filter(|r| r.facts.contains_key(EXPONENTS)).count();
     let of = match records.iter().find_map(|r| r.facts.get(JUDGED_BY)?.as_str()) {
-        None => "error of the attention's or MLP's output".to_owned(),
+        None => "error of the attention or MLP output".to_owned(),
         Some(what) => format!("error by {what}"),
     };
-    let mut lines = vec![format!("scaled inputs: {scaled} of {}; {of}, of that without scales:", records.len())];
+    let mut lines = vec![format!("scaled inputs: {scaled} of {}; {of}, relative to no scaling:", records.len())];
     let mut blocks: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for record in records {

@@ -1,15 +1,15 @@
-//! What the summary of a conversion says about a method that looks at inputs: what it gained, and every matrix that it
-//! left to rounding to nearest, with the reason.
+//! Summary lines for methods that use calibration inputs: what they gained, and every matrix left to rounding to
+//! nearest, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::passes::gptq::{DEAD_CHANNELS, RETRIES, ROWS_RTN};
 use crate::record::PassRecord;
 
-/// Names that a line lists at most.
+/// Maximum number of names in a line.
 const NAMES: usize = 6;
 
-/// The lines; none if no method looked at inputs. `grids`: the tensors that have a block type.
+/// The lines, or none if no method used inputs. `grids`: the tensors with a block format.
 pub fn lines(method: &str, records: &[PassRecord], grids: &[&str]) -> Vec<String> {
     let linears: Vec<&PassRecord> = records.iter().filter(|r| r.pass != "awq").collect();
     if linears.is_empty() {
@@ -20,14 +20,14 @@ pub fn lines(method: &str, records: &[PassRecord], grids: &[&str]) -> Vec<String
     let ratios = solved.iter().filter_map(|l| l.ratio()).filter(|ratio| *ratio > 0.0);
     let (sum, n) = ratios.fold((0.0, 0), |(sum, n), ratio| (sum + ratio.ln(), n + 1));
     let ratio = if n > 0 {
-        format!(", their loss {:.2}x that of rounding to nearest (geometric mean)", f64::exp(sum / f64::from(n)))
+        format!("; loss {:.2}x that of rounding to nearest (geometric mean)", f64::exp(sum / f64::from(n)))
     } else {
         String::new()
     };
     lines.push(format!("{method}: {} of {} matrices solved{ratio}", solved.len(), all(&linears, grids)));
     let mut left: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for linear in linears.iter().filter(|l| l.after.is_none()) {
-        let why = linear.note.clone().unwrap_or_else(|| "by the method's choice".to_owned());
+        let why = linear.note.clone().unwrap_or_else(|| "left out by the method".to_owned());
         left.entry(why).or_default().push(name(linear));
     }
     let seen: BTreeSet<&str> = linears.iter().map(|l| l.tensors[0].as_str()).collect();
@@ -43,7 +43,7 @@ pub fn lines(method: &str, records: &[PassRecord], grids: &[&str]) -> Vec<String
         lines.push(format!("rounded to nearest: {rows} rows of {} (the method's codes were worse)", list(&names)));
     }
     for (what, found) in [
-        ("damping was raised", |l: &PassRecord| l.count(RETRIES) > 0),
+        ("damping raised", |l: &PassRecord| l.count(RETRIES) > 0),
         ("fewer calibration tokens than input channels", |l: &PassRecord| l.after.is_some() && l.note.is_some()),
         ("input channels that are always zero", |l: &PassRecord| l.count(DEAD_CHANNELS) > 0),
     ] as [(&str, fn(&PassRecord) -> bool); 3]
@@ -56,7 +56,7 @@ pub fn lines(method: &str, records: &[PassRecord], grids: &[&str]) -> Vec<String
     lines
 }
 
-/// Matrices on a grid, every expert's counted.
+/// Number of matrices on a grid, counting each expert's.
 fn all(linears: &[&PassRecord], grids: &[&str]) -> usize {
     let seen: BTreeSet<&str> = linears.iter().map(|l| l.tensors[0].as_str()).collect();
     linears.len() + grids.iter().filter(|name| !seen.contains(*name)).count()
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "gptq: 1 of 10 matrices solved, their loss 0.25x that of rounding to nearest (geometric mean)",
+                "gptq: 1 of 10 matrices solved; loss 0.25x that of rounding to nearest (geometric mean)",
                 "rounded to nearest: token_embd.weight (looked up by row, not multiplied)",
                 "rounded to nearest: e expert 0, e expert 1, e expert 2, e expert 3, e expert 4, e expert 5 and 2 more \
                  (no token)",

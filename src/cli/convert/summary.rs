@@ -1,4 +1,4 @@
-//! What a conversion prints for people.
+//! The human-readable summary of a conversion.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::cli::{ui, wording};
 use crate::plan::{Plan, TensorPlan};
 use crate::record::{RunRecord, TensorRecord};
 
-/// One tensor that did not get the type that was asked for.
+/// Describes a tensor that did not get the requested type.
 pub(super) fn fallback_line(t: &TensorPlan) -> String {
     let reason = t.reason.as_deref().unwrap_or_default();
     format!("{}: {} instead of {} ({reason})", t.name, t.spec().name, t.requested.spec().name)
@@ -18,7 +18,7 @@ pub(super) fn fallback_line(t: &TensorPlan) -> String {
 
 /// The plan as a table.
 pub(super) fn plan_text(plan: &Plan, record: &RunRecord) -> String {
-    let head = ["tensor", "shape", "asked", "type", "bytes", "why"];
+    let head = ["tensor", "shape", "requested", "type", "bytes", "why"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(plan.tensors.iter().map(|t| {
         let reason = t.reason.clone().unwrap_or_default();
@@ -29,10 +29,10 @@ pub(super) fn plan_text(plan: &Plan, record: &RunRecord) -> String {
     format!("{}\nfile size: {} bytes\n", ui::table(&rows, &[0, 2, 3, 5]), record.file_bytes)
 }
 
-/// Types written and asked for, and the reason.
+/// Written type, requested type, and the reason.
 type Why<'p> = (&'p str, &'p str, &'p str);
 
-/// Those that have the same reason, on one line.
+/// The fallbacks, one line per reason.
 fn fallbacks(plan: &Plan) -> Vec<String> {
     let mut groups: Vec<(Why, Vec<String>)> = Vec::new();
     for t in plan.fallbacks() {
@@ -48,26 +48,26 @@ fn fallbacks(plan: &Plan) -> Vec<String> {
     groups.into_iter().map(line).collect()
 }
 
-/// What became of a quantised checkpoint's numbers.
+/// What happened to the integers of a quantised checkpoint.
 fn errors_line(record: &RunRecord) -> Option<String> {
     let packed: Vec<_> = record.tensors.iter().filter(|t| t.packed.is_some()).collect();
     let (first, carried) = (packed.first()?, packed.iter().filter(|t| t.carried).count());
     let how = first.packed.as_deref().unwrap_or_default();
-    let head = format!("checkpoint: {how}; integers of {carried} of {} matrices carried over", packed.len());
+    let head = format!("checkpoint: {how}; carried over the integers of {carried} of {} matrices", packed.len());
     let measured = packed.iter().filter_map(|t| Some((t.largest_error?, &t.name)));
     let worst = measured.reduce(|a, b| if b.0 > a.0 { b } else { a });
     Some(match worst {
         None => head,
         Some((0.0, _)) => format!("{head}; no weight changed"),
-        Some((error, name)) => format!("{head}; largest error of a weight {error:.2e} ({name})"),
+        Some((error, name)) => format!("{head}; largest weight error {error:.2e} ({name})"),
     })
 }
 
-/// Matrices whose columns changed places.
+/// Matrices whose columns were permuted.
 fn permuted_line(record: &RunRecord) -> Option<String> {
     let columns = |t: &&TensorRecord| t.permuted.as_ref().is_some_and(|how| how.starts_with("act order"));
     let names: Vec<String> = record.tensors.iter().filter(columns).map(|t| t.name.clone()).collect();
-    let what = "act order: columns put in the order of their groups, with the rows that make their inputs";
+    let what = "act order: columns sorted by group, along with the rows that produce their inputs";
     (!names.is_empty()).then(|| format!("{what}: {}", solved::list(&names)))
 }
 

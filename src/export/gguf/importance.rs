@@ -1,16 +1,16 @@
-//! What llama-quantize writes into the header about importances.
+//! The header keys that llama-quantize writes about importance matrices.
 
 use std::path::Path;
 
 use crate::gguf::{Metadata, Value, string};
 use crate::record::ImportanceRecord;
 
-/// Its texts end after this many bytes; so do these.
+/// llama-quantize cuts its texts after this many bytes, so we do too.
 const LONGEST: usize = 127;
 
 /// Adds the keys.
 pub(super) fn keys(record: &ImportanceRecord, metadata: &mut Metadata) {
-    // Only the file's name, so that the bytes do not depend on where it is.
+    // Only the file's name, so that the bytes do not depend on its location.
     let text = |s: &str| {
         let name = Path::new(s).file_name().map_or(s.into(), |name| name.to_string_lossy());
         let end = (0..=name.len().min(LONGEST)).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);

@@ -21,7 +21,7 @@ pub struct Gguf;
 static ABOUT: About = About {
     name: "gguf",
     title: "GGUF",
-    summary: "a file for llama.cpp, Ollama, LM Studio and their like",
+    summary: "a file for llama.cpp, Ollama, LM Studio and similar programs",
     settings: &["type", "pure", "tensor_types", "output_type", "embedding_type", "pre"],
     options: &[parts::SPLIT],
 };
@@ -39,7 +39,7 @@ impl Exporter for Gguf {
         let Contents { source, model, plan, request, .. } = contents;
         let (mut metadata, mut notes) = metadata::metadata(source, model, plan, request.pre.as_deref())?;
         if request.output_type.is_some() && model.hyper.tied {
-            let what = "`output_type` has no effect: this model's output matrix is its embedding (`embedding_type`)";
+            let what = "`output_type` has no effect: this model's output matrix is its embedding; use `embedding_type`";
             notes.push(what.to_owned());
         }
         contents.importance.into_iter().for_each(|record| importance::keys(record, &mut metadata));

@@ -1,5 +1,4 @@
-//! What a request comes to for a GGUF file: a file type's rules, or the integers of a quantised checkpoint kept as they
-//! are.
+//! Assigns types for a GGUF file: by a file type's rules, or keeping the integers of a quantised checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +9,7 @@ use crate::plan::FileType;
 use crate::weights::{Edits, Weights};
 use crate::{Error, Result};
 
-/// The types of a file. Where integers are kept, columns are put in the order of their groups.
+/// The types of a file. Where integers are kept, columns are sorted by group.
 pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned> {
     let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
     let usual = match quantised {
@@ -23,8 +22,8 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Wei
         let file_type = FileType::by_name(asked)?;
         let warning = quantised.map(|packed| {
             format!(
-                "the checkpoint is quantised ({}); {} rounds it a second time, on top of what the first cost. \
-                 `type` keep carries its integers over as they are",
+                "the checkpoint is already quantised ({}); {} rounds it a second time, on top of the first error. \
+                 `type` keep carries its integers over unchanged",
                 packed.describe(source),
                 file_type.name
             )
@@ -32,7 +31,7 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Wei
         return Ok(Assigned { warning, ..assigned(request, file_type.name, file_type) });
     }
     if quantised.is_none() {
-        let what = "carries the integers of a quantised checkpoint over; this one has floats: name a type";
+        let what = "carries over the integers of a quantised checkpoint; this one has floats: name a type";
         return Err(Error::setting("type", KEEP, what));
     }
     let choosing = request.choosing;
@@ -45,8 +44,8 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Wei
     ];
     if let Some((_, setting, value)) = idle.iter().find(|(given, ..)| *given) {
         let what = format!(
-            "the checkpoint is quantised, and `type` keep chooses no codes: leave out `{setting}`{value}, or name a \
-             `type`, which rounds it a second time"
+            "the checkpoint is already quantised, and `type` keep chooses no codes; leave out `{setting}`{value}, or name a \
+             `type` to round it a second time"
         );
         return Err(Error::conflict(["type", setting], what));
     }
@@ -63,7 +62,7 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Wei
     Ok(Assigned { kept, edits, ..assigned(request, KEEP, FileType::by_name(most)?) })
 }
 
-/// With nothing kept and nothing edited.
+/// Nothing kept, nothing edited.
 fn assigned(request: &Request, name: &str, file_type: &'static FileType) -> Assigned {
     Assigned {
         name: name.to_owned(),

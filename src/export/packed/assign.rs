@@ -26,7 +26,7 @@ pub(super) fn assign(
     let kept: BTreeMap<_, _> = matrices.map(|id| (id, matrix(weights, id, codes))).collect();
     let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
     let warning = quantised.map(|packed| {
-        format!("the checkpoint is quantised ({}); this rounds it a second time", packed.describe(source))
+        format!("the checkpoint is already quantised ({}); this rounds it a second time", packed.describe(source))
     });
     let sort = if codes.symmetric { "" } else { "-asym" };
     let name = format!("{layout}-{}bit-g{}{sort}", codes.bits, codes.group);
@@ -34,14 +34,13 @@ pub(super) fn assign(
     Ok(Assigned { ending: name.clone(), name, rules, kept, edits: Edits::new(), warning })
 }
 
-/// Refuses matrices that are stored `[in, out]`: layers of that kind are not what quantised checkpoints are loaded
-/// into.
+/// Refuses matrices stored `[in, out]`: loaders of quantised checkpoints do not support such layers.
 fn check(weights: &Weights<'_>) -> Result<()> {
     let transposed = |id: &ParamId| *weights.import(*id) == Import::Transpose;
     match (0..weights.graph().params.len()).map(ParamId).find(transposed) {
         Some(id) => {
             let (path, name) = weights.place(id);
-            let what = "is stored [in, out]; such models can be written as GGUF or safetensors only";
+            let what = "is stored [in, out]; such models can only be written as GGUF or safetensors";
             Err(Fault::unsupported(what).of_tensor(path, &name))
         }
         None => Ok(()),
@@ -70,10 +69,10 @@ fn grouped(codes: Codes) -> &'static dyn Store {
     formats::grouped(codes.bits, codes.group, codes.symmetric).expect("settings that were checked")
 }
 
-/// Why a matrix stays as floats.
+/// Why a matrix stays in floats.
 enum Obstacle {
     None,
-    /// It is meant to.
+    /// Its role is never quantised.
     Role,
     Shape(String),
 }
@@ -91,7 +90,7 @@ fn obstacle(weights: &Weights<'_>, id: ParamId, codes: Codes) -> Obstacle {
             return Obstacle::Shape(format!("{} holds several matrices", tensor.name));
         };
         if !(rows * codes.bits as usize).is_multiple_of(32) {
-            return Obstacle::Shape(format!("{rows} outputs fill no whole number of words"));
+            return Obstacle::Shape(format!("{rows} outputs do not fill whole 32-bit words"));
         }
     }
     Obstacle::None

@@ -15,7 +15,7 @@ pub struct Awq;
 static ABOUT: About = About {
     name: "awq",
     title: "AWQ",
-    summary: "a folder in the layout of AWQ (GEMM)",
+    summary: "a folder in the AWQ layout (GEMM)",
     settings: &[],
     options: &[
         // Its kernels read four bits, and zeros that are stored.
@@ -26,7 +26,7 @@ static ABOUT: About = About {
     ],
 };
 
-/// Which of eight neighbours each nibble of a word holds, from the lowest.
+/// Which of eight neighbours each nibble of a word holds, starting from the lowest.
 const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// `[rows, cols]` -> words `[cols, rows / 8]`.

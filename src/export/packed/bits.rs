@@ -1,6 +1,6 @@
-//! Fields of four or eight bits in 32-bit words, the first in the lowest bits.
+//! Packs fields of four or eight bits into 32-bit words, the first field in the lowest bits.
 
-/// Words of `fields(i)`, for `i` in `0..n`; the last is filled with zeros.
+/// Packs `fields(i)` for `i` in `0..n`; the last word is padded with zeros.
 pub(super) fn words(n: usize, bits: u32, fields: impl Fn(usize) -> u8) -> impl Iterator<Item = u32> {
     let per = 32 / bits as usize;
     (0..n.div_ceil(per)).map(move |word| {

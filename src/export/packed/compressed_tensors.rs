@@ -1,5 +1,5 @@
-//! compressed-tensors' pack-quantized: codes packed along the inputs, scales `[out, groups]`, zeros (if any) packed
-//! along the outputs; integers are signed and stored plus half their range, which is how they come here.
+//! compressed-tensors' pack-quantized layout: codes packed along the inputs, scales `[out, groups]`, zeros (if any)
+//! packed along the outputs. Signed integers are stored plus half their range, which is how they arrive here.
 
 use aurora_quantizers::elements;
 use serde_json::{Value as Json, json};
@@ -14,7 +14,7 @@ pub struct CompressedTensors;
 static ABOUT: About = About {
     name: "compressed-tensors",
     title: "compressed-tensors",
-    summary: "a folder in the layout of compressed-tensors (pack-quantized)",
+    summary: "a folder in the compressed-tensors layout (pack-quantized)",
     settings: &[],
     options: OPTIONS,
 };

@@ -1,8 +1,8 @@
 //! GPTQ: codes packed along the inputs, zeros along the outputs, scales `[groups, out]`, and the group of every input.
 //!
-//! Symmetric ones in the first format, which everything that loads GPTQ checkpoints reads and in which zeros are stored
-//! less one; others in the second, which stores them as they are: programs once differed in what such zeros are in the
-//! first, and GPTQModel refuses those that it did not write itself.
+//! Symmetric matrices are written in the first format, which every loader of GPTQ checkpoints reads and which stores
+//! zeros minus one. Others are written in the second, which stores zeros as they are: programs used to disagree about
+//! such zeros in the first format, and GPTQModel refuses them there unless it wrote them itself.
 
 use serde_json::{Value as Json, json};
 
@@ -16,12 +16,12 @@ pub struct Gptq;
 static ABOUT: About = About {
     name: "gptq",
     title: "GPTQ",
-    summary: "a folder in the layout of GPTQ, for vLLM, Transformers and their like",
+    summary: "a folder in the GPTQ layout, for vLLM, Transformers and similar programs",
     settings: &[],
     options: OPTIONS,
 };
 
-/// The format's name, and what is taken off every zero.
+/// The format's name, and what is subtracted from every zero.
 fn format(s: Codes) -> (&'static str, u8) {
     if s.symmetric { ("gptq", 1) } else { ("gptq_v2", 0) }
 }
@@ -71,7 +71,7 @@ impl PackedLayout for Gptq {
             "pack_dtype": "int32",
             "meta": {"quantizer": [concat!("aurora-quant:", env!("CARGO_PKG_VERSION"))]},
         });
-        // The output matrix is left out by lm_head.
+        // `lm_head` already excludes the output matrix.
         let skipped: Vec<_> = skipped.iter().filter(|name| *name != "lm_head").collect();
         if !skipped.is_empty() {
             let rules = skipped.iter().map(|name| (format!("-:^{}$", regex::escape(name)), json!({})));

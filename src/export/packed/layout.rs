@@ -1,4 +1,4 @@
-//! What a layout of packed matrices is, and what can be asked of one.
+//! What a layout of packed matrices is, and which settings it has.
 
 use ndarray::Array2;
 use serde_json::Value as Json;
@@ -6,14 +6,14 @@ use serde_json::Value as Json;
 use super::super::{About, shards};
 use crate::options::{Opt, OptKind, Options};
 
-/// What the codes of all matrices are like.
+/// Settings of the codes, common to all matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Codes {
-    /// Bits of a code: 4 or 8.
+    /// Bits per code: 4 or 8.
     pub bits: u32,
     /// Columns that share a scale.
     pub group: usize,
-    /// Whether zeros are in the middle of the codes.
+    /// Whether the zero point is always the middle code.
     pub symmetric: bool,
 }
 
@@ -39,10 +39,10 @@ pub struct Matrix {
     pub zeros: Array2<u8>,
 }
 
-/// One tensor of a packed matrix: the end of its name, safetensors' name of its type, its shape.
+/// One tensor of a packed matrix: the suffix of its name, its safetensors type, its shape.
 pub type PackedField = (&'static str, &'static str, Vec<usize>);
 
-/// How a program wants its matrices.
+/// The matrix layout that a program expects.
 pub trait PackedLayout: Send + Sync {
     /// What it is called, where the name is `quant_method` too, and its options: [`OPTIONS`], or others of these names.
     fn about(&self) -> &'static About;
@@ -53,7 +53,8 @@ pub trait PackedLayout: Send + Sync {
     /// Their bytes, in the same order.
     fn pack(&self, matrix: &Matrix, codes: Codes) -> Vec<Vec<u8>>;
 
-    /// `quantization_config`, and a file that gets it too. `skipped`: names of the linears that stay floats.
+    /// `quantization_config`, and the name of another file that gets it too. `skipped`: names of the linear layers that
+    /// stay in floats.
     fn config(&self, codes: Codes, skipped: &[String]) -> (Json, Option<&'static str>);
 }
 

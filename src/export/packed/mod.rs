@@ -1,9 +1,9 @@
-//! Quantised checkpoints as other programs load them: safetensors shards whose matrices are codes, scales and zeros,
-//! with config.json, tokenizer and generation files beside them.
+//! Quantised checkpoints for other programs: safetensors shards with codes, scales and zero points, and config.json,
+//! tokenizer and generation files beside them.
 //!
-//! The pipeline writes blocks row by row, as for any output. Here they are taken apart again: what was moved or fused
-//! on the way in goes back to the checkpoint's own tensors, and each [layout](PackedLayout), one file, packs a matrix
-//! its way.
+//! The pipeline writes groups row by row, as for any output. Here they are taken apart again: whatever was moved or
+//! fused by the import goes back to the checkpoint's own tensors, and each [layout](PackedLayout), in a file of its
+//! own, packs a matrix its way.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ impl Exporter for PackedExporter {
         let codes = Codes::of(&self.0.about().options_in(request)?);
         if matches!(source.config(), Config::Gguf(_)) {
             let name = self.0.about().name;
-            let what = format!("`format` {name} needs a Hugging Face checkpoint, this is a GGUF file");
+            let what = format!("`format` {name} needs a Hugging Face checkpoint; this is a GGUF file");
             return Err(Error::conflict(["format", "model"], what));
         }
         assign::assign(self.0.about().name, codes, request, source, weights)

@@ -1,4 +1,4 @@
-//! The checkpoint's own tensors, put together again from the parameters that they were taken apart into.
+//! The checkpoint's own tensors, reassembled from the parameters they were split into.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::layout::{Codes, PackedLayout};
 use crate::plan::Plan;
 use crate::weights::Weights;
 
-/// A run of rows of one tensor of the output: the rows of a planned tensor that they are.
+/// A run of rows of an output tensor, and the rows of the planned tensor that they come from.
 pub(super) struct Piece {
     pub tensor: usize,
     /// Row of the planned tensor.
@@ -20,16 +20,16 @@ pub(super) struct Piece {
     pub rows: usize,
 }
 
-/// One tensor of the checkpoint, as it will be again.
+/// One tensor of the checkpoint, as it will be written.
 pub(super) struct Tensor {
     pub name: String,
     pub shape: Vec<usize>,
-    /// Type of floats; `None` for a matrix of codes.
+    /// Float type; `None` for a matrix of codes.
     pub floats: Option<&'static dyn Store>,
     pub pieces: Vec<Piece>,
 }
 
-/// All of them, in the order of their names.
+/// All tensors, sorted by name.
 pub(super) fn all(plan: &Plan, weights: &Weights<'_>) -> Vec<Tensor> {
     let mut found: BTreeMap<&str, Tensor> = BTreeMap::new();
     for (tensor, t) in plan.tensors.iter().enumerate() {
@@ -51,7 +51,7 @@ pub(super) fn all(plan: &Plan, weights: &Weights<'_>) -> Vec<Tensor> {
 }
 
 impl Tensor {
-    /// What the output has of it.
+    /// The entries that the output has for it.
     pub fn entries(&self, layout: &dyn PackedLayout, codes: Codes) -> Vec<Entry> {
         match self.floats {
             Some(store) => store.fields(&self.shape).iter().map(|field| Entry::of(&self.name, field)).collect(),

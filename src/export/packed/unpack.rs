@@ -1,4 +1,4 @@
-//! What the pipeline wrote, read again: integers of matrices and floats, back in the checkpoint's order.
+//! Reads back what the pipeline wrote: integers and floats, in the checkpoint's order.
 
 use std::ops::Range;
 
@@ -46,12 +46,12 @@ impl Intermediate<'_> {
         }
     }
 
-    /// Which row of the checkpoint's tensor a canonical row is.
+    /// The row of the checkpoint's tensor that a canonical row belongs to.
     fn stored_row(&self, t: &TensorPlan, piece: &Piece, i: usize) -> usize {
         piece.to + self.weights.stored_row(t.param, piece.from + i) - piece.from
     }
 
-    /// The integers of a matrix, back in the checkpoint's order of rows.
+    /// The integers of a matrix, in the checkpoint's row order.
     pub fn matrix(&self, tensor: &Tensor, settings: Codes) -> Matrix {
         let (rows, cols, group) = (tensor.shape[0], tensor.shape[1], settings.group);
         let mut origin = vec![(0, 0); rows];
@@ -76,7 +76,7 @@ impl Intermediate<'_> {
                     let Levels::Linear { min, .. } = grid.levels else { unreachable!("groups hold integers") };
                     let (scale, offset) = (grid.scale[0], grid.offset[0]);
                     scales[g] = f16::from_f32(scale).to_bits();
-                    // Where all weights are zero, any zero will do; not all layouts can store the smallest.
+                    // If all weights are zero, any zero point will do; not every layout can store the smallest.
                     zeros[g] = match scale == 0.0 {
                         true => 1 << (settings.bits - 1),
                         false => ((-offset / scale).round_ties_even() as i32 - i32::from(min)) as u8,
@@ -89,7 +89,7 @@ impl Intermediate<'_> {
         Matrix { codes, scales, zeros }
     }
 
-    /// The numbers of a tensor, back in the checkpoint's order, type and convention.
+    /// The values of a tensor, in the checkpoint's order, type and convention.
     pub fn floats(&self, tensor: &Tensor, store: &dyn Store) -> Vec<u8> {
         let cols = tensor.shape.last().copied().unwrap_or(1);
         let mut values = vec![0.0; tensor.shape.iter().product()];

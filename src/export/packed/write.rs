@@ -1,4 +1,4 @@
-//! The folder: laid out before the work, packed out of what the pipeline wrote when that is done.
+//! The folder. It is laid out before the work, and packed from the pipeline's output when that is complete.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -61,7 +61,7 @@ impl Laid {
             blocks.release(tensor);
         }
         let file = file.into_inner().map_err(|e| fail(e.into_error()))?;
-        file.sync_all().map_err(|e| Error::io(path, "flush to the disk", e))
+        file.sync_all().map_err(|e| Error::io(path, "flush to disk", e))
     }
 
     fn configuration(&self, contents: Contents<'_>, config: &HfConfig, folder: &Path) -> Result<()> {
@@ -77,7 +77,7 @@ impl Laid {
         config.shift_remove("compression_config");
         for key in ["torch_dtype", "dtype"] {
             if config.contains_key(key) {
-                // Scales are in half precision; loaded as bfloat16 they would be rounded again.
+                // Scales are in half precision; loading them as bfloat16 would round them again.
                 config.insert(key.to_owned(), json!("float16"));
             }
         }

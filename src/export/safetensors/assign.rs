@@ -17,7 +17,7 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Wei
     for id in (0..weights.graph().params.len()).map(ParamId) {
         let runs = runs(weights, source, id, chosen);
         let Some(first) = runs.first() else { continue };
-        // Where the number itself is to change, or tensors differ, all of it is needed.
+        // If values change, or the tensors' types differ, full precision is needed.
         let whole = weights.graph().param(id).import == Import::AddOne || runs.iter().any(|r| r.spec != first.spec);
         let spec = if whole { named("f32") } else { first.spec };
         kept.insert(id, Kept { wanted: store(spec), store: store(spec), reason: None, integers: false });

@@ -1,5 +1,5 @@
-//! config.json of what is written: the checkpoint's own, less its quantisation; or one made of a GGUF file's keys, and
-//! with it the tokenizer and generation files.
+//! config.json of the output: the checkpoint's own without its quantisation, or one made from a GGUF file's keys along
+//! with the tokenizer and generation files.
 
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -12,10 +12,10 @@ use crate::{Result, model};
 /// Keys that say how a checkpoint is quantised.
 const QUANTISED: [&str; 2] = ["quantization_config", "compression_config"];
 
-/// Spellings of the key that says in which type the model is loaded: the old one, which all read, first.
+/// Spellings of the key for the type in which the model is loaded. The old one, which every version reads, comes first.
 const DTYPES: [&str; 2] = ["torch_dtype", "dtype"];
 
-/// The configuration. `dtype`: the type in which it is to be loaded, if that is another than before.
+/// The configuration. `dtype`: the type in which the model should be loaded, if it differs from before.
 pub(super) fn of_checkpoint(config: &HfConfig, dtype: Option<&str>) -> Json {
     let mut map = config.map.clone();
     adapt(&mut map, dtype, true);
@@ -37,13 +37,13 @@ fn adapt(map: &mut JsonMap<String, Json>, dtype: Option<&str>, insert: bool) {
     });
 }
 
-/// Files beside the tensors that are made anew, by name.
+/// Newly made files besides the tensors, by name.
 pub(super) type Files = Vec<(&'static str, Json)>;
 
-/// Those of a GGUF file, and what the user should know.
+/// The files for a GGUF input, and notes for the user.
 ///
 /// # Errors
-/// If its settings cannot be said in config.json.
+/// If its settings cannot be expressed in config.json.
 pub(super) fn of_gguf(config: &GgufConfig, contents: Contents<'_>, dtype: &str) -> Result<(Files, Vec<String>)> {
     let Contents { model, weights, .. } = contents;
     let small = |name: &str| {
@@ -55,8 +55,8 @@ pub(super) fn of_gguf(config: &GgufConfig, contents: Contents<'_>, dtype: &str) 
         map.map_err(|what| config.unsupported("general.architecture", format!("`format` safetensors: {what}")))?;
     map.insert(DTYPES[0].to_owned(), json!(dtype));
     let mut notes = vec![
-        "config.json and tokenizer are made of the GGUF file's keys; those do not hold how text is normalised, how new \
-         text is sampled, or settings of training"
+        "config.json and the tokenizer are made from the GGUF file's keys, which do not say how text is normalised, \
+         how to sample, or how the model was trained"
             .to_owned(),
     ];
     let mut files = Files::new();
@@ -86,7 +86,7 @@ pub(super) fn of_gguf(config: &GgufConfig, contents: Contents<'_>, dtype: &str) 
     Ok((files, notes))
 }
 
-/// The type that most numbers have, as PyTorch spells it.
+/// The type of most elements, as PyTorch spells it.
 pub(super) fn dtype<'e>(entries: impl Iterator<Item = &'e Entry>) -> &'static str {
     let mut sizes = [("BF16", "bfloat16", 0), ("F16", "float16", 0), ("F32", "float32", 0)];
     for entry in entries {

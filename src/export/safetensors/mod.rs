@@ -1,8 +1,8 @@
-//! The model as floats in the Hugging Face layout: what was dequantised, merged or edited returns to where it came
+//! The model as floats in the Hugging Face layout: whatever was dequantised, merged or edited returns to where it came
 //! from.
 //!
-//! Every parameter goes back to the tensors, the order of rows and the conventions that its checkpoint has ([`Import`]
-//! undone), and straight to its place in a shard. Parameters that nothing changed come back bit for bit.
+//! Every parameter goes back to its checkpoint's tensors, row order and conventions ([`Import`] undone), and straight
+//! to its place in a shard. Unchanged parameters come back bit for bit.
 //!
 //! [`Import`]: crate::model::Import
 
@@ -25,7 +25,7 @@ pub struct Safetensors;
 static ABOUT: About = About {
     name: "safetensors",
     title: "safetensors",
-    summary: "a folder of floats as the Hugging Face libraries load it, with the checkpoint's names and types",
+    summary: "a folder of floats in the Hugging Face layout, with the checkpoint's names and types",
     settings: &["type"],
     options: &[shards::SIZE],
 };

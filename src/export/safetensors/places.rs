@@ -1,4 +1,4 @@
-//! Where each row of a parameter goes in the tensors of the checkpoint: the way in, backwards.
+//! Where each row of a parameter goes in the checkpoint's tensors: the import, backwards.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,11 +15,11 @@ use crate::model::Import;
 pub(super) struct Places {
     /// By name.
     pub entries: Vec<Entry>,
-    /// Of every tensor of the plan; none of what is computed.
+    /// For every tensor of the plan; empty if it is computed.
     pub targets: Vec<Vec<Target>>,
 }
 
-/// Consecutive rows of a planned tensor that are consecutive in one tensor of the output (before they are permuted).
+/// A run of a planned tensor's rows that is also consecutive in one output tensor (before permutation).
 pub(super) struct Target {
     /// Rows of the planned tensor.
     pub rows: Range<usize>,
@@ -59,7 +59,7 @@ impl Places {
     }
 }
 
-/// Which stored row (element of a vector) each canonical one is. `total`: how many there are.
+/// The stored row (or vector element) of a canonical one. `total`: how many there are.
 pub(super) fn stored_row(import: &Import, row: usize, total: usize) -> usize {
     match import {
         Import::RopePermute { heads } => {

@@ -1,4 +1,4 @@
-//! The tensors of a Hugging Face checkpoint that a parameter is made of, and the type of floats that each is to have.
+//! The Hugging Face tensors that a parameter comes from, and the float type of each.
 
 use aurora_quantizers::spec::{self, Kind};
 use aurora_quantizers::{Spec, Store, formats, matrix_mut};
@@ -20,7 +20,7 @@ pub(super) struct Run {
     pub spec: &'static Spec,
 }
 
-/// What the checkpoint has of a parameter, or would have: none if it is computed.
+/// The runs that the checkpoint has, or would have, of a parameter; none if it is computed.
 pub(super) fn runs(
     weights: &Weights<'_>,
     source: &dyn TensorSource,
@@ -53,7 +53,7 @@ pub(super) fn runs(
     }
 }
 
-/// Quantisers store `[out, in]`, also of layers whose floats are `[in, out]`.
+/// Quantisers store `[out, in]` even for layers whose floats are `[in, out]`.
 fn shape(param: &Param, stored: &[usize]) -> Vec<usize> {
     match param.import {
         Import::Transpose => vec![param.cols(), param.rows()],
@@ -61,12 +61,12 @@ fn shape(param: &Param, stored: &[usize]) -> Vec<usize> {
     }
 }
 
-/// The type that a request names for all tensors.
+/// The type that a request names for all tensors, if any.
 pub(super) fn chosen(request: &Request) -> Result<Option<&'static Spec>> {
     let Some(name) = &request.file_type else { return Ok(None) };
     match ["f32", "f16", "bf16"].iter().find(|known| known.eq_ignore_ascii_case(name)) {
         Some(known) => Ok(Some(named(known))),
-        None => Err(Error::setting("type", name, "`format` safetensors has f32, f16 and bf16")),
+        None => Err(Error::setting("type", name, "`format` safetensors takes only f32, f16 and bf16")),
     }
 }
 
@@ -74,20 +74,20 @@ pub(super) fn named(name: &str) -> &'static Spec {
     spec::by_name(name).expect("a row of SPECS")
 }
 
-/// The type of a checkpoint's tensor. What was quantised becomes F16: a scale times a small integer has about as many
-/// bits as F16 holds, three more than BF16. Where weights can be larger than F16's largest, BF16.
+/// The type for a tensor of the checkpoint. Quantised tensors become F16: a scale times a small integer has about as
+/// many bits as F16 holds, three more than BF16. They become BF16 if weights may exceed F16's range.
 fn own(source: &dyn TensorSource, info: &TensorInfo) -> &'static Spec {
     match &info.packed {
         Some(packed) if packed.largest(&packed.survey(source)) > named("f16").max_abs => named("bf16"),
         Some(_) => named("f16"),
-        // 64 bits: everything here computes in 32.
+        // Everything here computes in 32 bits.
         None if info.spec.name == "f64" => named("f32"),
         None => info.spec,
     }
 }
 
 /// GGUF keeps vectors and small matrices as F32, whatever the checkpoint had. They get the type of the token embedding
-/// again where that loses nothing.
+/// back if that loses nothing.
 fn own_of_gguf(weights: &Weights<'_>, source: &dyn TensorSource, id: ParamId) -> &'static Spec {
     let float = |info: &TensorInfo| if info.spec.kind == Kind::Float { info.spec } else { named("f16") };
     let Some(info) = source.find(&weights.graph().param(id).name) else { return named("f32") };
@@ -99,12 +99,12 @@ fn own_of_gguf(weights: &Weights<'_>, source: &dyn TensorSource, id: ParamId) ->
     }
 }
 
-/// The type of floats that a spec is of.
+/// The store of a float type.
 pub(super) fn store(spec: &Spec) -> &'static dyn Store {
     formats::by_name(spec.name).expect("a type of floats")
 }
 
-/// Whether a type holds what would be stored of a parameter, so that it reads the same.
+/// Whether a type holds a parameter without loss once it is stored and read back.
 fn holds(weights: &Weights<'_>, id: ParamId, spec: &'static Spec) -> bool {
     let param = weights.graph().param(id);
     let format = store(spec);
@@ -123,7 +123,7 @@ fn holds(weights: &Weights<'_>, id: ParamId, spec: &'static Spec) -> bool {
     })
 }
 
-/// What a checkpoint stores of canonical numbers, where those have one added.
+/// Subtracts the one that the import added, where it added one.
 pub(super) fn less_one(param: &Param, values: &mut [f32]) {
     if param.import == Import::AddOne {
         values.iter_mut().for_each(|v| *v = (f64::from(*v) - 1.0) as f32);

@@ -1,4 +1,4 @@
-//! The folder: every tensor has its place in a shard before the work, and rows go straight there.
+//! The folder. Every tensor gets its place in a shard before the work, and rows go straight there.
 
 use std::ops::Range;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::files::AtomicFile;
 use crate::model::{Import, ParamId};
 use crate::watch::Watch;
 
-/// Names that a note lists at most.
+/// Maximum number of names in a note.
 const NAMES: usize = 3;
 
 /// A folder that is laid out.
@@ -26,7 +26,7 @@ pub(super) struct Laid {
     places: Places,
     /// Entries of each shard.
     shards: Vec<Range<usize>>,
-    /// What is made anew beside the tensors.
+    /// Files besides the tensors that are newly made.
     files: config::Files,
     notes: Vec<String>,
 }
@@ -61,8 +61,8 @@ impl Laid {
     }
 }
 
-/// The type in which a checkpoint is to be loaded, if that is another than before. Where matrices were quantised it is
-/// theirs: loaded in the type of what was not, they would be rounded again.
+/// The type in which the checkpoint should be loaded, if it differs from before. If matrices were quantised, it is
+/// theirs: loaded in the type of the other tensors, they would be rounded again.
 fn changed(contents: Contents<'_>, entries: &[Entry]) -> Option<&'static str> {
     let source = contents.source;
     let packed: Vec<&Entry> =
@@ -74,7 +74,7 @@ fn changed(contents: Contents<'_>, entries: &[Entry]) -> Option<&'static str> {
     other.then(|| config::dtype(entries.iter()))
 }
 
-/// What of a checkpoint is not written: tensors that the model does not use.
+/// A note on the tensors that are left out because the model does not use them.
 fn left_out(source: &dyn TensorSource, entries: &[Entry]) -> Option<String> {
     let used = |name: &str| entries.binary_search_by(|e| e.name.as_str().cmp(name)).is_ok();
     let idle: Vec<&str> = source.tensors().iter().map(|t| t.name.as_str()).filter(|name| !used(name)).collect();
@@ -118,7 +118,7 @@ struct Writing<'a> {
     folder: Folder,
     /// One for each shard.
     files: Vec<AtomicFile>,
-    /// Shard of each entry, and where it begins in it.
+    /// For each entry, its shard and where it begins there.
     starts: Vec<(usize, u64)>,
 }
 
@@ -169,7 +169,7 @@ impl Writing<'_> {
         }
     }
 
-    /// Numbers of a planned tensor in the type, and by the convention, of what is stored.
+    /// Converts a planned tensor to the stored type and convention.
     fn converted(&self, tensor: usize, target: &Target, bytes: &[u8]) -> Result<Vec<u8>> {
         let t = &self.contents.plan.tensors[tensor];
         let Contents { source, weights, .. } = self.contents;
@@ -180,7 +180,7 @@ impl Writing<'_> {
             less_one(param, &mut values);
             let before = before(source, weights, t.param);
             for ((value, canonical), (stored, unchanged)) in values.iter_mut().zip(canonical).zip(before) {
-                // One added and taken off again is another number where the first was small.
+                // Adding one and subtracting it again changes numbers that were small.
                 if canonical.to_bits() == unchanged.to_bits() {
                     *value = stored;
                 }
@@ -196,7 +196,7 @@ impl Writing<'_> {
     }
 }
 
-/// The numbers of a norm as the checkpoint stores them, and as they are after one was added; none of a GGUF file.
+/// The elements of a norm as the checkpoint stores them, and after one was added; empty for a GGUF file.
 fn before(source: &dyn TensorSource, weights: &crate::weights::Weights<'_>, id: ParamId) -> Vec<(f32, f32)> {
     let Some(info) = weights.tensors(id).next().filter(|_| matches!(source.config(), Config::HuggingFace(_))) else {
         return Vec::new();

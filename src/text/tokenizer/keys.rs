@@ -138,8 +138,8 @@ impl Keys<'_> {
             "llama" => Spelling::SentencePiece,
             "gpt2" => Spelling::ByteLevel,
             other => {
-                let known = "supported are \"llama\" (SentencePiece BPE) and \"gpt2\" (byte-level BPE)";
-                let what = format!("a tokenizer of the kind {other:?}; {known}");
+                let known = "supported: \"llama\" (SentencePiece BPE) and \"gpt2\" (byte-level BPE)";
+                let what = format!("tokenizer kind {other:?} is not supported; {known}");
                 return Err(self.error(MODEL, Fault::unsupported(what)));
             }
         };
@@ -170,7 +170,7 @@ impl Keys<'_> {
         let bos = self.role("bos", n, spm.then_some(SPM_BOS).or(add_bos.then_some(BPE_MARK)))?;
         let eos = self.role("eos", n, spm.then_some(SPM_EOS).or(add_eos.then_some(BPE_MARK)))?;
         if add_bos && bos.is_none() {
-            return Err(self.error(ADD_BOS, "is true, but the file names no token that begins a text"));
+            return Err(self.error(ADD_BOS, "is true, but the file names no beginning-of-text token"));
         }
         let space_prefix = self.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true) && spm;
         let ends = self.ends(&mut vocab, eos)?;
@@ -179,7 +179,7 @@ impl Keys<'_> {
     }
 
     fn merges(&self) -> Result<Vec<(String, String)>> {
-        let missing = "missing; a byte-level BPE cannot be without. Convert the model again from its source";
+        let missing = "missing; byte-level BPE needs it. Convert the model again from its source";
         let lines = self.array(MERGES, "strings", Value::as_str)?.ok_or_else(|| self.error(MERGES, missing))?;
         let split = |(i, line): (usize, &str)| {
             // From the second character on: the first may be a space itself.

@@ -112,7 +112,7 @@ impl Splitter {
         let steps = expressions(pre).ok_or_else(|| {
             let mut known = known_pre_tokenizers();
             known.retain(|name| expressions(name).is_some());
-            let what = format!("the pre-tokenizer {pre:?} is not supported; known are {}", known.join(", "));
+            let what = format!("the pre-tokenizer {pre:?} is not supported; known: {}", known.join(", "));
             Fault::unsupported(what).of_key(path, PRE)
         })?;
         let compile = |step: &&str| {

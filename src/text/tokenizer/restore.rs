@@ -51,7 +51,7 @@ pub fn restored(path: &Path, metadata: &Metadata) -> Result<Restored> {
         None => (sentence_piece(&loaded.vocab), sentence_piece_steps(loaded.space_prefix)),
         Some(merges) => {
             let steps = byte_level_steps(&loaded.pre).ok_or_else(|| {
-                let what = format!("{:?} names no pre-tokenizer that is known here", loaded.pre);
+                let what = format!("unknown pre-tokenizer {:?}", loaded.pre);
                 keys.error(PRE, Fault::unsupported(what))
             })?;
             (byte_level(&loaded, merges), steps)
