@@ -54,10 +54,11 @@ pub fn destination(path: &Path, setting: &str, replace: bool) -> Result<PathBuf>
     Ok(real)
 }
 
-/// Whether a file can be written later, as [`write`] does.
+/// Whether a file can be written later, as [`write`](fn@write) does.
 ///
 /// # Errors
 /// Those of [`destination`], or if nothing can be created in its directory.
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only a command line asks before it writes"))]
 pub fn check(path: &Path, setting: &str, replace: bool) -> Result<()> {
     AtomicFile::create(&destination(path, setting, replace)?, 0, replace).map(drop)
 }

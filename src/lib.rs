@@ -44,7 +44,6 @@
 //! |---|---|
 //! | [`error`] | why a run stopped, and where |
 //! | [`watch`] | what long work tells, and where it asks whether to go on |
-//! | [`files`] | files that appear whole or not at all, and whether one can have its name |
 //! | [`recipe`] | everything that decides the bytes of a conversion |
 //! | [`options`] | what can be set of a method or a format: names, values, defaults |
 //! | [`gguf`] | the GGUF header: keys, values, tensor table (the seam to gguf-rs-lib) |
@@ -71,7 +70,7 @@ pub mod cli;
 pub mod error;
 pub mod eval;
 pub mod export;
-pub mod files;
+pub(crate) mod files;
 pub mod gguf;
 pub mod job;
 mod memory;

@@ -114,7 +114,7 @@ impl Opt {
 }
 
 /// The size that nothing reaches.
-pub const UNLIMITED: &str = "unlimited";
+pub(crate) const UNLIMITED: &str = "unlimited";
 
 /// "500MB": decimal, as the Hugging Face libraries count; or binary, "500MiB".
 fn bytes(text: &str) -> Option<u64> {

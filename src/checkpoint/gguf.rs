@@ -1,4 +1,4 @@
-//! GGUF files, one or [several](split), as a source of tensors.
+//! GGUF files, one or several, as a source of tensors.
 //!
 //! In comes a path, out comes a [`TensorSource`] whose every tensor lies inside the file, aligned, with the size its
 //! shape and type call for, overlapping no other. The header itself is read by [`crate::gguf`].
@@ -17,7 +17,7 @@ use crate::Error;
 use crate::error::{Fault, Result, printable};
 use crate::gguf::{Header, MAGIC, Metadata, RawTensor, read_header};
 
-pub mod split;
+pub(crate) mod split;
 
 use split::Split;
 

@@ -17,7 +17,6 @@ use crate::calibrate::shard::Shard;
 use crate::calibrate::{self, Wanted};
 use crate::checkpoint::gguf::split;
 use crate::checkpoint::{self, Config, Guard, TensorSource};
-use crate::export;
 use crate::job;
 use crate::model::{ModelGraph, Opened};
 use crate::pipeline::statistics;
@@ -26,7 +25,7 @@ use crate::record::{CalibrateRecord, Record, Tool};
 use crate::runtime::{BlockRunner, RuntimeOptions};
 use crate::watch::Watch;
 use crate::weights::Weights;
-use crate::{Result, memory};
+use crate::{Result, files, memory};
 
 /// Runs the command.
 pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
@@ -47,7 +46,7 @@ pub fn run(args: &Calibrate, common: &Common) -> Result<()> {
 fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<CalibrateRecord> {
     let opened = Opened::open(path)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(opened.source.as_ref(), args.shard));
-    let output = export::file_destination(&output, args.force)?;
+    let output = files::destination(&output, "output", args.force)?;
     let stop = signals::stop_flag()?;
     let mut text = Text::default();
     text::calibration(&args.sampling, &mut text);
@@ -122,7 +121,7 @@ fn cut(shard: &Shard) -> String {
 
 fn merged(args: &Calibrate, common: &Common) -> Result<CalibrateRecord> {
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("imatrix.gguf"));
-    let output = export::file_destination(&output, args.force)?;
+    let output = files::destination(&output, "output", args.force)?;
     let watch = Progress::new(common, signals::stop_flag()?);
     let all = imatrix::merge(&args.merge, &output, args.force, &watch)?;
     let merged = args.merge.iter().map(|p| p.display().to_string()).collect();

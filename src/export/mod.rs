@@ -44,7 +44,7 @@ mod shards;
 #[cfg(test)]
 mod toy;
 
-pub use destination::{file as file_destination, folder as folder_destination, usual as usual_output};
+pub(crate) use destination::usual as usual_output;
 pub use exporter::{About, Assigned, Contents, Exporter, Prepared, Sink};
 pub use file::{FileMap, Output};
 pub use request::{Choosing, KEEP, Request};
@@ -79,7 +79,7 @@ pub fn by_name(name: &str) -> Result<&'static dyn Exporter> {
 ///
 /// # Errors
 /// If a setting or an option is another format's, or nobody's, or an option has a value that it cannot have.
-pub fn check(exporter: &dyn Exporter, request: &Request) -> Result<()> {
+pub(crate) fn check(exporter: &dyn Exporter, request: &Request) -> Result<()> {
     let format = exporter.about();
     if let Some(name) = request.given().into_iter().find(|name| !format.settings.contains(name)) {
         return Err(foreign(format, name, |other| other.settings.contains(&name)));
@@ -114,7 +114,7 @@ fn foreign(format: &About, name: &str, takes: impl Fn(&About) -> bool) -> Error 
 ///
 /// # Errors
 /// Those of [`check`] and of the exporter.
-pub fn assign(
+pub(crate) fn assign(
     exporter: &dyn Exporter,
     request: &Request,
     source: &dyn TensorSource,
