@@ -114,7 +114,7 @@ fn foreign(format: &About, name: &str, takes: impl Fn(&About) -> bool) -> Error 
 ///
 /// # Errors
 /// Those of [`check`] and of the exporter.
-pub(crate) fn assign(
+pub fn assign(
     exporter: &dyn Exporter,
     request: &Request,
     source: &dyn TensorSource,
