@@ -113,7 +113,7 @@ fn foreign(format: &About, name: &str, takes: impl Fn(&About) -> bool) -> Error 
 /// Which type every matrix is to have, of settings that the format takes.
 ///
 /// # Errors
-/// Those of [`check`] and of the exporter.
+/// If a setting is another format's or nobody's, and those of the exporter.
 pub fn assign(
     exporter: &dyn Exporter,
     request: &Request,
