@@ -65,6 +65,12 @@ impl Metadata {
         }
     }
 
+    /// Drops the keys for which `keep` is false.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        self.entries.retain(|(key, _)| keep(key));
+        self.places = self.entries.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
+    }
+
     /// All keys and values in file order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(k, v)| (k.as_str(), v))

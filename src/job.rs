@@ -9,6 +9,7 @@
 //! | `asked` | what a recipe's words stand for, and whether they go together |
 //! | `requantize` | whether what is rounded already may be rounded again |
 //! | `statistics` | what errors are weighed by, and what the header says of it |
+//! | `small` | what is said of matrices that are too small for their type |
 //! | `resume` | what the bytes of a run depend on |
 //! | `hashes` | SHA-256 of the files that were read and written |
 
@@ -24,7 +25,7 @@ use crate::export::{self, Assigned, Contents, Exporter, Sink};
 use crate::model::Opened;
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, AfterBlocks, Rounding};
-use crate::plan::Plan;
+use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Importance, Recipe};
 use crate::record::{RunRecord, TensorRecord, Tool};
 use crate::watch::Watch;
@@ -35,6 +36,7 @@ mod asked;
 mod hashes;
 mod requantize;
 mod resume;
+mod small;
 mod statistics;
 
 pub use asked::dataset;
@@ -68,6 +70,8 @@ pub struct Destination {
     /// Whether what is done is kept beside the output after every block, and an earlier run that was stopped is gone on
     /// from.
     pub resume: bool,
+    /// Whether a matrix that is too small for its type is an error, and not a note in the record.
+    pub strict: bool,
     /// Whether all files that are read and written are hashed for the record.
     pub hash: bool,
 }
@@ -82,11 +86,16 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let exporter = export::by_name(&recipe.format.name)?;
     let opened = Opened::open(&recipe.model)?;
     let (source, model) = (opened.source.as_ref(), &opened.model);
-    requantize::refuse(source, recipe.allow_requantize)?;
     let bound = Weights::bind(source, &model.graph)?;
     let assigned = export::assign(exporter, &asked.request, source, &bound)?;
     let weights = bound.edited(&assigned.edits)?;
-    let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
+    let mut plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
+    // Passes may change weights, or choose codes anew.
+    let untouched = asked.passes.is_empty();
+    if untouched {
+        requantize::copy(&weights, &mut plan);
+    }
+    requantize::refuse(source, &weights, &plan, (untouched, recipe.allow_requantize))?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
     let data = match asked.reads_text(recipe) {
         true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
@@ -198,7 +207,14 @@ impl Job {
             measure: source.tensors().iter().any(|t| t.packed.is_some()),
         };
         let errors = pipeline::run(&weights, &self.plan, rounding, &*sink, watch)?;
-        record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
+        record.tensors.iter_mut().zip(errors).for_each(|(t, errors)| errors.put(t));
+        if to.strict {
+            let small = |(t, plan): (&TensorRecord, &TensorPlan)| Some((plan.param, small::describe(t, t.too_small?)));
+            if let Some((param, what)) = record.tensors.iter().zip(&self.plan.tensors).find_map(small) {
+                return Err(weights.error(param, what));
+            }
+        }
+        record.notes.extend(small::note(&record.tensors));
         self.opened.files.check()?;
         watch.stage("flushing to the disk");
         record.file_bytes = sink.finish(watch)?;

@@ -51,7 +51,7 @@ pub struct TensorPlan {
     pub reason: Option<String>,
     /// Size in the output, without padding.
     pub bytes: u64,
-    /// Whether a quantised checkpoint's integers become its codes.
+    /// Whether a quantised checkpoint's integers become its codes, or a GGUF file's blocks are copied.
     pub carried: bool,
 }
 
@@ -90,6 +90,8 @@ impl From<&TensorPlan> for TensorRecord {
             packed: None,
             carried: t.carried,
             largest_error: None,
+            relative_error: None,
+            too_small: None,
         }
     }
 }

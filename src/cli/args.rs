@@ -147,13 +147,13 @@ pub struct Convert {
     /// Print the plan (type and bytes of every tensor, exact file size) and write nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Fail if any tensor cannot have the type that was asked for.
+    /// Fail if any tensor cannot have the type that was asked for, or is too small for it.
     #[arg(long)]
     pub strict: bool,
     /// Replace the output file if it exists.
     #[arg(long)]
     pub force: bool,
-    /// Accept a GGUF file that is quantised already; what its rounding lost stays lost.
+    /// Round what a GGUF file has quantised already a second time; what has its type is copied, and needs no such word.
     #[arg(long)]
     pub allow_requantize: bool,
 }

@@ -1,5 +1,7 @@
 //! The header's keys: from config.json and the tokenizer files, or carried over from a GGUF input.
 
+use aurora_quantizers::spec::Kind;
+
 use crate::Result;
 use crate::checkpoint::card::{self, ParamCounts};
 use crate::checkpoint::{Config, TensorSource, tokenizer};
@@ -30,7 +32,14 @@ pub fn metadata(
             (model.arch.keys)(&model.hyper, config, &mut out);
             notes.extend(tokenizer::metadata(dir, config, vocabulary(&model.graph), pre, &mut out)?);
         }
-        Config::Gguf(config) => out = config.metadata.clone(),
+        Config::Gguf(config) => {
+            out = config.metadata.clone();
+            // They say how matrices were rounded that are now rounded otherwise, if they are not all as they were.
+            let mut blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block).peekable();
+            if blocks.peek().is_none() || blocks.any(|t| !t.carried) {
+                out.retain(|key| !key.starts_with("quantize.imatrix."));
+            }
+        }
     }
     out.set("general.file_type", Value::U32(plan.file_type));
     out.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));

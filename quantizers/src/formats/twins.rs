@@ -38,6 +38,7 @@ static TWINS: &[(&str, u64, Encode, Decode)] = &[
     ("f16", ROUNDED, floats::encode_f16, floats::decode_f16),
     ("bf16", ROUNDED, floats::encode_bf16, floats::decode_bf16),
     ("q8_0", ROUNDED, block32::encode_with::<Q8_0>, block32::decode_with::<Q8_0>),
+    ("q8_0", ROUNDED, block32::unsearched_with::<Q8_0>, block32::decode_with::<Q8_0>),
     ("q6_k", SEARCHED, search_superblock::<Q6K>, superblock::decode_with::<Q6K>),
     ("q6_k", SEARCHED, draft_superblock::<Q6K>, superblock::decode_with::<Q6K>),
     ("q5_k", SEARCHED, search_superblock::<Q5K>, superblock::decode_with::<Q5K>),

@@ -1,6 +1,8 @@
 //! A matrix of weights that a quantiser stored as codes: `weight = scale * (level - zero)`, with scale and zero shared
 //! by a group. Rows come out as integers with their grid, or as the numbers that they stand for.
 
+use half::f16;
+
 use super::super::source::{Groups, IntLayout, Packed, StoredScales, TensorInfo, TensorSource, Zeros};
 
 impl Groups {
@@ -28,6 +30,9 @@ pub struct Survey {
     pub zero_max: i16,
     /// Largest magnitude of a scale; infinite if one is not a number.
     pub scale_max: f32,
+    /// What rounding the scales to half precision costs: root of the mean squared error in units of the scales' root
+    /// mean square.
+    pub scale_error: f64,
 }
 
 impl Survey {
@@ -77,6 +82,13 @@ impl Packed {
         survey.scale_max * top
     }
 
+    /// Whether half precision has numbers for its weights: none larger than its largest, not all smaller than its smallest
+    /// normal one.
+    pub fn fits_half(&self, survey: &Survey) -> bool {
+        let largest = self.largest(survey);
+        largest <= f16::MAX.to_f32() && (largest == 0.0 || largest >= f16::MIN_POSITIVE.to_f32())
+    }
+
     /// How it is stored, in words: "gptq, 4 bits, groups of 32, symmetric". Reads all scales and zeros.
     pub fn describe(&self, source: &dyn TensorSource) -> String {
         let group = match self.group() {
@@ -98,18 +110,22 @@ impl Packed {
     /// Reads all scales and zeros.
     pub fn survey(&self, source: &dyn TensorSource) -> Survey {
         let (lowest, highest) = (self.lowest(), self.lowest() + ((1 << self.bits) - 1));
-        let mut survey = Survey { lowest, highest, zero_min: i16::MAX, zero_max: i16::MIN, scale_max: 0.0 };
-        let mut grid = RowGrid::default();
+        let (zero_min, zero_max) = (i16::MAX, i16::MIN);
+        let mut survey = Survey { lowest, highest, zero_min, zero_max, scale_max: 0.0, scale_error: 0.0 };
+        let (mut grid, mut square, mut error) = (RowGrid::default(), 0.0, 0.0);
         for row in (0..self.rows).step_by(self.groups.rows) {
             self.grid(source, row, &mut grid);
             for scale in &grid.scales {
                 let size = if scale.is_nan() { f32::INFINITY } else { scale.abs() };
                 survey.scale_max = survey.scale_max.max(size);
+                square += f64::from(*scale).powi(2);
+                error += f64::from(scale - f16::from_f32(*scale).to_f32()).powi(2);
             }
             for zero in &grid.zeros {
                 (survey.zero_min, survey.zero_max) = (survey.zero_min.min(*zero), survey.zero_max.max(*zero));
             }
         }
+        survey.scale_error = if error > 0.0 { (error / square).sqrt() } else { 0.0 };
         survey
     }
 

@@ -75,10 +75,10 @@ pub(super) fn named(name: &str) -> &'static Spec {
 }
 
 /// The type of a checkpoint's tensor. What was quantised becomes F16: a scale times a small integer has about as many
-/// bits as F16 holds, three more than BF16. Where weights can be larger than F16's largest, BF16.
+/// bits as F16 holds, three more than BF16. BF16 where they are too large for F16, or too small.
 fn own(source: &dyn TensorSource, info: &TensorInfo) -> &'static Spec {
     match &info.packed {
-        Some(packed) if packed.largest(&packed.survey(source)) > named("f16").max_abs => named("bf16"),
+        Some(packed) if !packed.fits_half(&packed.survey(source)) => named("bf16"),
         Some(_) => named("f16"),
         // 64 bits: everything here computes in 32.
         None if info.spec.name == "f64" => named("f32"),
