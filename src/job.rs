@@ -7,8 +7,9 @@
 //! | file | what it answers |
 //! |---|---|
 //! | `asked` | what a recipe's words stand for, and whether they go together |
-//! | `requantize` | whether an already quantised checkpoint may be rounded again |
+//! | `requantize` | what a quantised GGUF file's matrices are copied, and whether others may be rounded again |
 //! | `statistics` | what errors are weighed by, and what the header says about it |
+//! | `small` | what is said about matrices that are too small for their type |
 //! | `resume` | what the bytes of a run depend on |
 //! | `hashes` | SHA-256 of the files that were read and written |
 
@@ -25,17 +26,18 @@ use crate::export::{self, Assigned, Contents, Prepared, Sink};
 use crate::model::Opened;
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, AfterBlocks, Rounding};
-use crate::plan::Plan;
+use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Importance, Recipe};
 use crate::record::{RunRecord, TensorRecord, Tool};
 use crate::watch::Watch;
 use crate::weights::Weights;
-use crate::{Result, memory};
+use crate::{Error, Result, memory};
 
 mod asked;
 mod hashes;
 mod requantize;
 mod resume;
+mod small;
 mod statistics;
 #[cfg(test)]
 mod toys;
@@ -70,6 +72,8 @@ pub struct Destination {
     pub replace: bool,
     /// Whether to save progress beside the output after every block, and continue an earlier run that was stopped.
     pub resume: bool,
+    /// Whether a matrix that is too small for its type is an error instead of a note in the record.
+    pub strict: bool,
     /// Whether to hash all files read and written, for the record.
     pub hash: bool,
 }
@@ -82,11 +86,16 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let asked = Asked::of(recipe)?;
     let opened = Opened::open(&recipe.model)?;
     let (source, model) = (opened.source.as_ref(), &opened.model);
-    requantize::refuse(source, recipe.allow_requantize)?;
     let bound = Weights::bind(source, &model.graph)?;
     let assigned = export::assign(asked.exporter, &asked.request, source, &bound)?;
     let weights = bound.edited(&assigned.edits)?;
-    let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
+    let mut plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
+    // Passes may change weights, or choose codes anew.
+    let untouched = asked.passes.is_empty();
+    if untouched {
+        requantize::copy(&weights, &mut plan);
+    }
+    requantize::refuse(source, &weights, &plan, (untouched, recipe.allow_requantize))?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
     asked.refuse_idle(recipe, &assigned.name, &model.graph, &plan)?;
     let data = match asked.reads_text(recipe) {
@@ -213,7 +222,15 @@ impl Job {
             measure: source.tensors().iter().any(|t| t.packed.is_some()),
         };
         let errors = pipeline::run(&weights, &self.plan, rounding, &*sink, watch)?;
-        record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
+        record.tensors.iter_mut().zip(errors).for_each(|(t, errors)| errors.put(t));
+        if to.strict {
+            let small = |(t, plan): (&TensorRecord, &TensorPlan)| Some((plan.param, small::describe(t, t.too_small?)));
+            if let Some((param, what)) = record.tensors.iter().zip(&self.plan.tensors).find_map(small) {
+                let (path, tensor) = weights.place(param);
+                return Err(Error::Numbers { path: Some(path.to_owned()), tensor, what, source: None });
+            }
+        }
+        record.notes.extend(small::note(&record.tensors));
         self.opened.files.check()?;
         watch.stage("flushing to disk");
         record.file_bytes = sink.finish(watch)?;

@@ -252,7 +252,7 @@ fn sites_of_a_new_architecture_are_derived() {
 struct Fixed;
 
 static FIXED: Spec =
-    Spec { name: "fixed", ggml_id: None, block: 1, bytes: 1, kind: Kind::Float, max_abs: 127.0 / 64.0 };
+    Spec { name: "fixed", ggml_id: None, block: 1, bytes: 1, kind: Kind::Float, max_abs: 127.0 / 64.0, fine: 0.0 };
 
 impl Store for Fixed {
     fn spec(&self) -> &'static Spec {

@@ -1,0 +1,26 @@
+//! What is said of matrices that are too small for their type.
+
+use crate::record::{TensorRecord, TooSmall};
+
+/// How one of them is described.
+pub(super) fn describe(t: &TensorRecord, TooSmall { error, usual }: TooSmall) -> String {
+    format!(
+        "is too small for {}, whose smallest steps are those of half precision, 6e-8: {:.1} % of it would be lost, {:.1} % if \
+         its numbers were larger; use bf16 or f32 for it (`tensor_types`)",
+        t.actual,
+        100.0 * error,
+        100.0 * usual
+    )
+}
+
+/// A note on all of them; none if there are none.
+pub(super) fn note(tensors: &[TensorRecord]) -> Option<String> {
+    let small = tensors.iter().filter_map(|t| Some((t, t.too_small?)));
+    let (worst, how) = small.clone().max_by(|a, b| a.1.error.total_cmp(&b.1.error))?;
+    let others = match small.count() - 1 {
+        0 => String::new(),
+        1 => "; so is 1 other".to_owned(),
+        n => format!("; so are {n} others"),
+    };
+    Some(format!("{} {}{others}", worst.name, describe(worst, how)))
+}
