@@ -251,8 +251,8 @@ fn quantised_input_needs_a_word_where_it_is_rounded_again() {
     assert_eq!(hashes(&second)["blk.0.attn_q.weight"].0, "F32");
 }
 
-/// Matrices that have their type already keep their bytes, whatever they were rounded by; what an importance matrix did to
-/// others is not said any more.
+/// Matrices that have their type already keep their bytes, whatever they were rounded by; what an importance matrix did
+/// to others is not said any more.
 #[test]
 fn what_has_its_type_is_copied() {
     let dir = TempDir::new().unwrap();
@@ -323,8 +323,8 @@ fn scaled(dir: &std::path::Path, name: &str, power: i32) -> std::path::PathBuf {
     to
 }
 
-/// A matrix of small numbers loses what it does at ordinary size, or the record says how much more, the summary which one,
-/// and strict mode refuses it: as numbers that are too large.
+/// A matrix of small numbers loses what it does at ordinary size, or the record says how much more, the summary which
+/// one, and strict mode refuses it: as numbers that are too large.
 #[test]
 fn small_matrices_are_kept_or_told() {
     let dir = TempDir::new().unwrap();

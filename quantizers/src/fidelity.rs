@@ -1,7 +1,8 @@
 //! How much of weights is left once they are stored, and what their being small costs.
 //!
-//! Half precision ends at 2^-24: below a certain size no scale is fine enough, and a type loses more of the same numbers
-//! than it would if all were larger by a power of two. How much more is measured, not derived: they are stored so too.
+//! Half precision ends at 2^-24: below a certain size no scale is fine enough, and a type loses more of the same
+//! numbers than it would if all were larger by a power of two. How much more is measured, not derived: they are stored
+//! so too.
 
 use crate::simd::{Isa, dispatch};
 use crate::{Scales, Store};
@@ -21,8 +22,8 @@ pub struct Fidelity {
     pub beside: f64,
 }
 
-/// A matrix that is too small for its type has lost this many times the square that it would if it were larger: its root,
-/// 19 % more error, is what a quarter of a bit less per weight does.
+/// A matrix that is too small for its type has lost this many times the square that it would if it were larger: its
+/// root, 19 % more error, is what a quarter of a bit less per weight does.
 const TOO_MUCH: f64 = std::f64::consts::SQRT_2;
 
 impl Fidelity {
@@ -77,8 +78,8 @@ impl Fidelity {
         }
     }
 
-    /// Root of the mean squared error of what was looked at, in units of the root mean square of all weights; at most so
-    /// much, where some were not looked at.
+    /// Root of the mean squared error of what was looked at, in units of the root mean square of all weights; at most
+    /// so much, where some were not looked at.
     pub fn relative(&self) -> f64 {
         self.share(self.error)
     }

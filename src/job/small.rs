@@ -1,12 +1,12 @@
-//! What is said of matrices that are too small for their type.
+//! What is said about matrices that are too small for their type.
 
 use crate::record::{TensorRecord, TooSmall};
 
 /// How one of them is described.
 pub(super) fn describe(t: &TensorRecord, TooSmall { error, usual }: TooSmall) -> String {
     format!(
-        "is too small for {}, whose smallest steps are those of half precision, 6e-8: {:.1} % of it would be lost, {:.1} % if \
-         its numbers were larger; use bf16 or f32 for it (`tensor_types`)",
+        "is too small for {}, whose scales cannot go below 6e-8: it loses {:.1} %, and would lose {:.1} % if its numbers \
+         were larger; use bf16 or f32 for it (`tensor_types`)",
         t.actual,
         100.0 * error,
         100.0 * usual

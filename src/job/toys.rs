@@ -272,8 +272,8 @@ impl Store for Fixed {
     }
 }
 
-/// Everyone after the plan holds a format, and looks none up: one that stands in no table is written and multiplied with
-/// like any other.
+/// Everyone after the plan holds a format, and looks none up: one that stands in no table is written and multiplied
+/// with like any other.
 #[test]
 fn a_format_is_what_its_store_does() {
     let dir = tempfile::tempdir().unwrap();

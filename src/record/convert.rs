@@ -115,8 +115,8 @@ pub struct TensorRecord {
     /// Largest difference between the written value and the weight, if the checkpoint was quantised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub largest_error: Option<f32>,
-    /// Root of the mean squared error in units of the weights' root mean square, where a quantised checkpoint was read, or
-    /// all weights are so small that their type might not hold them.
+    /// Root of the mean squared error in units of the weights' root mean square, where a quantised checkpoint was read,
+    /// or all weights are so small that their type might not hold them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relative_error: Option<f32>,
     /// Of weights that are too small for their type: what rounding to nearest makes of them.

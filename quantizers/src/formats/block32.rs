@@ -41,7 +41,8 @@ pub(super) trait Format32: Single {
 
     /// The block that ggml's reference makes of `x`. Not called if there is none.
     fn quantize(x: &[f32; N]) -> Unpacked;
-    /// Another block for `x` than the reference's, which has this scale; asked where a search is wanted and there is none.
+    /// Another block for `x` than the reference's, which has this scale; asked where a search is wanted and there is
+    /// none.
     #[inline(always)]
     fn instead(_: &[f32; N], _: u16) -> Option<Unpacked> {
         None

@@ -36,8 +36,8 @@ impl Single for Q8_0 {}
 /// end of the codes by more than half a level.
 const SMALL: u16 = 128;
 
-/// A block whose scale is a few times the smallest F16, with the codes of the scale that is stored: the formula has them
-/// of another. Of the scales on both sides the one with the smaller error counts.
+/// A block whose scale is a few times the smallest F16, with the codes of the scale that is stored: the formula has
+/// them of another. Of the scales on both sides the one with the smaller error counts.
 #[cold]
 #[inline(never)]
 fn on_stored_scale(x: &[f32; N]) -> Option<Unpacked> {

@@ -101,7 +101,8 @@ fn try_smallest<T: Single>(
     }
 }
 
-/// Scale and offset in true size, [stretched](stretch) where that is bearable. Inlined it would spoil the search's code.
+/// Scale and offset in true size, [stretched](stretch) where that is bearable. Inlined it would spoil the search's
+/// code.
 #[inline(never)]
 fn give_back<T: Single>(found: &Found<LANES>, total: &Lanes, stored: &Stored<T>) -> (Lanes, Lanes) {
     let Stored { up, down, .. } = stored;

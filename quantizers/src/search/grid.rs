@@ -1,5 +1,5 @@
-//! Groups whose weights lie on evenly spaced levels already, as another program's rounding left them: fewer of them than
-//! a search, which spreads all levels over the weights, would use.
+//! Groups whose weights lie on evenly spaced levels already, as another program's rounding left them: fewer of them
+//! than a search, which spreads all levels over the weights, would use.
 
 use super::groups::{Fit, range};
 use super::lanes::{Lanes, min, round};
@@ -88,8 +88,8 @@ pub(super) fn take<T: LevelSet, const L: usize, const LEN: usize>(
 }
 
 /// Which level the lowest weight of a group has its own rounding does not tell: as many below as are `free` may have
-/// been left out. Half precision does, since few numbers are a whole number of times an F16: the offsets, if one step has
-/// them all for multiples up to `most`.
+/// been left out. Half precision does, since few numbers are a whole number of times an F16: the offsets, if one step
+/// has them all for multiples up to `most`.
 fn on_one_step<const L: usize>(
     offset: &Lanes<L>,
     scale: &Lanes<L>,

@@ -166,15 +166,15 @@ const LEAST_IMPORTANCE: f32 = 1e-5;
 /// -0.2 % and -0.2 %.
 const GIVEN_BACK: f32 = 0.5;
 
-/// What to multiply scales and offsets with. `square`, `loss`: weighted sums of the squares of weights and errors. Where
-/// less than half of the square is stored, what is given back stays a half.
+/// What to multiply scales and offsets with. `square`, `loss`: weighted sums of the squares of weights and errors.
+/// Where less than half of the square is stored, what is given back stays a half.
 #[inline(always)]
 fn stretch(square: f32, loss: f32) -> f32 {
     1.0 + GIVEN_BACK * lanes::min(lanes::ratio(loss, square - loss), 1.0)
 }
 
-/// Whether a stretch may stay, whose loss is `stretched` once scales and offsets are rounded. The smallest scales are far
-/// apart: nothing may come out farther from the weights than zeros are, nor twice as far as it was.
+/// Whether a stretch may stay, whose loss is `stretched` once scales and offsets are rounded. The smallest scales are
+/// far apart: nothing may come out farther from the weights than zeros are, nor twice as far as it was.
 #[inline(always)]
 fn bearable(square: f32, loss: f32, stretched: f32) -> bool {
     stretched <= lanes::min(square, 2.0 * loss)

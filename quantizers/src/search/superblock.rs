@@ -251,8 +251,8 @@ fn at_integers<T: Super, const L: usize, const LEN: usize>(
 /// a quarter more time.
 const STEPS: usize = 8;
 
-/// The step (a finite F16 in true size) for which `sum of cost * (wanted - step * integer)^2` is least. `exact`: what is
-/// wanted are whole numbers of one step, so that each integer is tried for the largest.
+/// The step (a finite F16 in true size) for which `sum of cost * (wanted - step * integer)^2` is least. `exact`: what
+/// is wanted are whole numbers of one step, so that each integer is tried for the largest.
 #[inline(always)]
 fn choose_step<const L: usize>(
     wanted: &Lanes<L>,

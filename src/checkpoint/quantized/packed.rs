@@ -87,8 +87,8 @@ impl Packed {
         survey.scale_max * top + survey.bias_max
     }
 
-    /// Whether half precision has numbers for its weights: none larger than its largest, not all smaller than its smallest
-    /// normal one.
+    /// Whether half precision has numbers for its weights: none larger than its largest, not all smaller than its
+    /// smallest normal one.
     pub fn fits_half(&self, survey: &Survey) -> bool {
         let largest = self.largest(survey);
         largest <= f16::MAX.to_f32() && (largest == 0.0 || largest >= f16::MIN_POSITIVE.to_f32())
