@@ -161,8 +161,8 @@ fn weights_on_a_grid_stay_there() {
             };
             let x = on_grid(low, high, scale, group);
             let y = back(store, &x, Scales::Search(None));
-            let wrong = x.iter().zip(&y).filter(|(a, b)| a != b).count();
-            assert_eq!(wrong, 0, "{name}, scales about {size}: weights that moved");
+            let wrong: Vec<_> = x.iter().zip(&y).enumerate().filter(|(_, (a, b))| a != b).collect();
+            assert_eq!(wrong, [], "{name}, scales about {size}: weights that moved");
         }
     }
 }
@@ -171,6 +171,8 @@ fn weights_on_a_grid_stay_there() {
 #[test]
 fn constant_blocks_are_as_exact_as_half_precision() {
     for store in stores().into_iter().filter(|s| s.spec().kind == Kind::Block && s.spec().name != "mxfp4") {
+        // No two of IQ4's levels are opposites, and none is zero.
+        let uneven = store.spec().name.starts_with("iq4");
         for i in 0..200 {
             let c = 0.001 + 0.002 * i as f32;
             let one = |at: usize| if at == i { c } else { 0.0 };
@@ -179,10 +181,11 @@ fn constant_blocks_are_as_exact_as_half_precision() {
                 ("both signs", (0..256).map(|at| if at * 7 % 3 == 0 { c } else { -c }).collect()),
                 ("one", (0..256).map(one).collect()),
             ];
-            for (what, x) in kinds {
+            for (what, x) in kinds.into_iter().take(if uneven { 1 } else { 3 }) {
                 let error = relative(&x, &back(store, &x, Scales::Search(None)), &[1.0]);
-                // Scale and offset are rounded, each by one part in 2048 at most.
-                assert!(error <= 2.0 / 2048.0, "{} {what} {c}: {error}", store.spec().name);
+                // Scale and offset are rounded, each by one part in 2048 at most, and the scale counts twice where the
+                // offset is that of the lowest weight.
+                assert!(error <= 2.5 / 2048.0, "{} {what} {c}: {error}", store.spec().name);
             }
         }
     }

@@ -245,7 +245,11 @@ fn settle<T: LevelSet, const L: usize>(
     mut found: Found<L>,
 ) -> Found<L> {
     let best = &mut found.fit;
-    let (scale, offset) = best.solve::<T>(total);
+    let (scale, mut offset) = best.solve::<T>(total);
+    for (offset, scale) in offset.iter_mut().zip(&scale) {
+        // Sums that cancel leave a little; half precision has numbers for it.
+        *offset = if offset.abs() <= NOTHING * scale.abs() { 0.0 } else { *offset };
+    }
     let left = best.loss_beside::<T>(&scale, &offset, total);
     let exact = |l: usize| left[l] <= EXACT * found.square[l] && left[l] < best.moments.loss[l];
     let mut which: [bool; L] = std::array::from_fn(exact);
@@ -260,6 +264,9 @@ fn settle<T: LevelSet, const L: usize>(
     best.take::<T>(&fit, &which);
     found
 }
+
+/// An offset of no more than this share of the scale is none where weights lie on a grid.
+const NOTHING: f32 = 1.0 / 65536.0;
 
 /// Codes follow the scale, so least squares for the codes at hand goes too short: go half as far again. (Twice as far
 /// is worse than not at all.)
