@@ -10,6 +10,7 @@
 //! | `requantize` | what a quantised GGUF file's matrices are copied, and whether others may be rounded again |
 //! | `statistics` | what errors are weighed by, and what the header says about it |
 //! | `small` | what is said about matrices that are too small for their type |
+//! | `effort` | how long each tensor takes compared with others |
 //! | `resume` | what the bytes of a run depend on |
 //! | `hashes` | SHA-256 of the files that were read and written |
 
@@ -34,6 +35,7 @@ use crate::weights::Weights;
 use crate::{Error, Result, memory};
 
 mod asked;
+mod effort;
 mod hashes;
 mod requantize;
 mod resume;
@@ -45,6 +47,7 @@ mod toys;
 pub use asked::dataset;
 
 use asked::Asked;
+use effort::Weighed;
 use statistics::Statistics;
 
 /// Default number of samples that passes are calibrated on.
@@ -72,7 +75,8 @@ pub struct Destination {
     pub replace: bool,
     /// Whether to save progress beside the output after every block, and continue an earlier run that was stopped.
     pub resume: bool,
-    /// Whether a matrix that is too small for its type is an error instead of a note in the record.
+    /// Whether a matrix that loses a bit or more of every weight, because it is too small for its type, is an error
+    /// instead of a note in the record.
     pub strict: bool,
     /// Whether to hash all files read and written, for the record.
     pub hash: bool,
@@ -206,7 +210,9 @@ impl Job {
             Some(statistics) => Some(statistics.find(model, self.data.as_ref(), &weights, &mut record.notes, watch)?),
             None => None,
         };
-        watch.begin(self.plan.weights());
+        let tokens = self.data.as_ref().map_or(0, |data| data.samples.iter().map(Vec::len).sum::<usize>() as u64);
+        let watch = &Weighed::new(watch, &self.plan, &model.graph, self.asked.solves.then_some(tokens));
+        watch.begin(watch.all());
         let (solved, resume) = match self.asked.passes.is_empty() {
             true => (None, None),
             false => self.solve(&weights, &path, to.resume, &*sink, watch).map(|(s, r)| (Some(s), r))?,
@@ -224,7 +230,7 @@ impl Job {
         let errors = pipeline::run(&weights, &self.plan, rounding, &*sink, watch)?;
         record.tensors.iter_mut().zip(errors).for_each(|(t, errors)| errors.put(t));
         if to.strict {
-            let small = |(t, plan): (&TensorRecord, &TensorPlan)| Some((plan.param, small::describe(t, t.too_small?)));
+            let small = |(t, plan): (&TensorRecord, &TensorPlan)| Some((plan.param, small::lost(t)?));
             if let Some((param, what)) = record.tensors.iter().zip(&self.plan.tensors).find_map(small) {
                 let (path, tensor) = weights.place(param);
                 return Err(Error::Numbers { path: Some(path.to_owned()), tensor, what, source: None });

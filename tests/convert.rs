@@ -352,7 +352,8 @@ fn small_matrices_are_kept_or_told() {
             let Some(told) = told else { continue };
             assert!((told / error - 1.0).abs() < 1e-3 && t["relative_error"] == t["too_small"]["error"], "{what}: {t}");
             let usual = t["too_small"]["usual"].as_f64().unwrap();
-            assert!((usual / at_one - 1.0).abs() < 0.1, "{what}: {t}, {at_one} at one");
+            // F16 holds nearly all of the fixture at one.
+            assert!((usual - at_one).abs() < 0.1 * at_one.max(1e-6), "{what}: {t}, {at_one} at one");
         }
     }
     // Whoever chooses the codes.

@@ -83,7 +83,7 @@ fn scales_below_half_precision_make_the_matrix_bf16() {
     assert!(other["relative_error"].as_f64().unwrap() < 1.0 / 512.0, "{other}");
     assert!(find("blk.0.ffn_gate.weight")["relative_error"] == 0.0);
     let said = String::from_utf8(run(&["convert", text(&folder), "-o", text(&out), "--force"]).stderr).unwrap();
-    assert!(said.contains("of a matrix") && said.contains("integers of 13 of 14"), "{said}");
+    assert!(said.contains("largest matrix error") && said.contains("integers of 13 of 14"), "{said}");
     assert!(!run(&["convert", text(&folder), "-o", text(&out), "--force", "--strict"]).status.success());
 }
 

@@ -13,6 +13,11 @@ pub(super) fn describe(t: &TensorRecord, TooSmall { error, usual }: TooSmall) ->
     )
 }
 
+/// What is wrong with one that loses a bit of every weight or more.
+pub(super) fn lost(t: &TensorRecord) -> Option<String> {
+    t.too_small.filter(|small| small.error >= 2.0 * small.usual).map(|small| describe(t, small))
+}
+
 /// A note on all of them; none if there are none.
 pub(super) fn note(tensors: &[TensorRecord]) -> Option<String> {
     let small = tensors.iter().filter_map(|t| Some((t, t.too_small?)));
