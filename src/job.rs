@@ -287,6 +287,10 @@ impl Job {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use aurora_quantizers::spec::Kind;
+
     use super::*;
     use crate::recipe::{Format, PassSpec, Setting, TensorType};
     use crate::watch::Unwatched;
@@ -389,6 +393,57 @@ mod tests {
         recipe.pure = true;
         let error = prepare(&recipe).err().unwrap().to_string();
         assert!(error.contains("`pure` is only for GGUF"), "{error}");
+    }
+
+    #[derive(Default)]
+    struct Units(Mutex<u64>);
+
+    impl Watch for Units {
+        fn advance(&self, _: &str, units: u64) {
+            *self.0.lock().unwrap() += units;
+        }
+    }
+
+    /// Blocks take minutes, a table of as many weights a second: the time that is left follows from the units at any
+    /// moment.
+    #[test]
+    fn a_table_that_is_only_rounded_is_not_half_of_the_work() {
+        let mut recipe = Recipe::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/stories260k"));
+        recipe.file_type = Some("q4_0".to_owned());
+        recipe.passes = vec![PassSpec::new("gptq")];
+        let mut job = prepare(&recipe).unwrap();
+        let graph = &job.opened.model.graph;
+        // As in a small model with the words of many languages.
+        let table = job.plan.tensors.iter_mut().find(|t| t.name == "token_embd.weight").unwrap();
+        table.shape[0] *= 20;
+        let table = table.weights();
+        assert!(table * 2 > job.plan.weights());
+        let tokens = 65_536;
+        // Seconds: rounding a weight 1e-7; running a token through it 1e-10; solving it 4e-10 for each column.
+        let seconds = |i: usize| {
+            let (t, block) = (&job.plan.tensors[i], graph.params[i].block);
+            let solved = t.spec().kind == Kind::Block && block.is_some();
+            let each = 1e-7 + if solved { 1e-10 * tokens as f64 + 4e-10 * t.cols() as f64 } else { 0.0 };
+            t.weights() as f64 * each
+        };
+        let whole: f64 = (0..graph.params.len()).map(seconds).sum();
+        let units = Units::default();
+        let weighed = Weighed::new(&units, &job.plan, graph, Some(tokens));
+        // Blocks come first, whatever their place in the file.
+        let (solved, rest): (Vec<_>, Vec<_>) = (0..graph.params.len()).partition(|&i| graph.params[i].block.is_some());
+        let mut elapsed = 0.0;
+        for i in solved.into_iter().chain(rest) {
+            let t = &job.plan.tensors[i];
+            weighed.advance(&t.name, t.weights());
+            elapsed += seconds(i);
+            let done = *units.0.lock().unwrap();
+            let left = elapsed * (weighed.all() as f64 / done as f64 - 1.0);
+            let off = (left - (whole - elapsed)).abs();
+            assert!(off < 0.15 * whole, "{}: {left} left, in fact {}", t.name, whole - elapsed);
+        }
+        assert_eq!(*units.0.lock().unwrap(), weighed.all());
+        // Where nothing is solved every weight is one.
+        assert_eq!(Weighed::new(&units, &job.plan, graph, None).all(), job.plan.weights());
     }
 
     fn reference() -> PassSpec {
