@@ -1,5 +1,7 @@
 //! The header's keys: from config.json and the tokenizer files, or carried over from a GGUF input.
 
+use aurora_quantizers::spec::Kind;
+
 use crate::Result;
 use crate::checkpoint::card::{self, ParamCounts};
 use crate::checkpoint::{Config, TensorSource, tokenizer};
@@ -33,6 +35,11 @@ pub fn metadata(
         Config::Gguf(config) => {
             out = config.metadata.clone();
             notes.extend(vocabulary_key(model, &mut out));
+            // They tell how matrices were rounded. Unless all are copied, that is no longer so.
+            let mut blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block).peekable();
+            if blocks.peek().is_none() || blocks.any(|t| !t.carried) {
+                out.retain(|key| !key.starts_with("quantize.imatrix."));
+            }
         }
     }
     out.set("general.file_type", Value::U32(plan.file_type));
