@@ -7,8 +7,10 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::text::chat::{ChatTemplate, Message};
-use crate::text::{Special, Tokenizer, read_file};
+use serde_json::Value as Json;
+
+use crate::checkpoint::json;
+use crate::text::{ChatTemplate, Conversation, Special, Tokenizer, read_file};
 use crate::{Error, Result};
 
 /// Fewest tokens of a sample: the first sees nothing and attention must have something to choose from.
@@ -137,27 +139,25 @@ fn read(path: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
 fn documents(path: &Path, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let mut template = None;
     let mut all = Vec::new();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let fault = |what: String| Error::malformed(path, format!("line {}: {what}", number + 1));
-        let value: serde_json::Value = serde_json::from_str(line).map_err(|e| fault(e.to_string()))?;
-        if let Some(text) = value.get("text").and_then(|t| t.as_str()) {
+        let value: Json = json::parse(line.as_bytes()).map_err(fault)?;
+        if let Some(text) = value.get("text").and_then(Json::as_str) {
             all.extend(tokenizer.encode(text, Special::TEXT)?);
-        } else if let Some(messages) = value.get("messages").and_then(|m| m.as_array()) {
-            let message = |m: &serde_json::Value| {
-                let part = |key: &str| m.get(key).and_then(|v| v.as_str());
-                Some(Message::new(part("role")?, part("content")?))
-            };
-            let messages: Option<Vec<Message>> = messages.iter().map(message).collect();
-            let needed = || fault("every message needs the strings \"role\" and \"content\"".to_owned());
-            let messages = messages.ok_or_else(needed)?;
-            if template.is_none() {
-                template = Some(ChatTemplate::open(tokenizer)?);
-            }
-            let rendered = template.as_ref().expect("opened above").render(&messages, false)?;
-            all.extend(tokenizer.encode(&rendered, Special::RENDERED)?);
-        } else {
-            return Err(fault("needs an object with a string \"text\" or a list \"messages\"".to_owned()));
+            continue;
         }
+        let Some(object) = value.as_object().filter(|o| o.contains_key("messages")) else {
+            return Err(fault("needs an object with a string \"text\" or a list \"messages\"".to_owned()));
+        };
+        let conversation = Conversation::from_json(object).map_err(fault)?;
+        if template.is_none() {
+            template = Some(ChatTemplate::open(tokenizer)?);
+        }
+        let rendered = template.as_ref().expect("opened above").render(conversation, false);
+        // A template's error says why it refuses a conversation, but not which.
+        let rendered = rendered.map_err(|e| fault(e.to_string()))?;
+        all.extend(tokenizer.encode(&rendered, Special::RENDERED)?);
     }
     Ok(all)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
-use super::mmap;
+use super::{json, mmap};
 use crate::error::printable;
 use crate::gguf::{Metadata, Value};
 use crate::{Error, Result};
@@ -61,11 +61,10 @@ pub(super) fn read_json_object(path: &Path) -> Result<Map<String, Json>> {
 /// If it is not there, is no regular file, is empty, is too large, or is not such JSON: with line and column.
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path, limit: usize) -> Result<T> {
     let bytes = mmap::read_whole(path, limit)?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     if bytes.trim_ascii().is_empty() {
         return Err(Error::malformed(path, "the file is empty, needed a JSON object; download or copy it again"));
     }
-    serde_json::from_slice(bytes).map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))
+    json::parse(&bytes).map_err(|what| Error::malformed(path, what))
 }
 
 impl HfConfig {

@@ -243,7 +243,8 @@ pub struct Solving {
 #[derive(Debug, clap::Args)]
 pub struct TextArgs {
     /// UTF-8 text to calibrate on, like what the model will be used for; a .jsonl file has a "text" or the "messages"
-    /// of a conversation in every line. May be given several times [default: an embedded text of many kinds].
+    /// (and "tools") of a conversation in every line. May be given several times [default: an embedded text of many
+    /// kinds].
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub text: Vec<PathBuf>,
     /// Tokens in a sample [default: 512, or the model's context if that is shorter].

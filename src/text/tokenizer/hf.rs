@@ -1,6 +1,5 @@
 //! tokenizer.json, by the `tokenizers` crate; and what else a directory says about the end of a text.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
@@ -8,6 +7,8 @@ use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineToken
 
 use super::Special;
 use crate::checkpoint::config::HfConfig;
+use crate::checkpoint::json;
+use crate::checkpoint::tokenizer::{complete, listed_ends};
 use crate::{Error, Result};
 
 /// An opened tokenizer.json.
@@ -24,9 +25,12 @@ impl std::fmt::Debug for TokenizerJson {
 
 impl TokenizerJson {
     pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let mut json: Json = json::parse(&bytes).map_err(|what| Error::malformed(path, what))?;
         // Files of earlier releases are brought to the one form that the reader accepts.
-        let text = tokenizers::canonicalize_file(path).map_err(|e| Error::malformed(path, e.to_string()))?;
-        let inner = tokenizers::from_json(&text).map_err(|e| Error::malformed(path, e.to_string()))?;
+        tokenizers::canonicalize_value(&mut json).map_err(|e| Error::malformed(path, e.to_string()))?;
+        complete(path.parent().unwrap_or(path), &mut json)?;
+        let inner = tokenizers::from_json(&json.to_string()).map_err(|e| Error::malformed(path, e.to_string()))?;
         Ok(TokenizerJson { path: path.to_owned(), inner })
     }
 
@@ -46,19 +50,10 @@ impl TokenizerJson {
 }
 
 /// `ends` and the further ids that config.json and generation_config.json list as `eos_token_id`.
-pub(super) fn with_listed_ends(config: &HfConfig, mut ends: Vec<u32>, rows: usize) -> Result<Vec<u32>> {
-    let path = config.path.with_file_name("generation_config.json");
-    let generation: Option<Json> = match fs::read(&path) {
-        Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|e| Error::malformed(&path, e.to_string()))?),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) => return Err(Error::io(&path, "read", e)),
-    };
-    let listed = [config.get("eos_token_id"), generation.as_ref().and_then(|g| g.get("eos_token_id"))];
-    for value in listed.into_iter().flatten() {
-        let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        ends.extend(ids.iter().filter_map(Json::as_u64).filter(|&id| id < rows as u64).map(|id| id as u32));
-    }
+pub(super) fn with_listed_ends(config: &HfConfig, mut ends: Vec<u32>, rows: usize) -> Vec<u32> {
+    let (listed, _) = listed_ends(config);
+    ends.extend(listed.iter().filter(|l| l.id < rows as u64).map(|l| l.id as u32));
     ends.sort_unstable();
     ends.dedup();
-    Ok(ends)
+    ends
 }
