@@ -384,7 +384,7 @@ fn conversations_are_handed_on_as_they_are() {
     let refusal = counted(&dir, &folder, &dir.write("two.jsonl", format!("{{\"text\": \"a\"}}\n{text}\n")));
     assert!(refusal.contains("two.jsonl: line 2") && refusal.contains("no user"), "{refusal}");
     let nan = dir.write("nan.jsonl", "{\"text\": \"a\", \"score\": NaN}\n");
-    assert!(counted(&dir, &folder, &nan).contains("NaN is a number to Python"));
+    assert!(counted(&dir, &folder, &nan).contains("NaN is a number in Python"));
 }
 
 #[test]

@@ -333,6 +333,7 @@ fn mistral(file: &Json) -> Copy {
         .into_iter()
         .fold(Copy::of("tiny-mistral"), Copy::without)
         .with("tekken.json", file.to_string())
+        .edited("config.json", |c| c["vocab_size"] = json!(640))
 }
 
 /// Ids of transformers' converter for the same file.

@@ -2,12 +2,12 @@
 
 use std::sync::LazyLock;
 
-use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::Tuple;
 use minijinja::{Error, ErrorKind, Value};
 use regex::Regex;
 
 use super::args::{Args, fault};
+use super::printf;
 
 /// White space as `str.isspace` has it.
 pub(super) fn is_space(c: char) -> bool {
@@ -127,7 +127,7 @@ pub(super) fn call(text: &str, method: &str, given: &[Value]) -> Result<Value, E
             None | Some("utf-8" | "utf8") => Value::from_bytes(text.as_bytes().to_vec()),
             Some(other) => return Err(fault(format!("the encoding {other} is not known here"))),
         },
-        "format" => Value::from(format(FormatStyle::StrFormat, text, given)?),
+        "format" => Value::from(printf::braces(text, given)?),
         "isspace" => all(is_space)?,
         "isalpha" => all(char::is_alphabetic)?,
         "isdecimal" => none().map(|()| Value::from(DECIMAL.is_match(text)))?,
