@@ -256,6 +256,12 @@ fn tokens_without_rows_are_left_out() {
     }
     let template = more(Copy::of("tiny-mistral")).with("chat_template.jinja", "{{ '<pad>' }}");
     mentions(&template.error(512), &["chat template writes \"<pad>\"", "512 rows"]);
+    // An id that nobody would count to is that of another model's tokenizer.
+    let gap = Copy::of("tiny-mistral").without("tokenizer.model").edited("tokenizer.json", |t| {
+        t["added_tokens"].as_array_mut().unwrap().push(json!({"id": 513, "content": "<pad>", "special": true}));
+    });
+    mentions(&gap.error(512), &["tokenizer.json", "token id 513 (\"<pad>\")", "512 (rows of the embedding)"]);
+    assert_eq!(texts(&gap.read(514).unwrap())[513], "<pad>");
     // Tokens of the vocabulary itself, and what is merged to them.
     let (out, notes) = Copy::of("tiny-gpt2")
         .edited("config.json", |c| {

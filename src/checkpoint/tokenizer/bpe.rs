@@ -27,7 +27,7 @@ pub(super) fn tokens(
         out.place(&path, *id, Token { text: text.clone(), score: 0.0, kind: TokenType::Normal })?;
     }
     out.add(added, |t| Token::added(&t.content, t.special));
-    Ok(out.finish(&path, &added::named_special(files), notes))
+    out.finish(&path, &added::named_special(files), notes)
 }
 
 /// The merges, in rank order, but for those that need a token that was left out.

@@ -99,7 +99,10 @@ impl Rows {
     /// The list. `special`: texts that are marks, whatever the vocabulary calls them; `path`: the vocabulary's file.
     ///
     /// Tokens without a row are left out with a note, as llama.cpp's converter does.
-    pub fn finish(mut self, path: &Path, special: &HashSet<&str>, notes: &mut Vec<String>) -> TokenList {
+    ///
+    /// # Errors
+    /// If such tokens do not follow the last row: they belong to another embedding.
+    pub fn finish(mut self, path: &Path, special: &HashSet<&str>, notes: &mut Vec<String>) -> Result<TokenList> {
         for t in self.tokens.iter_mut().filter(|t| t.kind == TokenType::Normal && special.contains(t.text.as_str())) {
             t.kind = TokenType::Control;
         }
@@ -121,10 +124,20 @@ impl Rows {
         }
         self.left_out.sort_unstable_by_key(|t| t.id);
         self.left_out.dedup_by_key(|t| t.id);
+        // Whoever adds tokens and does not resize the embedding goes on counting.
+        if let Some((LeftOut { id, text, .. }, _)) =
+            self.left_out.iter().zip(rows as u64..).find(|(t, next)| t.id != *next)
+        {
+            let what = format!(
+                "token id {id} ({text:?}) is outside the vocabulary of {rows} (rows of the embedding) and does not \
+                 follow its last token; correct the id, or use the tokenizer that belongs to the model"
+            );
+            return Err(Fault::damaged(what).of(path));
+        }
         if let Some(LeftOut { id, .. }) = self.left_out.first() {
             let count = self.left_out.len();
             notes.push(format!("{name}: {count} token(s) from id {id} left out: the embedding has {rows} rows"));
         }
-        TokenList { tokens: self.tokens, left_out: self.left_out }
+        Ok(TokenList { tokens: self.tokens, left_out: self.left_out })
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn from_model(
             kind: if t.special { TokenType::Control } else { TokenType::UserDefined },
         },
     });
-    let vocabulary = out.finish(&path, &added::named_special(files), notes);
+    let vocabulary = out.finish(&path, &added::named_special(files), notes)?;
     bytes(&vocabulary, notes);
     Ok(vocabulary)
 }
@@ -149,7 +149,7 @@ pub(super) fn from_json(
         out.place(&path, *id, token)?;
     }
     out.add(added, |t| Token::added(&t.content, t.special));
-    let vocabulary = out.finish(&path, &added::named_special(files), notes);
+    let vocabulary = out.finish(&path, &added::named_special(files), notes)?;
     bytes(&vocabulary, notes);
     Ok(vocabulary)
 }
