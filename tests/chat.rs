@@ -158,7 +158,7 @@ fn faults_of_templates_are_errors() {
         ("{% if %}", "line 1"),
         ("{{ unclosed", "line 1"),
         ("a\n{{ nothing.of.it }}", "line 2"),
-        ("{{ messages[0].content.nonsense() }}", "nonsense"),
+        ("{{ messages[0].content.nonsense() }}", "nonsense; write the template without it"),
         ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "fuel"),
         ("{{ 'a' * 99999999999 }}", "fuel"),
         ("{% include '/etc/passwd' %}", "passwd"),

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use minijinja::ErrorKind;
 use minijinja::value::Serde;
 
 use super::Tokenizer;
@@ -95,8 +96,17 @@ struct Refusal(minijinja::Error);
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.0.detail() {
-            Some(detail) => f.write_str(detail),
-            None => self.0.kind().fmt(f),
+            Some(detail) => f.write_str(detail)?,
+            None => self.0.kind().fmt(f)?,
+        }
+        match self.0.kind() {
+            ErrorKind::UnknownFilter
+            | ErrorKind::UnknownTest
+            | ErrorKind::UnknownFunction
+            | ErrorKind::UnknownMethod => {
+                f.write_str("; write the template without it, or give the conversation as plain text")
+            }
+            _ => Ok(()),
         }
     }
 }

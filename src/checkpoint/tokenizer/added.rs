@@ -167,7 +167,7 @@ impl Overlay {
     }
 }
 
-/// What GGUF cannot say about added tokens.
+/// What GGUF cannot express about added tokens.
 pub(super) fn remarks(files: &Files, tokens: &[AddedToken], phi3: bool, notes: &mut Vec<String>) {
     numbered(files, tokens, notes);
     // llama.cpp knows Phi-3 by its name.
@@ -177,7 +177,9 @@ pub(super) fn remarks(files: &Files, tokens: &[AddedToken], phi3: bool, notes: &
         ("is only found as a whole word", tokens.iter().find(|t| t.single_word)),
     ] {
         if let Some(AddedToken { id, content, .. }) = first {
-            notes.push(format!("token {id} ({content:?}) {what}, which GGUF cannot say: texts around it may differ"));
+            notes.push(format!(
+                "token {id} ({content:?}) {what}, which GGUF cannot express: texts around it may differ"
+            ));
         }
     }
 }

@@ -79,7 +79,7 @@ enum Kind<'a> {
 /// Writes every `tokenizer.*` key. `rows`: rows of the embedding table, which is how many tokens the file will
 /// have; `pre`: name of the pre-tokenizer instead of the recognised one (byte-level BPE only).
 ///
-/// Returns remarks worth telling the user: what the files disagree about, and what GGUF cannot say.
+/// Returns remarks worth telling the user: what the files disagree about, and what GGUF cannot express.
 ///
 /// # Errors
 /// If there is no tokenizer, if a file is malformed, if a role is that of a token without a name, if the end of text or

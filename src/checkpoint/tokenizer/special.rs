@@ -233,7 +233,7 @@ impl State<'_> {
         let mut inside = single.iter().filter_map(|step| special(Some(step)));
         let other = inside.find(|t| Some(*t) != first && Some(*t) != last).map(str::to_owned);
         if let Some(other) = other {
-            self.notes.push(format!("tokenizer.json puts {other} around a text; GGUF can only say BOS and EOS"));
+            self.notes.push(format!("tokenizer.json puts {other} around a text; GGUF can only express BOS and EOS"));
         }
         let starts = usize::from(first.is_some() && special(pair.first()) == first);
         let ends = usize::from(last.is_some() && special(pair.last()) == last);

@@ -50,7 +50,7 @@ pub(super) fn sentence_piece(json: &TokenizerJson, add_space: bool, notes: &mut 
             // No space is left where the normalizer has replaced them.
             "Split" if splits && flat(&json.normalizer).iter().any(|s| replaces(s, " ", SPACE)) => {}
             other => notes.push(format!(
-                "tokenizer.json splits text by {other}, which GGUF cannot say here; some texts give other tokens"
+                "tokenizer.json splits text by {other}, which GGUF cannot express here; some texts give other tokens"
             )),
         }
     }
@@ -75,7 +75,7 @@ fn normalizers(lost: &[&str], notes: &mut Vec<String>) {
     if !lost.is_empty() {
         let names = lost.join(", ");
         notes.push(format!(
-            "GGUF cannot say the tokenizer's normalizer {names}: texts that it changes give other tokens"
+            "GGUF cannot express the tokenizer's normalizer {names}: texts that it changes give other tokens"
         ));
     }
 }
@@ -83,6 +83,6 @@ fn normalizers(lost: &[&str], notes: &mut Vec<String>) {
 fn decoders(lost: &[&str], notes: &mut Vec<String>) {
     if !lost.is_empty() {
         let names = lost.join(", ");
-        notes.push(format!("GGUF cannot say the tokenizer's decoder {names}: decoded text may differ"));
+        notes.push(format!("GGUF cannot express the tokenizer's decoder {names}: decoded text may differ"));
     }
 }
