@@ -41,6 +41,7 @@ pub(crate) use self::ends::listed as listed_ends;
 pub use self::ends::{ALL_ENDS, SPELLED_ENDS};
 pub use self::pre::{expressions as pre_tokenizer_expressions, ignores_merges, known_names as known_pre_tokenizers};
 pub(crate) use self::special::named_tokens;
+pub(crate) use self::template::MORE_TEMPLATES;
 pub use self::vocab::TokenType;
 pub(crate) use self::vocab::byte_alphabet;
 

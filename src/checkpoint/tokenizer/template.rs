@@ -12,6 +12,9 @@ use crate::gguf::{Metadata, Value};
 
 const KEY: &str = "tokenizer.chat_template";
 
+/// The folder of templates beyond the default one.
+pub(crate) const MORE_TEMPLATES: &str = "additional_chat_templates";
+
 /// Templates by name; the one without is "default".
 type Named = Vec<(String, String)>;
 
@@ -92,7 +95,7 @@ fn beside(files: &Files) -> Result<Named> {
     if let Some(text) = read_text(&files.path("chat_template.jinja"))? {
         templates.push(("default".to_owned(), newlines(&text)));
     }
-    let Ok(entries) = fs::read_dir(files.path("additional_chat_templates")) else { return Ok(templates) };
+    let Ok(entries) = fs::read_dir(files.path(MORE_TEMPLATES)) else { return Ok(templates) };
     let mut paths: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
     // The order of the file must not depend on that of the directory.
     paths.sort();
