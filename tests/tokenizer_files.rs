@@ -180,7 +180,7 @@ fn steps_that_gguf_cannot_say_are_named() {
     noted(&edited("stories260k", "pre_tokenizer", digits), &["splits text by Digits"]);
     noted(&edited("tiny-mixtral", "normalizer", json!({"type": "NFKC"})), &["normalizer NFKC"]);
     noted(&Copy::of("tiny-mistral").noted(512).unwrap().1, &["first word only"]);
-    for quiet in ["stories260k", "tiny-gemma2", "tiny-mixtral", "tiny-gpt2", "tiny-llama3"] {
+    for quiet in ["tiny-gemma2", "tiny-mixtral", "tiny-gpt2", "tiny-llama3"] {
         assert_eq!(Copy::of(quiet).noted(640).unwrap().1, Vec::<String>::new(), "{quiet}");
     }
     let first = Copy::of("tiny-llama3").edited("tokenizer.json", |t| t["added_tokens"][4]["rstrip"] = json!(true));
@@ -197,6 +197,60 @@ fn steps_that_gguf_cannot_say_are_named() {
         t["model"]["vocab"].as_object_mut().unwrap().shift_remove("<0xE2>");
     });
     noted(&holes.noted(512).unwrap().1, &["no token for 1 of the 256 bytes", "<0xE2>"]);
+}
+
+/// What is put around a text, by the ids that transformers 5.24 gave for the same folders.
+#[test]
+fn tokenizer_json_decides_what_is_put_around_a_text() {
+    let special = |text: &str| json!({"SpecialToken": {"id": text, "type_id": 0}});
+    let around = |first: Option<&str>, last: Option<&str>| {
+        let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+        let single: Vec<Json> = first.map(special).into_iter().chain([text]).chain(last.map(special)).collect();
+        let tokens = json!({"<|begin_of_text|>": {"id": "<|begin_of_text|>", "ids": [632],
+            "tokens": ["<|begin_of_text|>"]}, "<|end_of_text|>": {"id": "<|end_of_text|>", "ids": [633],
+            "tokens": ["<|end_of_text|>"]}});
+        let second = json!({"Sequence": {"id": "B", "type_id": 1}});
+        let pair: Vec<Json> = single.iter().cloned().chain([second]).collect();
+        json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens})
+    };
+    let (bos, eos) = ("<|begin_of_text|>", "<|end_of_text|>");
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
+    for (processor, (begins, ends)) in [
+        (Json::Null, (false, false)),
+        (byte_level, (false, false)),
+        (around(None, None), (false, false)),
+        (around(Some(bos), None), (true, false)),
+        (around(Some(bos), Some(eos)), (true, true)),
+    ] {
+        for asked in [None, Some(true), Some(false)] {
+            let copy = Copy::of("tiny-llama3")
+                .edited("tokenizer.json", |t| t["post_processor"] = processor.clone())
+                .forgetting(&["add_bos_token", "add_eos_token"])
+                .edited("tokenizer_config.json", |c| {
+                    for key in ["add_bos_token", "add_eos_token"] {
+                        if let Some(asked) = asked {
+                            c[key] = json!(asked);
+                        }
+                    }
+                });
+            let (out, notes) = copy.noted(640).unwrap();
+            let mut wanted = if begins { vec![632] } else { Vec::new() };
+            wanted.extend([83, 257, 376, 64]);
+            wanted.extend(ends.then_some(633));
+            for tokenizer in [written(&out), directory(&copy)] {
+                assert_eq!(tokenizer.encode("the sea", Special::TEXT).unwrap(), wanted, "{processor}: {asked:?}");
+            }
+            let add = |role: &str| out.get(&format!("tokenizer.ggml.add_{role}_token"));
+            assert!(add("bos").is_none_or(|add| *add == Value::Bool(begins)), "{processor}: {asked:?}");
+            assert_eq!(add("eos").is_some_and(|add| *add == Value::Bool(true)), ends, "{processor}: {asked:?}");
+            if asked == Some(true) && !ends && processor["type"] != "ByteLevel" {
+                noted(&notes, &["add_eos_token", "as transformers does"]);
+            }
+        }
+    }
+    let prefix = Copy::of("tiny-qwen2").edited("tokenizer_config.json", |c| c["add_prefix_space"] = json!(true));
+    noted(&prefix.noted(640).unwrap().1, &["add_prefix_space", "no space before a text"]);
+    noted(&Copy::of("stories260k").noted(512).unwrap().1, &["transformers 5", "begins with one, whatever"]);
 }
 
 fn ends(tokenizer: &Tokenizer) -> Vec<u32> {

@@ -45,6 +45,11 @@ impl Files {
         Ok(Files { dir: dir.to_owned(), tokenizer, from, config, added_tokens })
     }
 
+    /// Whether the vocabulary is that of tokenizer.json.
+    pub fn fast(&self) -> bool {
+        self.from == TOKENIZER
+    }
+
     /// Whether the vocabulary is that of vocab.json and merges.txt.
     pub fn slow(&self) -> bool {
         self.from == SLOW

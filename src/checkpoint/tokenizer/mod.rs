@@ -108,7 +108,10 @@ pub fn metadata(
             let vocabulary = spm::from_model(&files, model, rows, overlay, &added, &mut notes)?;
             write_tokens("llama", "default", &vocabulary.tokens, true, out);
             match files.tokenizer.as_ref().filter(|_| !files.slow()) {
-                Some(json) => steps::sentence_piece(json, model.add_dummy_prefix, &mut notes),
+                Some(json) => {
+                    steps::sentence_piece(json, model.add_dummy_prefix, &mut notes);
+                    steps::rebuilt(&files, json, family.model_type, &mut notes);
+                }
                 None => steps::model(model, &mut notes),
             }
             (vocabulary, model.add_dummy_prefix)
@@ -117,6 +120,7 @@ pub fn metadata(
             let vocabulary = spm::from_json(&files, json, rows, &added, &mut notes)?;
             write_tokens("llama", "default", &vocabulary.tokens, true, out);
             steps::sentence_piece(json, spm::json_adds_space(json), &mut notes);
+            steps::rebuilt(&files, json, family.model_type, &mut notes);
             (vocabulary, spm::json_adds_space(json))
         }
         Kind::ByteLevel(json) => {

@@ -109,6 +109,8 @@ fn recognised(files: &Files, json: &TokenizerJson, model_type: &str, notes: &mut
     let prefix = |s: &&Json| kind(s) == "ByteLevel" && s.get("add_prefix_space").and_then(Json::as_bool) == Some(true);
     if flat(&json.pre_tokenizer).iter().any(prefix) {
         notes.push("tokenizer.json puts a space before every text; llama.cpp does not".into());
+    } else if files.setting("add_prefix_space") == Some(&Json::Bool(true)) {
+        notes.push("tokenizer_config.json says add_prefix_space; llama.cpp puts no space before a text".into());
     }
     let name = choose(known, files, json, model_type);
     if ignores_merges(name) != json.model.ignore_merges && !merges_make_all(json) {

@@ -40,6 +40,13 @@ impl<T> Ordered<T> {
         self.0.iter().any(|(k, _)| k == key)
     }
 
+    fn get(&self, key: &str) -> Option<T>
+    where
+        T: Copy,
+    {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| *value)
+    }
+
     fn set(&mut self, key: &str, value: T) {
         match self.0.iter_mut().find(|(k, _)| k == key) {
             Some((_, v)) => *v = value,
@@ -81,6 +88,9 @@ pub(super) fn write(
         state.post_processor(json);
     }
     state.tokenizer_config(files)?;
+    if let Some(json) = files.tokenizer.as_ref().filter(|_| files.fast()) {
+        state.as_transformers_adds(json);
+    }
     state.model_config(config)?;
     state.without_rows(files)?;
     for (role, id) in &state.ids.0 {
@@ -151,6 +161,24 @@ fn sequence(step: Option<&Json>) -> Option<&str> {
     step?.get("Sequence")?.get("id")?.as_str()
 }
 
+/// Whether a post-processor puts a token before a text, or behind it if `last`; `None` if it is of an unknown kind.
+fn adds(processor: &Json, last: bool) -> Option<bool> {
+    let one = std::slice::from_ref(processor);
+    let mut any = false;
+    for step in processor.get("processors").and_then(Json::as_array).map_or(one, Vec::as_slice) {
+        any |= match step.get("type").and_then(Json::as_str) {
+            None | Some("ByteLevel") => false,
+            Some("TemplateProcessing") => {
+                let single = step.get("single").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
+                special(if last { single.last() } else { single.first() }).is_some()
+            }
+            Some("RobertaProcessing" | "BertProcessing") => true,
+            Some(_) => return None,
+        };
+    }
+    Some(any)
+}
+
 impl State<'_> {
     fn token(&self, role: &str) -> Option<String> {
         text(self.settings.get(&format!("{role}_token"))).map(str::to_owned)
@@ -189,6 +217,25 @@ impl State<'_> {
                     }
                 }
                 Some("TemplateProcessing") => self.template(step),
+                _ => {}
+            }
+        }
+    }
+
+    /// Transformers goes by the post-processor of tokenizer.json alone, whatever tokenizer_config.json asks for.
+    fn as_transformers_adds(&mut self, json: &TokenizerJson) {
+        for role in ["bos", "eos"] {
+            let Some(adds) = adds(&json.post_processor, role == "eos") else { return };
+            match self.add.get(role) {
+                // It puts none; llama.cpp would, for some kinds, unless told otherwise.
+                None if role == "bos" && !adds => self.add.set(role, false),
+                Some(true) if !adds => {
+                    self.add.set(role, false);
+                    self.notes.push(format!(
+                        "tokenizer_config.json says add_{role}_token, but tokenizer.json puts no {role} token: none is \
+                         put, as transformers does"
+                    ));
+                }
                 _ => {}
             }
         }

@@ -43,9 +43,13 @@ pub(super) fn sentence_piece(json: &TokenizerJson, add_space: bool, notes: &mut 
         match kind(step) {
             "" => {}
             "Metaspace" if add_space && text(step, "prepend_scheme") == "first" => notes.push(
-                "tokenizer.json puts a space before the first word only; llama.cpp also puts one behind special tokens"
+                "tokenizer.json puts a space before the first word only, if there is none; llama.cpp also puts one \
+                 before a space and behind special tokens"
                     .to_owned(),
             ),
+            "Metaspace" if add_space => {
+                notes.push("tokenizer.json puts no space before a text that begins with one; llama.cpp does".to_owned())
+            }
             "Metaspace" => {}
             // No space is left where the normalizer has replaced them.
             "Split" if splits && flat(&json.normalizer).iter().any(|s| replaces(s, " ", SPACE)) => {}
@@ -62,6 +66,19 @@ pub(super) fn sentence_piece(json: &TokenizerJson, add_space: bool, notes: &mut 
         .map(kind)
         .collect();
     decoders(&lost, notes);
+}
+
+/// transformers 5 makes a Llama's tokenizer anew, and with it the rule of where a space is put.
+pub(super) fn rebuilt(files: &Files, json: &TokenizerJson, model_type: &str, notes: &mut Vec<String>) {
+    let prepends = flat(&json.normalizer).into_iter().any(|step| kind(step) == "Prepend");
+    if prepends && model_type == "llama" && files.class() == "LlamaTokenizer" {
+        let legacy = files.setting("legacy").and_then(Json::as_bool) == Some(true);
+        let more = if legacy { "" } else { " or behind special tokens" };
+        notes.push(format!(
+            "transformers 5 puts no space before a text that begins with one{more}, whatever tokenizer.json says; \
+             llama.cpp does"
+        ));
+    }
 }
 
 /// Of a tokenizer.model alone.
