@@ -110,6 +110,17 @@ def test_further_ends(folder, convert, listed):
     assert ends(llama.Vocabulary(convert(model.at, "f32"))) == sorted({633, 638, 639, *listed})
 
 
+@pytest.mark.parametrize("asked", [None, True])
+@pytest.mark.parametrize("name", ["tiny-llama3", "stories260k"])
+def test_nothing_is_put_around_a_text(folder, convert, name, asked):
+    """No post-processor in tokenizer.json: Transformers puts no BOS, whatever tokenizer_config.json asks for."""
+    model = folder(name)
+    model.edit("tokenizer.json", lambda tokenizer: tokenizer.update(post_processor=None))
+    model.edit("tokenizer_config.json", lambda config: config.update(add_bos_token=asked, add_eos_token=asked))
+    vocabulary, expected = llama.Vocabulary(convert(model.at, "f32")), reference(name)
+    assert vocabulary.ids(TEXTS[0], add_special=True) == expected(TEXTS[0])
+
+
 PATTERN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
            r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
