@@ -68,16 +68,17 @@ pub(super) fn sentence_piece(json: &TokenizerJson, add_space: bool, notes: &mut 
     decoders(&lost, notes);
 }
 
-/// transformers 5 makes a Llama's tokenizer anew, and with it the rule of where a space is put.
+/// Transformers 5 rebuilds a Llama's tokenizer, and with it the rule of where a space is put, unless it is a `legacy`
+/// one. Of those, only texts that begin with a space differ, and there the file is followed as it is written.
 pub(super) fn rebuilt(files: &Files, json: &TokenizerJson, model_type: &str, notes: &mut Vec<String>) {
     let prepends = flat(&json.normalizer).into_iter().any(|step| kind(step) == "Prepend");
-    if prepends && model_type == "llama" && files.class() == "LlamaTokenizer" {
-        let legacy = files.setting("legacy").and_then(Json::as_bool) == Some(true);
-        let more = if legacy { "" } else { " or behind special tokens" };
-        notes.push(format!(
-            "transformers 5 puts no space before a text that begins with one{more}, whatever tokenizer.json says; \
-             llama.cpp does"
-        ));
+    let legacy = files.setting("legacy").and_then(Json::as_bool) == Some(true);
+    if prepends && !legacy && model_type == "llama" && files.class() == "LlamaTokenizer" {
+        notes.push(
+            "transformers 5 puts no space behind special tokens or before a text that begins with one, whatever \
+             tokenizer.json says; llama.cpp does"
+                .to_owned(),
+        );
     }
 }
 
