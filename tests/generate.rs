@@ -170,7 +170,7 @@ fn what_cannot_be_done_is_said() {
     // A model that begins its texts can begin one from nothing; a full context ends it.
     let found = document(&folder("stories260k"), &["-p", "", "-n", "99", "--temperature", "0", "--context", "12"]);
     assert_eq!((ids(&found["prompt_ids"]), &found["stop"]), (vec![1], &Json::from("context")));
-    assert_eq!(found["ids"].as_array().unwrap().len(), 12);
+    assert_eq!(found["ids"].as_array().unwrap().len(), 11, "with the one of the prompt twelve");
 }
 
 /// Numbers that half precision does not reach are named with the setting that keeps them in f32, which then works.

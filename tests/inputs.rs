@@ -9,6 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use aurora_quant::gguf::Value;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use common::bad::Bad;
 use common::binary::aurora;
 use common::checkpoint::Checkpoint;
@@ -46,6 +48,35 @@ fn configured(dir: &Path, name: &str, changes: Json) -> PathBuf {
 fn written(dir: &Path, name: &str, checkpoint: &Checkpoint) -> PathBuf {
     let folder = dir.join("model");
     checkpoint.write_as(name, &folder);
+    // Notes are about what the row is about.
+    changed(&folder, "tokenizer.json", |t| {
+        if t["normalizer"]["type"] == "NFC" {
+            t["normalizer"] = Json::Null;
+        }
+    });
+    folder
+}
+
+/// A JSON file of a folder, edited.
+fn changed(folder: &Path, name: &str, edit: impl FnOnce(&mut Json)) {
+    let path = folder.join(name);
+    let mut json: Json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    edit(&mut json);
+    fs::write(path, json.to_string()).unwrap();
+}
+
+/// tiny-qwen2's vocabulary in the files that are older than tokenizer.json.
+fn slow(folder: &Path) {
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    for name in ["vocab.json", "merges.txt"] {
+        fs::copy(model("tiny-qwen2").join(name), folder.join(name)).unwrap();
+    }
+}
+
+/// A fixture model with other files of its tokenizer.
+fn tokenized(dir: &Path, name: &str, edit: fn(&Path)) -> PathBuf {
+    let folder = written(dir, name, &Checkpoint::of(name));
+    edit(&folder);
     folder
 }
 
@@ -212,8 +243,112 @@ const QUANTISED: &[Row] = &[
     ("a quantised GGUF file", Refused, |dir| gguf(dir, "q4_0", &[])),
 ];
 
-const SECTIONS: &[(&str, &[Row])] =
-    &[("Folders and files", FOLDERS), ("GGUF files", GGUF), ("Checkpoints that are quantised already", QUANTISED)];
+const TOKENIZERS: &[Row] = &[
+    ("`vocab.json`, `merges.txt` and `added_tokens.json`", Noted, |dir| {
+        tokenized(dir, "tiny-qwen2", |folder| {
+            slow(folder);
+            changed(folder, "tokenizer_config.json", |c| {
+                drop(c.as_object_mut().unwrap().remove("added_tokens_decoder"))
+            });
+            let added = json!({"<|endoftext|>": 601, "<|im_start|>": 602, "<|im_end|>": 603});
+            fs::write(folder.join("added_tokens.json"), added.to_string()).unwrap();
+        })
+    }),
+    ("the same without `added_tokens.json`", Refused, |dir| {
+        tokenized(dir, "tiny-qwen2", |folder| {
+            slow(folder);
+            changed(folder, "tokenizer_config.json", |c| {
+                drop(c.as_object_mut().unwrap().remove("added_tokens_decoder"))
+            });
+        })
+    }),
+    ("byte-level BPE that sets `byte_fallback`", Read, |dir| {
+        tokenized(dir, "tiny-llama3", |folder| {
+            changed(folder, "tokenizer.json", |t| t["model"]["byte_fallback"] = json!(true));
+        })
+    }),
+    ("a Unigram tokenizer", Refused, |dir| {
+        tokenized(dir, "tiny-llama3", |folder| {
+            changed(folder, "tokenizer.json", |t| t["model"] = json!({"type": "Unigram", "vocab": [["a", -1.0]]}));
+        })
+    }),
+    ("a pre-tokenizing step that GGUF cannot express", Noted, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            let digits = json!({"type": "Digits", "individual_digits": true});
+            changed(folder, "tokenizer.json", |t| t["pre_tokenizer"] = digits);
+        })
+    }),
+    ("a normalizer that GGUF cannot express", Noted, |dir| {
+        tokenized(dir, "tiny-llama3", |folder| {
+            changed(folder, "tokenizer.json", |t| t["normalizer"] = json!({"type": "NFKC"}));
+        })
+    }),
+    ("a token more than the embedding has rows", Noted, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            let pad = json!({"id": 512, "content": "<pad>", "special": true, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false});
+            changed(folder, "tokenizer.json", |t| t["added_tokens"].as_array_mut().unwrap().push(pad));
+        })
+    }),
+    ("more ends of a text than GGUF has keys for", Noted, |dir| {
+        tokenized(dir, "tiny-llama3", |folder| {
+            let ends = json!({"eos_token_id": [633, 634, 635, 636]});
+            fs::write(folder.join("generation_config.json"), ends.to_string()).unwrap();
+        })
+    }),
+    ("`add_eos_token`, but tokenizer.json puts none", Noted, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            changed(folder, "tokenizer_config.json", |c| c["add_eos_token"] = json!(true));
+        })
+    }),
+    ("two chat templates that differ", Noted, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            changed(folder, "tokenizer_config.json", |c| c["chat_template"] = json!("{{ messages }}"));
+            fs::write(folder.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+        })
+    }),
+    ("only `tekken.json`", Noted, |dir| {
+        let mut checkpoint = Checkpoint::of("tiny-llama3");
+        for (role, id) in [("bos", 1), ("eos", 2)] {
+            checkpoint.config[&format!("{role}_token_id")] = json!(id);
+        }
+        let folder = written(dir, "tiny-llama3", &checkpoint);
+        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
+            let _ = fs::remove_file(folder.join(name));
+        }
+        let tokens = (0..=255_u8).map(|byte| vec![byte]).chain([b"th".to_vec()]).enumerate();
+        let tokens = tokens.map(|(rank, t)| json!({"rank": rank, "token_bytes": BASE64_STANDARD.encode(t)}));
+        let special =
+            ["<unk>", "<s>", "</s>"].iter().zip(0..).map(|(text, rank)| json!({"rank": rank, "token_str": text}));
+        let pattern = aurora_quant::checkpoint::tokenizer::pre_tokenizer_expressions("tekken").unwrap()[0];
+        let file = json!({"config": {"pattern": pattern}, "vocab": tokens.collect::<Vec<_>>(),
+            "special_tokens": special.collect::<Vec<_>>()});
+        fs::write(folder.join("tekken.json"), file.to_string()).unwrap();
+        folder
+    }),
+    ("JSON files with a byte order mark", Read, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+                let text = fs::read_to_string(folder.join(name)).unwrap();
+                fs::write(folder.join(name), format!("\u{feff}{text}")).unwrap();
+            }
+        })
+    }),
+    ("`Infinity` in a JSON file", Refused, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            let text = fs::read_to_string(folder.join("tokenizer_config.json")).unwrap();
+            fs::write(folder.join("tokenizer_config.json"), text.replacen('{', "{\"model_max_length\": Infinity,", 1))
+                .unwrap();
+        })
+    }),
+];
+
+const SECTIONS: &[(&str, &[Row])] = &[
+    ("Folders and files", FOLDERS),
+    ("GGUF files", GGUF),
+    ("Checkpoints that are quantised already", QUANTISED),
+    ("Tokenizers and chat templates", TOKENIZERS),
+];
 
 /// What a conversion of `path` answers and says. Paths are as seen from `dir`.
 fn ask(dir: &Path, path: &Path) -> (Answer, String) {

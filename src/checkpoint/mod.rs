@@ -10,6 +10,7 @@ use crate::error::{Error, Fault, Result};
 pub mod card;
 pub mod config;
 pub mod gguf;
+pub(crate) mod json;
 mod mapped;
 pub(crate) mod mmap;
 pub(crate) mod quantized;

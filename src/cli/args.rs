@@ -201,7 +201,7 @@ pub struct Solving {
 #[derive(Debug, clap::Args)]
 pub struct TextArgs {
     /// Calibration text in UTF-8, similar to what the model will be used for. In a .jsonl file, each line has a "text"
-    /// or the "messages" of a conversation. May be repeated [default: an embedded text of many kinds].
+    /// or the "messages" (and "tools") of a conversation. May be repeated [default: an embedded text of many kinds].
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub text: Vec<PathBuf>,
     /// Tokens per sample [default: 512, or the model's context length if shorter].

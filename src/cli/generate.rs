@@ -218,7 +218,8 @@ impl Writer<'_> {
             if answer.ids.len() == self.args.tokens {
                 break;
             }
-            if self.held.len() == self.context {
+            // The last token needs no place in the session, but is one of the context.
+            if self.held.len() + 1 == self.context {
                 answer.stop = "context";
                 break;
             }
