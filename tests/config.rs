@@ -65,11 +65,24 @@ fn faults_are_named() {
 
 #[test]
 fn what_cannot_be_expressed_is_refused() {
-    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+    let yarn = |key: &str, value: Json| {
+        let mut yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+        yarn[key] = value;
+        json!({ "rope_scaling": yarn })
+    };
+    let long = json!({"type": "longrope", "short_factor": vec![1.0; 32], "long_factor": vec![2.0; 32]});
     let cases = [
         ("tiny-llama3", json!({"hidden_act": "gelu"}), "hidden_act"),
-        ("tiny-llama3", json!({"rope_scaling": yarn}), "yarn"),
-        ("tiny-llama3", json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "dynamic"),
+        ("tiny-llama3", yarn("factor", json!(0.5)), "rope_scaling.factor"),
+        ("tiny-llama3", yarn("original_max_position_embeddings", json!(1)), "original_max_position_embeddings"),
+        ("tiny-llama3", yarn("attention_factor", json!(0)), "attention_factor"),
+        ("tiny-llama3", yarn("truncate", json!("yes")), "truncate"),
+        ("tiny-qwen2", yarn("beta_fast", json!(16)), "beta_fast"),
+        ("tiny-qwen3", yarn("beta_slow", json!(2)), "beta_slow"),
+        ("tiny-olmo2", yarn("truncate", json!(false)), "truncate"),
+        ("tiny-gemma3", yarn("beta_fast", json!(32)), "yarn"),
+        ("tiny-phi3", yarn("short_factor", json!([1.0])), "long_factor"),
+        ("tiny-qwen2", json!({ "rope_scaling": long }), "longrope"),
         ("tiny-llama3", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
         ("tiny-qwen2", json!({"use_sliding_window": true}), "use_sliding_window"),
         ("tiny-qwen2", json!({"head_dim": 32}), "head_dim"),
@@ -83,7 +96,7 @@ fn what_cannot_be_expressed_is_refused() {
         ("tiny-gemma2", json!({"query_pre_attn_scalar": null}), "query_pre_attn_scalar"),
         ("tiny-gemma2", json!({"hidden_activation": "gelu"}), "hidden_activation"),
         ("tiny-gemma2", json!({"attention_bias": true}), "attention_bias"),
-        ("tiny-gemma2", json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "linear"),
+        ("tiny-gemma2", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
         ("tiny-gemma2", json!({"final_logit_softcapping": 0.0}), "final_logit_softcapping"),
         ("tiny-gemma2", json!({"tie_word_embeddings": false}), "tie_word_embeddings"),
         ("tiny-gemma2", json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
@@ -104,6 +117,51 @@ fn what_cannot_be_expressed_is_refused() {
         let said = refusal(&changed(name, changes.clone()));
         assert!(said.contains(mention), "{name} {changes}: {said}");
     }
+}
+
+/// Keys that sound as if they mattered and that no class reads are told; those of training and those that say nothing
+/// are not. The fixtures have none.
+#[test]
+fn keys_that_nothing_reads_are_told() {
+    for name in MODELS.iter() {
+        assert_eq!(open(&changed(name, json!({}))).notes, Vec::<String>::new(), "{name}");
+    }
+    let strange = json!({
+        "attn_logit_softcapping": 50.0, "attention_sink_size": 4, "qk_layernorm": true, "logits_scaling": 8.0,
+        "attention_dropout": 0.1, "lm_head_bias": false, "num_shared_experts": 0, "residual_multiplier": 1.0,
+        "initializer_range": 0.02, "clip_qkv": null,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "finetuned": true,
+                         "extrapolation_factor": 1.0},
+    });
+    let notes = open(&changed("tiny-llama3", strange)).notes;
+    let [note] = &notes[..] else { panic!("{notes:?}") };
+    let told = [
+        "attn_logit_softcapping 50.0",
+        "attention_sink_size 4",
+        "qk_layernorm true",
+        "logits_scaling 8.0",
+        "rope_scaling.finetuned true",
+        "rope_scaling.extrapolation_factor 1.0",
+        "Llama",
+    ];
+    assert!(told.iter().all(|word| note.contains(word)), "{note}");
+    let quiet = ["dropout", "lm_head_bias", "num_shared", "residual", "initializer", "clip", "factor 4", "original"];
+    assert!(!quiet.iter().any(|word| note.contains(word)), "{note}");
+    let granite = open(&changed("tiny-granite", json!({"logits_scaling": 8.0}))).notes;
+    assert_eq!(granite, Vec::<String>::new());
+}
+
+/// What transformers does with a context beyond the one that a dynamic base was made for is not done here.
+#[test]
+fn rotary_settings_that_do_not_count_are_told() {
+    let dynamic = open(&changed("tiny-llama3", json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}))).notes;
+    assert!(dynamic.len() == 1 && dynamic[0].contains("dynamic") && dynamic[0].contains("512"), "{dynamic:?}");
+    let both = json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}});
+    let both = open(&changed("tiny-qwen3", both)).notes;
+    assert!(both.len() == 1 && both[0].contains("rope_parameters") && both[0].contains("rope_theta"), "{both:?}");
+    let same = json!({"rope_type": "linear", "factor": 4.0});
+    let same = open(&changed("tiny-qwen3", json!({"rope_scaling": same, "rope_parameters": same}))).notes;
+    assert_eq!(same, Vec::<String>::new());
 }
 
 #[test]
@@ -206,9 +264,9 @@ fn phi_3_long_factors_become_parameters_and_keys() {
     };
     assert_eq!(computed(find("rope_factors_long.weight"))[..2], [2.0, 3.0]);
     assert_eq!(computed(find("rope_factors_short.weight"))[..2], [1.0, 2.0]);
-    let RopeScaling::Long { magnitude, original_context, .. } = m.hyper.rope.scaling else { panic!() };
+    let RopeScaling::Long { original_context, .. } = m.hyper.rope.scaling else { panic!() };
     let expected = (1.0 + 8f64.ln() / 512f64.ln()).sqrt() as f32;
-    assert_eq!((original_context, magnitude), (512, expected));
+    assert_eq!((original_context, m.hyper.rope.magnitude), (512, expected));
     let Config::HuggingFace(c) = &config else { unreachable!() };
     let mut keys = Metadata::new();
     (m.arch.keys)(&m.hyper, c, &mut keys);

@@ -27,7 +27,7 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
     let weights: u64 = tensors.iter().map(elements).sum();
     let bytes: u64 = tensors.iter().map(|t| t.stored_bytes() as u64).sum();
     let bits = if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 };
-    let described = model::describe(source.config(), &|name| source.find(name).is_some());
+    let described = model::of_source(source);
     let metadata = metadata(source.config());
     if common.json {
         let list: Vec<Json> = tensors

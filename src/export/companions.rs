@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use crate::checkpoint::{directory_of, embedding};
 use crate::{Error, Result};
 
 /// Prefixes of the names of files that are copied.
-const COPIED: [&str; 12] = [
+const COPIED: [&str; 15] = [
     "tokenizer",
     "vocab",
     "merges",
@@ -18,6 +19,9 @@ const COPIED: [&str; 12] = [
     "chat_template",
     "spiece",
     "sentencepiece",
+    "modules.json",
+    "sentence_bert_config",
+    "config_sentence_transformers",
     "LICENSE",
     "NOTICE",
     "USE_POLICY",
@@ -33,6 +37,12 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
         if COPIED.iter().any(|start| name.to_string_lossy().starts_with(start)) {
             fs::copy(path, to.join(name)).map_err(|e| Error::io(path, "copy", e))?;
         }
+    }
+    for path in embedding::companions(from)? {
+        let place = to.join(path.strip_prefix(from).expect("below the folder"));
+        let folder = directory_of(&place);
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+        fs::copy(&path, &place).map_err(|e| Error::io(&path, "copy", e))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::checkpoint::card::{self, ParamCounts};
-use crate::checkpoint::{Config, TensorSource, tokenizer};
+use crate::checkpoint::{Config, TensorSource, embedding, tokenizer};
 use crate::gguf::{self, Metadata, Value};
 use crate::model::{Model, ModelGraph, Role};
 use crate::plan::Plan;
@@ -28,6 +28,12 @@ pub fn metadata(
             out.set("general.architecture", Value::String(model.arch.gguf.to_owned()));
             notes = card::general(dir, config, counts(&model.graph), &mut out);
             (model.arch.keys)(&model.hyper, config, &mut out);
+            notes.extend(lost_window(model, &out));
+            let (pooling, remarks) = embedding::pooling(dir)?;
+            if let Some(pooling) = pooling {
+                out.set(format!("{}.pooling_type", model.arch.gguf), Value::U32(pooling as u32));
+            }
+            notes.extend(remarks);
             notes.extend(tokenizer::metadata(dir, config, vocabulary(&model.graph), pre, &mut out)?);
         }
         Config::Gguf(config) => {
@@ -48,6 +54,17 @@ fn vocabulary_key(model: &Model, out: &mut Metadata) -> Option<String> {
         out.set(key.clone(), Value::U32(size as u32));
         format!("{key} is {said}, but there are {size} tokens; {size} is written")
     })
+}
+
+/// A window that llama.cpp does not know of: its "llama" architecture, which Mistral's files are of, has none.
+fn lost_window(model: &Model, metadata: &Metadata) -> Option<String> {
+    let key = format!("{}.attention.sliding_window", model.arch.gguf);
+    let window = model.hyper.window.filter(|&w| w < model.hyper.context && metadata.get(&key).is_none())?;
+    Some(format!(
+        "sliding_window {window} is not in the file: llama.cpp has no windows for architecture {}, and beyond {window} \
+         tokens it attends to more than transformers does",
+        model.arch.gguf
+    ))
 }
 
 /// Rows of the embedding table.

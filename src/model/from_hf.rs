@@ -5,10 +5,35 @@
 
 use std::collections::BTreeMap;
 
-pub(super) use super::usual::{KvHeads, LLAMA, Usual};
+pub(super) use super::usual::{KvHeads, LLAMA, Usual, WITHOUT_FACTORS};
 use super::{Hyper, limits, rope};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
+
+/// Keys that [`hyper`] looks at.
+pub(super) const READ: &[&str] = &[
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "attention_bias",
+    "mlp_bias",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
+    "layer_types",
+    "tie_word_embeddings",
+];
+
+/// The activation's key of most.
+pub(super) const ACTIVATION: &[&str] = &["hidden_act"];
 
 /// Reads what all have in common. Fields of [`Hyper`] that only some architectures have are left unset.
 pub(super) fn hyper(c: &HfConfig, usual: &Usual) -> Result<Hyper> {

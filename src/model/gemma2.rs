@@ -2,7 +2,7 @@
 
 use super::build::Builder;
 use super::conventions::{self, Conventions};
-use super::from_hf::{self, KvHeads, LLAMA, Usual, window_pattern};
+use super::from_hf::{self, KvHeads, LLAMA, Usual, WITHOUT_FACTORS, refuse_flag, window_pattern};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
@@ -14,6 +14,9 @@ pub(super) static ARCH: Arch = Arch {
     title: "Gemma 2",
     gguf: "gemma2",
     hf: &["Gemma2ForCausalLM", "gemma2"],
+    bases: &["Gemma2Model"],
+    reads: &[from_hf::READ, READ],
+    idle: &["hidden_act"],
     hyper,
     graph,
     keys,
@@ -23,11 +26,23 @@ pub(super) static ARCH: Arch = Arch {
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, norm_less_one: true, ..conventions::LLAMA };
 
+/// Keys of its own that it looks at.
+pub(super) const READ: &[&str] = &[
+    "hidden_activation",
+    "sliding_window",
+    "sliding_window_pattern",
+    "_sliding_window_pattern",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "use_bidirectional_attention",
+];
+
 pub(super) const USUAL: Usual = Usual {
     head_dim: Some(256),
     kv_heads: KvHeads::Required,
     context: 8192,
-    rope_types: &[],
+    rope_types: WITHOUT_FACTORS,
     tied: true,
     activation_key: "hidden_activation",
     activations: &["gelu_pytorch_tanh"],
@@ -40,6 +55,7 @@ pub(super) const USUAL: Usual = Usual {
 const BLOCKS_27B: usize = 46;
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
+    refuse_flag(c, "use_bidirectional_attention")?;
     let mut h = from_hf::hyper(c, &USUAL)?;
     if !h.tied {
         return Err(c.unsupported("tie_word_embeddings", "false is not supported for this architecture"));
@@ -125,6 +141,7 @@ fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
     if h.rope.base != 10000.0 {
         keys.number("rope.freq_base", h.rope.base);
     }
+    keys.rope_scaling(h);
     if let (Some(scores), Some(logits)) = (h.attention_softcap, h.logit_softcap) {
         keys.number("attn_logit_softcapping", scores);
         keys.number("final_logit_softcapping", logits);

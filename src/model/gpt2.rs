@@ -12,8 +12,19 @@ use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "GPT-2", gguf: "gpt2", hf: &["GPT2LMHeadModel", "gpt2"], hyper, graph, keys, config, complete };
+pub(super) static ARCH: Arch = Arch {
+    title: "GPT-2",
+    gguf: "gpt2",
+    hf: &["GPT2LMHeadModel", "gpt2"],
+    bases: &["GPT2Model"],
+    reads: &[READ],
+    idle: &[],
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 const CONVENTIONS: Conventions = Conventions {
     roots: &["transformer.", ""],
@@ -27,6 +38,27 @@ const CONVENTIONS: Conventions = Conventions {
     ignored: &[".attn.bias", ".attn.masked_bias"],
     ignored_starts: &[],
 };
+
+/// Keys that it looks at.
+const READ: &[&str] = &[
+    "n_layer",
+    "num_hidden_layers",
+    "n_embd",
+    "hidden_size",
+    "n_head",
+    "num_attention_heads",
+    "n_positions",
+    "max_position_embeddings",
+    "n_inner",
+    "vocab_size",
+    "layer_norm_epsilon",
+    "activation_function",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+    "add_cross_attention",
+    "tie_word_embeddings",
+];
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     // The second name is what transformers' attribute map calls the same thing.
@@ -56,7 +88,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
         kv_heads: heads,
         head_dim: divided(c, width, heads)?,
         norm_eps: c.opt_number("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
-        rope: Rope { dims: 0, base: 10000.0, window_base: None, scaling: RopeScaling::None },
+        rope: Rope { dims: 0, base: 10000.0, window_base: None, scaling: RopeScaling::None, magnitude: 1.0 },
         window: None,
         window_pattern: None,
         experts: None,

@@ -12,6 +12,9 @@ pub(super) static ARCH: Arch = Arch {
     title: "Mixtral",
     gguf: "llama",
     hf: &["MixtralForCausalLM", "mixtral"],
+    bases: &["MixtralModel"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, &["sliding_window", "num_local_experts", "num_experts_per_tok"]],
+    idle: &[],
     hyper,
     graph: llama::graph,
     keys,
@@ -20,7 +23,7 @@ pub(super) static ARCH: Arch = Arch {
 };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
-    let mut h = from_hf::hyper(c, &Usual { norm_eps: 1e-5, ..mistral::USUAL })?;
+    let mut h = from_hf::hyper(c, &Usual { norm_eps: 1e-5, rope_base: 1e6, ..mistral::USUAL })?;
     uniform_window(c, &mut h)?;
     let (count, used) = (c.size("num_local_experts")?, c.size("num_experts_per_tok")?);
     h.experts = Some(Experts { count, used, normalize: true });

@@ -2,7 +2,7 @@
 
 use super::conventions::{self, Conventions};
 use super::decoder::{self, ExpertNames, Variant};
-use super::from_hf::{self, KvHeads, LLAMA, Usual, refuse_flag};
+use super::from_hf::{self, KvHeads, LLAMA, Usual, WITHOUT_FACTORS, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Arch, Hyper, ModelGraph, RopeStyle, complete};
@@ -10,13 +10,27 @@ use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "Qwen2", gguf: "qwen2", hf: &["Qwen2ForCausalLM", "qwen2"], hyper, graph, keys, config, complete };
+pub(super) static ARCH: Arch = Arch {
+    title: "Qwen2",
+    gguf: "qwen2",
+    hf: &["Qwen2ForCausalLM", "qwen2"],
+    bases: &["Qwen2Model"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, &["use_sliding_window"]],
+    idle: WITHOUT_WINDOW,
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
+/// What counts only where `use_sliding_window` is true, which is refused.
+pub(super) const WITHOUT_WINDOW: &[&str] = &["sliding_window", "max_window_layers"];
+
 pub(super) const USUAL: Usual =
-    Usual { kv_heads: KvHeads::Required, context: 32768, biases: false, rope_types: &["linear"], ..LLAMA };
+    Usual { kv_heads: KvHeads::Required, context: 32768, biases: false, rope_types: WITHOUT_FACTORS, ..LLAMA };
 
 /// Qwen's experts.
 pub(super) const EXPERTS: ExpertNames =

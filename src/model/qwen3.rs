@@ -9,8 +9,19 @@ use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "Qwen3", gguf: "qwen3", hf: &["Qwen3ForCausalLM", "qwen3"], hyper, graph, keys, config, complete };
+pub(super) static ARCH: Arch = Arch {
+    title: "Qwen3",
+    gguf: "qwen3",
+    hf: &["Qwen3ForCausalLM", "qwen3"],
+    bases: &["Qwen3Model"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, &["use_sliding_window"]],
+    idle: qwen2::WITHOUT_WINDOW,
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     refuse_flag(c, "use_sliding_window")?;

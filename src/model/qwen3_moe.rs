@@ -12,12 +12,27 @@ pub(super) static ARCH: Arch = Arch {
     title: "Qwen3 MoE",
     gguf: "qwen3moe",
     hf: &["Qwen3MoeForCausalLM", "qwen3_moe"],
+    bases: &["Qwen3MoeModel"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, READ],
+    idle: qwen2::WITHOUT_WINDOW,
     hyper,
     graph: qwen3::graph,
     keys,
     config,
     complete,
 };
+
+/// Keys of its own that it looks at.
+const READ: &[&str] = &[
+    "use_sliding_window",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "norm_topk_prob",
+    "moe_intermediate_size",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+];
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     refuse_flag(c, "use_sliding_window")?;

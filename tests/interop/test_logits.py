@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import llama
-from fixtures import MODELS, NAMES, PURE, read_json
+from fixtures import FIXTURES, MODELS, NAMES, PURE, read_json
 
 # Relative RMS error of the logits, measured with `llama-quantize --pure` on a trained, a dense and a
 # sparse random model; half as much again is allowed. Unrelated logits would give about 1.4. The float
@@ -77,6 +77,26 @@ def test_every_architecture_runs_quantised(convert, name):
     assert np.isfinite(found).all()
     error = relative_rms(found, want)
     assert error <= Q8_ERROR, f"relative error {error:.4f}"
+
+
+VARIANTS = read_json(FIXTURES / "variants" / "variants.json")
+# Its architecture "llama" knows no windows.
+UNSAID = {"mixtral-window"}
+
+
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - UNSAID))
+def test_variant(convert, tmp_path_factory, name):
+    """The same weights under another config: how rotary embeddings are stretched, above all."""
+    base, changes = VARIANTS[name]["base"], VARIANTS[name]["changes"]
+    folder = tmp_path_factory.mktemp("variant") / base
+    shutil.copytree(MODELS / base, folder)
+    config = {**read_json(folder / "config.json"), **changes}
+    config = {key: value for key, value in config.items() if value is not None or key not in changes}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    stored = load_file(FIXTURES / "variants" / f"{name}.safetensors")
+    ids, want = stored["input_ids"][0].tolist(), stored["logits"][0]
+    gap = np.abs(llama.logits(convert(folder, "f32"), ids) - want).max()
+    assert gap <= TOLERANCE.get(base, 1e-3), f"largest difference {gap:.2e}"
 
 
 GEMMA3 = read_json(MODELS / "tiny-gemma3" / "golden.json")["variants"]

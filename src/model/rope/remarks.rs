@@ -1,0 +1,63 @@
+//! What of the rotary settings in config.json the user should know.
+
+use serde_json::Value as Json;
+
+use super::section::{ORIGINAL_CONTEXT, Section};
+use crate::checkpoint::config::HfConfig;
+use crate::error::printable;
+
+/// Settings that transformers reads, by the kind that has them; all kinds have those of the first row.
+const KNOWN: [(&[&str], &[&str]); 4] = [
+    (&["default"], &["rope_type", "type", "rope_theta", "partial_rotary_factor"]),
+    (&["linear", "dynamic"], &["factor"]),
+    (&["llama3"], &["factor", "low_freq_factor", "high_freq_factor", ORIGINAL_CONTEXT]),
+    (
+        &["yarn"],
+        &[
+            "factor",
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "mscale",
+            "mscale_all_dim",
+            "truncate",
+            ORIGINAL_CONTEXT,
+        ],
+    ),
+];
+
+/// The same for factors given one by one, which two names stand for.
+const LONG: [&str; 5] = ["factor", "attention_factor", "short_factor", "long_factor", ORIGINAL_CONTEXT];
+
+/// What is understood in a way that the configuration alone does not show.
+pub(in crate::model) fn remarks(c: &HfConfig, context: usize) -> Vec<String> {
+    let Ok(Some(section)) = Section::of(c) else { return Vec::new() };
+    let mut notes = Vec::new();
+    if let Some((taken, left, settings)) = Section::beside(c) {
+        let settings = printable(&Json::Object(settings.clone()).to_string());
+        notes.push(format!(
+            "{left} {settings} is not used: {taken} stands beside it, and transformers takes that alone"
+        ));
+    }
+    if section.kind().is_ok_and(|kind| kind == "dynamic") {
+        notes.push(format!(
+            "{} is of type dynamic: it changes nothing up to {context} tokens, and longer contexts, which transformers \
+             stretches, are not stretched here",
+            section.key
+        ));
+    }
+    notes
+}
+
+/// Settings that nothing reads, with the key that they stand under.
+pub(in crate::model) fn unread(c: &HfConfig) -> Vec<(String, Json)> {
+    let Ok(Some(section)) = Section::of(c) else { return Vec::new() };
+    let kind = section.kind().unwrap_or_default();
+    let mut known: Vec<&str> = KNOWN[0].1.to_vec();
+    known.extend(KNOWN[1..].iter().filter(|(kinds, _)| kinds.contains(&kind)).flat_map(|(_, names)| *names));
+    if !KNOWN.iter().any(|(kinds, _)| kinds.contains(&kind)) {
+        known.extend(LONG);
+    }
+    let left = section.map.iter().filter(|(name, value)| !known.contains(&name.as_str()) && !value.is_null());
+    left.map(|(name, value)| (format!("{}.{name}", section.key), value.clone())).collect()
+}
