@@ -97,6 +97,9 @@ fn what_cannot_be_expressed_is_refused() {
         ("tiny-gemma2", json!({"hidden_activation": "gelu"}), "hidden_activation"),
         ("tiny-gemma2", json!({"attention_bias": true}), "attention_bias"),
         ("tiny-gemma2", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        ("tiny-qwen3", json!({"is_causal": false}), "is_causal"),
+        ("tiny-qwen3", json!({"is_causal": Json::Null, "text_config": {"is_causal": null}}), "is_causal"),
+        ("tiny-gpt2", json!({"is_causal": false}), "is_causal"),
         ("tiny-gemma2", json!({"final_logit_softcapping": 0.0}), "final_logit_softcapping"),
         ("tiny-gemma2", json!({"tie_word_embeddings": false}), "tie_word_embeddings"),
         ("tiny-gemma2", json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
@@ -119,8 +122,8 @@ fn what_cannot_be_expressed_is_refused() {
     }
 }
 
-/// Keys that sound as if they mattered and that no class reads are told; those of training and those that say nothing
-/// are not. The fixtures have none.
+/// A note names keys that look as if they changed the result and that no class reads, but not those of training or
+/// those that say nothing. The fixtures have none.
 #[test]
 fn keys_that_nothing_reads_are_told() {
     for name in MODELS.iter() {
@@ -149,9 +152,70 @@ fn keys_that_nothing_reads_are_told() {
     assert!(!quiet.iter().any(|word| note.contains(word)), "{note}");
     let granite = open(&changed("tiny-granite", json!({"logits_scaling": 8.0}))).notes;
     assert_eq!(granite, Vec::<String>::new());
+    // Where all of our architectures have something, false is what tells.
+    let flags = json!({"use_rope": false, "causal": false, "rope_interleaved": false, "use_rms_norm": true});
+    let notes = open(&changed("tiny-olmo2", flags)).notes;
+    assert!(notes.len() == 1 && notes[0].contains("use_rope false, causal false: Transformers"), "{notes:?}");
+    // Keys of a text model within another, and of the rotary settings of layers with a window.
+    let nested = json!({
+        "text_config": {"router_scale": 2.0},
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default"}, "sliding_attention": {"factor": 8.0, "type": "default"},
+        },
+    });
+    let notes = open(&changed("tiny-gemma3", nested)).notes;
+    let told = ["router_scale 2.0", "rope_parameters.sliding_attention.factor 8.0"];
+    assert!(notes.len() == 1 && told.iter().all(|word| notes[0].contains(word)), "{notes:?}");
 }
 
-/// What transformers does with a context beyond the one that a dynamic base was made for is not done here.
+/// Values that change nothing in Transformers, and about which nothing is said: of keys that are known not to count.
+const SILENT: &[(&str, &[&str])] = &[];
+
+/// What changes the logits of Transformers changes the model here, or is refused. All else leaves the model as it is,
+/// and a note says so unless the key is known. `counts.json` has what Transformers does (see make_counts.py).
+#[test]
+fn keys_that_count_are_read_or_refused() {
+    let table = std::fs::read(fixtures().join("variants/counts.json")).unwrap();
+    let table: Json = serde_json::from_slice(&table).unwrap();
+    let mut silent: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, row) in table["models"].as_object().unwrap() {
+        let plain = open(&changed(name, json!({})));
+        for (key, value) in table["values"].as_object().unwrap() {
+            let value = if key == "layer_types" { &row["layer_types"] } else { value };
+            let listed = |what: &str| row[what].as_array().is_some_and(|keys| keys.contains(&json!(key)));
+            let described = describe(&changed(name, json!({ key: value })), &|_| true);
+            let model = match described {
+                Err(e) => {
+                    let said = e.explain();
+                    assert!(said.contains(key.as_str()), "{name}, {key} {value}: {said}");
+                    continue;
+                }
+                Ok(model) => model,
+            };
+            let same = model.graph.blocks == plain.graph.blocks && model.hyper == plain.hyper;
+            let told = model.notes.iter().any(|note| note.contains(key.as_str()));
+            match (listed("other"), listed("refused")) {
+                (true, _) => assert!(!same && !told, "{name}, {key} {value}: counts in Transformers"),
+                (_, true) => assert!(!same || told, "{name}, {key} {value}: Transformers does not run it"),
+                _ if same && !told => silent.entry(plain.arch.title).or_default().push(key.clone()),
+                _ => {}
+            }
+        }
+    }
+    let silent: Vec<(&str, Vec<String>)> = silent
+        .into_iter()
+        .map(|(title, mut keys)| {
+            keys.sort_unstable();
+            keys.dedup();
+            (title, keys)
+        })
+        .collect();
+    let expected: Vec<(&str, Vec<String>)> =
+        SILENT.iter().map(|(title, keys)| (*title, keys.iter().map(|key| (*key).to_owned()).collect())).collect();
+    assert_eq!(silent, expected);
+}
+
+/// Dynamic NTK beyond the model's context, and settings beside those that count.
 #[test]
 fn rotary_settings_that_do_not_count_are_told() {
     let dynamic = open(&changed("tiny-llama3", json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}))).notes;

@@ -133,6 +133,32 @@ fn gguf_headers_say_how_embeddings_are_stretched() {
     assert!(told("yarn_beta_fast") && told("yarn_log_multiplier") && more.notes.len() == 2, "{:?}", more.notes);
 }
 
+/// Keys that look as if they changed the result, and that are not read.
+#[test]
+fn gguf_keys_that_nothing_reads_are_told() {
+    let strange = [
+        ("llama.attention.key_length_swa", Some(Value::U32(4))),
+        ("llama.rope.dimension_sections", Some(Value::U32(4))),
+        ("llama.pooling_type", Some(Value::U32(3))),
+        ("llama.rope.scaling.attn_factor", Some(Value::F32(1.0))),
+    ];
+    let notes = describe(&header(&strange), &|n| n == "output.weight").unwrap().notes;
+    let told = "llama.attention.key_length_swa, llama.rope.dimension_sections are not read here";
+    assert!(notes.len() == 1 && notes[0].starts_with(told), "{notes:?}");
+    for name in MODELS.iter() {
+        let config = changed(name, json!({}));
+        let m = describe(&config, &|_| true).unwrap();
+        let Config::HuggingFace(c) = &config else { unreachable!() };
+        let mut metadata = Metadata::new();
+        metadata.set("general.architecture", Value::String(m.arch.gguf.into()));
+        (m.arch.keys)(&m.hyper, c, &mut metadata);
+        metadata.set(format!("{}.vocab_size", m.arch.gguf), Value::U32(m.hyper.vocab as u32));
+        let config = Config::Gguf(GgufConfig { path: "model.gguf".into(), metadata });
+        let notes = describe(&config, &|n| n == "output.weight").unwrap().notes;
+        assert!(notes.is_empty(), "{name}: {notes:?}");
+    }
+}
+
 fn header(changes: &[(&str, Option<Value>)]) -> Config {
     let config = changed("stories260k", json!({}));
     let m = describe(&config, &|_| true).unwrap();

@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use aurora_quant::checkpoint::{self, Config};
-use common::binary::{printed, refused};
+use common::binary::{good, printed, refused};
 use common::checkpoint::Checkpoint;
 use common::conversion::{hashes, json};
 use safetensors::Dtype;
@@ -22,8 +22,9 @@ fn text(path: &Path) -> &str {
 
 /// Converts a checkpoint that has the tokenizer of the fixture `base`: the output, and the notes of the record.
 fn converted(checkpoint: &Checkpoint, base: &str, dir: &TempDir, more: &[&str]) -> (PathBuf, Vec<String>) {
+    // The folder's name becomes the model's.
     let number = std::fs::read_dir(dir.path()).unwrap().count();
-    let (input, output) = (dir.path().join(format!("{number}")), dir.path().join(format!("{number}.out")));
+    let (input, output) = (dir.path().join(format!("{number}/model")), dir.path().join(format!("{number}/output")));
     checkpoint.write_as(base, &input);
     let words = [&["convert", text(&input), "-o", text(&output), "--json"], more].concat();
     let record: Json = serde_json::from_str(&printed(&words)).unwrap();
@@ -74,6 +75,27 @@ fn an_output_matrix_of_other_numbers_is_not_tied() {
     }
     let said = refusal(&with_head("tiny-gemma2", other), "tiny-gemma2", &dir);
     assert!(said.contains(HEAD) && said.contains(TABLE) && said.contains("remove it"), "{said}");
+}
+
+/// Who only looks at a model, or scores it, learns of it too.
+#[test]
+fn every_command_says_so() {
+    let dir = TempDir::new().unwrap();
+    let input = dir.path().join("model");
+    with_head("bookworm-8m", other).write_as("bookworm-8m", &input);
+    let eval = ["eval", text(&input), "--chunks", "1", "--context", "64"];
+    let inspect = ["inspect", text(&input)];
+    let bench = ["bench", text(&input), "-p", "4", "-n", "0", "-r", "1"];
+    let generate = ["generate", text(&input), "-p", "A", "-n", "1"];
+    for words in [&eval[..], &inspect, &bench, &generate] {
+        let said = String::from_utf8(good(words).stderr).unwrap();
+        assert!(said.contains("note: config.json says tie_word_embeddings true"), "{words:?}: {said}");
+    }
+    for words in [&eval[..], &inspect] {
+        let record: Json = serde_json::from_str(&printed(&[words, &["--json"]].concat())).unwrap();
+        let notes = record["notes"].as_array().unwrap();
+        assert!(notes.len() == 1 && notes[0].as_str().unwrap().contains(HEAD), "{words:?}: {notes:?}");
+    }
 }
 
 #[test]
@@ -218,6 +240,21 @@ fn pooling_of_embedding_models_is_a_key() {
     assert!(found.is_none() && notes.contains("1_Pooling"), "{notes}");
     let (found, notes) = pooled(&["Transformer", "Pooling", "Dense"], json!({"pooling_mode_cls_token": true}));
     assert!(found == Some(2) && notes.contains("2_Dense"), "{notes}");
+    assert!(notes.contains("has no Normalize"), "{notes}");
+    // What is done to texts before.
+    let write = |name: &str, value: Json| std::fs::write(input.join(name), value.to_string()).unwrap();
+    write("sentence_bert_config.json", json!({"max_seq_length": 512, "do_lower_case": true}));
+    write("config_sentence_transformers.json", json!({"prompts": {"query": "Q: "}, "default_prompt_name": "query"}));
+    let (found, notes) = pooled(&usual, json!({"pooling_mode_lasttoken": true, "include_prompt": false}));
+    assert_eq!(found, Some(3));
+    assert!(["do_lower_case", "prompt query", "leaves prompts out"].iter().all(|word| notes.contains(word)), "{notes}");
+    write("sentence_bert_config.json", json!({"max_seq_length": 512, "do_lower_case": false}));
+    write("config_sentence_transformers.json", json!({"prompts": {"query": "Q: "}, "default_prompt_name": null}));
+    let (_, notes) = pooled(&usual, json!({"pooling_mode_lasttoken": true, "include_prompt": true}));
+    assert_eq!(notes, "[]");
+    pooled(&["Transformer", "Pooling", "Dense", "Normalize"], json!({"pooling_mode_cls_token": true}));
+    // Git keeps no empty folders.
+    std::fs::remove_dir_all(input.join("3_Normalize")).unwrap();
     // In the Hugging Face layout all of it comes along.
     let (_, folder) = convert("folder", &["--format", "safetensors"]);
     assert!(folder.join("modules.json").is_file());
@@ -229,12 +266,15 @@ fn pooling_of_embedding_models_is_a_key() {
     assert!(said.contains("modules.json") && said.contains("elsewhere"), "{said}");
 }
 
-/// llama.cpp's files of Mistral know no window; who converts one is told.
+/// llama.cpp has no windows for Mistral's files and Phi-3's; who converts one is told.
 #[test]
-fn a_window_that_the_file_cannot_say_is_told() {
+fn a_window_that_llama_cpp_does_not_have_is_told() {
     let dir = TempDir::new().unwrap();
     let (_, notes) = converted(&Checkpoint::of("tiny-mistral"), "tiny-mistral", &dir, &["--type", "f32"]);
     assert!(mentions(&notes, &["sliding_window"]), "{notes:?}");
+    let phi = Checkpoint::of("tiny-phi3").with(json!({"sliding_window": 16}));
+    let (_, notes) = converted(&phi, "tiny-phi3", &dir, &["--type", "f32"]);
+    assert!(mentions(&notes, &["sliding_window is 16"]), "{notes:?}");
     let wide = Checkpoint::of("tiny-mistral").with(json!({"sliding_window": 4096}));
     let (_, notes) = converted(&wide, "tiny-mistral", &dir, &["--type", "f32"]);
     assert!(notes.is_empty(), "{notes:?}");

@@ -43,8 +43,15 @@ const MODES: [(&str, &str, Pooling); 3] = [
     ("pooling_mode_lasttoken", "lasttoken", Pooling::Last),
 ];
 
-/// Modules that a GGUF file needs not speak of: the model itself, and what llama.cpp does unless it is told not to.
-const IMPLIED: [&str; 2] = ["Transformer", "Normalize"];
+/// The module that is the model itself.
+const MODEL: &str = "Transformer";
+/// The module that scales vectors to length one, which llama.cpp does unless it is told not to.
+const NORMALIZE: &str = "Normalize";
+
+/// How the tokenizer is used for embeddings.
+const USE: &str = "sentence_bert_config.json";
+/// Prompts of an embedding model.
+const PROMPTS: &str = "config_sentence_transformers.json";
 
 /// The modules that a checkpoint's folder lists; none if it has no list.
 ///
@@ -62,7 +69,7 @@ pub fn modules(dir: &Path) -> Result<Vec<EmbeddingModule>> {
             _ => Err(Fault::damaged("must be a string in every module").of_key(&path, key)),
         };
         let (class, folder) = (text("type")?, PathBuf::from(text("path")?));
-        if !folder.components().all(|part| matches!(part, Component::Normal(_))) {
+        if !folder.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
             let what = format!("must be below this folder, found {}", printable(&folder.to_string_lossy()));
             return Err(Fault::damaged(what).of_key(&path, "path"));
         }
@@ -71,34 +78,64 @@ pub fn modules(dir: &Path) -> Result<Vec<EmbeddingModule>> {
     list.iter().map(module).collect()
 }
 
-/// How a checkpoint's texts are pooled, if its folder says so in a way that llama.cpp knows; and remarks on what it does
-/// not know.
+/// How a checkpoint's texts are pooled, if its folder says so in a way that llama.cpp knows. Also notes on what a GGUF
+/// file cannot say.
 ///
 /// # Errors
 /// If the folder's files about it are malformed or missing.
 pub fn pooling(dir: &Path) -> Result<(Option<Pooling>, Vec<String>)> {
     let (mut found, mut notes) = (None, Vec::new());
-    for module in modules(dir)? {
+    let modules = modules(dir)?;
+    for module in &modules {
         let place = printable(&module.folder.to_string_lossy());
         match module.kind.as_str() {
             "Pooling" => {
-                let path = dir.join(&module.folder).join("config.json");
-                found = mode(&read_json_object(&path)?);
+                let config = read_json_object(&dir.join(&module.folder).join("config.json"))?;
+                found = mode(&config);
                 if found.is_none() {
                     notes.push(format!(
-                        "{place} pools tokens in a way that llama.cpp does not know (it has the mean, the first and the \
-                         last token): the file names none, and a program that runs it has to be told one"
+                        "{place} pools tokens in a way that llama.cpp does not have (it has the mean, the first and \
+                         the last token), so the file names none"
                     ));
                 }
+                if config.get("include_prompt").and_then(Json::as_bool) == Some(false) {
+                    notes.push(format!("{place} leaves prompts out when it pools; the file cannot say so"));
+                }
             }
-            kind if IMPLIED.contains(&kind) => {}
+            MODEL | NORMALIZE => {}
             kind => notes.push(format!(
-                "module {} ({place}) of {MODULES} is not in the file: it holds the embeddings from before it",
+                "module {} ({place}) of {MODULES} is not in the file, which gives the embeddings before it",
                 printable(kind)
             )),
         }
     }
+    if modules.iter().any(|module| module.kind == "Pooling") {
+        if !modules.iter().any(|module| module.kind == NORMALIZE) {
+            notes.push(format!(
+                "{MODULES} has no {NORMALIZE}, so embeddings keep their length; llama.cpp scales them to length one \
+                 unless it is told not to (--embd-normalize -1)"
+            ));
+        }
+        notes.extend(texts(dir)?);
+    }
     Ok((found, notes))
+}
+
+/// What is done to texts before they are tokenised, which a GGUF file cannot say.
+fn texts(dir: &Path) -> Result<Vec<String>> {
+    let read = |name: &str| match dir.join(name) {
+        path if matches!(path.try_exists(), Ok(false)) => Ok(Map::new()),
+        path => read_json_object(&path),
+    };
+    let mut notes = Vec::new();
+    if read(USE)?.get("do_lower_case").and_then(Json::as_bool) == Some(true) {
+        notes.push(format!("{USE} has do_lower_case, which the file cannot say; texts must be in lower case"));
+    }
+    if let Some(name) = read(PROMPTS)?.get("default_prompt_name").and_then(Json::as_str) {
+        let name = printable(name);
+        notes.push(format!("{PROMPTS} puts prompt {name} before every text, which the file cannot say"));
+    }
+    Ok(notes)
 }
 
 /// The one way to pool that a configuration turns on; none if it is another, or several at once.
@@ -116,7 +153,8 @@ fn mode(config: &Map<String, Json>) -> Option<Pooling> {
     MODES.iter().find(|(key, ..)| more.is_none() && key == one).map(|(.., pooling)| *pooling)
 }
 
-/// Files beside a checkpoint that embedding models need: the list, and those of its folders.
+/// Files of an embedding model in the folders of its modules. A folder that is not there has none: Git keeps no empty
+/// ones.
 ///
 /// # Errors
 /// Those of [`modules`].
@@ -124,6 +162,9 @@ pub fn companions(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for module in modules(dir)?.iter().filter(|module| !module.folder.as_os_str().is_empty()) {
         let folder = dir.join(&module.folder);
+        if matches!(folder.try_exists(), Ok(false)) {
+            continue;
+        }
         let entries = folder.read_dir().map_err(|e| Error::io(&folder, "list", e))?;
         let mut found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|path| path.is_file()).collect();
         found.sort();

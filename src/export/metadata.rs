@@ -28,7 +28,7 @@ pub fn metadata(
             out.set("general.architecture", Value::String(model.arch.gguf.to_owned()));
             notes = card::general(dir, config, counts(&model.graph), &mut out);
             (model.arch.keys)(&model.hyper, config, &mut out);
-            notes.extend(lost_window(model, &out));
+            notes.extend(lost_window(model));
             let (pooling, remarks) = embedding::pooling(dir)?;
             if let Some(pooling) = pooling {
                 out.set(format!("{}.pooling_type", model.arch.gguf), Value::U32(pooling as u32));
@@ -56,14 +56,17 @@ fn vocabulary_key(model: &Model, out: &mut Metadata) -> Option<String> {
     })
 }
 
-/// A window that llama.cpp does not know of: its "llama" architecture, which Mistral's files are of, has none.
-fn lost_window(model: &Model, metadata: &Metadata) -> Option<String> {
-    let key = format!("{}.attention.sliding_window", model.arch.gguf);
-    let window = model.hyper.window.filter(|&w| w < model.hyper.context && metadata.get(&key).is_none())?;
+/// Architectures that llama.cpp runs without a window: "llama", which Mistral's files are too, has none, and that of
+/// Phi-3 is turned off.
+const WINDOWLESS: [&str; 2] = ["llama", "phi3"];
+
+/// A note on a window that llama.cpp does not have.
+fn lost_window(model: &Model) -> Option<String> {
+    let name = model.arch.gguf;
+    let window = model.hyper.window.filter(|&w| w < model.hyper.context && WINDOWLESS.contains(&name))?;
     Some(format!(
-        "sliding_window {window} is not in the file: llama.cpp has no windows for architecture {}, and beyond {window} \
-         tokens it attends to more than transformers does",
-        model.arch.gguf
+        "sliding_window is {window}, but llama.cpp has no window for {name} files: beyond {window} tokens it attends \
+         to more than Transformers does"
     ))
 }
 

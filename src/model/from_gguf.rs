@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::rope::yarn;
-use super::{Experts, Hyper, Rope, RopeScaling, Yarn};
+use super::{Experts, Hyper, Rope, RopeScaling, Yarn, unread};
 use crate::Result;
 use crate::checkpoint::config::GgufConfig;
+use crate::error::printable;
 use crate::gguf::{Value, whole};
 
 /// Keys that change what is computed in ways the ops do not express, unless they have the value given.
@@ -68,6 +69,17 @@ impl Keys<'_> {
             Some(x) if x < 0.0 => Err(self.error(key, format!("must be above zero, found {x}"))),
             x => Ok(x.filter(|&x| x > 0.0)),
         }
+    }
+
+    /// Whether a key of the file is of those that change results, and nothing reads it.
+    fn unread(&self, key: &str) -> bool {
+        let own = key.strip_prefix(self.prefix).and_then(|key| key.strip_prefix('.'));
+        let known = |key: &str| {
+            READ.contains(&key)
+                || REFUSED.iter().any(|(name, _)| *name == key)
+                || YARN.iter().any(|(name, ..)| *name == key)
+        };
+        own.is_some_and(|key| unread::in_families(key) && !known(key))
     }
 
     fn error(&self, key: &str, what: impl Into<String>) -> crate::Error {
@@ -152,8 +164,40 @@ pub(super) fn hyper(config: &GgufConfig, prefix: &str, has: &dyn Fn(&str) -> boo
     })
 }
 
-/// Keys of a stretched rotary embedding that llama.cpp reads for few architectures, and for none of ours; with the value
-/// that it takes instead, and whether they count here.
+/// Keys that are read, here or by an architecture, or that change nothing.
+const READ: &[&str] = &[
+    "attention.causal",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "attention.scale",
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "attention.value_length",
+    "attn_logit_softcapping",
+    "embedding_scale",
+    "expert_count",
+    "expert_feed_forward_length",
+    "expert_used_count",
+    "expert_weights_norm",
+    "final_logit_softcapping",
+    "logit_scale",
+    "residual_scale",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.freq_base_swa",
+    "rope.scale_linear",
+    "rope.scaling.attn_factor",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+];
+
+/// Keys of a stretched rotary embedding that llama.cpp reads for none of our architectures, with the value that it takes
+/// instead and whether they count here.
 const YARN: [(&str, f32, bool); 4] = [
     ("rope.scaling.yarn_beta_fast", yarn::FAST, true),
     ("rope.scaling.yarn_beta_slow", yarn::SLOW, true),
@@ -166,14 +210,24 @@ pub(super) fn notes(config: &GgufConfig, prefix: &str) -> Vec<String> {
     let k = Keys { config, prefix };
     let found = YARN.iter().filter_map(|&(key, usual, counts)| {
         let value = k.opt_number(key).ok().flatten().filter(|&value| value != usual)?;
-        let (what, key) = (if counts { "but not by llama.cpp" } else { "nor by llama.cpp" }, k.key(key));
-        let here = if counts { "is read here" } else { "is not read here" };
-        Some(format!("{key} {value} {here}, {what} for this architecture"))
+        let who = if counts { "is read here, but not by llama.cpp" } else { "is read neither here nor by llama.cpp" };
+        Some(format!("{} {value} {who} for this architecture", k.key(key)))
     });
-    match k.config.opt_text(&k.key("rope.scaling.type")) {
+    let mut notes: Vec<String> = match k.config.opt_text(&k.key("rope.scaling.type")) {
         Ok(Some("yarn")) => found.collect(),
         _ => Vec::new(),
+    };
+    let unread: Vec<&str> = config.metadata.iter().map(|(key, _)| key).filter(|key| k.unread(key)).collect();
+    if !unread.is_empty() {
+        notes.push(format!("{} not read here; llama.cpp may compute something else", list(&unread)));
     }
+    notes
+}
+
+/// "a is", "a, b are".
+fn list(keys: &[&str]) -> String {
+    let keys: Vec<String> = keys.iter().map(|key| printable(key)).collect();
+    format!("{} {}", keys.join(", "), if keys.len() == 1 { "is" } else { "are" })
 }
 
 /// The length of the token list; as in llama.cpp a `vocab_size` counts only where there is no list.

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value as Json;
+
 pub(super) use super::usual::{KvHeads, LLAMA, Usual, WITHOUT_FACTORS};
 use super::{Hyper, limits, rope};
 use crate::Result;
@@ -30,6 +32,7 @@ pub(super) const READ: &[&str] = &[
     "original_max_position_embeddings",
     "layer_types",
     "tie_word_embeddings",
+    "is_causal",
 ];
 
 /// The activation's key of most.
@@ -37,6 +40,7 @@ pub(super) const ACTIVATION: &[&str] = &["hidden_act"];
 
 /// Reads what all have in common. Fields of [`Hyper`] that only some architectures have are left unset.
 pub(super) fn hyper(c: &HfConfig, usual: &Usual) -> Result<Hyper> {
+    causal(c)?;
     let (blocks, width) = (c.size("num_hidden_layers")?, c.size("hidden_size")?);
     let ffn = c.size("intermediate_size")?;
     let size_or = |key: &str, usual: Option<usize>| match (c.opt_size(key)?, usual) {
@@ -113,6 +117,17 @@ pub(super) fn divided(c: &HfConfig, width: usize, heads: usize) -> Result<usize>
     }
 }
 
+/// Tokens must not see later ones. Transformers looks at this key for every class, and takes null for false.
+pub(super) fn causal(c: &HfConfig) -> Result<()> {
+    let key = "is_causal";
+    let text = c.map.get("text_config").and_then(Json::as_object);
+    let null = text.into_iter().chain([&c.map]).any(|map| map.get(key).is_some_and(Json::is_null));
+    match null || c.opt_flag(key)? == Some(false) {
+        true => Err(c.unsupported(key, "must be true: attention to later tokens is not supported")),
+        false => Ok(()),
+    }
+}
+
 /// A flag that must not be set.
 pub(super) fn refuse_flag(c: &HfConfig, key: &str) -> Result<()> {
     match c.opt_flag(key)? {
@@ -135,7 +150,7 @@ pub(super) fn sliding_layers(c: &HfConfig, blocks: usize) -> Result<Option<Vec<b
     let Some(value) = c.get(key) else { return Ok(None) };
     let list = value.as_array().filter(|l| l.len() == blocks);
     let list = list.ok_or_else(|| c.error(key, format!("must be a list of {blocks} strings, one per layer")))?;
-    let read = |v: &serde_json::Value| match v.as_str() {
+    let read = |v: &Json| match v.as_str() {
         Some("sliding_attention") => Ok(true),
         Some("full_attention") => Ok(false),
         _ => Err(c.unsupported(key, format!("{v} is not supported, only full_attention and sliding_attention"))),

@@ -16,7 +16,7 @@ pub(super) static ARCH: Arch = Arch {
     hf: &["Gemma2ForCausalLM", "gemma2"],
     bases: &["Gemma2Model"],
     reads: &[from_hf::READ, READ],
-    idle: &["hidden_act"],
+    idle: IDLE,
     hyper,
     graph,
     keys,
@@ -37,6 +37,9 @@ pub(super) const READ: &[&str] = &[
     "query_pre_attn_scalar",
     "use_bidirectional_attention",
 ];
+
+/// Keys that Google's files have beside those that count.
+pub(super) const IDLE: &[&str] = &["hidden_act", "sliding_window_size"];
 
 pub(super) const USUAL: Usual = Usual {
     head_dim: Some(256),

@@ -17,7 +17,7 @@ pub(super) static ARCH: Arch = Arch {
     hf: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "gemma3_text", "gemma3"],
     bases: &["Gemma3TextModel", "Gemma3Model"],
     reads: &[from_hf::READ, gemma2::READ, READ],
-    idle: &["hidden_act"],
+    idle: gemma2::IDLE,
     hyper,
     graph,
     keys,

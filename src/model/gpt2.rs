@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::build::Builder;
 use super::conventions::{Conventions, Linear};
-use super::from_hf::{divided, refuse_flag};
+use super::from_hf::{causal, divided, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, Import, ModelGraph, NormKind, Op, Role, Rope, RopeScaling, RopeStyle, complete};
@@ -18,7 +18,7 @@ pub(super) static ARCH: Arch = Arch {
     hf: &["GPT2LMHeadModel", "gpt2"],
     bases: &["GPT2Model"],
     reads: &[READ],
-    idle: &[],
+    idle: &["summary_activation"],
     hyper,
     graph,
     keys,
@@ -58,9 +58,11 @@ const READ: &[&str] = &[
     "reorder_and_upcast_attn",
     "add_cross_attention",
     "tie_word_embeddings",
+    "is_causal",
 ];
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
+    causal(c)?;
     // The second name is what transformers' attribute map calls the same thing.
     let size = |keys: [&str; 2]| match c.opt_size(keys[0])? {
         Some(n) => Ok(n),

@@ -52,8 +52,8 @@ pub fn of_source(source: &dyn TensorSource) -> Result<Model> {
         Err(_) => config.opt_flag(ties::KEY)? == Some(true),
     };
     let Some((table, head)) = tied.then(|| ties::apart(source)).flatten() else { return described };
-    // Transformers ties weights only if they are equal since version 5 (`tie_weights` in its modeling_utils.py). Before,
-    // it dropped the output matrix.
+    // Since version 5, Transformers ties weights only if they are equal (`tie_weights` in its modeling_utils.py). It
+    // used to drop the output matrix.
     let (table, name) = (printable(&table.name), printable(&head.name));
     let model = describe(&Config::HuggingFace(ties::untied(config)), &has).map_err(|e| {
         let what = format!(

@@ -41,7 +41,7 @@ pub(super) fn headless(c: &HfConfig, arch: &Arch, class: &str) -> Result<(Hyper,
         c.error("architectures", Fault::unsupported(what).because(e))
     })?;
     let note = format!(
-        "{class} has no output matrix: llama.cpp uses the embedding table instead. The file is for embeddings; the next \
+        "{class} has no output matrix: llama.cpp uses the embedding table instead. The file is for embeddings; next \
          tokens that it predicts mean nothing"
     );
     Ok((hyper, (c.opt_flag(KEY)? != Some(true)).then_some(note)))

@@ -12,7 +12,7 @@ use crate::model::{Import, ModelGraph, Param, Part, Role};
 use crate::{Error, Result};
 
 /// What names of classifiers' heads start with.
-const CLASSIFIERS: [&str; 3] = ["score.", "classifier.", "qa_outputs."];
+const CLASSIFIERS: [&str; 5] = ["score.", "classifier.", "qa_outputs.", "v_head.", "cls."];
 
 /// Where one parameter's numbers are.
 pub(super) struct Bound<'a> {

@@ -80,13 +80,13 @@ def test_every_architecture_runs_quantised(convert, name):
 
 
 VARIANTS = read_json(FIXTURES / "variants" / "variants.json")
-# Its architecture "llama" knows no windows.
-UNSAID = {"mixtral-window"}
+# Its architecture "llama" has no windows, and its contexts have at least 256 tokens: always the long factors.
+UNSAID = {"mixtral-window", "granite-short", "phi3-short"}
 
 
 @pytest.mark.parametrize("name", sorted(set(VARIANTS) - UNSAID))
 def test_variant(convert, tmp_path_factory, name):
-    """The same weights under another config: how rotary embeddings are stretched, above all."""
+    """The same weights under another configuration, mostly of the rotary embedding."""
     base, changes = VARIANTS[name]["base"], VARIANTS[name]["changes"]
     folder = tmp_path_factory.mktemp("variant") / base
     shutil.copytree(MODELS / base, folder)
@@ -96,7 +96,7 @@ def test_variant(convert, tmp_path_factory, name):
     stored = load_file(FIXTURES / "variants" / f"{name}.safetensors")
     ids, want = stored["input_ids"][0].tolist(), stored["logits"][0]
     gap = np.abs(llama.logits(convert(folder, "f32"), ids) - want).max()
-    assert gap <= TOLERANCE.get(base, 1e-3), f"largest difference {gap:.2e}"
+    assert gap <= tolerance(base), f"largest difference {gap:.2e}"
 
 
 GEMMA3 = read_json(MODELS / "tiny-gemma3" / "golden.json")["variants"]

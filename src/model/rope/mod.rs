@@ -1,8 +1,6 @@
 //! Rotary embeddings as config.json describes them: the old way (`rope_theta`, `rope_scaling`) and that of
 //! transformers 5 (`rope_parameters`, which may hold one set per layer type).
 
-use serde_json::Value as Json;
-
 use super::usual::Usual;
 use super::{Rope, RopeScaling};
 use crate::Result;
@@ -95,8 +93,8 @@ fn yarn_scaling(s: &Section<'_>, usual: &Usual, rope: &Rope, yarn: Yarn) -> Resu
         Yarn { beta_slow, .. } => ("beta_slow", beta_slow.to_string(), yarn::SLOW.to_string()),
     };
     let what = format!(
-        "{found} is not supported: llama.cpp reads no key for it here and takes {usual}; remove {} if the model is to be \
-         used within its original context only",
+        "{found} is not supported: llama.cpp reads no key for it here and takes {usual}; remove {} to use the model \
+         within its original context only",
         s.key
     );
     Err(s.unsupported(name, what))
@@ -134,12 +132,12 @@ fn long_factors(s: &Section<'_>, original: usize, rope: &mut Rope, context: usiz
 
 /// The base in blocks with a sliding window (Gemma 3; transformers' default: 10000).
 pub(super) fn sliding_base(c: &HfConfig) -> Result<f32> {
-    const KEY: &str = "rope_parameters.sliding_attention";
-    let nested = c.opt_object("rope_parameters")?.and_then(|m| m.get("sliding_attention")).and_then(Json::as_object);
-    let base = match nested {
+    // Fails if it is no object.
+    c.opt_object("rope_parameters")?;
+    let base = match section::sliding(c) {
         None => None,
         Some(map) => {
-            let s = Section { config: c, key: KEY, map: map.clone() };
+            let s = Section { config: c, key: section::SLIDING, map: map.clone() };
             if s.kind()? != "default" {
                 return Err(s.unsupported("rope_type", "only \"default\" is supported in blocks with a sliding window"));
             }

@@ -2,11 +2,11 @@
 
 use serde_json::Value as Json;
 
-use super::section::{ORIGINAL_CONTEXT, Section};
+use super::section::{self, ORIGINAL_CONTEXT, Section};
 use crate::checkpoint::config::HfConfig;
-use crate::error::printable;
+use crate::model::unread::shown;
 
-/// Settings that transformers reads, by the kind that has them; all kinds have those of the first row.
+/// Settings that Transformers reads, by the kinds that have them. All kinds have those of the first row.
 const KNOWN: [(&[&str], &[&str]); 4] = [
     (&["default"], &["rope_type", "type", "rope_theta", "partial_rotary_factor"]),
     (&["linear", "dynamic"], &["factor"]),
@@ -29,27 +29,25 @@ const KNOWN: [(&[&str], &[&str]); 4] = [
 /// The same for factors given one by one, which two names stand for.
 const LONG: [&str; 5] = ["factor", "attention_factor", "short_factor", "long_factor", ORIGINAL_CONTEXT];
 
-/// What is understood in a way that the configuration alone does not show.
+/// What the configuration alone does not show.
 pub(in crate::model) fn remarks(c: &HfConfig, context: usize) -> Vec<String> {
     let Ok(Some(section)) = Section::of(c) else { return Vec::new() };
     let mut notes = Vec::new();
     if let Some((taken, left, settings)) = Section::beside(c) {
-        let settings = printable(&Json::Object(settings.clone()).to_string());
-        notes.push(format!(
-            "{left} {settings} is not used: {taken} stands beside it, and transformers takes that alone"
-        ));
+        let settings = shown(&Json::Object(settings.clone()));
+        notes.push(format!("{left} {settings} is not used: beside {taken} Transformers does not read it"));
     }
     if section.kind().is_ok_and(|kind| kind == "dynamic") {
         notes.push(format!(
-            "{} is of type dynamic: it changes nothing up to {context} tokens, and longer contexts, which transformers \
-             stretches, are not stretched here",
+            "{} is dynamic: up to {context} tokens it changes nothing; longer contexts, which Transformers stretches, \
+             are not stretched here",
             section.key
         ));
     }
     notes
 }
 
-/// Settings that nothing reads, with the key that they stand under.
+/// Settings that nothing reads, with the key that they are under.
 pub(in crate::model) fn unread(c: &HfConfig) -> Vec<(String, Json)> {
     let Ok(Some(section)) = Section::of(c) else { return Vec::new() };
     let kind = section.kind().unwrap_or_default();
@@ -59,5 +57,11 @@ pub(in crate::model) fn unread(c: &HfConfig) -> Vec<(String, Json)> {
         known.extend(LONG);
     }
     let left = section.map.iter().filter(|(name, value)| !known.contains(&name.as_str()) && !value.is_null());
-    left.map(|(name, value)| (format!("{}.{name}", section.key), value.clone())).collect()
+    let mut left: Vec<_> = left.map(|(name, value)| (format!("{}.{name}", section.key), value.clone())).collect();
+    if let Some(set) = section::sliding(c) {
+        let known = |name: &str| ["rope_type", "type", "rope_theta"].contains(&name);
+        let unread = set.iter().filter(|(name, value)| !known(name) && !value.is_null());
+        left.extend(unread.map(|(name, value)| (format!("{}.{name}", section::SLIDING), value.clone())));
+    }
+    left
 }

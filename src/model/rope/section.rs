@@ -14,6 +14,15 @@ pub(in crate::model) const ORIGINAL_CONTEXT: &str = "original_max_position_embed
 /// Where settings differ by the type of the layer, those that layers without a window have.
 const FULL: &str = "full_attention";
 
+/// Where the settings of layers with a window are, if they differ.
+pub(super) const SLIDING: &str = "rope_parameters.sliding_attention";
+
+/// The settings of layers with a window, if they have their own.
+pub(super) fn sliding(c: &HfConfig) -> Option<&Map<String, Json>> {
+    let (outer, inner) = SLIDING.split_once('.')?;
+    c.get(outer)?.get(inner)?.as_object()
+}
+
 /// One object of rotary settings, and the key it stood under.
 pub(super) struct Section<'a> {
     pub config: &'a HfConfig,
@@ -22,9 +31,9 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The settings that count, if there are any. transformers takes `rope_scaling` where both keys are there, and of
-    /// the other one nothing, not even its base. Only where settings differ by the type of the layer (Gemma 3) does it
-    /// put the first on top of the second.
+    /// The settings that count, if there are any. If both keys are there, Transformers reads `rope_scaling` and nothing
+    /// of the other, not even its base. Only if settings differ by the type of the layer (Gemma 3), it puts the first
+    /// on top of the second.
     ///
     /// # Errors
     /// If one of them is no object.
@@ -43,7 +52,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// Settings that stand beside those that count, and do not.
+    /// Settings beside those that count, which do not.
     pub fn beside(config: &HfConfig) -> Option<(&'static str, &'static str, &Map<String, Json>)> {
         let object = |key| config.get(key).and_then(Json::as_object).filter(|map: &&Map<String, Json>| !map.is_empty());
         let (old, new) = (object(OLD)?, object(NEW)?);
