@@ -128,6 +128,21 @@ pub(super) fn causal(c: &HfConfig) -> Result<()> {
     }
 }
 
+/// A size that has two names. Transformers takes whichever comes last, so both must say the same.
+pub(super) fn opt_either(c: &HfConfig, [usual, other]: [&str; 2]) -> Result<Option<usize>> {
+    match (c.opt_size(usual)?, c.opt_size(other)?) {
+        (Some(a), Some(b)) if a != b => {
+            Err(c.error(other, format!("is {b}, but {usual} is {a}; they are two names of one number, so remove one")))
+        }
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+/// The same, where it must be there.
+pub(super) fn either(c: &HfConfig, names: [&str; 2]) -> Result<usize> {
+    opt_either(c, names)?.map_or_else(|| c.size(names[0]), Ok)
+}
+
 /// A flag that must not be set.
 pub(super) fn refuse_flag(c: &HfConfig, key: &str) -> Result<()> {
     match c.opt_flag(key)? {
@@ -158,14 +173,23 @@ pub(super) fn sliding_layers(c: &HfConfig, blocks: usize) -> Result<Option<Vec<b
     list.iter().map(read).collect::<Result<Vec<_>>>().map(Some)
 }
 
-/// Every how many blocks one sees the whole context: `layer_types`, else the key of that name, else `usual`.
-pub(super) fn window_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Result<usize> {
+/// Every how many blocks one sees the whole context, if `layer_types` says so. `usual` wins where several fit.
+pub(super) fn listed_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Result<Option<usize>> {
+    let Some(layers) = sliding_layers(c, blocks)? else { return Ok(None) };
     let fits = |p: usize, layers: &[bool]| layers.iter().enumerate().all(|(i, &slides)| slides == (i % p < p - 1));
-    if let Some(layers) = sliding_layers(c, blocks)? {
-        let found = std::iter::once(usual).chain(1..=blocks + 1).find(|&p| fits(p, &layers));
-        return found.ok_or_else(|| {
-            c.unsupported("layer_types", "is supported only if every n-th layer, and no other, has full attention")
-        });
+    match std::iter::once(usual).chain(1..=blocks + 1).find(|&p| fits(p, &layers)) {
+        None => {
+            let what = "is supported only if every n-th layer, and no other, has full attention";
+            Err(c.unsupported("layer_types", what))
+        }
+        found => Ok(found),
+    }
+}
+
+/// The same: `layer_types`, else the key of that name, else `usual`.
+pub(super) fn window_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Result<usize> {
+    if let Some(listed) = listed_pattern(c, blocks, usual)? {
+        return Ok(listed);
     }
     for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
         if let Some(p) = c.opt_size(key)? {

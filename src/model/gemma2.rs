@@ -2,7 +2,7 @@
 
 use super::build::Builder;
 use super::conventions::{self, Conventions};
-use super::from_hf::{self, KvHeads, LLAMA, Usual, WITHOUT_FACTORS, refuse_flag, window_pattern};
+use super::from_hf::{self, KvHeads, LLAMA, Usual, WITHOUT_FACTORS, listed_pattern, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
@@ -30,8 +30,6 @@ const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, norm_les
 pub(super) const READ: &[&str] = &[
     "hidden_activation",
     "sliding_window",
-    "sliding_window_pattern",
-    "_sliding_window_pattern",
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "query_pre_attn_scalar",
@@ -73,7 +71,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     }
     h.window = h.window.or(Some(4096));
     h.window_pattern = Some(2);
-    if h.blocks <= super::limits::MAX_BLOCKS && window_pattern(c, h.blocks, 2)? != 2 {
+    if h.blocks <= super::limits::MAX_BLOCKS && listed_pattern(c, h.blocks, 2)?.is_some_and(|p| p != 2) {
         return Err(c.unsupported("layer_types", "must have a window in every other layer, starting with the first"));
     }
     implied(&mut h, BLOCKS_27B);

@@ -35,7 +35,7 @@ const CONVENTIONS: Conventions = Conventions {
 };
 
 /// Keys of its own that it looks at, beside those of Gemma 2.
-const READ: &[&str] = &["rope_local_base_freq"];
+const READ: &[&str] = &["rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"];
 
 /// Every how many blocks one sees everything, unless said otherwise; GGUF files usually do not say.
 const PATTERN: usize = 6;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::build::Builder;
 use super::conventions::{Conventions, Linear};
-use super::from_hf::{causal, divided, refuse_flag};
+use super::from_hf::{causal, divided, either, opt_either, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, Import, ModelGraph, NormKind, Op, Role, Rope, RopeScaling, RopeStyle, complete};
@@ -63,13 +63,9 @@ const READ: &[&str] = &[
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     causal(c)?;
-    // The second name is what transformers' attribute map calls the same thing.
-    let size = |keys: [&str; 2]| match c.opt_size(keys[0])? {
-        Some(n) => Ok(n),
-        None => c.opt_size(keys[1])?.map_or_else(|| c.size(keys[0]), Ok),
-    };
-    let blocks = size(["n_layer", "num_hidden_layers"])?;
-    let (width, heads) = (size(["n_embd", "hidden_size"])?, size(["n_head", "num_attention_heads"])?);
+    // The second name is what Transformers' attribute map calls the same thing.
+    let blocks = either(c, ["n_layer", "num_hidden_layers"])?;
+    let (width, heads) = (either(c, ["n_embd", "hidden_size"])?, either(c, ["n_head", "num_attention_heads"])?);
     let act = c.opt_text("activation_function")?.unwrap_or("gelu_new");
     if !["gelu_new", "gelu_pytorch_tanh"].contains(&act) {
         return Err(c.unsupported("activation_function", format!("{act:?} is not supported, only gelu_new")));
@@ -82,7 +78,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     }
     Ok(Hyper {
         blocks,
-        context: c.opt_size("n_positions")?.or(c.opt_size("max_position_embeddings")?).unwrap_or(1024),
+        context: opt_either(c, ["n_positions", "max_position_embeddings"])?.unwrap_or(1024),
         width,
         ffn: c.opt_size("n_inner")?.unwrap_or(4 * width),
         vocab: c.size("vocab_size")?,

@@ -84,10 +84,10 @@ pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
     let (arch, hyper, notes) = match config {
         Config::HuggingFace(c) => {
             quantized::understood(c)?;
-            let classes::Named { arch, headless } = classes::find(c)?;
+            let classes::Named { arch, headless } = classes::find(c, ARCHS)?;
             let (hyper, note) = match headless.filter(|_| !ties::HEADS.iter().any(|&name| has(name))) {
                 None => ((arch.hyper)(c)?, None),
-                Some(class) => ties::headless(c, arch, class)?,
+                Some(class) => classes::headless(c, arch, class)?,
             };
             let notes = unread::notes(c, arch, hyper.context);
             (arch, hyper, note.into_iter().chain(notes).collect())
@@ -95,8 +95,8 @@ pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
         Config::Gguf(c) => {
             let name = c.text("general.architecture")?;
             let found = ARCHS.iter().find(|a| a.gguf == name);
-            let arch =
-                found.ok_or_else(|| c.unsupported("general.architecture", classes::unknown(name, |a| a.gguf)))?;
+            let arch = found
+                .ok_or_else(|| c.unsupported("general.architecture", classes::unknown(name, ARCHS, |a| a.gguf)))?;
             let mut hyper = from_gguf::hyper(c, name, has)?;
             limits::check(&hyper, config)?;
             (arch.complete)(&mut hyper, c)?;

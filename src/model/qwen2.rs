@@ -26,7 +26,7 @@ pub(super) static ARCH: Arch = Arch {
 
 pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
-/// What counts only where `use_sliding_window` is true, which is refused.
+/// What counts only if `use_sliding_window` is true.
 pub(super) const WITHOUT_WINDOW: &[&str] = &["sliding_window", "max_window_layers"];
 
 pub(super) const USUAL: Usual =
@@ -36,8 +36,21 @@ pub(super) const USUAL: Usual =
 pub(super) const EXPERTS: ExpertNames =
     ExpertNames { router: &["mlp.gate.weight"], list: "mlp.experts", each: ["gate_proj", "up_proj", "down_proj"] };
 
+/// Layers that slide are refused, but a window that no layer has is none.
+pub(super) fn no_window(c: &HfConfig) -> Result<()> {
+    if c.opt_flag("use_sliding_window")? != Some(true) {
+        return Ok(());
+    }
+    // Transformers' default. If the layers are listed, the list is checked instead.
+    let first = c.opt_size("max_window_layers")?.unwrap_or(28);
+    match c.get("layer_types").is_some() || c.size("num_hidden_layers")? <= first {
+        true => Ok(()),
+        false => refuse_flag(c, "use_sliding_window"),
+    }
+}
+
 fn hyper(c: &HfConfig) -> Result<Hyper> {
-    refuse_flag(c, "use_sliding_window")?;
+    no_window(c)?;
     let mut h = from_hf::hyper(c, &Usual { heads_fill_width: true, ..USUAL })?;
     h.qkv_bias = true;
     Ok(h)

@@ -1,7 +1,7 @@
 //! Qwen 3: the heads of queries and keys are normed before they rotate; no biases.
 
 use super::decoder::{self, Variant};
-use super::from_hf::{self, Usual, refuse_flag};
+use super::from_hf::{self, Usual};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Arch, Hyper, ModelGraph, complete, qwen2};
@@ -24,7 +24,7 @@ pub(super) static ARCH: Arch = Arch {
 };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
-    refuse_flag(c, "use_sliding_window")?;
+    qwen2::no_window(c)?;
     from_hf::hyper(c, &Usual { head_dim: Some(128), ..qwen2::USUAL })
 }
 

@@ -1,6 +1,6 @@
 //! Qwen 3 with experts in every block.
 
-use super::from_hf::{self, only, refuse_flag};
+use super::from_hf::{self, either, only, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Arch, Experts, Hyper, complete, qwen2, qwen3};
@@ -48,13 +48,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     }
     let mut h = from_hf::hyper(c, &qwen2::USUAL)?;
     h.ffn = c.size("moe_intermediate_size")?;
-    let count = match c.opt_size("num_experts")? {
-        Some(n) => n,
-        None => match c.opt_size("num_local_experts")? {
-            Some(n) => n,
-            None => c.size("num_experts")?,
-        },
-    };
+    let count = either(c, ["num_experts", "num_local_experts"])?;
     h.experts = Some(Experts { count, used: c.size("num_experts_per_tok")?, normalize: true });
     Ok(h)
 }

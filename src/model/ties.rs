@@ -2,11 +2,8 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::{Arch, Hyper};
-use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::checkpoint::{TensorInfo, TensorSource};
-use crate::error::Fault;
 
 /// The key of config.json.
 pub(super) const KEY: &str = "tie_word_embeddings";
@@ -30,23 +27,6 @@ fn ends_in(name: &str, end: &str) -> bool {
     name.strip_suffix(end).is_some_and(|start| start.is_empty() || start.ends_with('.'))
 }
 
-/// What a class without an output matrix stands for: the embedding table takes its place, as in llama.cpp. `class`: its
-/// name. Also what the user should know.
-pub(super) fn headless(c: &HfConfig, arch: &Arch, class: &str) -> Result<(Hyper, Option<String>)> {
-    let mut tied = c.clone();
-    tie(&mut tied.map, true);
-    let hyper = (arch.hyper)(&tied);
-    let hyper = hyper.map_err(|e| {
-        let what = format!("{class} has no output matrix, and the embedding table cannot be one here");
-        c.error("architectures", Fault::unsupported(what).because(e))
-    })?;
-    let note = format!(
-        "{class} has no output matrix: llama.cpp uses the embedding table instead. The file is for embeddings; next \
-         tokens that it predicts mean nothing"
-    );
-    Ok((hyper, (c.opt_flag(KEY)? != Some(true)).then_some(note)))
-}
-
 /// The configuration of a model whose output matrix is one of its own.
 pub(super) fn untied(config: &HfConfig) -> HfConfig {
     let mut config = config.clone();
@@ -60,7 +40,7 @@ pub(super) fn untie(map: &mut Map<String, Json>) {
 }
 
 /// Says it wherever it is looked for.
-fn tie(map: &mut Map<String, Json>, tied: bool) {
+pub(super) fn tie(map: &mut Map<String, Json>, tied: bool) {
     map.insert(KEY.to_owned(), Json::Bool(tied));
     if let Some(Json::Object(text)) = map.get_mut("text_config") {
         text.insert(KEY.to_owned(), Json::Bool(tied));

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::{Arch, rope};
 use crate::checkpoint::config::HfConfig;
-use crate::error::printable;
+use crate::error::{printable, printable_json};
 
 /// Words that begin a part of a key which has to do with attention, rotary embeddings, norms, MLPs, routers or caps.
 const FAMILIES: &[&str] = &[
@@ -110,7 +110,8 @@ pub(super) fn notes(c: &HfConfig, arch: &Arch, context: usize) -> Vec<String> {
         .collect();
     left.extend(rope::unread(c));
     if !left.is_empty() {
-        let list: Vec<_> = left.iter().map(|(key, value)| format!("{} {}", printable(key), shown(value))).collect();
+        let list: Vec<_> =
+            left.iter().map(|(key, value)| format!("{} {}", printable(key), printable_json(value))).collect();
         let it = if list.len() == 1 { "it" } else { "them" };
         notes.push(format!(
             "config.json has {}: Transformers does not read {it} for {}, and neither does this; check that the model \
@@ -120,11 +121,6 @@ pub(super) fn notes(c: &HfConfig, arch: &Arch, context: usize) -> Vec<String> {
         ));
     }
     notes
-}
-
-/// A value of config.json, for a note.
-pub(super) fn shown(value: &Json) -> String {
-    printable(&value.to_string()).replace("\\\"", "\"")
 }
 
 /// Whether one of the words begins a part of the key.

@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use super::section::{self, ORIGINAL_CONTEXT, Section};
 use crate::checkpoint::config::HfConfig;
-use crate::model::unread::shown;
+use crate::error::printable_json;
 
 /// Settings that Transformers reads, by the kinds that have them. All kinds have those of the first row.
 const KNOWN: [(&[&str], &[&str]); 4] = [
@@ -34,7 +34,7 @@ pub(in crate::model) fn remarks(c: &HfConfig, context: usize) -> Vec<String> {
     let Ok(Some(section)) = Section::of(c) else { return Vec::new() };
     let mut notes = Vec::new();
     if let Some((taken, left, settings)) = Section::beside(c) {
-        let settings = shown(&Json::Object(settings.clone()));
+        let settings = printable_json(&Json::Object(settings.clone()));
         notes.push(format!("{left} {settings} is not used: beside {taken} Transformers does not read it"));
     }
     if section.kind().is_ok_and(|kind| kind == "dynamic") {
