@@ -196,8 +196,8 @@ const READ: &[&str] = &[
     "rope.scaling.type",
 ];
 
-/// Keys of a stretched rotary embedding that llama.cpp reads for none of our architectures, with the value that it takes
-/// instead and whether they count here.
+/// Keys of a stretched rotary embedding that llama.cpp reads for none of our architectures, with the value that it
+/// takes instead and whether they count here.
 const YARN: [(&str, f32, bool); 4] = [
     ("rope.scaling.yarn_beta_fast", yarn::FAST, true),
     ("rope.scaling.yarn_beta_slow", yarn::SLOW, true),

@@ -32,6 +32,8 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
+#[cfg(test)]
+mod reads;
 mod rope;
 pub mod sites;
 mod ties;

@@ -57,8 +57,8 @@ pub fn of_source(source: &dyn TensorSource) -> Result<Model> {
     let (table, name) = (printable(&table.name), printable(&head.name));
     let model = describe(&Config::HuggingFace(ties::untied(config)), &has).map_err(|e| {
         let what = format!(
-            "holds other numbers than {table}, so it is an output matrix of its own, whatever {} says; if the embedding \
-             table is to be the output matrix, remove this tensor",
+            "holds other numbers than {table}, so it is an output matrix of its own, whatever {} says; if the \
+             embedding table is to be the output matrix, remove this tensor",
             ties::KEY
         );
         Fault::unsupported(what).because(e).of_tensor(source.file_of(head), &name)

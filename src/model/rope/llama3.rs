@@ -40,7 +40,7 @@ fn computed([factor, low, high, original]: [f64; 4], rope: &Rope) -> Vec<f32> {
 /// Settings of Llama 3 that give these factors, as [`computed`] takes them: those of published models, which differ in
 /// the factor and the original context, or else what the factors between the ends of the ramp say (only ratios of the
 /// last three count).
-pub(in crate::model) fn llama3_settings(factors: &[f32], rope: &Rope) -> Option<[f64; 4]> {
+pub(crate) fn llama3_settings(factors: &[f32], rope: &Rope) -> Option<[f64; 4]> {
     let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
     let gives = |settings: &[f64; 4]| {
         let made = computed(*settings, rope);

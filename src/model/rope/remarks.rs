@@ -30,12 +30,25 @@ const KNOWN: [(&[&str], &[&str]); 4] = [
 const LONG: [&str; 5] = ["factor", "attention_factor", "short_factor", "long_factor", ORIGINAL_CONTEXT];
 
 /// What the configuration alone does not show.
-pub(in crate::model) fn remarks(c: &HfConfig, context: usize) -> Vec<String> {
+pub(crate) fn remarks(c: &HfConfig, context: usize) -> Vec<String> {
     let Ok(Some(section)) = Section::of(c) else { return Vec::new() };
     let mut notes = Vec::new();
     if let Some((taken, left, settings)) = Section::beside(c) {
         let settings = printable_json(&Json::Object(settings.clone()));
         notes.push(format!("{left} {settings} is not used: beside {taken} Transformers does not read it"));
+    }
+    // Numbers outside of the settings stand in only for what these leave out.
+    let local =
+        section::sliding(c).and_then(|set| Some(("rope_local_base_freq", section::SLIDING, set.get("rope_theta")?)));
+    let outside = ["rope_theta", "partial_rotary_factor"].map(|key| Some((key, section.key, section.map.get(key)?)));
+    for (key, place, inside) in outside.into_iter().chain([local]).flatten().filter(|(.., inside)| !inside.is_null()) {
+        if let Some(outside) = c.get(key).filter(|v| v.as_f64() != inside.as_f64()) {
+            notes.push(format!(
+                "{key} {} is not used: {place} has {}, and Transformers reads that",
+                printable_json(outside),
+                printable_json(inside)
+            ));
+        }
     }
     if section.kind().is_ok_and(|kind| kind == "dynamic") {
         notes.push(format!(
@@ -48,7 +61,7 @@ pub(in crate::model) fn remarks(c: &HfConfig, context: usize) -> Vec<String> {
 }
 
 /// Settings that nothing reads, with the key that they are under.
-pub(in crate::model) fn unread(c: &HfConfig) -> Vec<(String, Json)> {
+pub(crate) fn unread(c: &HfConfig) -> Vec<(String, Json)> {
     let Ok(Some(section)) = Section::of(c) else { return Vec::new() };
     let kind = section.kind().unwrap_or_default();
     let mut known: Vec<&str> = KNOWN[0].1.to_vec();

@@ -10,7 +10,7 @@ const OLD: &str = "rope_scaling";
 /// Later ones write this.
 const NEW: &str = "rope_parameters";
 /// The context that a stretched model was first trained with, beside these settings or among them.
-pub(in crate::model) const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
+pub(crate) const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
 /// Where settings differ by the type of the layer, those that layers without a window have.
 const FULL: &str = "full_attention";
 

@@ -8,9 +8,9 @@ use super::section::Section;
 use crate::Result;
 
 /// Turns within the original context, from which on a wave stays as it is.
-pub(in crate::model) const FAST: f32 = 32.0;
+pub(crate) const FAST: f32 = 32.0;
 /// Turns below which it is stretched in full.
-pub(in crate::model) const SLOW: f32 = 1.0;
+pub(crate) const SLOW: f32 = 1.0;
 
 /// The settings of a stretched rotary embedding, but for what sine and cosine are multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,12 +48,12 @@ impl Yarn {
     }
 
     /// Whether all that decides the ramp is what llama.cpp takes for granted: for most architectures it reads no key.
-    pub(in crate::model) fn is_usual(&self) -> bool {
+    pub(crate) fn is_usual(&self) -> bool {
         self.whole && self.beta_fast == FAST && self.beta_slow == SLOW
     }
 
     /// Says what is wrong with settings that stretch nothing sensibly.
-    pub(in crate::model) fn check(&self, base: f32, dims: usize) -> Result<(), (&'static str, String)> {
+    pub(crate) fn check(&self, base: f32, dims: usize) -> Result<(), (&'static str, String)> {
         if self.factor.is_nan() || self.factor < 1.0 {
             return Err(("factor", format!("must be at least one, found {}", self.factor)));
         }
@@ -70,7 +70,7 @@ impl Yarn {
 }
 
 /// How much sine and cosine grow with a factor, unless a model says otherwise.
-pub(in crate::model) fn magnitude(factor: f64, scale: f64) -> f64 {
+pub(crate) fn magnitude(factor: f64, scale: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 }
 }
 
