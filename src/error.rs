@@ -5,6 +5,7 @@
 //! [`source`](std::error::Error::source), and [`Error::explain`] tells both, each once. Settings stand in `backticks`,
 //! as recipes spell them: the command line shows them as flags.
 
+mod explain;
 mod fault;
 mod kinds;
 mod place;

@@ -101,6 +101,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     notes.extend_from_slice(prepared.notes());
     notes.extend(assigned.warning.clone());
     notes.extend(not_needed(source));
+    notes.extend(idle(source));
     let tensors = plan.tensors.iter().map(|t| TensorRecord {
         permuted: weights.edits().about(t.param).map(str::to_owned),
         packed: weights.packed(t.param).next().map(|(_, packed)| packed.describe(source)),
@@ -142,6 +143,18 @@ fn not_needed(source: &dyn TensorSource) -> Option<String> {
     };
     let (name, file) = (printable(name), printable(file));
     Some(format!("the index lists {name} ({file}){more}, which no file has; the model does not need it"))
+}
+
+/// Says which tensors of the checkpoint are not weights.
+fn idle(source: &dyn TensorSource) -> Option<String> {
+    let name = printable(source.idle().first()?);
+    let more = match source.idle().len() {
+        1 => " is a scale".to_owned(),
+        n => format!(" and {} more tensors are scales", n - 1),
+    };
+    Some(format!(
+        "{name}{more} of the cache of keys and values, or of attention in 8 bits; left out, weights do not need it"
+    ))
 }
 
 impl Job {

@@ -125,9 +125,9 @@ fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(digits);
     let unit = match unit.trim().to_ascii_uppercase().as_str() {
         "" | "B" => 1,
-        "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
+        "K" | "KB" => 1_000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000,
         "KIB" => 1 << 10,
         "MIB" => 1 << 20,
         "GIB" => 1 << 30,
@@ -271,7 +271,14 @@ mod tests {
     #[test]
     fn sizes_have_units_and_flags_two_names() {
         let size = |text: &str| LIST[5].parse(text).ok();
-        for (text, bytes) in [("7", 7), ("200KB", 200_000), ("5 gb", 5_000_000_000), ("2MiB", 2 << 20)] {
+        for (text, bytes) in [
+            ("7", 7),
+            ("200KB", 200_000),
+            ("500M", 500_000_000),
+            ("2G", 2_000_000_000),
+            ("5 gb", 5_000_000_000),
+            ("2MiB", 2 << 20),
+        ] {
             assert_eq!(size(text), Some(Setting::Count(bytes)), "{text}");
         }
         for text in ["", "0", "0MB", "5TB", "-1", "1.5GB", "99999999999999999999", "18446744073709551615KB"] {

@@ -18,11 +18,16 @@ use crate::{Error, Result, files};
 /// What a file is not that cannot be read as one.
 const NOT_ONE: &str = "not a recipe";
 
+/// Why a path cannot be in a file.
+const NOT_UTF8: &str =
+    "is not a UTF-8 name, which recipes and records cannot hold; rename it, or give neither `save_recipe` nor `record`";
+
 /// What to convert, into what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Checkpoint: a directory with config.json, a `.safetensors` file in one, or a `.gguf` file.
+    #[serde(serialize_with = "as_text::one")]
     pub model: PathBuf,
     /// Quantisation type: the name of a [`FileType`](crate::plan::FileType), or `keep`. By default, the format and the
     /// passes decide.
@@ -50,7 +55,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importance: Option<Importance>,
     /// Statistics for the passes, instead of running the model: a file from a calibration that kept X^T X.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "as_text::perhaps")]
     pub stats: Option<PathBuf>,
     /// Whose outputs the next block is calibrated on.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -143,7 +148,7 @@ impl std::fmt::Display for Setting {
 #[serde(rename_all = "lowercase")]
 pub enum Importance {
     /// A statistics file.
-    File(PathBuf),
+    File(#[serde(serialize_with = "as_text::one")] PathBuf),
     /// Statistics collected now, from the text.
     Calibrate,
 }
@@ -164,7 +169,7 @@ pub enum Propagate {
 #[serde(deny_unknown_fields)]
 pub struct Text {
     /// UTF-8 text or `.jsonl` files; the embedded text if there are none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "as_text::all")]
     pub files: Vec<PathBuf>,
     /// Tokens per sample; by default 512, or the model's context length if shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -175,6 +180,29 @@ pub struct Text {
     /// Seed for drawing samples.
     #[serde(default, skip_serializing_if = "is_default")]
     pub seed: u64,
+}
+
+/// Paths as text. Bytes that are not UTF-8 are shown as `\u{FFFD}`, as in messages; [`Recipe::seen_from`] refuses such
+/// paths where a file is to be read back.
+mod as_text {
+    use std::path::{Path, PathBuf};
+
+    use serde::Serializer;
+
+    pub fn one<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&path.display())
+    }
+
+    pub fn perhaps<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+        match path {
+            Some(path) => one(path, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub fn all<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+    }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -238,10 +266,10 @@ impl Recipe {
         toml::to_string(self).expect("words and numbers become TOML")
     }
 
-    /// The same recipe, with relative paths as seen from a folder.
+    /// The same recipe, with relative paths as seen from a folder, for a file there.
     ///
     /// # Errors
-    /// If the folder or the current directory cannot be found.
+    /// If the folder or the current directory cannot be found, or a path is not UTF-8, which no file could name.
     pub fn seen_from(&self, folder: &Path) -> Result<Recipe> {
         let here = std::path::absolute(".").map_err(|e| Error::io(Path::new("."), "find", e))?;
         let folder = std::path::absolute(folder).map_err(|e| Error::io(folder, "find", e))?;
@@ -249,7 +277,10 @@ impl Recipe {
         for path in moved.paths().into_iter().filter(|p| p.is_relative()) {
             *path = relative(&here.join(&*path), &folder);
         }
-        Ok(moved)
+        match moved.paths().into_iter().find(|p| p.to_str().is_none()) {
+            Some(path) => Err(Error::conflict(["save_recipe", "record"], format!("{}: {NOT_UTF8}", path.display()))),
+            None => Ok(moved),
+        }
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {

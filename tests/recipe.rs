@@ -11,7 +11,7 @@ use aurora_quant::job::{self, Destination};
 use aurora_quant::recipe::Recipe;
 use aurora_quant::record::Record;
 use aurora_quant::watch::Unwatched;
-use common::binary::{good, printed, refused};
+use common::binary::{aurora, good, printed, refused};
 use common::conversion::model;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
@@ -231,5 +231,38 @@ fn faults_are_found_before_any_work() {
         assert_eq!(done.status.code(), Some(1), "{said}");
         assert!(said.contains(word) && !said.contains("block 0"), "{more:?}: {said}");
         assert!(!out.exists());
+    }
+}
+
+/// Bytes that are not UTF-8 are a name like any other on Unix; only a file of settings cannot say it.
+#[cfg(target_os = "linux")]
+#[test]
+fn folders_whose_names_are_not_utf8_are_read_and_written() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let dir = TempDir::new().unwrap();
+    let at = |name: &[u8]| dir.path().join(OsStr::from_bytes(name));
+    let (odd, out, plain) = (at(b"caf\xe9"), at(b"o\xff.gguf"), at(b"plain.gguf"));
+    fs::create_dir(&odd).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(model("stories260k").join(file), odd.join(file)).unwrap();
+    }
+    let run = |more: &[&OsStr]| aurora().arg("convert").arg(&odd).args(more).output().unwrap();
+    let done = run(&["--json".as_ref(), "-o".as_ref(), out.as_ref()]);
+    let record: Json = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(record["recipe"]["model"], *odd.to_string_lossy());
+    // Sources with one name give one file.
+    let same = at("caf\u{fffd}".as_bytes());
+    fs::rename(&odd, &same).unwrap();
+    good(&["convert", text(&same), "-q", "-o", text(&plain)]);
+    assert_eq!(sha256(&out), sha256(&plain));
+    fs::rename(&same, &odd).unwrap();
+    for flag in ["--record", "--save-recipe"] {
+        let beside = at(b"r.json");
+        let said = run(&["-o".as_ref(), at(b"never.gguf").as_ref(), flag.as_ref(), beside.as_ref()]);
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains("caf\u{fffd}") && said.contains("not a UTF-8 name") && said.contains(flag), "{said}");
+        assert!(!beside.exists() && !at(b"never.gguf").exists());
     }
 }

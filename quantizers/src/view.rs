@@ -38,8 +38,10 @@ pub fn elements<'a, T, D: Dimension>(x: ArrayView<'a, T, D>) -> &'a [T] {
 /// # Panics
 /// If they do not lie so.
 pub fn elements_mut<'a, T, D: Dimension>(x: ArrayViewMut<'a, T, D>) -> &'a mut [T] {
-    let (shape, strides) = (x.shape().to_vec(), x.strides().to_vec());
-    x.into_slice().unwrap_or_else(|| refuse(&shape, &strides))
+    if !x.is_standard_layout() {
+        refuse(x.shape(), x.strides());
+    }
+    x.into_slice().expect("rows in order")
 }
 
 fn rows(len: usize, cols: usize) -> usize {
@@ -74,6 +76,12 @@ mod tests {
     #[should_panic(expected = "rows must lie one after the other")]
     fn a_transposed_view_is_refused() {
         elements(matrix(&[1, 2, 3, 4, 5, 6], 3).reversed_axes());
+    }
+
+    #[test]
+    #[should_panic(expected = "rows must lie one after the other")]
+    fn columns_that_are_cut_off_are_refused_for_writing() {
+        elements_mut(matrix_mut(&mut [1, 2, 3, 4, 5, 6], 3).slice_move(ndarray::s![.., ..2]));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(super) struct Mapped {
     tensors: Vec<TensorInfo>,
     /// Tensors that an index lists and no file has, and the file that should.
     promised: BTreeMap<String, String>,
+    /// Tensors that no weight is computed from.
+    idle: Vec<String>,
 }
 
 impl Mapped {
@@ -30,18 +32,23 @@ impl Mapped {
     ) -> Self {
         assert_eq!(files.len(), maps.len(), "one name per map");
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        Mapped { path: path.to_owned(), config, files, maps, tensors, promised: BTreeMap::new() }
+        Mapped { path: path.to_owned(), config, files, maps, tensors, promised: BTreeMap::new(), idle: Vec::new() }
     }
 
     /// The same files with another list of tensors in them.
     pub(super) fn with_tensors(self, tensors: Vec<TensorInfo>) -> Self {
-        let Mapped { path, config, files, maps, promised, .. } = self;
-        Mapped::new(&path, config, files, maps, tensors).promising(promised)
+        let Mapped { path, config, files, maps, promised, idle, .. } = self;
+        Mapped { promised, idle, ..Mapped::new(&path, config, files, maps, tensors) }
     }
 
     /// The same with what an index promises and no file has.
     pub(super) fn promising(self, promised: BTreeMap<String, String>) -> Self {
         Mapped { promised, ..self }
+    }
+
+    /// The same with the names of tensors that were left out.
+    pub(super) fn without(self, idle: Vec<String>) -> Self {
+        Mapped { idle, ..self }
     }
 }
 
@@ -71,6 +78,10 @@ impl TensorSource for Mapped {
 
     fn promised(&self) -> &BTreeMap<String, String> {
         &self.promised
+    }
+
+    fn idle(&self) -> &[String] {
+        &self.idle
     }
 
     fn bytes(&self, tensor: &TensorInfo, range: Range<usize>) -> &[u8] {

@@ -43,13 +43,28 @@ pub fn fingerprint(source: &dyn TensorSource) -> u32 {
     sum.sum()
 }
 
+/// What could be the name of a model on the Hub: an owner and a name, and no such folder here.
+fn hub_id(path: &Path) -> Option<&str> {
+    let owner = path.parent().filter(|owner| owner.components().count() == 1 && !owner.exists())?;
+    (owner.is_relative() && path.extension().is_none_or(|e| e != "gguf")).then(|| path.to_str())?
+}
+
 /// Opens a checkpoint: a directory with config.json, a `.safetensors` file in such a directory, or a `.gguf` file.
 ///
 /// # Errors
 /// If nothing is there, if it is none of these, or if it is malformed: which file, what was found.
 pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
     if let Err(e) = std::fs::metadata(path) {
-        return Err(Error::io(path, "open", e));
+        return Err(match hub_id(path) {
+            Some(id) if e.kind() == std::io::ErrorKind::NotFound => {
+                let what = format!(
+                    "no such file or folder; if this is a model of the Hugging Face Hub, download it first (`hf download \
+                     {id}` prints the folder to name here)"
+                );
+                Error::missing(path, vec![path.to_owned()], what)
+            }
+            _ => Error::io(path, "open", e),
+        });
     }
     match SOURCES.iter().find(|s| (s.matches)(path)) {
         Some(source) => (source.open)(path),

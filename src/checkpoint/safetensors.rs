@@ -76,7 +76,7 @@ fn refuse_adapter(dir: &Path) -> Result<()> {
     let base =
         text("base_model_name_or_path").map_or("its base model".to_owned(), |name| format!("{name}, its base model,"));
     let what = format!(
-        "a {kind} adapter ({ADAPTER}), not a model: merge it into {base} first (PEFT's merge_and_unload, then \
+        "a {kind} adapter ({ADAPTER}), not a model; merge it into {base} first (PEFT's merge_and_unload, then \
          save_pretrained), and name the merged folder"
     );
     Err(Fault::unsupported(what).of(dir))
@@ -132,15 +132,15 @@ fn numbered(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
         );
         return Err(Fault::damaged(what).of(dir));
     }
-    let files =
-        (1..=count.parse::<u32>().unwrap_or(0)).map(|n| dir.join(format!("{prefix}-{n:05}-of-{count}.safetensors")));
+    let all = count.parse::<u32>().unwrap_or(0);
+    let files = (1..=all).map(|n| dir.join(format!("{prefix}-{n:05}-of-{count}.safetensors")));
     let (files, missing): (Vec<_>, Vec<_>) = files.partition(|file| exists(file));
     match missing.first() {
         None => Ok(Some(files)),
         Some(first) => {
             let name = printable(&first.file_name().unwrap_or_default().to_string_lossy());
             let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
-            let what = format!("missing {name}{more} of {count} files; download what is missing");
+            let what = format!("missing {name}{more} of {all} files; download what is missing");
             Err(Error::missing(dir, missing, what))
         }
     }
@@ -174,5 +174,8 @@ fn no_weights(dir: &Path) -> String {
             text.push_str(&format!("; found {}: {advice}", files.join(", ")));
         }
     }
-    text
+    match text.contains(';') {
+        true => text,
+        false => text + "; download the weights too",
+    }
 }

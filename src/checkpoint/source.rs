@@ -47,6 +47,10 @@ pub trait TensorSource: Send + Sync {
     /// Tensors that an index lists and no file has, and the files that it names for them.
     fn promised(&self) -> &BTreeMap<String, String>;
 
+    /// Tensors of the files that are not in the list, because no weight is computed from them: scales of a cache of
+    /// keys and values.
+    fn idle(&self) -> &[String];
+
     /// `range` of the bytes of `tensor` (relative to the tensor's start). Zero copy.
     ///
     /// # Panics

@@ -25,7 +25,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         resume: args.solving.resume,
         hash: common.json || args.record.is_some(),
     };
-    beside::check(args, &job.output(&to))?;
+    beside::check(args, &recipe, &job.output(&to))?;
     let record = match args.dry_run {
         true => job.dry_run(&to),
         false => job.run(&to, &Progress::new(common, signals::stop_flag()?))?,

@@ -112,12 +112,14 @@ pub enum Error {
     },
     /// Tensors that are missing, of another shape or type than needed, or of another model: all of one file or
     /// checkpoint, in one error. Check that its files are complete and belong together.
-    #[error("{}: {}", path.display(), tensors(faults))]
+    #[error("{}: {}", path.display(), tensors(faults, advice))]
     Tensors {
         /// Checkpoint directory or file.
         path: PathBuf,
         /// At least one.
         faults: Vec<TensorFault>,
+        /// What to try; empty if the faults say it.
+        advice: &'static str,
     },
     /// A setting has a value that it cannot have, or is not known. Choose one of those that the text names.
     #[error("{}{what}", set(setting, value))]
@@ -260,7 +262,7 @@ impl Error {
     pub(crate) fn misfit(path: &Path, tensor: &str, misfit: Misfit, what: impl fmt::Display) -> Self {
         let tensor = printable(tensor);
         let what = format!("tensor {tensor}: {what}");
-        Error::Tensors { path: path.to_owned(), faults: vec![TensorFault { tensor, misfit, what }] }
+        Error::Tensors { path: path.to_owned(), faults: vec![TensorFault { tensor, misfit, what }], advice: "" }
     }
 
     /// A setting with a value that it cannot have.
@@ -301,22 +303,6 @@ impl Error {
     /// What cannot be.
     pub(crate) fn bug(what: impl Into<String>) -> Self {
         Error::Bug { what: what.into(), source: None }
-    }
-
-    /// The whole story: this error, then what it came from, each once.
-    pub fn explain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = self.source();
-        while let Some(e) = next {
-            let part = e.to_string();
-            // Some libraries tell their source's story too.
-            if !text.ends_with(part.trim_end()) {
-                text.push_str(": ");
-                text.push_str(part.trim_end());
-            }
-            next = e.source();
-        }
-        text
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where in a file something is wrong, and which tensors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// Where in a file.
@@ -78,26 +78,55 @@ impl fmt::Display for TensorFault {
 /// At most so many faults are listed; the error holds all.
 const LISTED: usize = 200;
 
-/// As many as are listed one by one if they differ in nothing but the numbers in their names.
+/// As many of one kind are listed one by one.
 const FEW: usize = 3;
 
-/// One line for each fault, or for many of one kind: blocks and experts mostly share a fault.
-pub(super) fn tensors(faults: &[TensorFault]) -> String {
-    let mut counts: HashMap<String, usize> = HashMap::new();
-    faults.iter().for_each(|fault| *counts.entry(numbered(&fault.what)).or_default() += 1);
-    let mut lines = Vec::new();
+/// One line for each fault, or for many of one kind, and what to try.
+pub(super) fn tensors(faults: &[TensorFault], advice: &str) -> String {
+    let (mut exact, mut wide) = (HashMap::new(), HashMap::new());
+    faults.iter().for_each(|fault| *exact.entry(numbered(&fault.what)).or_insert(0) += 1);
+    let alone = |fault: &TensorFault| exact[&numbered(&fault.what)] <= FEW;
+    let others = faults.iter().filter(|fault| alone(fault)).filter_map(cause);
+    others.for_each(|cause| *wide.entry(cause).or_insert(0) += 1);
+    let (mut lines, mut told) = (Vec::new(), HashSet::new());
     for fault in faults {
         let kind = numbered(&fault.what);
-        match counts.get(&kind).copied() {
-            None => {}
-            Some(0..=FEW) => lines.push(fault.what.clone()),
-            Some(count) => {
-                lines.push(format!("{}; the same of {} more ({})", fault.what, count - 1, numbered(&fault.tensor)));
-                counts.remove(&kind);
+        let (count, shared) = (exact[&kind], cause(fault).and_then(|cause| Some((*wide.get(&cause)?, cause))));
+        let line = match shared {
+            _ if count > FEW => told
+                .insert(kind)
+                .then(|| format!("{}; the same of {} more ({})", fault.what, count - 1, numbered(&fault.tensor))),
+            Some((count, cause)) if count > FEW => {
+                let (before, after) = &cause;
+                let line = format!("{}; {before} {} more{after}", fault.what, count - 1);
+                told.insert(format!("{before}{after}")).then_some(line)
             }
-        }
+            _ => Some(fault.what.clone()),
+        };
+        lines.extend(line);
     }
-    list(&lines)
+    let end = match lines.len() {
+        _ if advice.is_empty() => "",
+        1 => "; ",
+        _ => "\n  ",
+    };
+    list(&lines) + end + advice
+}
+
+/// What different tensors may have in common: a block that is not there, one number instead of another.
+fn cause(fault: &TensorFault) -> Option<(String, String)> {
+    match &fault.misfit {
+        Misfit::Missing => {
+            let (before, _) = fault.tensor.split_once(|c: char| c.is_ascii_digit())?;
+            Some(("also missing:".to_owned(), format!(" of {before}*")))
+        }
+        Misfit::Shape { found, needed } if found.len() == needed.len() => {
+            let pairs: HashSet<_> = found.iter().zip(needed).filter(|(a, b)| a != b).collect();
+            let [(found, needed)] = pairs.into_iter().collect::<Vec<_>>()[..] else { return None };
+            Some((format!("{found} for {needed} in"), " too".to_owned()))
+        }
+        _ => None,
+    }
 }
 
 /// A name, or a text with names, with `*` for every number between dots.
@@ -122,7 +151,8 @@ pub(crate) fn list<T: fmt::Display>(faults: &[T]) -> String {
 /// A name read from a file, fit for an error message: control characters escaped, and never pages long.
 pub(crate) fn printable(name: &str) -> String {
     const LIMIT: usize = 200;
-    let mut text: String = name.chars().take(LIMIT).flat_map(char::escape_debug).collect();
+    let fit = |c: char| if matches!(c, '"' | '\'') { c.into() } else { c.escape_debug().to_string() };
+    let mut text: String = name.chars().take(LIMIT).map(fit).collect();
     if name.chars().nth(LIMIT).is_some() {
         text.push_str("...");
     }

@@ -248,9 +248,9 @@ impl<'a> Cursor<'a> {
                     Err(e) => Err(Fault::damaged(format!("string at offset {start} is not UTF-8")).because(e)),
                 }
             }
-            ValueType::Array if depth == MAX_NESTING => {
-                Err(Fault::unsupported(format!("arrays nested more than {MAX_NESTING} deep are not supported")))
-            }
+            ValueType::Array if depth == MAX_NESTING => Err(Fault::unsupported(format!(
+                "arrays nested more than {MAX_NESTING} deep are not supported; remove the key, or make the file again"
+            ))),
             ValueType::Array => {
                 let element = self.value_type()?;
                 let count = u64::from_le_bytes(self.take()?);

@@ -54,7 +54,10 @@ pub(super) fn headless(c: &HfConfig, arch: &Arch, class: &str) -> Result<(Hyper,
     ties::tie(&mut tied.map, true);
     let hyper = (arch.hyper)(&tied);
     let hyper = hyper.map_err(|e| {
-        let what = format!("{class} has no output matrix, and the embedding table cannot be one here");
+        let whole = arch.hf[0];
+        let what = format!(
+            "{class} has no output matrix, and here the embedding table cannot be one; convert a {whole} instead"
+        );
         c.error("architectures", Fault::unsupported(what).because(e))
     })?;
     let note = format!(

@@ -259,14 +259,16 @@ fn rope(k: &Keys<'_>, head_dim: usize, context: usize, has: &dyn Fn(&str) -> boo
     let original = k.opt_size("rope.scaling.original_context_length")?.unwrap_or(context);
     let kinds = [None, Some("none"), Some("linear"), Some("yarn"), Some("longrope")];
     if let Some(other) = kind.filter(|kind| !kinds.contains(&Some(kind))) {
-        let what = format!("{other:?} is not supported, only none, linear, yarn and longrope");
+        let what = format!("{other:?} is not supported; known: none, linear, yarn, longrope");
         return Err(k.unsupported("rope.scaling.type", what));
     }
     let scaling = if has("rope_factors_long.weight") {
         RopeScaling::Long { long: None, short: None, original_context: original }
     } else if has("rope_freqs.weight") {
         if factor.is_some_and(|f| f != 1.0) && kind != Some("none") {
-            return Err(k.unsupported("rope.scaling.factor", "is not supported beside rope_freqs.weight"));
+            return Err(
+                k.unsupported("rope.scaling.factor", "is not supported beside rope_freqs.weight; one of them must go")
+            );
         }
         RopeScaling::Factors(None)
     } else {

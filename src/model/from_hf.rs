@@ -123,7 +123,10 @@ pub(super) fn causal(c: &HfConfig) -> Result<()> {
     let text = c.map.get("text_config").and_then(Json::as_object);
     let null = text.into_iter().chain([&c.map]).any(|map| map.get(key).is_some_and(Json::is_null));
     match null || c.opt_flag(key)? == Some(false) {
-        true => Err(c.unsupported(key, "must be true: attention to later tokens is not supported")),
+        true => Err(c.unsupported(
+            key,
+            "must be true, attention to later tokens is not supported; remove the key for a causal model",
+        )),
         false => Ok(()),
     }
 }

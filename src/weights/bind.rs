@@ -44,7 +44,13 @@ pub(super) fn bind<'a>(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> R
     let bound: Vec<Option<Bound>> = graph.params.iter().map(|p| binder.bind(p)).collect();
     binder.report_unused(graph);
     if !binder.faults.is_empty() {
-        return Err(Error::Tensors { path: source.path().to_owned(), faults: binder.faults });
+        let types = binder.faults.iter().any(|fault| matches!(fault.misfit, Misfit::Type { .. }));
+        let advice = match source.config() {
+            _ if types => "",
+            Config::Gguf(_) => "header and tensors of this file do not fit together: download it or make it again",
+            Config::HuggingFace(_) => "config.json and the weights do not fit together: get both from one place again",
+        };
+        return Err(Error::Tensors { path: source.path().to_owned(), faults: binder.faults, advice });
     }
     Ok(bound.into_iter().flatten().collect())
 }

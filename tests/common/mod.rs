@@ -18,6 +18,7 @@ pub mod conversion;
 pub mod interpreter;
 pub mod mixtures;
 pub mod packed;
+pub mod strangers;
 pub mod twin;
 
 /// All Hugging Face fixtures: the folders with golden logits.

@@ -86,9 +86,11 @@ pub(super) fn adopt(source: Mapped) -> Result<Mapped> {
     }
     taken.sort();
     let idle = |t: &TensorInfo| reader.idle().iter().any(|end| t.name.ends_with(end));
-    let kept = source.tensors().iter().filter(|t| taken.binary_search(&t.name).is_err() && !idle(t)).cloned();
-    let tensors = kept.chain(matrices).collect();
-    Ok(source.with_tensors(tensors))
+    let rest = source.tensors().iter().filter(|t| taken.binary_search(&t.name).is_err());
+    let (idle, kept): (Vec<&TensorInfo>, Vec<_>) = rest.partition(|t| idle(t));
+    let idle = idle.into_iter().map(|t| t.name.clone()).collect();
+    let tensors = kept.into_iter().cloned().chain(matrices).collect();
+    Ok(source.with_tensors(tensors).without(idle))
 }
 
 /// Whether a checkpoint that says that it is quantised was understood, and is.

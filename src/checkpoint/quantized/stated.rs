@@ -83,7 +83,10 @@ impl Stated {
             Some(method) => Ok(Some(method)),
             None => {
                 let found = printable(packing);
-                let what = format!("\"{found}\" is not supported, only AutoRound's layouts of gptq and awq");
+                let what = format!(
+                    "\"{found}\" is not supported, only AutoRound's layouts of gptq and awq; \
+                     use the original checkpoint"
+                );
                 Err(self.error("packing_format", what))
             }
         }

@@ -207,7 +207,10 @@ impl Info {
         let fail = |fault: Fault| Err(fault.of_tensor(path, name));
         let Info { dtype, shape, begin, end } = self;
         let Some(spec) = dtype::spec_of(&dtype) else {
-            return fail(Fault::unsupported(format!("unknown dtype {}", printable(&dtype))));
+            return fail(Fault::unsupported(format!(
+                "unknown dtype {}; save the model as F32, F16 or BF16",
+                printable(&dtype)
+            )));
         };
         // Tiling was checked: both offsets are inside the file, whose bytes are addressable.
         let range: Range<usize> = data_start + begin as usize..data_start + end as usize;

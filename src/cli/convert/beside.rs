@@ -12,8 +12,8 @@ use crate::{Error, Result, files};
 /// Whether the files can be written, each under a name of its own.
 ///
 /// # Errors
-/// If one cannot, or two of output, recipe and record have one path.
-pub(super) fn check(args: &Convert, output: &Path) -> Result<()> {
+/// If one cannot, two of output, recipe and record have one path, or the recipe has a path that a file cannot name.
+pub(super) fn check(args: &Convert, recipe: &Recipe, output: &Path) -> Result<()> {
     let mut taken = vec![("output", place(output))];
     for (setting, path) in [("save_recipe", &args.save_recipe), ("record", &args.record)] {
         let Some(path) = path else { continue };
@@ -24,6 +24,7 @@ pub(super) fn check(args: &Convert, output: &Path) -> Result<()> {
             return Err(Error::conflict([other, setting], what));
         }
         files::check(path, setting, args.force)?;
+        recipe.seen_from(directory_of(path))?;
         taken.push((setting, own));
     }
     Ok(())
