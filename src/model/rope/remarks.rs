@@ -66,7 +66,9 @@ pub(crate) fn unread(c: &HfConfig) -> Vec<(String, Json)> {
     let kind = section.kind().unwrap_or_default();
     let mut known: Vec<&str> = KNOWN[0].1.to_vec();
     known.extend(KNOWN[1..].iter().filter(|(kinds, _)| kinds.contains(&kind)).flat_map(|(_, names)| *names));
-    if !KNOWN.iter().any(|(kinds, _)| kinds.contains(&kind)) {
+    // Phi-3 calls it "yarn", too.
+    let long = ["short_factor", "long_factor"].iter().all(|name| section.map.contains_key(*name));
+    if long || !KNOWN.iter().any(|(kinds, _)| kinds.contains(&kind)) {
         known.extend(LONG);
     }
     let left = section.map.iter().filter(|(name, value)| !known.contains(&name.as_str()) && !value.is_null());
