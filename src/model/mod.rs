@@ -77,7 +77,7 @@ pub static ARCHS: &[&Arch] = &[
 /// Describes the model that a configuration stands for. `has` says whether the source has a tensor of that name
 /// (a GGUF header does not say whether embeddings are tied or biases present; its tensor list does).
 ///
-/// This takes the configuration's word; [`of_source`] also looks at what the tensors hold.
+/// This takes the configuration's word; [`Opened::open`] also looks at what the tensors hold.
 ///
 /// # Errors
 /// If the architecture is not in [`ARCHS`] (the error lists those that are), or a key is missing or impossible, or

@@ -43,7 +43,7 @@ impl Opened {
 ///
 /// # Errors
 /// Those of [`describe`].
-pub fn of_source(source: &dyn TensorSource) -> Result<Model> {
+pub(crate) fn of_source(source: &dyn TensorSource) -> Result<Model> {
     let has = |name: &str| source.find(name).is_some();
     let described = describe(source.config(), &has);
     let Config::HuggingFace(config) = source.config() else { return described };
