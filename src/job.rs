@@ -106,7 +106,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
         false => None,
     };
-    let mut notes = Vec::new();
+    let mut notes = model.notes.clone();
     let statistics = Statistics::of(recipe, &model.graph, &plan, data.as_ref(), &mut notes)?;
     let importance = statistics.as_ref().map(|s| &s.record);
     let contents = Contents { source, model, weights: &weights, plan: &plan, request: &asked.request, importance };

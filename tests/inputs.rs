@@ -38,11 +38,7 @@ type Row = (&'static str, Answer, fn(&Path) -> PathBuf);
 
 /// A fixture model with another config.json.
 fn configured(dir: &Path, name: &str, changes: Json) -> PathBuf {
-    let mut checkpoint = Checkpoint::of(name);
-    for (key, value) in changes.as_object().unwrap() {
-        checkpoint.config[key] = value.clone();
-    }
-    written(dir, name, &checkpoint)
+    written(dir, name, &Checkpoint::of(name).with(changes))
 }
 
 fn written(dir: &Path, name: &str, checkpoint: &Checkpoint) -> PathBuf {
@@ -187,6 +183,84 @@ const GGUF: &[Row] = &[
         convert(&model("stories260k"), "f16", &whole, &[]);
         with_key(&whole, &odd, "llama.vocab_size", Value::U32(32_000));
         odd
+    }),
+];
+
+/// bookworm-8m with a second matrix beside its embedding table, which it says are one.
+fn with_head(dir: &Path, swap: bool) -> PathBuf {
+    let mut checkpoint = Checkpoint::of("bookworm-8m").with(json!({"tie_word_embeddings": true}));
+    let mut head = checkpoint.tensors["model.embed_tokens.weight"].clone();
+    let row = head.2.len() / head.1[0];
+    if swap {
+        head.2.rotate_left(row);
+    }
+    checkpoint.tensors.insert("lm_head.weight".to_owned(), head);
+    written(dir, "bookworm-8m", &checkpoint)
+}
+
+/// tiny-qwen3 as an embedding model that pools by its last token. `more`: a module after that.
+fn embedding(dir: &Path, more: &str) -> PathBuf {
+    let folder = written(dir, "tiny-qwen3", &Checkpoint::of("tiny-qwen3"));
+    let module = |path: &str, kind: &str| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")});
+    let modules = [module("", "Transformer"), module("1_Pooling", "Pooling"), module("2", more)];
+    fs::write(folder.join("modules.json"), json!(modules).to_string()).unwrap();
+    fs::create_dir(folder.join("1_Pooling")).unwrap();
+    fs::write(folder.join("1_Pooling/config.json"), json!({"pooling_mode_lasttoken": true}).to_string()).unwrap();
+    folder
+}
+
+const CONFIGURATIONS: &[Row] = &[
+    ("`tie_word_embeddings`, and an output matrix with the same numbers", Read, |dir| with_head(dir, false)),
+    ("`tie_word_embeddings`, and an output matrix with other numbers", Noted, |dir| with_head(dir, true)),
+    ("YaRN", Read, |dir| {
+        let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+        configured(dir, "tiny-qwen2", json!({"rope_scaling": yarn}))
+    }),
+    ("YaRN with another ramp, Llama", Read, |dir| {
+        let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8});
+        configured(dir, "tiny-llama3", json!({"rope_scaling": yarn}))
+    }),
+    ("YaRN with another ramp, Qwen", Refused, |dir| {
+        let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8});
+        configured(dir, "tiny-qwen2", json!({"rope_scaling": yarn}))
+    }),
+    ("longrope", Read, |dir| {
+        let factors = vec![1.5; 16];
+        let long = json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors});
+        configured(dir, "tiny-granite", json!({"rope_scaling": long, "original_max_position_embeddings": 64}))
+    }),
+    ("dynamic NTK", Noted, |dir| {
+        configured(dir, "stories260k", json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}))
+    }),
+    ("`rope_scaling` beside `rope_parameters`", Noted, |dir| {
+        configured(dir, "tiny-qwen3", json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}))
+    }),
+    ("keys that the class in Transformers does not read", Noted, |dir| {
+        configured(dir, "stories260k", json!({"attn_logit_softcapping": 50.0, "qk_layernorm": true}))
+    }),
+    ("attention to later tokens", Refused, |dir| configured(dir, "stories260k", json!({"is_causal": false}))),
+    ("a window that llama.cpp does not have", Noted, |dir| configured(dir, "tiny-mistral", json!({}))),
+    ("names without `model.`", Read, |dir| {
+        let mut checkpoint = Checkpoint::of("tiny-qwen3");
+        let tensors = std::mem::take(&mut checkpoint.tensors).into_iter();
+        checkpoint.tensors = tensors.map(|(name, t)| (name.trim_start_matches("model.").to_owned(), t)).collect();
+        written(dir, "tiny-qwen3", &checkpoint)
+    }),
+    ("a class without an output matrix", Noted, |dir| {
+        let mut checkpoint = Checkpoint::of("tiny-mistral").with(json!({"architectures": ["MistralModel"]}));
+        checkpoint.tensors.remove("lm_head.weight").unwrap();
+        checkpoint.config["sliding_window"] = Json::Null;
+        written(dir, "tiny-mistral", &checkpoint)
+    }),
+    ("an embedding model, the last token as pooled", Read, |dir| embedding(dir, "Normalize")),
+    ("an embedding model with a module that GGUF cannot hold", Noted, |dir| embedding(dir, "Dense")),
+    ("a class with the head of a classifier", Refused, |dir| {
+        configured(dir, "tiny-qwen3", json!({"architectures": ["Qwen3ForSequenceClassification"]}))
+    }),
+    ("the head of a classifier", Refused, |dir| {
+        let mut checkpoint = Checkpoint::of("stories260k");
+        checkpoint.tensors.insert("score.weight".to_owned(), (Dtype::F32, vec![1, 64], vec![0; 256]));
+        written(dir, "stories260k", &checkpoint)
     }),
 ];
 
@@ -345,9 +419,10 @@ const TOKENIZERS: &[Row] = &[
 
 const SECTIONS: &[(&str, &[Row])] = &[
     ("Folders and files", FOLDERS),
+    ("Configurations", CONFIGURATIONS),
+    ("Tokenizers and chat templates", TOKENIZERS),
     ("GGUF files", GGUF),
     ("Checkpoints that are quantised already", QUANTISED),
-    ("Tokenizers and chat templates", TOKENIZERS),
 ];
 
 /// What a conversion of `path` answers and says. Paths are as seen from `dir`.

@@ -9,6 +9,7 @@ use crate::error::{Error, Fault, Result};
 
 pub mod card;
 pub mod config;
+pub(crate) mod embedding;
 pub mod gguf;
 pub(crate) mod json;
 mod mapped;

@@ -34,6 +34,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<()> {
         return Err(Error::conflict(["json", "prompt"], what));
     }
     let Opened { source, model, .. } = Opened::open(&args.model)?;
+    ui::notes(common, &model.notes);
     let source = source.as_ref();
     let weights = Weights::bind(source, &model.graph)?;
     let tokenizer = Tokenizer::open(source)?;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 use crate::checkpoint::tokenizer::MORE_TEMPLATES;
+use crate::checkpoint::{directory_of, embedding};
 use crate::{Error, Result};
 
 /// Prefixes of the names of files that are copied.
-const COPIED: [&str; 13] = [
+const COPIED: [&str; 16] = [
     "tokenizer",
     "vocab",
     "merges",
@@ -20,6 +21,9 @@ const COPIED: [&str; 13] = [
     "tekken",
     "spiece",
     "sentencepiece",
+    "modules.json",
+    "sentence_bert_config",
+    "config_sentence_transformers",
     "LICENSE",
     "NOTICE",
     "USE_POLICY",
@@ -28,6 +32,12 @@ const COPIED: [&str; 13] = [
 /// Copies a checkpoint's companions from one folder to another.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     copy_if(from, to, &|name| COPIED.iter().any(|start| name.starts_with(start)))?;
+    for path in embedding::companions(from)? {
+        let place = to.join(path.strip_prefix(from).expect("below the folder"));
+        let folder = directory_of(&place);
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+        fs::copy(&path, &place).map_err(|e| Error::io(&path, "copy", e))?;
+    }
     let (from, to) = (from.join(MORE_TEMPLATES), to.join(MORE_TEMPLATES));
     if !from.is_dir() {
         return Ok(());

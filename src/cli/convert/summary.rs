@@ -6,7 +6,7 @@ use aurora_quantizers::spec::Kind;
 
 use super::{scaled, solved};
 use crate::cli::args::Common;
-use crate::cli::{ui, wording};
+use crate::cli::ui;
 use crate::plan::{Plan, TensorPlan};
 use crate::record::{RunRecord, TensorRecord};
 
@@ -117,9 +117,7 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
     let grids = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
     let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
     solved::lines(&record.method, &record.passes, &grids).iter().for_each(|line| ui::message(common, line));
-    for note in &record.notes {
-        ui::message(common, &wording::flags(&format!("note: {note}")));
-    }
+    ui::notes(common, &record.notes);
     if common.verbose && !record.dry_run {
         for t in &record.tensors {
             let largest = t.largest_error.map_or(String::new(), |e| format!(", largest error {e:e}"));
