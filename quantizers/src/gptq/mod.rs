@@ -9,22 +9,30 @@
 //! Rows are independent of each other. They go through in chunks of a fixed size, and every sum has a fixed order: the
 //! same bytes for any number of threads.
 
+mod admm;
 mod descent;
 mod factor;
 mod guess;
 mod hessian;
 mod kernels;
+mod lanes;
 mod options;
+mod prune;
+mod refit;
 mod rows;
 mod shrink;
 mod similarity;
+mod triangle;
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
+pub use admm::admm;
 pub use guess::{Guess, Sample, Strip, sample};
 pub use hessian::{Hessian, Preparation};
 pub use options::{Order, RowLoss, SolveOptions, Solved};
+pub use prune::{Pruned, prune};
+pub use refit::{Refit, refit};
 pub use shrink::shrink;
 
 use crate::view::elements;
