@@ -88,6 +88,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let weights = bound.edited(&assigned.edits)?;
     let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
+    asked.check_pruning(&model.graph, &plan)?;
     asked.refuse_idle(recipe, &assigned.name, &model.graph, &plan)?;
     let data = match asked.reads_text(recipe) {
         true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
