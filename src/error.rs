@@ -14,7 +14,7 @@ pub use fault::Fault;
 pub use kinds::{Cause, Error};
 pub use place::{Misfit, Quantity, TensorFault, Within};
 
-pub(crate) use place::{list, printable};
+pub(crate) use place::{list, printable, printable_json};
 
 /// Shorthand used by the whole library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -7,8 +7,10 @@
 //! | file | what it answers |
 //! |---|---|
 //! | `asked` | what a recipe's words stand for, and whether they go together |
-//! | `requantize` | whether an already quantised checkpoint may be rounded again |
+//! | `requantize` | what a quantised GGUF file's matrices are copied, and whether others may be rounded again |
 //! | `statistics` | what errors are weighed by, and what the header says about it |
+//! | `small` | what is said about matrices that are too small for their type |
+//! | `effort` | how long each tensor takes compared with others |
 //! | `resume` | what the bytes of a run depend on |
 //! | `hashes` | SHA-256 of the files that were read and written |
 
@@ -25,17 +27,19 @@ use crate::export::{self, Assigned, Contents, Prepared, Sink};
 use crate::model::Opened;
 use crate::pipeline::resume::Resume;
 use crate::pipeline::{self, AfterBlocks, Rounding};
-use crate::plan::Plan;
+use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Importance, Recipe};
 use crate::record::{RunRecord, TensorRecord, Tool};
 use crate::watch::Watch;
 use crate::weights::Weights;
-use crate::{Result, memory};
+use crate::{Error, Result, memory};
 
 mod asked;
+mod effort;
 mod hashes;
 mod requantize;
 mod resume;
+mod small;
 mod statistics;
 #[cfg(test)]
 mod toys;
@@ -43,6 +47,7 @@ mod toys;
 pub use asked::dataset;
 
 use asked::Asked;
+use effort::Weighed;
 use statistics::Statistics;
 
 /// Default number of samples that passes are calibrated on.
@@ -70,6 +75,9 @@ pub struct Destination {
     pub replace: bool,
     /// Whether to save progress beside the output after every block, and continue an earlier run that was stopped.
     pub resume: bool,
+    /// Whether a matrix that loses a bit or more of every weight, because it is too small for its type, is an error
+    /// instead of a note in the record.
+    pub strict: bool,
     /// Whether to hash all files read and written, for the record.
     pub hash: bool,
 }
@@ -82,11 +90,16 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let asked = Asked::of(recipe)?;
     let opened = Opened::open(&recipe.model)?;
     let (source, model) = (opened.source.as_ref(), &opened.model);
-    requantize::refuse(source, recipe.allow_requantize)?;
     let bound = Weights::bind(source, &model.graph)?;
     let assigned = export::assign(asked.exporter, &asked.request, source, &bound)?;
     let weights = bound.edited(&assigned.edits)?;
-    let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
+    let mut plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
+    // Passes may change weights, or choose codes anew.
+    let untouched = asked.passes.is_empty();
+    if untouched {
+        requantize::copy(&weights, &mut plan);
+    }
+    requantize::refuse(source, &weights, &plan, (untouched, recipe.allow_requantize))?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
     asked.check_pruning(&model.graph, &plan)?;
     asked.refuse_idle(recipe, &assigned.name, &model.graph, &plan)?;
@@ -94,7 +107,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
         false => None,
     };
-    let mut notes = Vec::new();
+    let mut notes = model.notes.clone();
     let statistics = Statistics::of(recipe, &model.graph, &plan, data.as_ref(), &mut notes)?;
     let importance = statistics.as_ref().map(|s| &s.record);
     let contents = Contents { source, model, weights: &weights, plan: &plan, request: &asked.request, importance };
@@ -211,7 +224,9 @@ impl Job {
             Some(statistics) => Some(statistics.find(model, self.data.as_ref(), &weights, &mut record.notes, watch)?),
             None => None,
         };
-        watch.begin(self.plan.weights());
+        let tokens = self.data.as_ref().map_or(0, |data| data.samples.iter().map(Vec::len).sum::<usize>() as u64);
+        let watch = &Weighed::new(watch, &self.plan, &model.graph, self.asked.solves.then_some(tokens));
+        watch.begin(watch.all());
         let (solved, resume) = match self.asked.passes.is_empty() {
             true => (None, None),
             false => self.solve(&weights, &path, to.resume, &*sink, watch).map(|(s, r)| (Some(s), r))?,
@@ -227,7 +242,15 @@ impl Job {
             measure: source.tensors().iter().any(|t| t.packed.is_some()),
         };
         let errors = pipeline::run(&weights, &self.plan, rounding, &*sink, watch)?;
-        record.tensors.iter_mut().zip(errors).for_each(|(t, error)| t.largest_error = error);
+        record.tensors.iter_mut().zip(errors).for_each(|(t, errors)| errors.put(t));
+        if to.strict {
+            let small = |(t, plan): (&TensorRecord, &TensorPlan)| Some((plan.param, small::lost(t)?));
+            if let Some((param, what)) = record.tensors.iter().zip(&self.plan.tensors).find_map(small) {
+                let (path, tensor) = weights.place(param);
+                return Err(Error::Numbers { path: Some(path.to_owned()), tensor, what, source: None });
+            }
+        }
+        record.notes.extend(small::note(&record.tensors));
         self.opened.files.check()?;
         watch.stage("flushing to disk");
         record.file_bytes = sink.finish(watch)?;
@@ -278,6 +301,10 @@ impl Job {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use aurora_quantizers::spec::Kind;
+
     use super::*;
     use crate::recipe::{Format, PassSpec, Setting, TensorType};
     use crate::watch::Unwatched;
@@ -380,6 +407,57 @@ mod tests {
         recipe.pure = true;
         let error = prepare(&recipe).err().unwrap().to_string();
         assert!(error.contains("`pure` is only for GGUF"), "{error}");
+    }
+
+    #[derive(Default)]
+    struct Units(Mutex<u64>);
+
+    impl Watch for Units {
+        fn advance(&self, _: &str, units: u64) {
+            *self.0.lock().unwrap() += units;
+        }
+    }
+
+    /// Blocks take minutes, a table of as many weights a second: the time that is left follows from the units at any
+    /// moment.
+    #[test]
+    fn a_table_that_is_only_rounded_is_not_half_of_the_work() {
+        let mut recipe = Recipe::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/stories260k"));
+        recipe.file_type = Some("q4_0".to_owned());
+        recipe.passes = vec![PassSpec::new("gptq")];
+        let mut job = prepare(&recipe).unwrap();
+        let graph = &job.opened.model.graph;
+        // As in a small model with the words of many languages.
+        let table = job.plan.tensors.iter_mut().find(|t| t.name == "token_embd.weight").unwrap();
+        table.shape[0] *= 20;
+        let table = table.weights();
+        assert!(table * 2 > job.plan.weights());
+        let tokens = 65_536;
+        // Seconds: rounding a weight 1e-7; running a token through it 1e-10; solving it 4e-10 for each column.
+        let seconds = |i: usize| {
+            let (t, block) = (&job.plan.tensors[i], graph.params[i].block);
+            let solved = t.spec().kind == Kind::Block && block.is_some();
+            let each = 1e-7 + if solved { 1e-10 * tokens as f64 + 4e-10 * t.cols() as f64 } else { 0.0 };
+            t.weights() as f64 * each
+        };
+        let whole: f64 = (0..graph.params.len()).map(seconds).sum();
+        let units = Units::default();
+        let weighed = Weighed::new(&units, &job.plan, graph, Some(tokens));
+        // Blocks come first, whatever their place in the file.
+        let (solved, rest): (Vec<_>, Vec<_>) = (0..graph.params.len()).partition(|&i| graph.params[i].block.is_some());
+        let mut elapsed = 0.0;
+        for i in solved.into_iter().chain(rest) {
+            let t = &job.plan.tensors[i];
+            weighed.advance(&t.name, t.weights());
+            elapsed += seconds(i);
+            let done = *units.0.lock().unwrap();
+            let left = elapsed * (weighed.all() as f64 / done as f64 - 1.0);
+            let off = (left - (whole - elapsed)).abs();
+            assert!(off < 0.15 * whole, "{}: {left} left, in fact {}", t.name, whole - elapsed);
+        }
+        assert_eq!(*units.0.lock().unwrap(), weighed.all());
+        // Where nothing is solved every weight is one.
+        assert_eq!(Weighed::new(&units, &job.plan, graph, None).all(), job.plan.weights());
     }
 
     fn reference() -> PassSpec {

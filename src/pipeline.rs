@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use aurora_quantizers::gptq::Guess;
 use aurora_quantizers::scan::{Scan, scan};
-use aurora_quantizers::{NumError, Scales, elements, matrix, matrix_mut, par};
+use aurora_quantizers::{Fidelity, NumError, Scales, elements, matrix, matrix_mut, par};
 use ndarray::{Array2, ArrayView2, Axis};
 
 pub(crate) mod alone;
@@ -26,6 +26,7 @@ pub mod walk;
 use crate::error::{Quantity, Within};
 use crate::export::Sink;
 use crate::plan::{self, Plan, TensorPlan};
+use crate::record::{TensorRecord, TooSmall};
 use crate::watch::Watch;
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -79,8 +80,7 @@ pub fn check(plan: &Plan, rounding: Rounding) -> Result<()> {
 }
 
 /// Reads every tensor of `plan` from `weights`, rounds it to its format (or carries its integers over) and writes it to
-/// `output`. Returns the largest error of every tensor, where it was measured: the largest difference between the
-/// written value and the weight.
+/// `output`. Returns how far every tensor is from its weights, as far as that was looked at.
 ///
 /// # Panics
 /// If the plan does not pass [`check`].
@@ -94,7 +94,7 @@ pub fn run(
     rounding: Rounding,
     output: &dyn Sink,
     watch: &dyn Watch,
-) -> Result<Vec<Option<f32>>> {
+) -> Result<Vec<Errors>> {
     let edited = rounding.solved.map(|solved| weights.edited(&solved.edits)).transpose()?;
     let weights = edited.as_ref().unwrap_or(weights);
     for t in plan.tensors.iter().filter(|t| t.carried) {
@@ -107,7 +107,7 @@ pub fn run(
         }
     }
     let (chunks, groups) = split(weights, plan, rounding.solved);
-    let seen: Vec<Mutex<Seen>> = plan.tensors.iter().map(|_| Mutex::new(Seen::default())).collect();
+    let seen: Vec<OnceLock<Seen>> = chunks.iter().map(|_| OnceLock::new()).collect();
     let mut counts = vec![0; plan.tensors.len()];
     chunks.iter().for_each(|chunk| counts[chunk.tensor] += 1);
     let guesses = Guesses::new(weights.graph(), plan, rounding, &counts);
@@ -119,7 +119,8 @@ pub fn run(
     rayon::broadcast(|_| {
         let mut buffers = Buffers::default();
         while !stop.load(Ordering::Relaxed) {
-            let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(chunk) = chunks.get(index) else { break };
             if chunk.tensor > last_tensor.load(Ordering::Relaxed) {
                 break;
             }
@@ -139,9 +140,7 @@ pub fn run(
                     if found.scan.check(t.spec()).is_err() {
                         last_tensor.fetch_min(chunk.tensor, Ordering::Relaxed);
                     }
-                    let mut seen = seen[chunk.tensor].lock().expect("no panics under the lock");
-                    *seen = seen.merge(found, (chunk.rows.start * t.cols()) as u64);
-                    drop(seen);
+                    seen[index].get_or_init(|| found);
                     watch.advance(&t.name, (chunk.rows.len() * t.cols()) as u64);
                 }
                 Err(e) => {
@@ -154,18 +153,51 @@ pub fn run(
     if let Some(e) = failure.into_inner().expect("no panics under the lock") {
         return Err(e);
     }
-    let seen = seen.into_iter().map(|s| s.into_inner().expect("no panics under the lock"));
-    plan.tensors
-        .iter()
-        .zip(seen)
-        .map(|(t, seen)| {
-            seen.scan.check(t.spec()).map_err(|e| {
-                let (path, name) = weights.place(t.param);
-                Error::numbers(Some(path), &name, Quantity::Weights, advice(&e), e)
-            })?;
-            Ok(seen.error)
-        })
-        .collect()
+    // In the order of the chunks, so that sums are the same for any number of threads.
+    let mut whole: Vec<Seen> = vec![Seen::default(); plan.tensors.len()];
+    for (chunk, found) in chunks.iter().zip(seen) {
+        let (tensor, cols) = (&mut whole[chunk.tensor], plan.tensors[chunk.tensor].cols());
+        *tensor = tensor.merge(found.into_inner().unwrap_or_default(), (chunk.rows.start * cols) as u64);
+    }
+    for (t, seen) in plan.tensors.iter().zip(&whole) {
+        seen.scan.check(t.spec()).map_err(|e| {
+            let (path, name) = weights.place(t.param);
+            Error::numbers(Some(path), &name, Quantity::Weights, advice(&e), e)
+        })?;
+    }
+    let before = rounding.solved.map(|solved| &solved.fidelity);
+    let fidelity = |t: &TensorPlan, seen: Seen| before.and_then(|all| all.get(&t.param)).map_or(seen.fidelity, |f| *f);
+    Ok(plan.tensors.iter().zip(whole).map(|(t, seen)| Errors::of(seen.error, &fidelity(t, seen))).collect())
+}
+
+/// How far what was written of a tensor is from its weights; see [`TensorRecord`].
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Errors {
+    largest: Option<f32>,
+    relative: Option<f32>,
+    too_small: Option<TooSmall>,
+}
+
+/// A matrix with less of an error than this has lost nothing: as much is what eight bits cost.
+const NOTHING: f64 = 0.01;
+
+impl Errors {
+    fn of(largest: Option<f32>, fidelity: &Fidelity) -> Self {
+        let worth = fidelity.too_small().filter(|(error, _)| *error > NOTHING);
+        Errors {
+            largest,
+            // If only parts of a matrix were looked at, the rest has errors too.
+            relative: (fidelity.square > 0.0 && fidelity.beside == 0.0).then_some(fidelity.relative() as f32),
+            too_small: worth.map(|(error, usual)| TooSmall { error: error as f32, usual: usual as f32 }),
+        }
+    }
+
+    /// Puts them into a record.
+    pub fn put(self, record: &mut TensorRecord) {
+        record.largest_error = self.largest;
+        record.relative_error = self.relative;
+        record.too_small = self.too_small;
+    }
 }
 
 /// What was found in a tensor.
@@ -174,13 +206,14 @@ struct Seen {
     scan: Scan,
     /// Largest error, if measured.
     error: Option<f32>,
+    fidelity: Fidelity,
 }
 
 impl Seen {
     /// Combines the two; `other` begins `offset` weights later.
     fn merge(self, other: Seen, offset: u64) -> Seen {
         let error = self.error.into_iter().chain(other.error).reduce(f32::max);
-        Seen { scan: self.scan.merge(other.scan, offset), error }
+        Seen { scan: self.scan.merge(other.scan, offset), error, fidelity: self.fidelity.and(other.fidelity) }
     }
 }
 
@@ -249,7 +282,7 @@ fn convert(
         } else {
             weights.rows(t.param, rows.clone(), matrix_mut(values, cols));
         }
-        let mut found = Seen { scan: scan(values), error: None };
+        let mut found = Seen { scan: scan(values), ..Seen::default() };
         if found.scan.check(t.spec()).is_ok() {
             if !t.carried {
                 let guess = |expert: usize, importance: Option<&[f32]>| {
@@ -258,11 +291,21 @@ fn convert(
                 let matrices = guesses.matrices(chunk.tensor);
                 encode(t, rows.start, matrix(values, cols), (rounding, matrices, &guess), bytes);
             }
-            if rounding.measure {
+            let max_abs = found.scan.max_abs;
+            let small = max_abs > 0.0 && max_abs < t.spec().fine;
+            found.fidelity = Fidelity::unseen(max_abs);
+            if rounding.measure || small {
                 back.resize(values.len(), 0.0);
                 t.store.decode(bytes, back);
+                found.fidelity = Fidelity::of(values, back);
+            }
+            if rounding.measure {
                 let errors = back.iter().zip(values.iter()).map(|(a, b)| (a - b).abs());
                 found.error = Some(errors.fold(0.0, f32::max));
+            }
+            if small && !t.carried {
+                let scales = if rounding.reference { Scales::Reference } else { Scales::Search(None) };
+                found.fidelity = found.fidelity.compared(t.store, values, max_abs, scales);
             }
         }
         seen = seen.merge(found, ((from - chunk.rows.start) * cols) as u64);

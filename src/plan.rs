@@ -53,7 +53,7 @@ pub struct TensorPlan {
     pub reason: Option<String>,
     /// What the output has of it, in this order: the fields of its store.
     pub fields: Vec<Field>,
-    /// Whether a quantised checkpoint's integers become its codes.
+    /// Whether a quantised checkpoint's integers become its codes, or a GGUF file's blocks are copied.
     pub carried: bool,
 }
 
@@ -97,6 +97,8 @@ impl From<&TensorPlan> for TensorRecord {
             packed: None,
             carried: t.carried,
             largest_error: None,
+            relative_error: None,
+            too_small: None,
         }
     }
 }

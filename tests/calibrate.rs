@@ -327,6 +327,66 @@ fn conversations_go_through_the_models_template() {
     assert!(refused(&args).contains("line 2: must be an object"));
 }
 
+/// Tokens of one file of conversations, by the refusal to make a sample of so many.
+fn counted(dir: &Folder, model: &str, jsonl: &str) -> String {
+    let error = refused(&["calibrate", model, "--text", jsonl, "--context", "500", "-o", &dir.path("none.gguf")]);
+    error.split("the text has ").nth(1).and_then(|rest| rest.split(" tokens").next()).unwrap_or(&error).to_owned()
+}
+
+/// Calls, tools, parts and empty contents reach the template; the counts are those of what transformers renders.
+#[test]
+fn conversations_are_handed_on_as_they_are() {
+    let dir = Folder::new();
+    let folder = dir.path("model");
+    std::fs::create_dir(&folder).unwrap();
+    for entry in std::fs::read_dir(model("tiny-llama3")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, Path::new(&folder).join(path.file_name().unwrap())).unwrap();
+    }
+    let template = "{% if tools %}TOOLS {{ tools | tojson }}\n{% endif %}{% for m in messages %}\
+        <|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{% if m.tool_calls %}{% for c in m.tool_calls %}\
+        CALL {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}{% elif m.content is string %}\
+        {{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}<|eot_id|>{% endfor %}";
+    std::fs::write(Path::new(&folder).join("chat_template.jinja"), template).unwrap();
+    let call = serde_json::json!({"type": "function", "function": {"name": "tides", "arguments": {"port": "Vigo"}}});
+    let line = |content: serde_json::Value| {
+        serde_json::json!({
+            "messages": [
+                {"role": "user", "content": content},
+                {"role": "assistant", "content": null, "tool_calls": [call]},
+                {"role": "tool", "name": "tides", "content": "high at 4"},
+            ],
+            "tools": [{"type": "function", "function": {"name": "tides"}}],
+        })
+    };
+    let text = line("When is high tide?".into());
+    let parts = line(serde_json::json!([{"type": "text", "text": "When is "}, {"type": "text", "text": "high tide?"}]));
+    let head = |role: &str| format!("<|start_header_id|>{role}<|end_header_id|>\n\n");
+    let rendered = format!(
+        "TOOLS [{{\"type\": \"function\", \"function\": {{\"name\": \"tides\"}}}}]\n{}When is high tide?<|eot_id|>{}\
+         CALL tides {{\"port\": \"Vigo\"}}<|eot_id|>{}high at 4<|eot_id|>",
+        head("user"),
+        head("assistant"),
+        head("tool")
+    );
+    let source = checkpoint::open(Path::new(&folder)).unwrap();
+    let tokenizer = aurora_quant::text::Tokenizer::open(source.as_ref()).unwrap();
+    let wanted = tokenizer.encode(&rendered, aurora_quant::text::Special::RENDERED).unwrap().len().to_string();
+    for (name, content) in [
+        ("plain.jsonl", format!("{text}\n")),
+        ("parts.jsonl", format!("{parts}\n")),
+        ("marked.jsonl", format!("\u{feff}{text}\r\n")),
+    ] {
+        assert_eq!(counted(&dir, &folder, &dir.write(name, content)), wanted, "{name}");
+    }
+    let refusing = "{{ raise_exception('no ' ~ messages[0].role) }}";
+    std::fs::write(Path::new(&folder).join("chat_template.jinja"), refusing).unwrap();
+    let refusal = counted(&dir, &folder, &dir.write("two.jsonl", format!("{{\"text\": \"a\"}}\n{text}\n")));
+    assert!(refusal.contains("two.jsonl: line 2") && refusal.contains("no user"), "{refusal}");
+    let nan = dir.write("nan.jsonl", "{\"text\": \"a\", \"score\": NaN}\n");
+    assert!(counted(&dir, &folder, &nan).contains("NaN is a number in Python"));
+}
+
 #[test]
 fn texts_that_are_no_samples_are_refused() {
     let dir = Folder::new();

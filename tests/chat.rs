@@ -158,16 +158,17 @@ fn faults_of_templates_are_errors() {
         ("{% if %}", "line 1"),
         ("{{ unclosed", "line 1"),
         ("a\n{{ nothing.of.it }}", "line 2"),
-        ("{{ messages[0].content.nonsense() }}", "nonsense"),
+        ("{{ messages[0].content.nonsense() }}", "nonsense; write the template without it"),
         ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "fuel"),
-        ("{{ 'a' * 99999999999 }}", "large"),
+        ("{{ 'a' * 99999999999 }}", "fuel"),
         ("{% include '/etc/passwd' %}", "passwd"),
     ] {
         let error = render(template, &conversation()).expect_err(template);
         assert!(error.contains(words) && error.contains("chat template"), "{template}: {error}");
     }
     // A clock that stands still.
-    assert_eq!(render("{{ strftime_now('%d %B %Y, %%') }}", &[]).unwrap(), "26 July 2024, %");
+    let date = render("{{ strftime_now('%d %B %Y, %%') }}", &conversation()).unwrap();
+    assert_eq!(date, "26 July 2024, %");
 }
 
 /// What Jinja2 3 wrote.

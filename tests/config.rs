@@ -65,13 +65,27 @@ fn faults_are_named() {
 
 #[test]
 fn what_cannot_be_expressed_is_refused() {
-    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+    let yarn = |key: &str, value: Json| {
+        let mut yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+        yarn[key] = value;
+        json!({ "rope_scaling": yarn })
+    };
+    let long = json!({"type": "longrope", "short_factor": vec![1.0; 32], "long_factor": vec![2.0; 32]});
     let cases = [
         ("tiny-llama3", json!({"hidden_act": "gelu"}), "hidden_act"),
-        ("tiny-llama3", json!({"rope_scaling": yarn}), "yarn"),
-        ("tiny-llama3", json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "dynamic"),
+        ("tiny-llama3", yarn("factor", json!(0.5)), "rope_scaling.factor"),
+        ("tiny-llama3", yarn("original_max_position_embeddings", json!(1)), "original_max_position_embeddings"),
+        ("tiny-llama3", yarn("attention_factor", json!(0)), "attention_factor"),
+        ("tiny-llama3", yarn("truncate", json!("yes")), "truncate"),
+        ("tiny-qwen2", yarn("beta_fast", json!(16)), "beta_fast"),
+        ("tiny-qwen3", yarn("beta_slow", json!(2)), "beta_slow"),
+        ("tiny-olmo2", yarn("truncate", json!(false)), "truncate"),
+        ("tiny-gemma3", yarn("beta_fast", json!(32)), "yarn"),
+        ("tiny-phi3", yarn("short_factor", json!([1.0])), "long_factor"),
+        ("tiny-qwen2", json!({ "rope_scaling": long }), "longrope"),
         ("tiny-llama3", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
-        ("tiny-qwen2", json!({"use_sliding_window": true}), "use_sliding_window"),
+        ("tiny-qwen2", json!({"use_sliding_window": true, "max_window_layers": 1}), "use_sliding_window"),
+        ("tiny-qwen3-moe", json!({"use_sliding_window": true}), "use_sliding_window"),
         ("tiny-qwen2", json!({"head_dim": 32}), "head_dim"),
         ("tiny-qwen3", json!({"attention_bias": true}), "attention_bias"),
         ("tiny-qwen3", json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
@@ -83,7 +97,12 @@ fn what_cannot_be_expressed_is_refused() {
         ("tiny-gemma2", json!({"query_pre_attn_scalar": null}), "query_pre_attn_scalar"),
         ("tiny-gemma2", json!({"hidden_activation": "gelu"}), "hidden_activation"),
         ("tiny-gemma2", json!({"attention_bias": true}), "attention_bias"),
-        ("tiny-gemma2", json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "linear"),
+        ("tiny-gemma2", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        ("tiny-qwen3", json!({"is_causal": false}), "is_causal"),
+        ("tiny-qwen3", json!({"is_causal": Json::Null, "text_config": {"is_causal": null}}), "is_causal"),
+        ("tiny-gpt2", json!({"is_causal": false}), "is_causal"),
+        ("tiny-gpt2", json!({"max_position_embeddings": 16}), "max_position_embeddings"),
+        ("tiny-mixtral", json!({"num_experts": 2}), "num_experts"),
         ("tiny-gemma2", json!({"final_logit_softcapping": 0.0}), "final_logit_softcapping"),
         ("tiny-gemma2", json!({"tie_word_embeddings": false}), "tie_word_embeddings"),
         ("tiny-gemma2", json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
@@ -104,6 +123,131 @@ fn what_cannot_be_expressed_is_refused() {
         let said = refusal(&changed(name, changes.clone()));
         assert!(said.contains(mention), "{name} {changes}: {said}");
     }
+}
+
+/// A note names keys that look as if they changed the result and that no class reads, but not those of training or
+/// those that say nothing. The fixtures have none.
+#[test]
+fn keys_that_nothing_reads_are_told() {
+    for name in MODELS.iter() {
+        assert_eq!(open(&changed(name, json!({}))).notes, Vec::<String>::new(), "{name}");
+    }
+    let strange = json!({
+        "attn_logit_softcapping": 50.0, "attention_sink_size": 4, "qk_layernorm": true, "logits_scaling": 8.0,
+        "attention_dropout": 0.1, "lm_head_bias": false, "num_shared_experts": 0, "residual_multiplier": 1.0,
+        "initializer_range": 0.02, "clip_qkv": null,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "finetuned": true,
+                         "extrapolation_factor": 1.0},
+    });
+    let notes = open(&changed("tiny-llama3", strange)).notes;
+    let [note] = &notes[..] else { panic!("{notes:?}") };
+    let told = [
+        "attn_logit_softcapping 50.0",
+        "attention_sink_size 4",
+        "qk_layernorm true",
+        "logits_scaling 8.0",
+        "rope_scaling.finetuned true",
+        "rope_scaling.extrapolation_factor 1.0",
+        "Llama",
+    ];
+    assert!(told.iter().all(|word| note.contains(word)), "{note}");
+    let quiet = ["dropout", "lm_head_bias", "num_shared", "residual", "initializer", "clip", "factor 4", "original"];
+    assert!(!quiet.iter().any(|word| note.contains(word)), "{note}");
+    let granite = open(&changed("tiny-granite", json!({"logits_scaling": 8.0}))).notes;
+    assert_eq!(granite, Vec::<String>::new());
+    // Where all of our architectures have something, false is what tells.
+    let flags = json!({"use_rope": false, "causal": false, "rope_interleaved": false, "use_rms_norm": true});
+    let notes = open(&changed("tiny-olmo2", flags)).notes;
+    assert!(notes.len() == 1 && notes[0].contains("use_rope false, causal false: Transformers"), "{notes:?}");
+    // Keys of a text model within another, and of the rotary settings of layers with a window.
+    let nested = json!({
+        "text_config": {"router_scale": 2.0},
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default"}, "sliding_attention": {"factor": 8.0, "type": "default"},
+        },
+    });
+    let notes = open(&changed("tiny-gemma3", nested)).notes;
+    let told = ["router_scale 2.0", "rope_parameters.sliding_attention.factor 8.0"];
+    assert!(notes.len() == 1 && told.iter().all(|word| notes[0].contains(word)), "{notes:?}");
+}
+
+/// Keys that may change nothing without a word, and in which models (all, if none is named): those of training and
+/// running, those that count only beside others, and those whose value here is the usual one.
+const SILENT: &[(&str, &[&str])] = &[
+    ("attention_bias", &["Llama"]),
+    ("attention_dropout", &[]),
+    ("head_dim", &["Llama"]),
+    ("hidden_act", &["Gemma 2", "Gemma 3"]),
+    ("max_window_layers", &["Qwen2", "Qwen3", "Qwen3 MoE"]),
+    ("mlp_bias", &["Llama"]),
+    ("num_key_value_heads", &["Gemma 3", "Granite", "Llama", "OLMo 2", "Qwen3 MoE"]),
+    ("original_max_position_embeddings", &[]),
+    ("router_jitter_noise", &[]),
+    ("sliding_window", &["Qwen2", "Qwen3", "Qwen3 MoE"]),
+    ("tie_word_embeddings", &["Llama", "Mistral", "Mixtral", "OLMo 2", "Phi-3", "Qwen3"]),
+    ("use_cache", &[]),
+    // Without layers that slide.
+    ("use_sliding_window", &["Qwen2", "Qwen3"]),
+];
+
+/// What changes the logits of Transformers changes the model here, or is refused. All else leaves the model as it is,
+/// and a note says so unless the key is known. `counts.json` has what Transformers does (see make_counts.py).
+#[test]
+fn keys_that_count_are_read_or_refused() {
+    let table = std::fs::read(fixtures().join("variants/counts.json")).unwrap();
+    let table: Json = serde_json::from_slice(&table).unwrap();
+    let mut faults = Vec::new();
+    for (name, row) in table["models"].as_object().unwrap() {
+        let plain = open(&changed(name, json!({})));
+        for (key, value) in table["values"].as_object().unwrap() {
+            let value = if key == "layer_types" { &row["layer_types"] } else { value };
+            let listed = |what: &str| row[what].as_array().is_some_and(|keys| keys.contains(&json!(key)));
+            let described = describe(&changed(name, json!({ key: value })), &|_| true);
+            let model = match described {
+                Err(e) => {
+                    let said = e.explain();
+                    // What Gemma's files leave unsaid follows from the heads.
+                    let follows = key == "head_dim" && said.contains("query_pre_attn_scalar");
+                    if !said.contains(key.as_str()) && !follows {
+                        faults.push(format!("{name}, {key} {value}: {said}"));
+                    }
+                    continue;
+                }
+                Ok(model) => model,
+            };
+            let same = model.graph.blocks == plain.graph.blocks && model.hyper == plain.hyper;
+            let noted = |start: &str| model.notes.iter().any(|n| n.starts_with(start) && n.contains(key.as_str()));
+            let told = noted("config.json has");
+            match (listed("other"), listed("refused")) {
+                (true, _) if same || told => faults.push(format!("{name}, {key} {value}: counts in Transformers")),
+                (_, true) if same && !told => faults.push(format!("{name}, {key} {value}: Transformers refuses it")),
+                (true, _) | (_, true) => {}
+                _ if same && !noted("") => {
+                    let known = SILENT.iter().find(|(known, _)| known == key);
+                    if !known.is_some_and(|(_, titles)| titles.is_empty() || titles.contains(&plain.arch.title)) {
+                        faults.push(format!("{name}, {key} {value}: nothing is said"));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Dynamic NTK beyond the model's context, and settings beside those that count.
+#[test]
+fn rotary_settings_that_do_not_count_are_told() {
+    let dynamic = open(&changed("tiny-llama3", json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}))).notes;
+    assert!(dynamic.len() == 1 && dynamic[0].contains("dynamic") && dynamic[0].contains("512"), "{dynamic:?}");
+    let both = json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}});
+    let both = open(&changed("tiny-qwen3", both)).notes;
+    assert!(both.len() == 1 && both[0].contains("rope_parameters") && both[0].contains("rope_theta"), "{both:?}");
+    let same = json!({"rope_type": "linear", "factor": 4.0});
+    let same = open(&changed("tiny-qwen3", json!({"rope_scaling": same, "rope_parameters": same}))).notes;
+    assert_eq!(same, Vec::<String>::new());
+    let outside = open(&changed("tiny-qwen3", json!({"rope_theta": 500.0}))).notes;
+    assert!(outside.len() == 1 && outside[0].contains("rope_theta 500.0 is not used"), "{outside:?}");
 }
 
 #[test]
@@ -206,9 +350,9 @@ fn phi_3_long_factors_become_parameters_and_keys() {
     };
     assert_eq!(computed(find("rope_factors_long.weight"))[..2], [2.0, 3.0]);
     assert_eq!(computed(find("rope_factors_short.weight"))[..2], [1.0, 2.0]);
-    let RopeScaling::Long { magnitude, original_context, .. } = m.hyper.rope.scaling else { panic!() };
+    let RopeScaling::Long { original_context, .. } = m.hyper.rope.scaling else { panic!() };
     let expected = (1.0 + 8f64.ln() / 512f64.ln()).sqrt() as f32;
-    assert_eq!((original_context, magnitude), (512, expected));
+    assert_eq!((original_context, m.hyper.rope.magnitude), (512, expected));
     let Config::HuggingFace(c) = &config else { unreachable!() };
     let mut keys = Metadata::new();
     (m.arch.keys)(&m.hyper, c, &mut keys);

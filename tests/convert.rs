@@ -224,15 +224,172 @@ fn types_can_be_chosen_per_tensor() {
 }
 
 #[test]
-fn quantised_input_needs_a_word() {
+fn quantised_input_needs_a_word_where_it_is_rounded_again() {
     let dir = TempDir::new().unwrap();
     let (first, second) = (dir.path().join("a.gguf"), dir.path().join("b.gguf"));
     convert(&model("tiny-llama3"), "q8_0", &first, &[]);
-    let refused = run(aurora().arg("convert").arg(&first).args(["--type", "q4_0", "-o"]).arg(&second));
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("--allow-requantize"));
-    convert(&first, "q4_0", &second, &["--allow-requantize", "--pure"]);
+    let again = |file_type: &str, more: &[&str]| {
+        run(aurora()
+            .arg("convert")
+            .arg(&first)
+            .args(["--type", file_type, "-q", "--force", "-o"])
+            .arg(&second)
+            .args(more))
+    };
+    for more in [&[][..], &["--format", "safetensors"], &["--method", "gptq", "--samples", "2", "--context", "32"]] {
+        let refused = again("f16", more);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{more:?}");
+        assert!(said.contains("--allow-requantize") && said.contains("q8_0") && said.contains("f16"), "{said}");
+    }
+    assert!(again("q4_0", &["--allow-requantize", "--pure"]).status.success());
     assert_eq!(hashes(&second)["blk.0.attn_q.weight"].0, "Q4_0");
+    // Nothing is lost: the same bytes, and single precision.
+    assert!(again("q8_0", &[]).status.success());
+    assert!(fs::read(&first).unwrap() == fs::read(&second).unwrap());
+    assert!(again("f32", &[]).status.success());
+    assert_eq!(hashes(&second)["blk.0.attn_q.weight"].0, "F32");
+}
+
+/// Matrices that have their type already keep their bytes, whatever they were rounded by; what an importance matrix did
+/// to others is not said any more.
+#[test]
+fn what_has_its_type_is_copied() {
+    let dir = TempDir::new().unwrap();
+    let [imatrix, first, second] = ["i.gguf", "a.gguf", "b.gguf"].map(|name| dir.path().join(name));
+    let text = common::fixtures().join("eval/eval.txt");
+    let some = ["--context", "32", "--samples", "2"];
+    let done = run(aurora()
+        .arg("calibrate")
+        .arg(model("tiny-llama3"))
+        .arg("--text")
+        .arg(&text)
+        .args(some)
+        .arg("-o")
+        .arg(&imatrix));
+    assert!(done.status.success());
+    convert(&model("tiny-llama3"), "q4_k_m", &first, &["--imatrix", imatrix.to_str().unwrap()]);
+    let keys = |path: &std::path::Path| {
+        let source = checkpoint::open(path).unwrap();
+        let Config::Gguf(config) = source.config() else { unreachable!() };
+        config.metadata.iter().filter(|(key, _)| key.starts_with("quantize.imatrix.")).count()
+    };
+    assert!(keys(&first) > 0);
+    let again = |more: &[&str]| {
+        let done = run(aurora().arg("convert").arg(&first).args(["--json", "--force", "-o"]).arg(&second).args(more));
+        assert!(done.status.success(), "{more:?}: {}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice::<Json>(&done.stdout).unwrap()
+    };
+    let gptq = ["--method", "gptq", "--allow-requantize", "--context", "32", "--samples", "2", "--type", "q4_k_m"];
+    for more in [&["--type", "q4_k_m"][..], &["--type", "q4_k_m", "--threads", "3"], &gptq] {
+        again(more);
+        assert_eq!(hashes(&first), hashes(&second), "{more:?}");
+        assert!(more.len() > 4 || keys(&second) == keys(&first), "{more:?}");
+    }
+    let changed = ["--type", "q4_k_m", "--tensor-type", "ffn_up=q8_0", "--allow-requantize"];
+    let record = again(&changed);
+    assert_eq!(keys(&second), 0);
+    let after = hashes(&second);
+    for t in record["tensors"].as_array().unwrap() {
+        let (name, block) = (t["name"].as_str().unwrap(), t["type"] != "f32");
+        let same = hashes(&first)[name] == after[name];
+        assert_eq!(same, !name.contains("ffn_up"), "{name}");
+        assert_eq!(t["carried"] == true, same && block, "{t}");
+    }
+}
+
+/// A copy of a model whose first down matrix is multiplied with a power of two.
+fn scaled(dir: &std::path::Path, name: &str, power: i32) -> std::path::PathBuf {
+    let to = dir.join(format!("{name}-{power}"));
+    fs::create_dir_all(&to).unwrap();
+    for entry in fs::read_dir(model(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+    let weights = to.join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |name: &str, t: &safetensors::tensor::TensorView<'_>| -> Vec<u8> {
+        let by = if name.ends_with("layers.0.mlp.down_proj.weight") { 2f32.powi(power) } else { 1.0 };
+        let value = |b: &[u8; 2]| (half::bf16::from_le_bytes(*b).to_f32() * by).to_le_bytes();
+        t.data().as_chunks().0.iter().flat_map(value).collect()
+    };
+    let values: Vec<_> = file.tensors().into_iter().map(|(n, t)| (floats(&n, &t), t.shape().to_vec(), n)).collect();
+    let views = values.iter().map(|(bytes, shape, name)| {
+        assert_eq!(bytes.len(), shape.iter().product::<usize>() * 4, "{name}: BF16 in the fixture");
+        (name.as_str(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &weights).unwrap();
+    to
+}
+
+/// A matrix of small numbers loses what it does at ordinary size, or the record says how much more, the summary which
+/// one, and strict mode refuses it: as numbers that are too large.
+#[test]
+fn small_matrices_are_kept_or_told() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("out.gguf");
+    let name = "blk.0.ffn_down.weight";
+    let of_it =
+        |record: &Json| record["tensors"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap().clone();
+    for file_type in ["q8_0", "q6_k", "q4_k_s", "iq4_nl", "q4_0", "f16", "bf16"] {
+        let mut at_one = 0.0;
+        for power in [0, 15, -10, -16, -24, -60] {
+            let input = scaled(dir.path(), "tiny-llama3", power);
+            let words = ["--type", file_type, "--pure", "--codes", "nearest", "--json", "--force", "-o"];
+            let done = run(aurora().arg("convert").arg(&input).args(words).arg(&out));
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            let record: Json = serde_json::from_slice(&done.stdout).unwrap();
+            let what = format!("{file_type} times 2^{power}");
+            let error = error(&input, &out, name);
+            at_one = if power == 0 { error } else { at_one };
+            let t = of_it(&record);
+            let told = t["too_small"]["error"].as_f64();
+            assert!(error <= 1.0 + 1e-6, "{what}: {error}");
+            assert!(told.is_some() || error <= (at_one * 1.19).max(0.01), "{what}: {error}, {at_one} at one");
+            let noted = record["notes"].as_array().unwrap().iter().any(|n| n.as_str().unwrap().contains(name));
+            assert_eq!(noted, told.is_some(), "{what}: {}", record["notes"]);
+            let Some(told) = told else { continue };
+            assert!((told / error - 1.0).abs() < 1e-3 && t["relative_error"] == t["too_small"]["error"], "{what}: {t}");
+            let usual = t["too_small"]["usual"].as_f64().unwrap();
+            // F16 holds nearly all of the fixture at one.
+            assert!((usual - at_one).abs() < 0.1 * at_one.max(1e-6), "{what}: {t}, {at_one} at one");
+        }
+    }
+    // Whoever chooses the codes.
+    let input = scaled(dir.path(), "tiny-llama3", -24);
+    let some = ["--context", "32", "--samples", "2"];
+    for method in ["rtn", "gptq", "awq"] {
+        let words = ["--type", "q6_k", "--method", method, "--force", "-o", out.to_str().unwrap()];
+        let words = [&words[..], if method == "rtn" { &[] } else { &some }].concat();
+        let done = run(aurora().arg("convert").arg(&input).args(&words));
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(
+            done.status.success() && said.contains(name) && said.contains("too small for q6_k"),
+            "{method}: {said}"
+        );
+        fs::remove_file(&out).unwrap();
+        let done = run(aurora().arg("convert").arg(&input).args(&words).arg("--strict"));
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(said.contains("too small for q6_k") && said.contains("--tensor-type"), "{method}: {said}");
+        assert!(!done.status.success() && !out.exists(), "{method}");
+    }
+}
+
+/// The relative error of one written matrix.
+fn error(input: &std::path::Path, output: &std::path::Path, name: &str) -> f64 {
+    let values = |path: &std::path::Path, name: &str| -> Vec<f32> {
+        let source = checkpoint::open(path).unwrap();
+        let info = source.find(name).unwrap();
+        let mut out = vec![0.0; info.shape.iter().product()];
+        let store = aurora_quantizers::formats::by_name(info.spec.name).unwrap();
+        store.decode(source.bytes(info, 0..info.range.len()), &mut out);
+        out
+    };
+    let (x, y) = (values(input, "model.layers.0.mlp.down_proj.weight"), values(output, name));
+    let square: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+    let error: f64 = x.iter().zip(&y).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum();
+    (error / square).sqrt()
 }
 
 #[test]

@@ -109,6 +109,35 @@ fn variants_are_golden() {
     }
 }
 
+/// Golden logits of stretched embeddings tell whether they are stretched, and by how much sine and cosine grow.
+#[test]
+fn stretching_shows() {
+    let dir = fixtures().join("variants");
+    let table: Json = serde_json::from_slice(&std::fs::read(dir.join("variants.json")).unwrap()).unwrap();
+    for name in ["qwen3-yarn", "qwen2-yarn", "mistral-yarn", "olmo2-yarn", "gemma2-yarn"] {
+        let base = table[name]["base"].as_str().unwrap();
+        let config = changed(base, table[name]["changes"].clone());
+        let breaks: [fn(&mut Op); 2] = [
+            |op| {
+                if let Op::Rope { yarn, .. } = op {
+                    assert!(yarn.take().is_some(), "YaRN");
+                }
+            },
+            |op| {
+                if let Op::Rope { magnitude, .. } = op {
+                    *magnitude = 1.0;
+                }
+            },
+        ];
+        for break_it in breaks {
+            let mut f = open_as(&fixtures().join("models").join(base), &config);
+            f.model.graph.blocks.iter_mut().flatten().for_each(break_it);
+            let (worst, _) = compare(&f, &dir.join(format!("{name}.safetensors")), "logits");
+            assert!(worst > 10.0 * TOLERANCE, "{name}: a wrong detail moves logits by {worst:e} only");
+        }
+    }
+}
+
 /// Golden logits are only worth something if a wrong detail moves them.
 #[test]
 fn wrong_details_show() {

@@ -9,6 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use aurora_quant::gguf::Value;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use common::bad::Bad;
 use common::binary::aurora;
 use common::checkpoint::Checkpoint;
@@ -36,16 +38,41 @@ type Row = (&'static str, Answer, fn(&Path) -> PathBuf);
 
 /// A fixture model with another config.json.
 fn configured(dir: &Path, name: &str, changes: Json) -> PathBuf {
-    let mut checkpoint = Checkpoint::of(name);
-    for (key, value) in changes.as_object().unwrap() {
-        checkpoint.config[key] = value.clone();
-    }
-    written(dir, name, &checkpoint)
+    written(dir, name, &Checkpoint::of(name).with(changes))
 }
 
 fn written(dir: &Path, name: &str, checkpoint: &Checkpoint) -> PathBuf {
     let folder = dir.join("model");
     checkpoint.write_as(name, &folder);
+    // Notes are about what the row is about.
+    changed(&folder, "tokenizer.json", |t| {
+        if t["normalizer"]["type"] == "NFC" {
+            t["normalizer"] = Json::Null;
+        }
+    });
+    folder
+}
+
+/// A JSON file of a folder, edited.
+fn changed(folder: &Path, name: &str, edit: impl FnOnce(&mut Json)) {
+    let path = folder.join(name);
+    let mut json: Json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    edit(&mut json);
+    fs::write(path, json.to_string()).unwrap();
+}
+
+/// tiny-qwen2's vocabulary in the files that are older than tokenizer.json.
+fn slow(folder: &Path) {
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    for name in ["vocab.json", "merges.txt"] {
+        fs::copy(model("tiny-qwen2").join(name), folder.join(name)).unwrap();
+    }
+}
+
+/// A fixture model with other files of its tokenizer.
+fn tokenized(dir: &Path, name: &str, edit: fn(&Path)) -> PathBuf {
+    let folder = written(dir, name, &Checkpoint::of(name));
+    edit(&folder);
     folder
 }
 
@@ -159,6 +186,84 @@ const GGUF: &[Row] = &[
     }),
 ];
 
+/// bookworm-8m with a second matrix beside its embedding table, which it says are one.
+fn with_head(dir: &Path, swap: bool) -> PathBuf {
+    let mut checkpoint = Checkpoint::of("bookworm-8m").with(json!({"tie_word_embeddings": true}));
+    let mut head = checkpoint.tensors["model.embed_tokens.weight"].clone();
+    let row = head.2.len() / head.1[0];
+    if swap {
+        head.2.rotate_left(row);
+    }
+    checkpoint.tensors.insert("lm_head.weight".to_owned(), head);
+    written(dir, "bookworm-8m", &checkpoint)
+}
+
+/// tiny-qwen3 as an embedding model that pools by its last token. `more`: a module after that.
+fn embedding(dir: &Path, more: &str) -> PathBuf {
+    let folder = written(dir, "tiny-qwen3", &Checkpoint::of("tiny-qwen3"));
+    let module = |path: &str, kind: &str| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")});
+    let modules = [module("", "Transformer"), module("1_Pooling", "Pooling"), module("2", more)];
+    fs::write(folder.join("modules.json"), json!(modules).to_string()).unwrap();
+    fs::create_dir(folder.join("1_Pooling")).unwrap();
+    fs::write(folder.join("1_Pooling/config.json"), json!({"pooling_mode_lasttoken": true}).to_string()).unwrap();
+    folder
+}
+
+const CONFIGURATIONS: &[Row] = &[
+    ("`tie_word_embeddings`, and an output matrix with the same numbers", Read, |dir| with_head(dir, false)),
+    ("`tie_word_embeddings`, and an output matrix with other numbers", Noted, |dir| with_head(dir, true)),
+    ("YaRN", Read, |dir| {
+        let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+        configured(dir, "tiny-qwen2", json!({"rope_scaling": yarn}))
+    }),
+    ("YaRN with another ramp, Llama", Read, |dir| {
+        let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8});
+        configured(dir, "tiny-llama3", json!({"rope_scaling": yarn}))
+    }),
+    ("YaRN with another ramp, Qwen", Refused, |dir| {
+        let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8});
+        configured(dir, "tiny-qwen2", json!({"rope_scaling": yarn}))
+    }),
+    ("longrope", Read, |dir| {
+        let factors = vec![1.5; 16];
+        let long = json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors});
+        configured(dir, "tiny-granite", json!({"rope_scaling": long, "original_max_position_embeddings": 64}))
+    }),
+    ("dynamic NTK", Noted, |dir| {
+        configured(dir, "stories260k", json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}))
+    }),
+    ("`rope_scaling` beside `rope_parameters`", Noted, |dir| {
+        configured(dir, "tiny-qwen3", json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}))
+    }),
+    ("keys that the class in Transformers does not read", Noted, |dir| {
+        configured(dir, "stories260k", json!({"attn_logit_softcapping": 50.0, "qk_layernorm": true}))
+    }),
+    ("attention to later tokens", Refused, |dir| configured(dir, "stories260k", json!({"is_causal": false}))),
+    ("a window that llama.cpp does not have", Noted, |dir| configured(dir, "tiny-mistral", json!({}))),
+    ("names without `model.`", Read, |dir| {
+        let mut checkpoint = Checkpoint::of("tiny-qwen3");
+        let tensors = std::mem::take(&mut checkpoint.tensors).into_iter();
+        checkpoint.tensors = tensors.map(|(name, t)| (name.trim_start_matches("model.").to_owned(), t)).collect();
+        written(dir, "tiny-qwen3", &checkpoint)
+    }),
+    ("a class without an output matrix", Noted, |dir| {
+        let mut checkpoint = Checkpoint::of("tiny-mistral").with(json!({"architectures": ["MistralModel"]}));
+        checkpoint.tensors.remove("lm_head.weight").unwrap();
+        checkpoint.config["sliding_window"] = Json::Null;
+        written(dir, "tiny-mistral", &checkpoint)
+    }),
+    ("an embedding model, the last token as pooled", Read, |dir| embedding(dir, "Normalize")),
+    ("an embedding model with a module that GGUF cannot hold", Noted, |dir| embedding(dir, "Dense")),
+    ("a class with the head of a classifier", Refused, |dir| {
+        configured(dir, "tiny-qwen3", json!({"architectures": ["Qwen3ForSequenceClassification"]}))
+    }),
+    ("the head of a classifier", Refused, |dir| {
+        let mut checkpoint = Checkpoint::of("stories260k");
+        checkpoint.tensors.insert("score.weight".to_owned(), (Dtype::F32, vec![1, 64], vec![0; 256]));
+        written(dir, "stories260k", &checkpoint)
+    }),
+];
+
 const QUANTISED: &[Row] = &[
     ("GPTQ", Read, |dir| written(dir, "bookworm-8m", &Checkpoint::quantized("gptq-sym-g32"))),
     ("AutoRound, GPTQ or AWQ underneath", Read, |dir| {
@@ -212,8 +317,113 @@ const QUANTISED: &[Row] = &[
     ("a quantised GGUF file", Refused, |dir| gguf(dir, "q4_0", &[])),
 ];
 
-const SECTIONS: &[(&str, &[Row])] =
-    &[("Folders and files", FOLDERS), ("GGUF files", GGUF), ("Checkpoints that are quantised already", QUANTISED)];
+const TOKENIZERS: &[Row] = &[
+    ("`vocab.json`, `merges.txt` and `added_tokens.json`", Noted, |dir| {
+        tokenized(dir, "tiny-qwen2", |folder| {
+            slow(folder);
+            changed(folder, "tokenizer_config.json", |c| {
+                drop(c.as_object_mut().unwrap().remove("added_tokens_decoder"))
+            });
+            let added = json!({"<|endoftext|>": 601, "<|im_start|>": 602, "<|im_end|>": 603});
+            fs::write(folder.join("added_tokens.json"), added.to_string()).unwrap();
+        })
+    }),
+    ("the same without `added_tokens.json`", Refused, |dir| {
+        tokenized(dir, "tiny-qwen2", |folder| {
+            slow(folder);
+            changed(folder, "tokenizer_config.json", |c| {
+                drop(c.as_object_mut().unwrap().remove("added_tokens_decoder"))
+            });
+        })
+    }),
+    ("byte-level BPE that sets `byte_fallback`", Read, |dir| {
+        tokenized(dir, "tiny-llama3", |folder| {
+            changed(folder, "tokenizer.json", |t| t["model"]["byte_fallback"] = json!(true));
+        })
+    }),
+    ("a Unigram tokenizer", Refused, |dir| {
+        tokenized(dir, "tiny-llama3", |folder| {
+            changed(folder, "tokenizer.json", |t| t["model"] = json!({"type": "Unigram", "vocab": [["a", -1.0]]}));
+        })
+    }),
+    ("a pre-tokenizing step that GGUF cannot express", Noted, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            let digits = json!({"type": "Digits", "individual_digits": true});
+            changed(folder, "tokenizer.json", |t| t["pre_tokenizer"] = digits);
+        })
+    }),
+    ("a normalizer that GGUF cannot express", Noted, |dir| {
+        tokenized(dir, "tiny-llama3", |folder| {
+            changed(folder, "tokenizer.json", |t| t["normalizer"] = json!({"type": "NFKC"}));
+        })
+    }),
+    ("a token more than the embedding has rows", Noted, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            let pad = json!({"id": 512, "content": "<pad>", "special": true, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false});
+            changed(folder, "tokenizer.json", |t| t["added_tokens"].as_array_mut().unwrap().push(pad));
+        })
+    }),
+    ("more ends of a text than GGUF has keys for", Noted, |dir| {
+        tokenized(dir, "tiny-llama3", |folder| {
+            let ends = json!({"eos_token_id": [633, 634, 635, 636]});
+            fs::write(folder.join("generation_config.json"), ends.to_string()).unwrap();
+        })
+    }),
+    ("`add_eos_token`, but tokenizer.json puts none", Noted, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            changed(folder, "tokenizer_config.json", |c| c["add_eos_token"] = json!(true));
+        })
+    }),
+    ("two chat templates that differ", Noted, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            changed(folder, "tokenizer_config.json", |c| c["chat_template"] = json!("{{ messages }}"));
+            fs::write(folder.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+        })
+    }),
+    ("only `tekken.json`", Noted, |dir| {
+        let mut checkpoint = Checkpoint::of("tiny-llama3");
+        for (role, id) in [("bos", 1), ("eos", 2)] {
+            checkpoint.config[&format!("{role}_token_id")] = json!(id);
+        }
+        let folder = written(dir, "tiny-llama3", &checkpoint);
+        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
+            let _ = fs::remove_file(folder.join(name));
+        }
+        let tokens = (0..=255_u8).map(|byte| vec![byte]).chain([b"th".to_vec()]).enumerate();
+        let tokens = tokens.map(|(rank, t)| json!({"rank": rank, "token_bytes": BASE64_STANDARD.encode(t)}));
+        let special =
+            ["<unk>", "<s>", "</s>"].iter().zip(0..).map(|(text, rank)| json!({"rank": rank, "token_str": text}));
+        let pattern = aurora_quant::checkpoint::tokenizer::pre_tokenizer_expressions("tekken").unwrap()[0];
+        let file = json!({"config": {"pattern": pattern}, "vocab": tokens.collect::<Vec<_>>(),
+            "special_tokens": special.collect::<Vec<_>>()});
+        fs::write(folder.join("tekken.json"), file.to_string()).unwrap();
+        folder
+    }),
+    ("JSON files with a byte order mark", Read, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+                let text = fs::read_to_string(folder.join(name)).unwrap();
+                fs::write(folder.join(name), format!("\u{feff}{text}")).unwrap();
+            }
+        })
+    }),
+    ("`Infinity` in a JSON file", Refused, |dir| {
+        tokenized(dir, "stories260k", |folder| {
+            let text = fs::read_to_string(folder.join("tokenizer_config.json")).unwrap();
+            fs::write(folder.join("tokenizer_config.json"), text.replacen('{', "{\"model_max_length\": Infinity,", 1))
+                .unwrap();
+        })
+    }),
+];
+
+const SECTIONS: &[(&str, &[Row])] = &[
+    ("Folders and files", FOLDERS),
+    ("Configurations", CONFIGURATIONS),
+    ("Tokenizers and chat templates", TOKENIZERS),
+    ("GGUF files", GGUF),
+    ("Checkpoints that are quantised already", QUANTISED),
+];
 
 /// What a conversion of `path` answers and says. Paths are as seen from `dir`.
 fn ask(dir: &Path, path: &Path) -> (Answer, String) {

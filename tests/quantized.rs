@@ -58,6 +58,35 @@ fn integers_are_kept_in_the_smallest_type_that_holds_them() {
     }
 }
 
+/// Half precision, in which blocks have their scales, ends at 6e-8.
+#[test]
+fn scales_below_half_precision_make_the_matrix_bf16() {
+    let mut checkpoint = Checkpoint::quantized("gptq-sym-g32");
+    for (stem, by) in [("model.layers.0.mlp.up_proj", 1e-6), ("model.layers.1.mlp.up_proj", 1e-2)] {
+        let (dtype, _, bytes) = checkpoint.tensors.get_mut(&format!("{stem}.scales")).unwrap();
+        let smaller = |b: &[u8; 2]| (f16::from_le_bytes(*b).to_f32() * by).to_le_bytes();
+        (*dtype, *bytes) = (Dtype::F32, bytes.as_chunks().0.iter().flat_map(smaller).collect());
+    }
+    let (dir, folder) = written(&checkpoint);
+    let out = dir.path().join("out.gguf");
+    let record = record(&["convert", text(&folder), "-o", text(&out), "--json"]);
+    let find = |name: &str| record["tensors"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap();
+    let small = find("blk.0.ffn_up.weight");
+    assert_eq!((small["requested"].as_str(), small["type"].as_str()), (Some("q4_0"), Some("bf16")), "{small}");
+    assert!(small["reason"].as_str().unwrap().contains("half precision"), "{small}");
+    // Eight bits of a number leave one in 512 open.
+    let error = small["relative_error"].as_f64().unwrap();
+    assert!(error > 0.0 && error < 1.0 / 512.0, "{small}");
+    // Scales of 1e-5 lose little there, and integers stay what they are.
+    let other = find("blk.1.ffn_up.weight");
+    assert_eq!((other["type"].as_str(), other["carried"].as_bool()), (Some("q4_0"), Some(true)), "{other}");
+    assert!(other["relative_error"].as_f64().unwrap() < 1.0 / 512.0, "{other}");
+    assert!(find("blk.0.ffn_gate.weight")["relative_error"] == 0.0);
+    let said = String::from_utf8(run(&["convert", text(&folder), "-o", text(&out), "--force"]).stderr).unwrap();
+    assert!(said.contains("largest matrix error") && said.contains("integers of 13 of 14"), "{said}");
+    assert!(!run(&["convert", text(&folder), "-o", text(&out), "--force", "--strict"]).status.success());
+}
+
 /// One matrix, field by field: what the blocks of a GPTQ matrix must be.
 #[test]
 fn blocks_hold_the_very_integers() {

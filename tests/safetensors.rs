@@ -86,6 +86,23 @@ fn what_nothing_changed_comes_back_bit_for_bit() {
     }
 }
 
+/// A tokenizer in Mistral's file, and templates beyond the default one.
+#[test]
+fn every_file_of_a_tokenizer_comes_along() {
+    let dir = TempDir::new().unwrap();
+    let input = changed("tiny-llama3", &dir.path().join("in"), |_| {});
+    fs::create_dir(input.join("additional_chat_templates")).unwrap();
+    let files = ["tekken.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja"];
+    files.iter().for_each(|file| fs::write(input.join(file), format!("{{# {file} #}}")).unwrap());
+    let (out, record) = returned(&input, &dir, &[]);
+    for file in files {
+        assert_eq!(fs::read_to_string(out.join(file)).unwrap(), format!("{{# {file} #}}"));
+        let named =
+            |list: &str| record[list].as_array().unwrap().iter().any(|f| f["path"].as_str().unwrap().ends_with(file));
+        assert!(named("inputs") && named("outputs"), "{file}: {record}");
+    }
+}
+
 #[test]
 fn experts_that_were_stacked_and_fused_stay_so() {
     let dir = TempDir::new().unwrap();

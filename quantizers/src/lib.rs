@@ -13,6 +13,7 @@
 //! | [`store`] | [`Store`]: what a matrix becomes, its rows encoded and decoded; [`BlockFormat`]: one block's grid |
 //! | [`grid`] | [`Grid`]: the values that one block can hold, and the nearest of them |
 //! | [`formats`] | the table of formats, one file each |
+//! | [`fidelity`] | how much of weights is left once they are stored, and what their being small costs |
 //! | [`fallback`](mod@fallback) | what to store where a type's blocks do not divide a row |
 //! | [`gptq`] | codes that make up for each other's errors |
 //! | [`cholesky`] | the factor L of a symmetric matrix A = L L^T, the same bits everywhere |
@@ -33,6 +34,7 @@ mod bits;
 pub mod cholesky;
 pub mod error;
 pub mod fallback;
+pub mod fidelity;
 pub mod formats;
 pub mod gptq;
 pub mod grid;
@@ -52,6 +54,7 @@ pub mod view;
 
 pub use error::NumError;
 pub use fallback::fallback;
+pub use fidelity::Fidelity;
 pub use grid::Grid;
 pub use mask::BitMask;
 pub use scan::{Scan, scan};

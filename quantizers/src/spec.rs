@@ -18,6 +18,9 @@ pub struct Spec {
     pub kind: Kind,
     /// Largest magnitude that is stored as a finite number (scales are half precision in most block types).
     pub max_abs: f32,
+    /// Weights whose largest magnitude is at least this lose nothing to the smallest numbers that the type has for
+    /// scales, or for weights, being far apart (half precision's are 2^-24 apart).
+    pub fine: f32,
 }
 
 /// What a type's numbers are.
@@ -49,27 +52,34 @@ impl Spec {
 const F16_MAX: f32 = 65504.0;
 const BF16_MAX: f32 = 3.389_531_4e38;
 
-const fn float(name: &'static str, ggml_id: u32, bytes: usize, max_abs: f32) -> Spec {
-    Spec { name, ggml_id: Some(ggml_id), block: 1, bytes, kind: Kind::Float, max_abs }
+/// 2^-10. A scale in half precision that takes 127 levels, the most that any type has, to it is at least 128 times the
+/// smallest; and of numbers of that size few are below half precision's normal ones.
+const F16_FINE: f32 = 1.0 / 1024.0;
+/// 2^-100, 26 powers of two above the smallest normal F32.
+const F32_FINE: f32 = 1.0 / (1u128 << 100) as f32;
+
+const fn float(name: &'static str, ggml_id: u32, bytes: usize, max_abs: f32, fine: f32) -> Spec {
+    Spec { name, ggml_id: Some(ggml_id), block: 1, bytes, kind: Kind::Float, max_abs, fine }
 }
 
 const fn int(name: &'static str, ggml_id: u32, bytes: usize) -> Spec {
-    Spec { name, ggml_id: Some(ggml_id), block: 1, bytes, kind: Kind::Int, max_abs: f32::MAX }
+    Spec { name, ggml_id: Some(ggml_id), block: 1, bytes, kind: Kind::Int, max_abs: f32::MAX, fine: 0.0 }
 }
 
 /// Blocks whose scale has the range of an F32.
 const fn unbounded(name: &'static str, ggml_id: u32, block: usize, bytes: usize) -> Spec {
-    Spec { name, ggml_id: Some(ggml_id), block, bytes, kind: Kind::Block, max_abs: f32::MAX }
+    Spec { name, ggml_id: Some(ggml_id), block, bytes, kind: Kind::Block, max_abs: f32::MAX, fine: F32_FINE }
 }
 
 /// `top` is the magnitude that a block reaches with a half-precision scale of one (8 for Q4_0).
 const fn block(name: &'static str, ggml_id: u32, block: usize, bytes: usize, top: f32) -> Spec {
-    Spec { name, ggml_id: Some(ggml_id), block, bytes, kind: Kind::Block, max_abs: F16_MAX * top }
+    let max_abs = F16_MAX * top;
+    Spec { name, ggml_id: Some(ggml_id), block, bytes, kind: Kind::Block, max_abs, fine: F16_FINE }
 }
 
 /// A block type that ggml does not know; its row is in the format's own file.
 pub(crate) const fn foreign(name: &'static str, block: usize, bytes: usize, top: f32) -> Spec {
-    Spec { name, ggml_id: None, block, bytes, kind: Kind::Block, max_abs: F16_MAX * top }
+    Spec { name, ggml_id: None, block, bytes, kind: Kind::Block, max_abs: F16_MAX * top, fine: F16_FINE }
 }
 
 /// All tensor types that current GGUF files may contain, by id.
@@ -78,8 +88,8 @@ pub(crate) const fn foreign(name: &'static str, block: usize, bytes: usize, top:
 /// search that may stretch them, so `top` is half of what it would be without one (Q6_K: 32 * 128, hence 2048).
 /// The types with a codebook keep 1: far below what they reach, far above any weight.
 pub static SPECS: &[Spec] = &[
-    float("f32", 0, 4, f32::MAX),
-    float("f16", 1, 2, F16_MAX),
+    float("f32", 0, 4, f32::MAX, F32_FINE),
+    float("f16", 1, 2, F16_MAX, F16_FINE),
     block("q4_0", 2, 32, 18, 8.0),
     block("q4_1", 3, 32, 20, 1.0), // the offset is the smallest weight itself
     block("q5_0", 6, 32, 22, 16.0),
@@ -104,9 +114,9 @@ pub static SPECS: &[Spec] = &[
     int("i16", 25, 2),
     int("i32", 26, 4),
     int("i64", 27, 8),
-    float("f64", 28, 8, f32::MAX),
+    float("f64", 28, 8, f32::MAX, F32_FINE),
     block("iq1_m", 29, 256, 56, 1.0),
-    float("bf16", 30, 2, BF16_MAX),
+    float("bf16", 30, 2, BF16_MAX, F32_FINE),
     block("tq1_0", 34, 256, 54, 1.0),
     block("tq2_0", 35, 256, 66, 1.0),
     unbounded("mxfp4", 39, 32, 17),               // scales are powers of two up to 2^127

@@ -7,9 +7,11 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value as Json;
+
+use crate::checkpoint::json;
 use crate::error::Fault;
-use crate::text::chat::{ChatTemplate, Message};
-use crate::text::{Special, Tokenizer, read_file};
+use crate::text::{ChatTemplate, Conversation, Special, Tokenizer, read_file};
 use crate::{Error, Result};
 
 /// Fewest tokens in a sample: the first sees nothing, and attention must have something to choose from.
@@ -142,29 +144,27 @@ fn read(path: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
 fn documents(path: &Path, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let mut template = None;
     let mut all = Vec::new();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let line_number = format!("line {}", number + 1);
-        let fault = |what: &str| Fault::damaged(what).about(&line_number).of(path);
-        let value: serde_json::Value =
-            serde_json::from_str(line).map_err(|e| Fault::damaged(line_number.as_str()).because(e).of(path))?;
-        if let Some(text) = value.get("text").and_then(|t| t.as_str()) {
+        let at = |fault: Fault| fault.about(&line_number).of(path);
+        let value: Json = json::parse(line.as_bytes()).map_err(at)?;
+        if let Some(text) = value.get("text").and_then(Json::as_str) {
             all.extend(tokenizer.encode(text, Special::TEXT)?);
-        } else if let Some(messages) = value.get("messages").and_then(|m| m.as_array()) {
-            let message = |m: &serde_json::Value| {
-                let part = |key: &str| m.get(key).and_then(|v| v.as_str());
-                Some(Message::new(part("role")?, part("content")?))
-            };
-            let messages: Option<Vec<Message>> = messages.iter().map(message).collect();
-            let needed = || fault("every message needs the strings \"role\" and \"content\"");
-            let messages = messages.ok_or_else(needed)?;
-            if template.is_none() {
-                template = Some(ChatTemplate::open(tokenizer)?);
-            }
-            let rendered = template.as_ref().expect("opened above").render(&messages, false)?;
-            all.extend(tokenizer.encode(&rendered, Special::RENDERED)?);
-        } else {
-            return Err(fault("must be an object with a string \"text\" or a list \"messages\""));
+            continue;
         }
+        let Some(object) = value.as_object().filter(|o| o.contains_key("messages")) else {
+            return Err(at("must be an object with a string \"text\" or a list \"messages\"".into()));
+        };
+        let conversation = Conversation::from_json(object).map_err(|what| at(what.into()))?;
+        if template.is_none() {
+            template = Some(ChatTemplate::open(tokenizer)?);
+        }
+        let rendered = template.as_ref().expect("opened above").render(conversation, false);
+        // A template's error says why it refuses a conversation, but not which.
+        let rendered = rendered
+            .map_err(|e| Error::Text { what: format!("{}: {line_number}", path.display()), source: Some(e.into()) })?;
+        all.extend(tokenizer.encode(&rendered, Special::RENDERED)?);
     }
     Ok(all)
 }

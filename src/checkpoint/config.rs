@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
-use super::mmap;
+use super::{json, mmap};
 use crate::error::{Fault, printable};
 use crate::gguf::{Metadata, Value};
 use crate::{Error, Result};
@@ -61,12 +61,11 @@ pub(super) fn read_json_object(path: &Path) -> Result<Map<String, Json>> {
 /// If it is not there, is no regular file, is empty, is too large, or is not such JSON: with line and column.
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path, limit: usize) -> Result<T> {
     let bytes = mmap::read_whole(path, limit)?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    if bytes.trim_ascii().is_empty() {
+    if json::unmarked(&bytes).trim_ascii().is_empty() {
         let what = "the file is empty, needed a JSON object; download or copy it again";
         return Err(Fault::truncated(what).of(path));
     }
-    serde_json::from_slice(bytes).map_err(|e| Fault::json("not valid JSON", e).of(path))
+    json::parse(&bytes).map_err(|fault| fault.of(path))
 }
 
 impl HfConfig {

@@ -9,7 +9,9 @@ use crate::error::{Error, Fault, Result};
 
 pub mod card;
 pub mod config;
+pub(crate) mod embedding;
 pub mod gguf;
+pub(crate) mod json;
 mod mapped;
 pub(crate) mod mmap;
 pub(crate) mod quantized;

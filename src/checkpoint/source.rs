@@ -6,7 +6,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aurora_quantizers::Spec;
+use aurora_quantizers::spec::Kind;
+use aurora_quantizers::{Spec, Store, formats};
 
 use super::config::Config;
 use crate::Result;
@@ -86,10 +87,38 @@ impl dyn TensorSource + '_ {
         tensors.binary_search_by(|t| t.name.as_str().cmp(name)).ok().map(|i| &tensors[i])
     }
 
+    /// Whether two tensors of floats hold the same numbers in the same shape, in whatever types.
+    pub fn same_numbers(&self, a: &TensorInfo, b: &TensorInfo) -> bool {
+        if a.shape != b.shape || a.packed.is_some() || b.packed.is_some() {
+            return false;
+        }
+        let (Some(cols), Some(stored)) = (a.shape.last().copied(), of_floats(a).zip(of_floats(b))) else {
+            return false;
+        };
+        let (mut left, mut right) = (vec![0.0; cols], vec![0.0; cols]);
+        (0..a.elements().unwrap_or(0) / cols.max(1)).all(|row| {
+            let range = |t: &TensorInfo| row * cols * t.spec.bytes..(row + 1) * cols * t.spec.bytes;
+            let (x, y) = (self.bytes(a, range(a)), self.bytes(b, range(b)));
+            let same = (a.spec.name == b.spec.name && x == y) || {
+                stored.0.decode(x, &mut left);
+                stored.1.decode(y, &mut right);
+                left == right
+            };
+            self.release(a, range(a));
+            self.release(b, range(b));
+            same
+        })
+    }
+
     /// The file that holds `tensor`.
     pub fn file_of(&self, tensor: &TensorInfo) -> &Path {
         &self.files()[tensor.file]
     }
+}
+
+/// How a tensor of floats is read; `None` if it holds something else.
+fn of_floats(tensor: &TensorInfo) -> Option<&'static dyn Store> {
+    (tensor.spec.kind == Kind::Float).then(|| formats::by_name(tensor.spec.name)).flatten()
 }
 
 /// How one kind of source is recognised and opened.

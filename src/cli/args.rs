@@ -148,13 +148,14 @@ pub struct Convert {
     /// Print the plan (type and size of every tensor, exact file size) without writing anything.
     #[arg(long)]
     pub dry_run: bool,
-    /// Fail if any tensor cannot have the requested type.
+    /// Fail if any tensor cannot have the requested type, or is too small for it.
     #[arg(long)]
     pub strict: bool,
     /// Replace files that exist: the output, the record, the saved recipe.
     #[arg(long)]
     pub force: bool,
-    /// Requantise a GGUF file that is already quantised. Its existing rounding errors remain.
+    /// Round the matrices of a quantised GGUF file a second time. Those that keep their type are copied, and need no
+    /// permission.
     #[arg(long)]
     pub allow_requantize: bool,
 }
@@ -200,7 +201,7 @@ pub struct Solving {
 #[derive(Debug, clap::Args)]
 pub struct TextArgs {
     /// Calibration text in UTF-8, similar to what the model will be used for. In a .jsonl file, each line has a "text"
-    /// or the "messages" of a conversation. May be repeated [default: an embedded text of many kinds].
+    /// or the "messages" (and "tools") of a conversation. May be repeated [default: an embedded text of many kinds].
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub text: Vec<PathBuf>,
     /// Tokens per sample [default: 512, or the model's context length if shorter].

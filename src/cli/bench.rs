@@ -17,6 +17,7 @@ const GENERATE: usize = 128;
 /// Runs the command.
 pub fn run(args: &Bench, common: &Common) -> Result<()> {
     let opened = Opened::open(&args.model)?;
+    ui::notes(common, &opened.model.notes);
     let workload = Workload {
         prompt: opened.context(args.prompt, PROMPT),
         generate: opened.context(args.generate, GENERATE),

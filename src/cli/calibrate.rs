@@ -85,8 +85,12 @@ fn calibrated(args: &Calibrate, path: &Path, common: &Common) -> Result<Calibrat
         idle_experts,
         dead_columns,
         tokens_per_second: Some((samples.len() * data.context) as f64 / seconds),
-        notes: short(&data, args.sampling.samples.map(Into::into))
-            .into_iter()
+        notes: opened
+            .model
+            .notes
+            .iter()
+            .cloned()
+            .chain(short(&data, args.sampling.samples.map(Into::into)))
             .chain(label.is_some().then(|| cut(&shard)))
             .collect(),
         ..blank(&output, &all)
@@ -202,7 +206,5 @@ fn summary(r: &CalibrateRecord, common: &Common) {
     if r.dead_columns > 0 {
         ui::message(common, &format!("{} columns had only zero inputs", r.dead_columns));
     }
-    for note in &r.notes {
-        ui::message(common, &format!("note: {note}"));
-    }
+    ui::notes(common, &r.notes);
 }

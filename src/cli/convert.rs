@@ -23,6 +23,7 @@ pub fn run(args: &Convert, common: &Common) -> Result<()> {
         path: args.output.clone(),
         replace: args.force,
         resume: args.solving.resume,
+        strict: args.strict,
         hash: common.json || args.record.is_some(),
     };
     beside::check(args, &recipe, &job.output(&to))?;

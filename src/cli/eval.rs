@@ -25,6 +25,7 @@ pub fn run(args: &Eval, common: &Common) -> Result<()> {
     // A half-written temporary file must be removed. Without one, Ctrl-C may end the process at once.
     let stop = if args.save_logits.is_some() { signals::stop_flag()? } else { Arc::default() };
     let record = evaluation.run(&Progress::new(common, stop))?;
+    ui::notes(common, &record.notes);
     match common.json {
         true => ui::print_json(&Record::Eval(Box::new(record))),
         false => ui::print(&table(&record)),

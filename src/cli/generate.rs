@@ -34,6 +34,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<()> {
         return Err(Error::conflict(["json", "prompt"], what));
     }
     let Opened { source, model, .. } = Opened::open(&args.model)?;
+    ui::notes(common, &model.notes);
     let source = source.as_ref();
     let weights = Weights::bind(source, &model.graph)?;
     let tokenizer = Tokenizer::open(source)?;
@@ -218,7 +219,8 @@ impl Writer<'_> {
             if answer.ids.len() == self.args.tokens {
                 break;
             }
-            if self.held.len() == self.context {
+            // The last token needs no place in the session, but is one of the context.
+            if self.held.len() + 1 == self.context {
                 answer.stop = "context";
                 break;
             }

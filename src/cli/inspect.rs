@@ -27,7 +27,8 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
     let weights: u64 = tensors.iter().map(elements).sum();
     let bytes: u64 = tensors.iter().map(|t| t.stored_bytes() as u64).sum();
     let bits = if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 };
-    let described = model::describe(source.config(), &|name| source.find(name).is_some());
+    let described = model::of_source(source);
+    let notes = described.as_ref().map_or(&[][..], |model| &model.notes);
     let metadata = metadata(source.config());
     if common.json {
         let list: Vec<Json> = tensors
@@ -46,6 +47,7 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
             "architecture": described.as_ref().map(|m| m.arch.gguf).ok(),
             "supported": described.is_ok(),
             "problem": described.as_ref().err().map(Error::explain),
+            "notes": notes,
             "weights": weights,
             "bytes": bytes,
             "bits_per_weight": bits,
@@ -78,6 +80,7 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
         rows.insert(0, head.map(str::to_owned).to_vec());
     }
     text.push_str(&ui::table(&rows, &[0, 2]));
+    ui::notes(common, notes);
     ui::print(&text)
 }
 

@@ -55,6 +55,13 @@ pub fn message(common: &Common, text: &str) {
     }
 }
 
+/// Writes what the user should know to stderr unless told to be quiet.
+pub fn notes(common: &Common, notes: &[String]) {
+    for note in notes {
+        message(common, &wording::flags(&format!("note: {note}")));
+    }
+}
+
 /// Writes a line to stderr. If that fails (a full disk, a closed pipe), the work goes on.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");

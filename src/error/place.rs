@@ -158,3 +158,8 @@ pub(crate) fn printable(name: &str) -> String {
     }
     text
 }
+
+/// A value of a JSON file, for people.
+pub(crate) fn printable_json(value: &serde_json::Value) -> String {
+    printable(&value.to_string()).replace("\\\"", "\"")
+}

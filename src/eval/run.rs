@@ -113,6 +113,7 @@ impl Evaluation {
                 Scores::Alone(_) => None,
                 Scores::Beside(all) => Some(divergence(all)),
             },
+            notes: notes(&opened, reference.as_ref()),
         })
     }
 
@@ -123,6 +124,12 @@ impl Evaluation {
             Some(path) => Ok((path.display().to_string(), read_file(path, "score")?)),
         }
     }
+}
+
+/// What the user should know of the model, and of the reference.
+fn notes(model: &Opened, reference: Option<&Opened>) -> Vec<String> {
+    let of_reference = reference.into_iter().flat_map(|r| &r.model.notes).map(|note| format!("reference: {note}"));
+    model.model.notes.iter().cloned().chain(of_reference).collect()
 }
 
 /// The reference must tokenise the text as the model does; otherwise its probabilities are of different events.

@@ -1,8 +1,10 @@
 //! The header's keys: from config.json and the tokenizer files, or carried over from a GGUF input.
 
+use aurora_quantizers::spec::Kind;
+
 use crate::Result;
 use crate::checkpoint::card::{self, ParamCounts};
-use crate::checkpoint::{Config, TensorSource, tokenizer};
+use crate::checkpoint::{Config, TensorSource, embedding, tokenizer};
 use crate::gguf::{self, Metadata, Value};
 use crate::model::{Model, ModelGraph, Role};
 use crate::plan::Plan;
@@ -28,11 +30,22 @@ pub fn metadata(
             out.set("general.architecture", Value::String(model.arch.gguf.to_owned()));
             notes = card::general(dir, config, counts(&model.graph), &mut out);
             (model.arch.keys)(&model.hyper, config, &mut out);
+            notes.extend(lost_window(model));
+            let (pooling, remarks) = embedding::pooling(dir)?;
+            if let Some(pooling) = pooling {
+                out.set(format!("{}.pooling_type", model.arch.gguf), Value::U32(pooling as u32));
+            }
+            notes.extend(remarks);
             notes.extend(tokenizer::metadata(dir, config, vocabulary(&model.graph), pre, &mut out)?);
         }
         Config::Gguf(config) => {
             out = config.metadata.clone();
             notes.extend(vocabulary_key(model, &mut out));
+            // They tell how matrices were rounded. Unless all are copied, that is no longer so.
+            let mut blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block).peekable();
+            if blocks.peek().is_none() || blocks.any(|t| !t.carried) {
+                out.retain(|key| !key.starts_with("quantize.imatrix."));
+            }
         }
     }
     out.set("general.file_type", Value::U32(plan.file_type));
@@ -48,6 +61,20 @@ fn vocabulary_key(model: &Model, out: &mut Metadata) -> Option<String> {
         out.set(key.clone(), Value::U32(size as u32));
         format!("{key} is {said}, but there are {size} tokens; {size} is written")
     })
+}
+
+/// Architectures that llama.cpp runs without a window: "llama", which Mistral's files are too, has none, and that of
+/// Phi-3 is turned off.
+const WINDOWLESS: [&str; 2] = ["llama", "phi3"];
+
+/// A note on a window that llama.cpp does not have.
+fn lost_window(model: &Model) -> Option<String> {
+    let name = model.arch.gguf;
+    let window = model.hyper.window.filter(|&w| w < model.hyper.context && WINDOWLESS.contains(&name))?;
+    Some(format!(
+        "sliding_window is {window}, but llama.cpp has no window for {name} files: beyond {window} tokens it attends \
+         to more than Transformers does"
+    ))
 }
 
 /// Rows of the embedding table.

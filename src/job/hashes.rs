@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::tokenizer::MORE_TEMPLATES;
 use crate::checkpoint::{Config, TensorSource, directory_of};
 use crate::recipe::{Importance, Recipe};
 use crate::record::FileRecord;
@@ -26,6 +27,7 @@ pub(super) fn inputs(source: &dyn TensorSource, recipe: &Recipe, watch: &dyn Wat
         let folder = directory_of(&config.path);
         let known = |p: &Path| p.extension().is_some_and(|e| BESIDE.iter().any(|known| e == *known));
         files.extend(listed(folder)?.into_iter().filter(|path| known(path)));
+        files.extend(templates(folder)?);
     }
     if let Some(Importance::File(path)) = &recipe.importance {
         files.push(path.clone());
@@ -40,11 +42,15 @@ pub(super) fn outputs(written: Vec<PathBuf>, watch: &dyn Watch) -> Result<Vec<Fi
     let mut files = Vec::new();
     for path in written {
         match path.is_dir() {
-            true => files.extend(listed(&path)?),
+            true => files.extend([listed(&path)?, templates(&path)?].concat()),
             false => files.push(path),
         }
     }
-    let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = |file: &Path| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let inner = file.parent().is_some_and(|folder| folder.ends_with(MORE_TEMPLATES));
+        if inner { format!("{MORE_TEMPLATES}/{name}") } else { name }
+    };
     hashes(files, &name, watch)
 }
 
@@ -60,6 +66,12 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// The files of the one folder within a checkpoint's that belongs to the model.
+fn templates(folder: &Path) -> Result<Vec<PathBuf>> {
+    let within = folder.join(MORE_TEMPLATES);
+    if within.is_dir() { listed(&within) } else { Ok(Vec::new()) }
 }
 
 fn hashes(

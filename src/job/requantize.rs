@@ -1,25 +1,47 @@
-//! Whether a checkpoint may be rounded at all.
+//! What of a quantised GGUF file is copied, and whether the rest may be rounded a second time.
 
 use aurora_quantizers::spec::Kind;
 
 use crate::checkpoint::{Config, TensorSource};
 use crate::error::printable;
+use crate::plan::Plan;
+use crate::weights::Weights;
 use crate::{Error, Result};
 
-/// Refuses GGUF files that are already quantised, unless that is allowed.
-pub(super) fn refuse(source: &dyn TensorSource, allowed: bool) -> Result<()> {
-    let quantized = source.tensors().iter().find(|t| t.spec.kind == Kind::Block);
-    match (source.config(), quantized) {
-        (Config::Gguf(_), Some(t)) if !allowed => Err(Error::conflict(
-            ["model", "allow_requantize"],
-            format!(
-                "{}: tensor {}: is already quantised ({}); convert the original checkpoint instead, or accept a \
-                 second rounding with `allow_requantize`",
-                source.file_of(t).display(),
-                printable(&t.name),
-                t.spec.name
-            ),
-        )),
-        _ => Ok(()),
+/// Has every tensor copied that the file has in the type that it is to have.
+pub(super) fn copy(weights: &Weights<'_>, plan: &mut Plan) {
+    for t in &mut plan.tensors {
+        t.carried |= weights.stored_as(t.param, t.store);
     }
+}
+
+/// Refuses GGUF files that are already quantised, unless nothing is lost or it is allowed. `kept`: whether tensors that
+/// are carried, or decoded to F32, keep their numbers.
+pub(super) fn refuse(
+    source: &dyn TensorSource,
+    weights: &Weights<'_>,
+    plan: &Plan,
+    (kept, allowed): (bool, bool),
+) -> Result<()> {
+    if allowed || !matches!(source.config(), Config::Gguf(_)) {
+        return Ok(());
+    }
+    for t in &plan.tensors {
+        // Single precision holds whatever blocks decode to.
+        if kept && (t.carried || t.spec().name == "f32") {
+            continue;
+        }
+        if let Some(info) = weights.tensors(t.param).find(|info| info.spec.kind == Kind::Block) {
+            let what = format!(
+                "{}: tensor {}: is already quantised ({}), and {} would round it a second time; convert the original \
+                 checkpoint instead, or accept that with `allow_requantize`",
+                source.file_of(info).display(),
+                printable(&info.name),
+                info.spec.name,
+                t.spec().name
+            );
+            return Err(Error::conflict(["model", "allow_requantize"], what));
+        }
+    }
+    Ok(())
 }

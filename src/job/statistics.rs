@@ -60,7 +60,7 @@ impl Statistics {
                 )
             }
         };
-        let blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
+        let blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block && !t.carried);
         let (used, uniform): (Vec<_>, Vec<_>) = blocks.partition(|t| covered.contains(&t.param));
         let names = |tensors: Vec<&TensorPlan>| tensors.into_iter().map(|t| t.name.clone()).collect::<Vec<_>>();
         let (used, uniform) = (names(used), names(uniform));

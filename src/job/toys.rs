@@ -252,7 +252,7 @@ fn sites_of_a_new_architecture_are_derived() {
 struct Fixed;
 
 static FIXED: Spec =
-    Spec { name: "fixed", ggml_id: None, block: 1, bytes: 1, kind: Kind::Float, max_abs: 127.0 / 64.0 };
+    Spec { name: "fixed", ggml_id: None, block: 1, bytes: 1, kind: Kind::Float, max_abs: 127.0 / 64.0, fine: 0.0 };
 
 impl Store for Fixed {
     fn spec(&self) -> &'static Spec {
@@ -272,8 +272,8 @@ impl Store for Fixed {
     }
 }
 
-/// Everyone after the plan holds a format, and looks none up: one that stands in no table is written and multiplied with
-/// like any other.
+/// Everyone after the plan holds a format, and looks none up: one that stands in no table is written and multiplied
+/// with like any other.
 #[test]
 fn a_format_is_what_its_store_does() {
     let dir = tempfile::tempdir().unwrap();

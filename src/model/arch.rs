@@ -1,7 +1,10 @@
 //! An architecture: a row of [`ARCHS`](super::ARCHS), and the model that comes of one.
 
+use serde_json::{Map, Value as Json};
+
 use super::graph::ModelGraph;
 use super::hyper::Hyper;
+use super::ties;
 use super::to_hf::HfKeys;
 use crate::Result;
 use crate::checkpoint::config::{GgufConfig, HfConfig};
@@ -15,6 +18,12 @@ pub struct Arch {
     pub gguf: &'static str,
     /// Entries of config.json's `architectures`, and its `model_type`, which counts where there are none.
     pub hf: &'static [&'static str],
+    /// Its classes without an output matrix, which embedding models name.
+    pub bases: &'static [&'static str],
+    /// Keys of config.json that it looks at.
+    pub(super) reads: &'static [&'static [&'static str]],
+    /// Keys that its configurations have and that change nothing.
+    pub(super) idle: &'static [&'static str],
     /// Reads config.json.
     pub hyper: fn(&HfConfig) -> Result<Hyper>,
     /// Describes the model.
@@ -48,4 +57,19 @@ pub struct Model {
     pub hyper: Hyper,
     /// Its parameters and ops.
     pub graph: ModelGraph,
+    /// What the user should know of how its configuration was understood.
+    pub notes: Vec<String>,
+    /// Whether its output matrix is one of its own although config.json says that it is the embedding table.
+    pub untied: bool,
+}
+
+impl Model {
+    /// config.json of a checkpoint, corrected where it does not say what the model computes.
+    pub fn config_of(&self, config: &HfConfig) -> Map<String, Json> {
+        let mut map = config.map.clone();
+        if self.untied {
+            ties::untie(&mut map);
+        }
+        map
+    }
 }

@@ -45,6 +45,10 @@ impl<'a> Builder<'a> {
         };
         let table = b.weight(Role::Embedding, "token_embd.weight", to.embedding, &[h.vocab, h.width], Import::AsIs);
         b.table = Some(table);
+        if h.tied {
+            // A file may hold the one matrix under either name.
+            b.params[table.0].parts[0].names.extend(to.head.iter().map(|&name| name.to_owned()));
+        }
         b.ops.push(Op::Embed { table, out: b.residual, scale: h.embedding_scale.unwrap_or(1.0) });
         match &h.rope.scaling {
             RopeScaling::Factors(f) => b.rope_factors = Some(b.computed("rope_freqs.weight", f)),
@@ -53,7 +57,7 @@ impl<'a> Builder<'a> {
                 b.rope_long = Some(LongFactors { factors, beyond: *original_context });
                 b.rope_factors = Some(b.computed("rope_factors_short.weight", short));
             }
-            RopeScaling::None | RopeScaling::Linear(_) => {}
+            RopeScaling::None | RopeScaling::Linear(_) | RopeScaling::Yarn(_) => {}
         }
         b
     }
@@ -202,12 +206,11 @@ impl<'a> Builder<'a> {
     pub fn rope(&mut self, q: Slot, k: Slot) {
         let rope = &self.h.rope;
         let local = rope.window_base.filter(|_| self.window().is_some());
-        let (mut linear, mut magnitude) = (1.0, 1.0);
-        match &rope.scaling {
-            RopeScaling::Linear(by) => linear = *by,
-            RopeScaling::Long { magnitude: m, .. } => magnitude = *m,
-            RopeScaling::None | RopeScaling::Factors(_) => {}
-        }
+        let (linear, yarn) = match rope.scaling {
+            RopeScaling::Linear(by) => (by, None),
+            RopeScaling::Yarn(yarn) => (1.0, Some(yarn)),
+            RopeScaling::None | RopeScaling::Factors(_) | RopeScaling::Long { .. } => (1.0, None),
+        };
         for x in [q, k] {
             let mut op = Op::Rope {
                 x,
@@ -216,12 +219,13 @@ impl<'a> Builder<'a> {
                 style: self.to.rope,
                 base: rope.base,
                 linear,
+                yarn,
                 factors: self.rope_factors,
                 long: self.rope_long,
-                magnitude,
+                magnitude: rope.magnitude,
             };
-            if let (Some(own), Op::Rope { base, linear, factors, long, magnitude, .. }) = (local, &mut op) {
-                (*base, *linear, *factors, *long, *magnitude) = (own, 1.0, None, None, 1.0);
+            if let (Some(own), Op::Rope { base, linear, yarn, factors, long, magnitude, .. }) = (local, &mut op) {
+                (*base, *linear, *yarn, *factors, *long, *magnitude) = (own, 1.0, None, None, None, 1.0);
             }
             self.ops.push(op);
         }

@@ -29,7 +29,7 @@ pub(super) struct Conventions {
 
 /// Hugging Face's Llama, from which most others differ in a line or two.
 pub(super) const LLAMA: Conventions = Conventions {
-    roots: &["model."],
+    roots: &["model.", ""],
     layers: "layers",
     embedding: "embed_tokens.weight",
     head: &["lm_head.weight"],

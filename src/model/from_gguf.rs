@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Experts, Hyper, Rope, RopeScaling};
+use super::rope::yarn;
+use super::{Experts, Hyper, Rope, RopeScaling, Yarn, unread};
 use crate::Result;
 use crate::checkpoint::config::GgufConfig;
+use crate::error::printable;
 use crate::gguf::{Value, whole};
 
 /// Keys that change what is computed in ways the ops do not express, unless they have the value given.
@@ -21,6 +23,10 @@ const REFUSED: &[(&str, f64)] = &[
     ("attention.clamp_kqv", 0.0),
     ("attention.max_alibi_bias", 0.0),
     ("rope.scaling.alpha", 0.0),
+    ("rope.scaling.yarn_ext_factor", 1.0),
+    ("attention.output_scale", 1.0),
+    ("attention.temperature_scale", 0.0),
+    ("router_logit_softcapping", 0.0),
     ("nextn_predict_layers", 0.0),
 ];
 
@@ -63,6 +69,17 @@ impl Keys<'_> {
             Some(x) if x < 0.0 => Err(self.error(key, format!("must be above zero, found {x}"))),
             x => Ok(x.filter(|&x| x > 0.0)),
         }
+    }
+
+    /// Whether a key of the file is of those that change results, and nothing reads it.
+    fn unread(&self, key: &str) -> bool {
+        let own = key.strip_prefix(self.prefix).and_then(|key| key.strip_prefix('.'));
+        let known = |key: &str| {
+            READ.contains(&key)
+                || REFUSED.iter().any(|(name, _)| *name == key)
+                || YARN.iter().any(|(name, ..)| *name == key)
+        };
+        own.is_some_and(|key| unread::in_families(key) && !known(key))
     }
 
     fn error(&self, key: &str, what: impl Into<String>) -> crate::Error {
@@ -147,6 +164,72 @@ pub(super) fn hyper(config: &GgufConfig, prefix: &str, has: &dyn Fn(&str) -> boo
     })
 }
 
+/// Keys that are read, here or by an architecture, or that change nothing.
+const READ: &[&str] = &[
+    "attention.causal",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "attention.scale",
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "attention.value_length",
+    "attn_logit_softcapping",
+    "embedding_scale",
+    "expert_count",
+    "expert_feed_forward_length",
+    "expert_used_count",
+    "expert_weights_norm",
+    "final_logit_softcapping",
+    "logit_scale",
+    "residual_scale",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.freq_base_swa",
+    "rope.scale_linear",
+    "rope.scaling.attn_factor",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+];
+
+/// Keys of a stretched rotary embedding that llama.cpp reads for none of our architectures, with the value that it
+/// takes instead and whether they count here.
+const YARN: [(&str, f32, bool); 4] = [
+    ("rope.scaling.yarn_beta_fast", yarn::FAST, true),
+    ("rope.scaling.yarn_beta_slow", yarn::SLOW, true),
+    ("rope.scaling.yarn_log_multiplier", 0.0, true),
+    ("rope.scaling.yarn_attn_factor", 1.0, false),
+];
+
+/// What the user should know of a header that was read.
+pub(super) fn notes(config: &GgufConfig, prefix: &str) -> Vec<String> {
+    let k = Keys { config, prefix };
+    let found = YARN.iter().filter_map(|&(key, usual, counts)| {
+        let value = k.opt_number(key).ok().flatten().filter(|&value| value != usual)?;
+        let who = if counts { "is read here, but not by llama.cpp" } else { "is read neither here nor by llama.cpp" };
+        Some(format!("{} {value} {who} for this architecture", k.key(key)))
+    });
+    let mut notes: Vec<String> = match k.config.opt_text(&k.key("rope.scaling.type")) {
+        Ok(Some("yarn")) => found.collect(),
+        _ => Vec::new(),
+    };
+    let unread: Vec<&str> = config.metadata.iter().map(|(key, _)| key).filter(|key| k.unread(key)).collect();
+    if !unread.is_empty() {
+        notes.push(format!("{} not read here; llama.cpp may compute something else", list(&unread)));
+    }
+    notes
+}
+
+/// "a is", "a, b are".
+fn list(keys: &[&str]) -> String {
+    let keys: Vec<String> = keys.iter().map(|key| printable(key)).collect();
+    format!("{} {}", keys.join(", "), if keys.len() == 1 { "is" } else { "are" })
+}
+
 /// The length of the token list; as in llama.cpp a `vocab_size` counts only where there is no list.
 fn vocab(k: &Keys<'_>) -> Result<usize> {
     let tokens = match k.config.metadata.get("tokenizer.ggml.tokens") {
@@ -171,33 +254,57 @@ fn rope(k: &Keys<'_>, head_dim: usize, context: usize, has: &dyn Fn(&str) -> boo
         let what = format!("{dims} of a head's {head_dim} numbers cannot rotate in pairs");
         return Err(k.error("rope.dimension_count", what));
     }
+    let base = k.opt_factor("rope.freq_base")?.unwrap_or(10000.0);
+    let mut magnitude = k.opt_factor("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    let original = k.opt_size("rope.scaling.original_context_length")?.unwrap_or(context);
+    let kinds = [None, Some("none"), Some("linear"), Some("yarn"), Some("longrope")];
+    if let Some(other) = kind.filter(|kind| !kinds.contains(&Some(kind))) {
+        let what = format!("{other:?} is not supported; known: none, linear, yarn, longrope");
+        return Err(k.unsupported("rope.scaling.type", what));
+    }
     let scaling = if has("rope_factors_long.weight") {
-        RopeScaling::Long {
-            long: None,
-            short: None,
-            original_context: k.opt_size("rope.scaling.original_context_length")?.unwrap_or(context),
-            magnitude: k.opt_factor("rope.scaling.attn_factor")?.unwrap_or(1.0),
-        }
+        RopeScaling::Long { long: None, short: None, original_context: original }
     } else if has("rope_freqs.weight") {
+        if factor.is_some_and(|f| f != 1.0) && kind != Some("none") {
+            return Err(
+                k.unsupported("rope.scaling.factor", "is not supported beside rope_freqs.weight; one of them must go")
+            );
+        }
         RopeScaling::Factors(None)
     } else {
         // Without a type a factor is a linear one, as in llama.cpp.
         match (kind, factor) {
-            (None | Some("linear"), Some(f)) if f != 1.0 => RopeScaling::Linear(f),
-            (None | Some("linear" | "none"), _) => RopeScaling::None,
-            (Some(other), _) => {
-                return Err(
-                    k.unsupported("rope.scaling.type", format!("{other:?} is not supported, only none and linear"))
-                );
+            (Some("yarn"), factor) => {
+                let yarn = yarn(k, factor.unwrap_or(1.0), original)?;
+                yarn.check(base, dims).map_err(|(_, what)| k.error("rope.scaling.type", format!("yarn: {what}")))?;
+                magnitude = (f64::from(magnitude) * grown(k, f64::from(yarn.factor))?) as f32;
+                RopeScaling::Yarn(yarn)
             }
+            (None | Some("linear"), Some(f)) if f != 1.0 => RopeScaling::Linear(f),
+            _ => RopeScaling::None,
         }
     };
-    Ok(Rope {
-        dims,
-        base: k.opt_factor("rope.freq_base")?.unwrap_or(10000.0),
-        window_base: k.opt_factor("rope.freq_base_swa")?,
-        scaling,
+    Ok(Rope { dims, base, window_base: k.opt_factor("rope.freq_base_swa")?, scaling, magnitude })
+}
+
+fn yarn(k: &Keys<'_>, factor: f32, original_context: usize) -> Result<Yarn> {
+    let turns = |key: &str, usual: f32| Ok::<_, crate::Error>(k.opt_factor(key)?.unwrap_or(usual));
+    Ok(Yarn {
+        factor,
+        original_context,
+        beta_fast: turns("rope.scaling.yarn_beta_fast", yarn::FAST)?,
+        beta_slow: turns("rope.scaling.yarn_beta_slow", yarn::SLOW)?,
+        whole: true,
     })
+}
+
+/// How much sine and cosine grow, but for the factor of their own.
+fn grown(k: &Keys<'_>, factor: f64) -> Result<f64> {
+    let under = match k.opt_factor("rope.scaling.yarn_log_multiplier")? {
+        Some(scale) => yarn::magnitude(factor, f64::from(scale)),
+        None => 1.0,
+    };
+    Ok(yarn::magnitude(factor, 1.0) / under)
 }
 
 /// A number, or a list that says for every block whether it slides.

@@ -5,13 +5,42 @@
 
 use std::collections::BTreeMap;
 
-pub(super) use super::usual::{KvHeads, LLAMA, Usual};
+use serde_json::Value as Json;
+
+pub(super) use super::usual::{KvHeads, LLAMA, Usual, WITHOUT_FACTORS};
 use super::{Hyper, limits, rope};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 
+/// Keys that [`hyper`] looks at.
+pub(super) const READ: &[&str] = &[
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "attention_bias",
+    "mlp_bias",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
+    "layer_types",
+    "tie_word_embeddings",
+    "is_causal",
+];
+
+/// The activation's key of most.
+pub(super) const ACTIVATION: &[&str] = &["hidden_act"];
+
 /// Reads what all have in common. Fields of [`Hyper`] that only some architectures have are left unset.
 pub(super) fn hyper(c: &HfConfig, usual: &Usual) -> Result<Hyper> {
+    causal(c)?;
     let (blocks, width) = (c.size("num_hidden_layers")?, c.size("hidden_size")?);
     let ffn = c.size("intermediate_size")?;
     let size_or = |key: &str, usual: Option<usize>| match (c.opt_size(key)?, usual) {
@@ -88,6 +117,35 @@ pub(super) fn divided(c: &HfConfig, width: usize, heads: usize) -> Result<usize>
     }
 }
 
+/// Tokens must not see later ones. Transformers looks at this key for every class, and takes null for false.
+pub(super) fn causal(c: &HfConfig) -> Result<()> {
+    let key = "is_causal";
+    let text = c.map.get("text_config").and_then(Json::as_object);
+    let null = text.into_iter().chain([&c.map]).any(|map| map.get(key).is_some_and(Json::is_null));
+    match null || c.opt_flag(key)? == Some(false) {
+        true => Err(c.unsupported(
+            key,
+            "must be true, attention to later tokens is not supported; remove the key for a causal model",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// A size that has two names. Transformers takes whichever comes last, so both must say the same.
+pub(super) fn opt_either(c: &HfConfig, [usual, other]: [&str; 2]) -> Result<Option<usize>> {
+    match (c.opt_size(usual)?, c.opt_size(other)?) {
+        (Some(a), Some(b)) if a != b => {
+            Err(c.error(other, format!("is {b}, but {usual} is {a}; they are two names of one number, so remove one")))
+        }
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+/// The same, where it must be there.
+pub(super) fn either(c: &HfConfig, names: [&str; 2]) -> Result<usize> {
+    opt_either(c, names)?.map_or_else(|| c.size(names[0]), Ok)
+}
+
 /// A flag that must not be set.
 pub(super) fn refuse_flag(c: &HfConfig, key: &str) -> Result<()> {
     match c.opt_flag(key)? {
@@ -110,7 +168,7 @@ pub(super) fn sliding_layers(c: &HfConfig, blocks: usize) -> Result<Option<Vec<b
     let Some(value) = c.get(key) else { return Ok(None) };
     let list = value.as_array().filter(|l| l.len() == blocks);
     let list = list.ok_or_else(|| c.error(key, format!("must be a list of {blocks} strings, one per layer")))?;
-    let read = |v: &serde_json::Value| match v.as_str() {
+    let read = |v: &Json| match v.as_str() {
         Some("sliding_attention") => Ok(true),
         Some("full_attention") => Ok(false),
         _ => Err(c.unsupported(key, format!("{v} is not supported, only full_attention and sliding_attention"))),
@@ -118,14 +176,23 @@ pub(super) fn sliding_layers(c: &HfConfig, blocks: usize) -> Result<Option<Vec<b
     list.iter().map(read).collect::<Result<Vec<_>>>().map(Some)
 }
 
-/// Every how many blocks one sees the whole context: `layer_types`, else the key of that name, else `usual`.
-pub(super) fn window_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Result<usize> {
+/// Every how many blocks one sees the whole context, if `layer_types` says so. `usual` wins where several fit.
+pub(super) fn listed_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Result<Option<usize>> {
+    let Some(layers) = sliding_layers(c, blocks)? else { return Ok(None) };
     let fits = |p: usize, layers: &[bool]| layers.iter().enumerate().all(|(i, &slides)| slides == (i % p < p - 1));
-    if let Some(layers) = sliding_layers(c, blocks)? {
-        let found = std::iter::once(usual).chain(1..=blocks + 1).find(|&p| fits(p, &layers));
-        return found.ok_or_else(|| {
-            c.unsupported("layer_types", "is supported only if every n-th layer, and no other, has full attention")
-        });
+    match std::iter::once(usual).chain(1..=blocks + 1).find(|&p| fits(p, &layers)) {
+        None => {
+            let what = "is supported only if every n-th layer, and no other, has full attention";
+            Err(c.unsupported("layer_types", what))
+        }
+        found => Ok(found),
+    }
+}
+
+/// The same: `layer_types`, else the key of that name, else `usual`.
+pub(super) fn window_pattern(c: &HfConfig, blocks: usize, usual: usize) -> Result<usize> {
+    if let Some(listed) = listed_pattern(c, blocks, usual)? {
+        return Ok(listed);
     }
     for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
         if let Some(p) = c.opt_size(key)? {

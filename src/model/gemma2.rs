@@ -2,7 +2,7 @@
 
 use super::build::Builder;
 use super::conventions::{self, Conventions};
-use super::from_hf::{self, KvHeads, LLAMA, Usual, window_pattern};
+use super::from_hf::{self, KvHeads, LLAMA, Usual, WITHOUT_FACTORS, listed_pattern, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
@@ -14,6 +14,9 @@ pub(super) static ARCH: Arch = Arch {
     title: "Gemma 2",
     gguf: "gemma2",
     hf: &["Gemma2ForCausalLM", "gemma2"],
+    bases: &["Gemma2Model"],
+    reads: &[from_hf::READ, READ],
+    idle: IDLE,
     hyper,
     graph,
     keys,
@@ -23,11 +26,24 @@ pub(super) static ARCH: Arch = Arch {
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, norm_less_one: true, ..conventions::LLAMA };
 
+/// Keys of its own that it looks at.
+pub(super) const READ: &[&str] = &[
+    "hidden_activation",
+    "sliding_window",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "use_bidirectional_attention",
+];
+
+/// Keys that Google's files have beside those that count.
+pub(super) const IDLE: &[&str] = &["hidden_act", "sliding_window_size"];
+
 pub(super) const USUAL: Usual = Usual {
     head_dim: Some(256),
     kv_heads: KvHeads::Required,
     context: 8192,
-    rope_types: &[],
+    rope_types: WITHOUT_FACTORS,
     tied: true,
     activation_key: "hidden_activation",
     activations: &["gelu_pytorch_tanh"],
@@ -40,6 +56,7 @@ pub(super) const USUAL: Usual = Usual {
 const BLOCKS_27B: usize = 46;
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
+    refuse_flag(c, "use_bidirectional_attention")?;
     let mut h = from_hf::hyper(c, &USUAL)?;
     if !h.tied {
         return Err(c.unsupported("tie_word_embeddings", "false is not supported for this architecture"));
@@ -54,7 +71,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     }
     h.window = h.window.or(Some(4096));
     h.window_pattern = Some(2);
-    if h.blocks <= super::limits::MAX_BLOCKS && window_pattern(c, h.blocks, 2)? != 2 {
+    if h.blocks <= super::limits::MAX_BLOCKS && listed_pattern(c, h.blocks, 2)?.is_some_and(|p| p != 2) {
         return Err(c.unsupported("layer_types", "must have a window in every other layer, starting with the first"));
     }
     implied(&mut h, BLOCKS_27B);
@@ -125,6 +142,7 @@ fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
     if h.rope.base != 10000.0 {
         keys.number("rope.freq_base", h.rope.base);
     }
+    keys.rope_scaling(h);
     if let (Some(scores), Some(logits)) = (h.attention_softcap, h.logit_softcap) {
         keys.number("attn_logit_softcapping", scores);
         keys.number("final_logit_softcapping", logits);

@@ -15,6 +15,9 @@ pub(super) static ARCH: Arch = Arch {
     title: "Gemma 3",
     gguf: "gemma3",
     hf: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "gemma3_text", "gemma3"],
+    bases: &["Gemma3TextModel", "Gemma3Model"],
+    reads: &[from_hf::READ, gemma2::READ, READ],
+    idle: gemma2::IDLE,
     hyper,
     graph,
     keys,
@@ -23,13 +26,16 @@ pub(super) static ARCH: Arch = Arch {
 };
 
 const CONVENTIONS: Conventions = Conventions {
-    roots: &["model.", "language_model.model.", "model.language_model."],
+    roots: &["model.", "language_model.model.", "model.language_model.", "language_model.", ""],
     head: &["lm_head.weight", "language_model.lm_head.weight"],
     rope: RopeStyle::Halves,
     norm_less_one: true,
     ignored_starts: &["vision_tower.", "model.vision_tower.", "multi_modal_projector.", "model.multi_modal_projector."],
     ..conventions::LLAMA
 };
+
+/// Keys of its own that it looks at, beside those of Gemma 2.
+const READ: &[&str] = &["rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"];
 
 /// Every how many blocks one sees everything, unless said otherwise; GGUF files usually do not say.
 const PATTERN: usize = 6;
@@ -48,7 +54,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
         vocab: Some(262208),
         context: 131072,
         rope_base: 1e6,
-        rope_types: &["linear"],
+        rope_types: &["linear", "dynamic"],
         ..gemma2::USUAL
     };
     let mut h = from_hf::hyper(c, &usual)?;

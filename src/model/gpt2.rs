@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::build::Builder;
 use super::conventions::{Conventions, Linear};
-use super::from_hf::{divided, refuse_flag};
+use super::from_hf::{causal, divided, either, opt_either, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, Import, ModelGraph, NormKind, Op, Role, Rope, RopeScaling, RopeStyle, complete};
@@ -12,8 +12,19 @@ use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "GPT-2", gguf: "gpt2", hf: &["GPT2LMHeadModel", "gpt2"], hyper, graph, keys, config, complete };
+pub(super) static ARCH: Arch = Arch {
+    title: "GPT-2",
+    gguf: "gpt2",
+    hf: &["GPT2LMHeadModel", "gpt2"],
+    bases: &["GPT2Model"],
+    reads: &[READ],
+    idle: &["summary_activation"],
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 const CONVENTIONS: Conventions = Conventions {
     roots: &["transformer.", ""],
@@ -28,14 +39,33 @@ const CONVENTIONS: Conventions = Conventions {
     ignored_starts: &[],
 };
 
+/// Keys that it looks at.
+const READ: &[&str] = &[
+    "n_layer",
+    "num_hidden_layers",
+    "n_embd",
+    "hidden_size",
+    "n_head",
+    "num_attention_heads",
+    "n_positions",
+    "max_position_embeddings",
+    "n_inner",
+    "vocab_size",
+    "layer_norm_epsilon",
+    "activation_function",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+    "add_cross_attention",
+    "tie_word_embeddings",
+    "is_causal",
+];
+
 fn hyper(c: &HfConfig) -> Result<Hyper> {
-    // The second name is what transformers' attribute map calls the same thing.
-    let size = |keys: [&str; 2]| match c.opt_size(keys[0])? {
-        Some(n) => Ok(n),
-        None => c.opt_size(keys[1])?.map_or_else(|| c.size(keys[0]), Ok),
-    };
-    let blocks = size(["n_layer", "num_hidden_layers"])?;
-    let (width, heads) = (size(["n_embd", "hidden_size"])?, size(["n_head", "num_attention_heads"])?);
+    causal(c)?;
+    // The second name is what Transformers' attribute map calls the same thing.
+    let blocks = either(c, ["n_layer", "num_hidden_layers"])?;
+    let (width, heads) = (either(c, ["n_embd", "hidden_size"])?, either(c, ["n_head", "num_attention_heads"])?);
     let act = c.opt_text("activation_function")?.unwrap_or("gelu_new");
     if !["gelu_new", "gelu_pytorch_tanh"].contains(&act) {
         return Err(c.unsupported("activation_function", format!("{act:?} is not supported, only gelu_new")));
@@ -48,7 +78,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     }
     Ok(Hyper {
         blocks,
-        context: c.opt_size("n_positions")?.or(c.opt_size("max_position_embeddings")?).unwrap_or(1024),
+        context: opt_either(c, ["n_positions", "max_position_embeddings"])?.unwrap_or(1024),
         width,
         ffn: c.opt_size("n_inner")?.unwrap_or(4 * width),
         vocab: c.size("vocab_size")?,
@@ -56,7 +86,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
         kv_heads: heads,
         head_dim: divided(c, width, heads)?,
         norm_eps: c.opt_number("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
-        rope: Rope { dims: 0, base: 10000.0, window_base: None, scaling: RopeScaling::None },
+        rope: Rope { dims: 0, base: 10000.0, window_base: None, scaling: RopeScaling::None, magnitude: 1.0 },
         window: None,
         window_pattern: None,
         experts: None,

@@ -12,12 +12,18 @@ pub(super) static ARCH: Arch = Arch {
     title: "Granite",
     gguf: "granite",
     hf: &["GraniteForCausalLM", "granite"],
+    bases: &["GraniteModel"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, READ],
+    idle: &[],
     hyper,
     graph: llama::graph,
     keys,
     config,
     complete,
 };
+
+/// Keys of its own that it looks at.
+const READ: &[&str] = &["embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"];
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     let mut h = from_hf::hyper(c, &Usual { heads_fill_width: true, ..LLAMA })?;

@@ -5,6 +5,7 @@
 //! per token (or per token and chosen expert, see [`Op::Route`]). Parameters are in GGUF's conventions: names, row
 //! order of rotary heads, norms with the +1 already added, fused matrices as GGUF fuses them.
 
+use super::Yarn;
 pub use super::param::{Import, Param, Part, Role};
 
 /// Index into [`ModelGraph::params`].
@@ -119,6 +120,8 @@ pub enum Op {
         base: f32,
         /// Frequencies are divided by this (linear scaling); 1 for none.
         linear: f32,
+        /// Frequencies are stretched as this says.
+        yarn: Option<Yarn>,
         /// Frequencies are also divided by these, `[dims / 2]`.
         factors: Option<ParamId>,
         /// Taken instead of `factors` when the context is longer than some length (Phi-3).

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::Yarn;
+
 /// The numbers that fix a model's shape and function, whichever file they came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hyper {
@@ -66,6 +68,8 @@ pub struct Rope {
     pub window_base: Option<f32>,
     /// Stretching to longer contexts.
     pub scaling: RopeScaling,
+    /// Factor on sine and cosine.
+    pub magnitude: f32,
 }
 
 /// How rotary frequencies are stretched.
@@ -78,7 +82,9 @@ pub enum RopeScaling {
     /// Per-frequency factors, stored in the GGUF file as `rope_freqs.weight` (Llama 3).
     /// `None` when read from a GGUF file: the tensor has them.
     Factors(Option<Vec<f32>>),
-    /// Phi-3's long and short factors, and the magnitude.
+    /// Short waves stay, long ones are stretched.
+    Yarn(Yarn),
+    /// Long and short factors (Phi-3).
     Long {
         /// Factors beyond the original context; `None` when read from a GGUF file.
         long: Option<Vec<f32>>,
@@ -86,8 +92,6 @@ pub enum RopeScaling {
         short: Option<Vec<f32>>,
         /// Context the model was first trained with.
         original_context: usize,
-        /// Factor on sine and cosine.
-        magnitude: f32,
     },
 }
 

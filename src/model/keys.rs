@@ -1,6 +1,7 @@
 //! The keys that a GGUF header has for (nearly) every architecture, in the order in which the reference converter
 //! writes them.
 
+use super::rope::yarn;
 use super::{Hyper, RopeScaling};
 use crate::gguf::{Metadata, Value};
 
@@ -41,10 +42,7 @@ impl<'a> Keys<'a> {
         self.size("feed_forward_length", ffn);
         self.size("attention.head_count", h.heads);
         self.size("attention.head_count_kv", h.kv_heads);
-        if let RopeScaling::Linear(by) = h.rope.scaling {
-            self.text("rope.scaling.type", "linear");
-            self.number("rope.scaling.factor", by);
-        }
+        self.rope_scaling(h);
         self.number("rope.freq_base", h.rope.base);
         if let Some(base) = h.rope.window_base {
             self.number("rope.freq_base_swa", base);
@@ -53,6 +51,33 @@ impl<'a> Keys<'a> {
         if let Some(e) = &h.experts {
             self.size("expert_count", e.count);
             self.size("expert_used_count", e.used);
+        }
+    }
+
+    /// How the rotary embedding is stretched.
+    pub fn rope_scaling(&mut self, h: &Hyper) {
+        let mut magnitude = h.rope.magnitude;
+        match &h.rope.scaling {
+            RopeScaling::None | RopeScaling::Factors(_) => {}
+            RopeScaling::Linear(by) => {
+                self.text("rope.scaling.type", "linear");
+                self.number("rope.scaling.factor", *by);
+            }
+            RopeScaling::Yarn(yarn) => {
+                self.text("rope.scaling.type", "yarn");
+                self.number("rope.scaling.factor", yarn.factor);
+                self.size("rope.scaling.original_context_length", yarn.original_context);
+                // ggml multiplies by what is usual for the factor, whatever the file says; the rest is for the key.
+                magnitude = (f64::from(magnitude) / yarn::magnitude(f64::from(yarn.factor), 1.0)) as f32;
+            }
+            RopeScaling::Long { original_context, .. } => {
+                self.text("rope.scaling.type", "longrope");
+                self.size("rope.scaling.original_context_length", *original_context);
+            }
+        }
+        // One is what readers take where the key is absent; a rounding apart from it is one.
+        if (magnitude - 1.0).abs() > 1e-6 {
+            self.number("rope.scaling.attn_factor", magnitude);
         }
     }
 

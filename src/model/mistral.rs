@@ -12,6 +12,9 @@ pub(super) static ARCH: Arch = Arch {
     title: "Mistral",
     gguf: "llama",
     hf: &["MistralForCausalLM", "mistral"],
+    bases: &["MistralModel"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, &["sliding_window"]],
+    idle: &[],
     hyper,
     graph: llama::graph,
     keys: llama::keys,
@@ -41,7 +44,12 @@ pub(super) fn uniform_window(c: &HfConfig, h: &mut Hyper) -> Result<()> {
             (true, true) => {
                 return Err(c.unsupported("layer_types", "mixed layers are not supported for this architecture"));
             }
-            (false, _) => h.window = None,
+            (false, _) if h.window.is_some() => {
+                let what = "is full_attention in every layer, but Transformers goes by sliding_window here, which is \
+                            set; remove one of the two";
+                return Err(c.unsupported("layer_types", what));
+            }
+            (false, _) => {}
             (true, false) => h.window = Some(c.size("sliding_window")?),
         }
     }

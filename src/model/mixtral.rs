@@ -1,6 +1,6 @@
 //! Mixtral: Mistral with experts instead of the MLP. Its GGUF files are "llama" with expert tensors.
 
-use super::from_hf::{self, Usual};
+use super::from_hf::{self, Usual, either};
 use super::keys::Keys;
 use super::mistral::{self, uniform_window};
 use super::{Arch, Experts, Hyper, complete, llama};
@@ -12,6 +12,9 @@ pub(super) static ARCH: Arch = Arch {
     title: "Mixtral",
     gguf: "llama",
     hf: &["MixtralForCausalLM", "mixtral"],
+    bases: &["MixtralModel"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, READ],
+    idle: &[],
     hyper,
     graph: llama::graph,
     keys,
@@ -19,10 +22,13 @@ pub(super) static ARCH: Arch = Arch {
     complete,
 };
 
+/// Keys of its own that it looks at.
+const READ: &[&str] = &["sliding_window", "num_local_experts", "num_experts", "num_experts_per_tok"];
+
 fn hyper(c: &HfConfig) -> Result<Hyper> {
-    let mut h = from_hf::hyper(c, &Usual { norm_eps: 1e-5, ..mistral::USUAL })?;
+    let mut h = from_hf::hyper(c, &Usual { norm_eps: 1e-5, rope_base: 1e6, ..mistral::USUAL })?;
     uniform_window(c, &mut h)?;
-    let (count, used) = (c.size("num_local_experts")?, c.size("num_experts_per_tok")?);
+    let (count, used) = (either(c, ["num_local_experts", "num_experts"])?, c.size("num_experts_per_tok")?);
     h.experts = Some(Experts { count, used, normalize: true });
     Ok(h)
 }

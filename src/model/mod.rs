@@ -4,11 +4,11 @@
 
 use crate::Result;
 use crate::checkpoint::Config;
-use crate::checkpoint::config::HfConfig;
 use crate::checkpoint::quantized;
 
 mod arch;
 mod build;
+mod classes;
 mod conventions;
 mod decoder;
 mod from_gguf;
@@ -32,11 +32,15 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
+#[cfg(test)]
+mod reads;
 mod rope;
 pub mod sites;
+mod ties;
 mod to_hf;
 #[cfg(test)]
 mod toy;
+mod unread;
 mod usual;
 
 use arch::complete;
@@ -46,6 +50,8 @@ pub use graph::{
 };
 pub use hyper::{Experts, Hyper, Rope, RopeScaling};
 pub use opened::Opened;
+pub(crate) use opened::of_source;
+pub use rope::Yarn;
 pub use sites::{Channels, Maker, Movable, Producer, Reader, Site};
 pub use to_hf::Small;
 
@@ -71,29 +77,37 @@ pub static ARCHS: &[&Arch] = &[
 /// Describes the model that a configuration stands for. `has` says whether the source has a tensor of that name
 /// (a GGUF header does not say whether embeddings are tied or biases present; its tensor list does).
 ///
+/// This takes the configuration's word; [`Opened::open`] also looks at what the tensors hold.
+///
 /// # Errors
 /// If the architecture is not in [`ARCHS`] (the error lists those that are), or a key is missing or impossible, or
 /// asks for something that the ops or the GGUF format cannot express.
 pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
-    let (arch, hyper) = match config {
+    let (arch, hyper, notes) = match config {
         Config::HuggingFace(c) => {
             quantized::understood(c)?;
-            let arch = find_hf(c)?;
-            (arch, (arch.hyper)(c)?)
+            let classes::Named { arch, headless } = classes::find(c, ARCHS)?;
+            let (hyper, note) = match headless.filter(|_| !ties::HEADS.iter().any(|&name| has(name))) {
+                None => ((arch.hyper)(c)?, None),
+                Some(class) => classes::headless(c, arch, class)?,
+            };
+            let notes = unread::notes(c, arch, hyper.context);
+            (arch, hyper, note.into_iter().chain(notes).collect())
         }
         Config::Gguf(c) => {
             let name = c.text("general.architecture")?;
             let found = ARCHS.iter().find(|a| a.gguf == name);
-            let arch = found.ok_or_else(|| c.unsupported("general.architecture", unknown(name, |a| a.gguf)))?;
+            let arch = found
+                .ok_or_else(|| c.unsupported("general.architecture", classes::unknown(name, ARCHS, |a| a.gguf)))?;
             let mut hyper = from_gguf::hyper(c, name, has)?;
             limits::check(&hyper, config)?;
             (arch.complete)(&mut hyper, c)?;
-            (*arch, hyper)
+            (*arch, hyper, from_gguf::notes(c, name))
         }
     };
     limits::check(&hyper, config)?;
     let graph = (arch.graph)(&hyper);
-    Ok(Model { arch, hyper, graph })
+    Ok(Model { arch, hyper, graph, notes, untied: false })
 }
 
 /// config.json of a model: sizes and settings, without tokens and types. `small` reads small tensors by name.
@@ -104,21 +118,4 @@ pub fn hf_config(model: &Model, small: Small<'_>) -> Result<serde_json::Map<Stri
     let mut keys = to_hf::HfKeys::new(small);
     (model.arch.config)(&model.hyper, &mut keys)?;
     Ok(keys.finish())
-}
-
-fn find_hf(c: &HfConfig) -> Result<&'static Arch> {
-    let listed = c.map.get("architectures").and_then(|a| a.get(0)).and_then(|a| a.as_str());
-    let (key, name) = match (listed, c.map.get("model_type").and_then(|t| t.as_str())) {
-        (Some(name), _) => ("architectures", name),
-        (None, Some(name)) => ("model_type", name),
-        (None, None) => return Err(c.error("architectures", "missing; it says what kind of model this is")),
-    };
-    let found = ARCHS.iter().find(|a| a.hf.contains(&name)).copied();
-    found.ok_or_else(|| c.unsupported(key, unknown(name, |a| a.hf[0])))
-}
-
-fn unknown(name: &str, spell: impl Fn(&Arch) -> &'static str) -> String {
-    let mut known: Vec<_> = ARCHS.iter().map(|a| spell(a)).collect();
-    known.dedup();
-    format!("architecture {name:?} is not supported; known: {}", known.join(", "))
 }

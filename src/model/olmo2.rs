@@ -2,7 +2,7 @@
 
 use super::build::Builder;
 use super::conventions::{self, Conventions};
-use super::from_hf::{self, LLAMA, Usual};
+use super::from_hf::{self, LLAMA, Usual, WITHOUT_FACTORS};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
@@ -10,13 +10,24 @@ use crate::Result;
 use crate::checkpoint::config::{GgufConfig, HfConfig};
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "OLMo 2", gguf: "olmo2", hf: &["Olmo2ForCausalLM", "olmo2"], hyper, graph, keys, config, complete };
+pub(super) static ARCH: Arch = Arch {
+    title: "OLMo 2",
+    gguf: "olmo2",
+    hf: &["Olmo2ForCausalLM", "olmo2"],
+    bases: &["Olmo2Model"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION],
+    idle: &[],
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
-    let usual = Usual { norm_eps: 1e-5, heads_fill_width: true, biases: false, rope_types: &["linear"], ..LLAMA };
+    let usual = Usual { norm_eps: 1e-5, heads_fill_width: true, biases: false, rope_types: WITHOUT_FACTORS, ..LLAMA };
     let h = from_hf::hyper(c, &usual)?;
     match h.tied {
         true => {

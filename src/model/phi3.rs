@@ -11,8 +11,19 @@ use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "Phi-3", gguf: "phi3", hf: &["Phi3ForCausalLM", "phi3"], hyper, graph, keys, config, complete };
+pub(super) static ARCH: Arch = Arch {
+    title: "Phi-3",
+    gguf: "phi3",
+    hf: &["Phi3ForCausalLM", "phi3"],
+    bases: &["Phi3Model"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, &["sliding_window"]],
+    idle: &["full_attn_mod"],
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
@@ -21,6 +32,7 @@ const USUAL: Usual = Usual {
     context: 4096,
     norm_eps: 1e-5,
     rope_types: &["longrope"],
+    original_context: Some(4096),
     partial_rotary: true,
     biases: false,
     sliding: true,
@@ -30,7 +42,8 @@ const USUAL: Usual = Usual {
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     let mut h = from_hf::hyper(c, &USUAL)?;
     uniform_window(c, &mut h)?;
-    rope::original_context(c)?;
+    // The file says it whether or not anything is stretched.
+    c.opt_size(rope::ORIGINAL_CONTEXT)?;
     Ok(h)
 }
 
@@ -56,11 +69,12 @@ fn graph(h: &Hyper) -> ModelGraph {
 
 fn keys(h: &Hyper, c: &HfConfig, to: &mut Metadata) {
     let mut keys = Keys::new("phi3", to);
-    if let RopeScaling::Long { magnitude, .. } = h.rope.scaling {
-        keys.number("rope.scaling.attn_factor", magnitude);
+    if let RopeScaling::Long { .. } = h.rope.scaling {
+        keys.number("rope.scaling.attn_factor", h.rope.magnitude);
     }
     keys.size("context_length", h.context);
-    keys.size("rope.scaling.original_context_length", rope::original_context(c).unwrap_or(h.context));
+    let original = c.opt_size(rope::ORIGINAL_CONTEXT).ok().flatten().or(USUAL.original_context);
+    keys.size("rope.scaling.original_context_length", original.unwrap_or(h.context));
     keys.size("embedding_length", h.width);
     keys.size("feed_forward_length", h.ffn);
     keys.size("block_count", h.blocks);

@@ -2,7 +2,7 @@
 
 use super::conventions::{self, Conventions};
 use super::decoder::{self, ExpertNames, Variant};
-use super::from_hf::{self, KvHeads, LLAMA, Usual, refuse_flag};
+use super::from_hf::{self, KvHeads, LLAMA, Usual, WITHOUT_FACTORS, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Arch, Hyper, ModelGraph, RopeStyle, complete};
@@ -10,20 +10,47 @@ use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "Qwen2", gguf: "qwen2", hf: &["Qwen2ForCausalLM", "qwen2"], hyper, graph, keys, config, complete };
+pub(super) static ARCH: Arch = Arch {
+    title: "Qwen2",
+    gguf: "qwen2",
+    hf: &["Qwen2ForCausalLM", "qwen2"],
+    bases: &["Qwen2Model"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, &["use_sliding_window"]],
+    idle: WITHOUT_WINDOW,
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };
 
+/// What counts only if `use_sliding_window` is true.
+pub(super) const WITHOUT_WINDOW: &[&str] = &["sliding_window", "max_window_layers"];
+
 pub(super) const USUAL: Usual =
-    Usual { kv_heads: KvHeads::Required, context: 32768, biases: false, rope_types: &["linear"], ..LLAMA };
+    Usual { kv_heads: KvHeads::Required, context: 32768, biases: false, rope_types: WITHOUT_FACTORS, ..LLAMA };
 
 /// Qwen's experts.
 pub(super) const EXPERTS: ExpertNames =
     ExpertNames { router: &["mlp.gate.weight"], list: "mlp.experts", each: ["gate_proj", "up_proj", "down_proj"] };
 
+/// Layers that slide are refused, but a window that no layer has is none.
+pub(super) fn no_window(c: &HfConfig) -> Result<()> {
+    if c.opt_flag("use_sliding_window")? != Some(true) {
+        return Ok(());
+    }
+    // Transformers' default. If the layers are listed, the list is checked instead.
+    let first = c.opt_size("max_window_layers")?.unwrap_or(28);
+    match c.get("layer_types").is_some() || c.size("num_hidden_layers")? <= first {
+        true => Ok(()),
+        false => refuse_flag(c, "use_sliding_window"),
+    }
+}
+
 fn hyper(c: &HfConfig) -> Result<Hyper> {
-    refuse_flag(c, "use_sliding_window")?;
+    no_window(c)?;
     let mut h = from_hf::hyper(c, &Usual { heads_fill_width: true, ..USUAL })?;
     h.qkv_bias = true;
     Ok(h)

@@ -1,7 +1,7 @@
 //! Qwen 3: the heads of queries and keys are normed before they rotate; no biases.
 
 use super::decoder::{self, Variant};
-use super::from_hf::{self, Usual, refuse_flag};
+use super::from_hf::{self, Usual};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Arch, Hyper, ModelGraph, complete, qwen2};
@@ -9,11 +9,22 @@ use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "Qwen3", gguf: "qwen3", hf: &["Qwen3ForCausalLM", "qwen3"], hyper, graph, keys, config, complete };
+pub(super) static ARCH: Arch = Arch {
+    title: "Qwen3",
+    gguf: "qwen3",
+    hf: &["Qwen3ForCausalLM", "qwen3"],
+    bases: &["Qwen3Model"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, &["use_sliding_window"]],
+    idle: qwen2::WITHOUT_WINDOW,
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
-    refuse_flag(c, "use_sliding_window")?;
+    qwen2::no_window(c)?;
     from_hf::hyper(c, &Usual { head_dim: Some(128), ..qwen2::USUAL })
 }
 

@@ -1,6 +1,6 @@
 //! Qwen 3 with experts in every block.
 
-use super::from_hf::{self, only, refuse_flag};
+use super::from_hf::{self, either, only, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
 use super::{Arch, Experts, Hyper, complete, qwen2, qwen3};
@@ -12,12 +12,27 @@ pub(super) static ARCH: Arch = Arch {
     title: "Qwen3 MoE",
     gguf: "qwen3moe",
     hf: &["Qwen3MoeForCausalLM", "qwen3_moe"],
+    bases: &["Qwen3MoeModel"],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, READ],
+    idle: qwen2::WITHOUT_WINDOW,
     hyper,
     graph: qwen3::graph,
     keys,
     config,
     complete,
 };
+
+/// Keys of its own that it looks at.
+const READ: &[&str] = &[
+    "use_sliding_window",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "norm_topk_prob",
+    "moe_intermediate_size",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+];
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
     refuse_flag(c, "use_sliding_window")?;
@@ -33,13 +48,7 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
     }
     let mut h = from_hf::hyper(c, &qwen2::USUAL)?;
     h.ffn = c.size("moe_intermediate_size")?;
-    let count = match c.opt_size("num_experts")? {
-        Some(n) => n,
-        None => match c.opt_size("num_local_experts")? {
-            Some(n) => n,
-            None => c.size("num_experts")?,
-        },
-    };
+    let count = either(c, ["num_experts", "num_local_experts"])?;
     h.experts = Some(Experts { count, used: c.size("num_experts_per_tok")?, normalize: true });
     Ok(h)
 }

@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Hyper, RopeScaling, rope};
+use super::rope::{self, yarn};
+use super::{Hyper, RopeScaling};
 
 /// Reads a small tensor of the model by name: factors of the rotary embedding.
 pub type Small<'a> = &'a dyn Fn(&str) -> Option<Vec<f32>>;
@@ -19,6 +20,11 @@ pub(super) struct HfKeys<'a> {
 /// A number with as few digits as tell it from all others.
 fn number(x: f32) -> Json {
     x.to_string().parse::<f64>().map_or(Json::Null, Json::from)
+}
+
+/// Whether they are more than a rounding apart.
+fn differ(a: f32, b: f32) -> bool {
+    (a - b).abs() > 1e-6 * b
 }
 
 impl<'a> HfKeys<'a> {
@@ -74,11 +80,32 @@ impl<'a> HfKeys<'a> {
 
     fn rope(&mut self, h: &Hyper) -> Result<(), String> {
         self.number("rope_theta", Some(h.rope.base));
+        let plain = !matches!(h.rope.scaling, RopeScaling::Yarn(_) | RopeScaling::Long { .. });
+        if plain && differ(h.rope.magnitude, 1.0) {
+            return Err(format!("rope.scaling.attn_factor {} cannot be said in config.json here", h.rope.magnitude));
+        }
         let small = |name: &str| (self.small)(name).ok_or_else(|| format!("tensor {name} is missing"));
         let list = |name: &str| small(name).map(|list| Json::Array(list.into_iter().map(number).collect()));
         let scaling = match &h.rope.scaling {
             RopeScaling::None => Json::Null,
             RopeScaling::Linear(by) => json!({"rope_type": "linear", "factor": number(*by)}),
+            RopeScaling::Yarn(yarn) => {
+                let usual = yarn::magnitude(f64::from(yarn.factor), 1.0) as f32;
+                let mut scaling = json!({
+                    "rope_type": "yarn",
+                    "factor": number(yarn.factor),
+                    "original_max_position_embeddings": yarn.original_context,
+                });
+                let others = [
+                    ("attention_factor", h.rope.magnitude, usual),
+                    ("beta_fast", yarn.beta_fast, yarn::FAST),
+                    ("beta_slow", yarn.beta_slow, yarn::SLOW),
+                ];
+                for (key, found, _) in others.into_iter().filter(|(_, found, usual)| differ(*found, *usual)) {
+                    scaling[key] = number(found);
+                }
+                scaling
+            }
             RopeScaling::Factors(_) => {
                 let factors = small("rope_freqs.weight")?;
                 let found = rope::llama3_settings(&factors, &h.rope);
@@ -92,13 +119,14 @@ impl<'a> HfKeys<'a> {
                     "original_max_position_embeddings": original as u64,
                 })
             }
-            RopeScaling::Long { original_context, magnitude, .. } => {
+            RopeScaling::Long { original_context, .. } => {
                 let (short, long) = (list("rope_factors_short.weight")?, list("rope_factors_long.weight")?);
                 self.set("original_max_position_embeddings", *original_context);
-                let usual = rope::long_magnitude(h.context, *original_context) as f32;
+                let stretch = h.context as f64 / *original_context as f64;
+                let usual = rope::long_magnitude(stretch, *original_context) as f32;
                 let mut scaling = json!({"type": "longrope", "short_factor": short, "long_factor": long});
-                if (usual - magnitude).abs() > 1e-6 * usual {
-                    scaling["attention_factor"] = number(*magnitude);
+                if differ(h.rope.magnitude, usual) {
+                    scaling["attention_factor"] = number(h.rope.magnitude);
                 }
                 scaling
             }

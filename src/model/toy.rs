@@ -11,8 +11,19 @@ use crate::Result;
 use crate::checkpoint::config::{GgufConfig, HfConfig};
 use crate::gguf::Metadata;
 
-pub(super) static ARCH: Arch =
-    Arch { title: "Toy", gguf: "toy", hf: &["ToyForCausalLM", "toy"], hyper, graph, keys, config, complete };
+pub(super) static ARCH: Arch = Arch {
+    title: "Toy",
+    gguf: "toy",
+    hf: &["ToyForCausalLM", "toy"],
+    bases: &[],
+    reads: &[from_hf::READ, from_hf::ACTIVATION, &[INTERVAL]],
+    idle: &[],
+    hyper,
+    graph,
+    keys,
+    config,
+    complete,
+};
 
 /// Every how many blocks one does not rotate. No other architecture has this number, so it is not a field of [`Hyper`].
 const INTERVAL: &str = "no_rope_layer_interval";

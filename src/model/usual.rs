@@ -21,6 +21,9 @@ pub(super) struct Usual {
     pub rope_base: f64,
     /// Rope types that can be expressed, besides "default".
     pub rope_types: &'static [&'static str],
+    /// `original_max_position_embeddings` when absent, where the class has a default; it then counts more than what
+    /// the rotary settings say.
+    pub original_context: Option<usize>,
     /// Whether part of a head may rotate.
     pub partial_rotary: bool,
     /// `tie_word_embeddings` when absent.
@@ -46,6 +49,9 @@ pub(super) enum KvHeads {
     Usually(usize),
 }
 
+/// Rope types of architectures whose GGUF files have no factors for single frequencies.
+pub(super) const WITHOUT_FACTORS: &[&str] = &["linear", "dynamic", "yarn"];
+
 /// LlamaConfig.
 pub(super) const LLAMA: Usual = Usual {
     head_dim: None,
@@ -56,7 +62,8 @@ pub(super) const LLAMA: Usual = Usual {
     context: 2048,
     norm_eps: 1e-6,
     rope_base: 10000.0,
-    rope_types: &["linear", "llama3"],
+    rope_types: &["linear", "dynamic", "yarn", "longrope", "llama3"],
+    original_context: None,
     partial_rotary: false,
     tied: false,
     activation_key: "hidden_act",

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use aurora_quantizers::stats::SiteStats;
-use aurora_quantizers::{BitMask, NumError, Store, elements_mut};
+use aurora_quantizers::{BitMask, Fidelity, NumError, Scales, Store, elements_mut, matrix_mut, par, scan};
 use ndarray::{Array2, ArrayViewMut2};
+use rayon::prelude::*;
 
 use crate::error::Quantity;
 use crate::model::{ModelGraph, ParamId, Producer, Reader, Site};
@@ -75,6 +76,7 @@ pub struct BlockState<'a> {
     /// The loaded weights with all edits.
     view: Weights<'a>,
     encoded: BTreeMap<Reader, Vec<u8>>,
+    fidelity: BTreeMap<ParamId, Fidelity>,
     /// What stays of matrices that were pruned.
     masks: BTreeMap<Reader, BitMask>,
     /// All edits but pruning, and the loaded weights with them.
@@ -92,8 +94,8 @@ impl<'a> BlockState<'a> {
     ) -> Self {
         let (edits, view) = (Edits::new(), loaded.clone());
         let dense = (Edits::new(), loaded.clone());
-        let (encoded, masks) = (BTreeMap::new(), BTreeMap::new());
-        BlockState { loaded, stores, probe, sites, edits, view, encoded, masks, dense }
+        let (encoded, fidelity, masks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        BlockState { loaded, stores, probe, sites, edits, view, encoded, fidelity, masks, dense }
     }
 
     /// The means of trying other weights, if there is one.
@@ -173,6 +175,17 @@ impl<'a> BlockState<'a> {
     pub fn rows(&self, reader: Reader, rows: Range<usize>, out: ArrayViewMut2<'_, f32>) {
         let first = reader.expert.map_or(0, |expert| expert * self.shape(reader).0);
         self.view.rows(reader.weight, first + rows.start..first + rows.end, out);
+    }
+
+    /// The matrix's bytes in the checkpoint, if it has its format there and nothing was done to it.
+    pub fn stored(&self, reader: Reader) -> Option<Vec<u8>> {
+        let ((rows, cols), store) = (self.shape(reader), self.store(reader.weight));
+        let first = reader.expert.map_or(0, |expert| expert * rows);
+        self.view.stored_as(reader.weight, store).then(|| {
+            let mut bytes = vec![0; store.spec().bytes_for(cols).expect("whole blocks") * rows];
+            self.view.copy(reader.weight, first..first + rows, &mut bytes);
+            bytes
+        })
     }
 
     /// Multiplies column c of every reader of site `index` by `factors[c]`, and divides whatever produces channel c,
@@ -275,7 +288,31 @@ impl<'a> BlockState<'a> {
         let (rows, cols) = self.shape(reader);
         let spec = self.store(reader.weight).spec();
         assert_eq!(spec.bytes_for(cols).map(|n| n * rows), Some(bytes.len()), "{}: bytes of a matrix", spec.name);
+        let fidelity = self.look(reader, &bytes);
+        let all = self.fidelity.entry(reader.weight).or_default();
+        *all = all.and(fidelity);
         self.encoded.insert(reader, bytes);
+    }
+
+    /// What is left of a matrix, if it may be too small for its format.
+    fn look(&self, reader: Reader, bytes: &[u8]) -> Fidelity {
+        let ((rows, cols), store) = (self.shape(reader), self.store(reader.weight));
+        let row_bytes = bytes.len() / rows;
+        let step = par::rows_for(par::CHUNK_WEIGHTS, cols);
+        let chunks = bytes.par_chunks(step * row_bytes).enumerate().map(|(i, bytes)| {
+            let some = i * step..i * step + bytes.len() / row_bytes;
+            let mut values = vec![0.0; some.len() * cols];
+            self.rows(reader, some, matrix_mut(&mut values, cols));
+            let max_abs = scan(&values).max_abs;
+            if max_abs >= store.spec().fine {
+                return Fidelity::unseen(max_abs);
+            }
+            let mut stored = vec![0.0; values.len()];
+            store.decode(bytes, &mut stored);
+            Fidelity::of(&values, &stored).compared(store, &values, max_abs, Scales::Search(None))
+        });
+        // Collected first, because parallel sums have an order of their own.
+        chunks.collect::<Vec<_>>().into_iter().fold(Fidelity::default(), Fidelity::and)
     }
 
     /// The matrix's bytes, if it has codes.
@@ -283,9 +320,9 @@ impl<'a> BlockState<'a> {
         self.encoded.get(&reader).map(Vec::as_slice)
     }
 
-    /// All codes, and all edits.
-    pub fn finish(self) -> (BTreeMap<Reader, Vec<u8>>, Edits) {
-        (self.encoded, self.edits)
+    /// All codes, what is left of the weights that they are of, and all edits.
+    pub fn finish(self) -> (BTreeMap<Reader, Vec<u8>>, BTreeMap<ParamId, Fidelity>, Edits) {
+        (self.encoded, self.fidelity, self.edits)
     }
 
     /// An error about a reader's numbers.

@@ -87,6 +87,11 @@ impl Pass for Gptq {
                 }
                 let hessian = self.hessian(block.sites()[site].seen_by(expert));
                 for reader in readers {
+                    if let Some(bytes) = block.stored(reader) {
+                        block.set_codes(reader, bytes);
+                        leave(block, reader, tokens, "has its type already, and is copied", log);
+                        continue;
+                    }
                     match &hessian {
                         Ok(hessian) => self.linear(block, reader, tokens, hessian, log)?,
                         Err(why) => leave(block, reader, tokens, why, log),

@@ -70,6 +70,10 @@ impl Pass for Rtn {
                 if !blocks || block.codes(linear).is_some() {
                     continue;
                 }
+                if let Some(bytes) = block.stored(linear) {
+                    block.set_codes(linear, bytes);
+                    continue;
+                }
                 log.begin(&block.graph().param(linear.weight).name)?;
                 let stats = state.seen_by(linear.expert);
                 let importance = (stats.tokens() > 0).then(|| stats.mean_sq());

@@ -182,14 +182,14 @@ impl<'a> Work<'a> {
         for pass in self.passes {
             pass.apply(&mut state, &mut log)?;
         }
-        let (codes, mut edits) = state.finish();
+        let (codes, fidelity, mut edits) = state.finish();
         let mut encoded: BTreeMap<ParamId, Vec<u8>> = BTreeMap::new();
         // Experts come in order: the bytes of a parameter are those of its matrices, one after the other.
         for (reader, bytes) in codes {
             encoded.entry(reader.weight).or_default().extend(bytes);
         }
         edits.retain(|id| !encoded.contains_key(&id));
-        Ok(Done { encoded, edits, records: log.records })
+        Ok(Done { encoded, fidelity, edits, records: log.records })
     }
 
     /// The block's parameters as they will be written.
@@ -213,6 +213,7 @@ impl<'a> Work<'a> {
             let param = self.model.graph.param(*id);
             self.watch.advance(&param.name, param.len() as u64);
         }
+        self.solved.fidelity.extend(done.fidelity);
         self.solved.edits.append(&done.edits);
         self.solved.records.extend(done.records);
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use aurora_quantizers::Fidelity;
+
 use crate::model::ParamId;
 use crate::record::PassRecord;
 use crate::weights::Edits;
@@ -11,6 +13,8 @@ use crate::weights::Edits;
 pub struct Done {
     /// Bytes of whole parameters.
     pub encoded: BTreeMap<ParamId, Vec<u8>>,
+    /// What is left of the weights of those parameters, if it was looked at.
+    pub fidelity: BTreeMap<ParamId, Fidelity>,
     /// Edits of parameters that are not encoded.
     pub edits: Edits,
     /// What the passes did.

@@ -52,7 +52,7 @@ impl Guesses {
     pub(super) fn new(graph: &ModelGraph, plan: &Plan, rounding: Rounding, chunks: &[usize]) -> Guesses {
         let linears = if rounding.reference || rounding.nearest { BTreeMap::new() } else { linears(graph) };
         let slots = |t: &TensorPlan| {
-            let count = linears.get(&t.param).filter(|_| Guess::helps(t.spec()));
+            let count = linears.get(&t.param).filter(|_| !t.carried && Guess::helps(t.spec()));
             (0..count.copied().unwrap_or(0)).map(|_| Slot::default()).collect()
         };
         Guesses {

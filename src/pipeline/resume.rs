@@ -149,8 +149,9 @@ impl Resume {
         let (header, mut rest) = rest.split_at(length.ok_or_else(damaged)?);
         let header: Header =
             serde_json::from_slice(header).map_err(|e| Fault::damaged(DAMAGED).because(e).of(&path))?;
-        let Header { encoded, edits, records } = header;
-        let mut done = Done { edits, records, ..Done::default() };
+        let Header { encoded, fidelity, edits, records } = header;
+        let fidelity = fidelity.into_iter().map(|(id, sums)| (ParamId(id), sums.into())).collect();
+        let mut done = Done { fidelity, edits, records, ..Done::default() };
         for (id, length) in encoded {
             let (bytes, after) = rest.split_at_checked(length).ok_or_else(damaged)?;
             done.encoded.insert(ParamId(id), bytes.to_vec());
@@ -165,6 +166,7 @@ impl Resume {
 struct Header {
     /// Parameter and number of bytes, in the order of the bytes.
     encoded: Vec<(usize, usize)>,
+    fidelity: Vec<(usize, [f64; 5])>,
     edits: Edits,
     records: Vec<PassRecord>,
 }
@@ -173,6 +175,7 @@ impl Header {
     fn of(done: &Done) -> Header {
         Header {
             encoded: done.encoded.iter().map(|(id, bytes)| (id.0, bytes.len())).collect(),
+            fidelity: done.fidelity.iter().map(|(id, fidelity)| (id.0, (*fidelity).into())).collect(),
             edits: done.edits.clone(),
             records: done.records.clone(),
         }
@@ -242,6 +245,7 @@ mod tests {
         record.fact("range", (0.3, 1.7));
         Done {
             encoded: BTreeMap::from([(ParamId(3), vec![1, 2, 3]), (ParamId(9), vec![])]),
+            fidelity: BTreeMap::from([(ParamId(9), [0.1, 1e-30, 0.0, 3.0, 7.5].into())]),
             edits,
             records: vec![record],
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aurora_quantizers::Care;
+use aurora_quantizers::{Care, Fidelity};
 use ndarray::Array2;
 
 use crate::model::ParamId;
@@ -36,6 +36,8 @@ pub struct AfterBlocks {
     pub written: Vec<bool>,
     /// Edits of the others.
     pub edits: Edits,
+    /// What is left of the weights of those that are written, if it was looked at.
+    pub fidelity: BTreeMap<ParamId, Fidelity>,
     /// What the passes did, place by place.
     pub records: Vec<PassRecord>,
 }

@@ -109,10 +109,27 @@ pub struct TensorRecord {
     /// How a quantised checkpoint stores it: "gptq, 4 bits, groups of 32, symmetric".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed: Option<String>,
-    /// Whether its codes are the checkpoint's integers.
+    /// Whether its codes are the checkpoint's integers, or its bytes those of the GGUF file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub carried: bool,
     /// Largest difference between the written value and the weight, if the checkpoint was quantised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub largest_error: Option<f32>,
+    /// Root of the mean squared error in units of the weights' root mean square, where a quantised checkpoint was read,
+    /// or all weights are so small that their type might not hold them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative_error: Option<f32>,
+    /// Of weights that are too small for their type: what rounding to nearest makes of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub too_small: Option<TooSmall>,
+}
+
+/// What rounding to nearest makes of weights that are too small for their type. Both are relative errors, as
+/// [`TensorRecord::relative_error`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TooSmall {
+    /// Of the weights as they are.
+    pub error: f32,
+    /// What it would be if all were larger by a power of two.
+    pub usual: f32,
 }

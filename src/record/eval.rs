@@ -71,4 +71,7 @@ pub struct EvalRecord {
     /// Comparison with the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
+    /// What the user should know of how the models were understood.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use ndarray::Array2;
 
+use super::CacheType;
 use super::batch::{Batch, Culprit};
 use crate::error::{Error, Quantity};
-use crate::model::ParamId;
+use crate::model::{Op, ParamId};
 
 /// The error for the op that first gave such a value.
 pub(super) fn error(batch: &Batch<'_, '_, '_>, culprit: &Culprit) -> Error {
@@ -37,12 +38,29 @@ pub(super) fn error(batch: &Batch<'_, '_, '_>, culprit: &Culprit) -> Error {
             return error(weights.place(*id), Quantity::Weights, what);
         }
     }
+    let what = format!("{what}{}", way_out(batch, &culprit.op));
     match params.first() {
         Some(id) => {
             let what = format!("{what}; its weights are finite, so its input or the sum is too large");
             error(weights.place(*id), Quantity::Activations, what)
         }
         None => error((weights.path(), String::new()), Quantity::Activations, what),
+    }
+}
+
+/// What is kept in half precision, which ends at 65504, and can be kept in f32.
+fn way_out(batch: &Batch<'_, '_, '_>, op: &Op) -> &'static str {
+    let options = &batch.engine.options;
+    match op {
+        Op::Attend { .. } if options.cache != CacheType::F32 => {
+            "; keys and values are cached in half precision, which ends at 65504: keep them in f32 (`cache_type` f32, or \
+             `exact` if there is no such setting)"
+        }
+        Op::Linear { .. } if !options.exact => {
+            "; activations are rounded to 8 bits with a scale in half precision, which ends at 65504: keep them in f32 \
+             with `exact`"
+        }
+        _ => "",
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rotary embeddings: frequencies once per model, sines and cosines once per batch, rotation in place.
 
 use super::maths::in_chunks;
-use crate::model::{Op, ParamId, RopeStyle};
+use crate::model::{Op, ParamId, RopeStyle, Yarn};
 
 /// What decides the angles: ops that agree in it share their tables.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -9,6 +9,7 @@ pub(super) struct Kind {
     dims: usize,
     base: f32,
     linear: f32,
+    yarn: Option<Yarn>,
     factors: Option<ParamId>,
     magnitude: f32,
 }
@@ -16,9 +17,9 @@ pub(super) struct Kind {
 impl Kind {
     /// That of a rope op, in a context of `context` positions.
     pub fn of(op: &Op, context: usize) -> Option<Kind> {
-        let Op::Rope { dims, base, linear, factors, long, magnitude, .. } = op else { return None };
+        let Op::Rope { dims, base, linear, yarn, factors, long, magnitude, .. } = op else { return None };
         let factors = long.filter(|l| context > l.beyond).map(|l| l.factors).or(*factors);
-        Some(Kind { dims: *dims, base: *base, linear: *linear, factors, magnitude: *magnitude })
+        Some(Kind { dims: *dims, base: *base, linear: *linear, yarn: *yarn, factors, magnitude: *magnitude })
     }
 
     /// The parameter that has its factors.
@@ -34,11 +35,12 @@ pub(super) struct Frequencies {
 }
 
 impl Frequencies {
-    /// theta_i = base^(-2i/dims), divided by `linear` and the factors.
+    /// theta_i = base^(-2i/dims), divided by `linear`, by what YaRN says, and by the factors.
     pub fn new(kind: Kind, factors: Option<&[f32]>) -> Self {
         let one = |i: usize| {
             let plain = f64::from(kind.base).powf(-((2 * i) as f64) / kind.dims as f64);
-            plain / f64::from(kind.linear) / factors.map_or(1.0, |f| f64::from(f[i]))
+            let yarn = kind.yarn.map_or(1.0, |yarn| yarn.divisor(kind.base, kind.dims, i));
+            plain / f64::from(kind.linear) / yarn / factors.map_or(1.0, |f| f64::from(f[i]))
         };
         Frequencies { kind, each: (0..kind.dims / 2).map(one).collect() }
     }

@@ -9,9 +9,12 @@ use crate::error::Fault;
 use crate::{Error, Result};
 
 pub mod chat;
+pub mod conversation;
+mod jinja;
 pub mod tokenizer;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::ChatTemplate;
+pub use conversation::{Conversation, Message};
 pub use tokenizer::{Control, Decoder, Special, Tokenizer};
 
 /// A text file of the user's. `purpose`: what it is for, as the message about an empty one ends ("score").

@@ -11,6 +11,9 @@ use crate::error::{Misfit, TensorFault, printable};
 use crate::model::{Import, ModelGraph, Param, Part, Role};
 use crate::{Error, Result};
 
+/// What names of classifiers' heads start with.
+const CLASSIFIERS: [&str; 5] = ["score.", "classifier.", "qa_outputs.", "v_head.", "cls."];
+
 /// Where one parameter's numbers are.
 pub(super) struct Bound<'a> {
     /// What is left to do; nothing for a GGUF file.
@@ -116,6 +119,8 @@ impl<'a> Binder<'a> {
             let mut hint = if names[0] == param.name { String::new() } else { format!(" (for {})", param.name) };
             if let Some((name, file)) = names.iter().find_map(|n| Some((n, self.source.promised().get(n)?))) {
                 hint.push_str(&format!("; the index says that {} is in {}", printable(name), printable(file)));
+            } else if param.role == Role::Output && matches!(self.source.config(), Config::HuggingFace(_)) {
+                hint.push_str("; if the embedding table is also the output matrix, set tie_word_embeddings to true");
             }
             let what = format!("missing tensor {}, shape {shape:?}{hint}", names[0]);
             self.faults.push(TensorFault { tensor: names[0].clone(), misfit: Misfit::Missing, what });
@@ -173,8 +178,11 @@ impl<'a> Binder<'a> {
         for (tensor, used) in self.source.tensors().iter().zip(&self.used) {
             if !used && !graph.ignores(&tensor.name) && !self.is_idle_bias(tensor) {
                 let (name, shape) = (printable(&tensor.name), &tensor.shape);
-                let what =
-                    format!("unexpected tensor {name}, shape {shape:?}: this architecture has no such parameter");
+                let why = match CLASSIFIERS.iter().any(|start| tensor.name.starts_with(start)) {
+                    true => "a classifier's head, which is not converted; remove it to convert the rest",
+                    false => "this architecture has no such parameter",
+                };
+                let what = format!("unexpected tensor {name}, shape {shape:?}: {why}");
                 self.faults.push(TensorFault { tensor: name, misfit: Misfit::Unexpected, what });
             }
         }

@@ -13,7 +13,7 @@ use ndarray::ArrayViewMut2;
 
 use super::Weights;
 use super::bind::Numbers;
-use super::read::Piece;
+use super::read::{Piece, Stored};
 use super::step::Places;
 use crate::checkpoint::quantized::{RowGrid, Survey};
 use crate::checkpoint::{Packed, TensorSource};
@@ -24,6 +24,9 @@ const BLOCKS: [&str; 5] = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"];
 
 /// Weights to a block of each of them.
 pub(super) const BLOCK: usize = 32;
+
+/// The most that rounding to BF16 changes a number by, as a share of it.
+const BF16_ERROR: f64 = 1.0 / 512.0;
 
 /// One packed tensor of a matrix.
 #[derive(Clone, Copy)]
@@ -90,9 +93,16 @@ impl<'a> Weights<'a> {
         (surveyed, whole)
     }
 
-    /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found. `values`:
-    /// receives the weights of these rows, `[rows.len(), cols]`, as [`rows`](Weights::rows) reads them. `out`: exactly
-    /// their bytes in `store`.
+    /// Whether the checkpoint has a parameter as blocks of this very type, and nothing was done to it: then its bytes
+    /// can be copied.
+    pub fn stored_as(&self, id: ParamId, store: &dyn Store) -> bool {
+        let all_of_it = |stored: Vec<Stored<'_>>| stored.iter().all(|s| *s.store == *store);
+        store.spec().kind == Kind::Block && self.order(id).is_none() && self.storage(id).is_some_and(all_of_it)
+    }
+
+    /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found, or copies those
+    /// that are [stored so](Weights::stored_as). `values`: receives the weights of these rows, `[rows.len(), cols]`, as
+    /// [`rows`](Weights::rows) reads them. `out`: exactly their bytes in `store`.
     ///
     /// # Panics
     /// As [`rows`](Weights::rows); or if the parameter has no integers, its weights were [changed](Weights::changes),
@@ -109,6 +119,9 @@ impl<'a> Weights<'a> {
         let cols = param.cols();
         assert_eq!(self.changes(id), None, "{}: what was done to its integers", param.name);
         self.rows(id, rows.clone(), values);
+        if self.stored_as(id, store) {
+            return self.copy(id, rows, out);
+        }
         let format = store.blocks().expect("a type of BLOCKS");
         let row_bytes = store.spec().bytes_for(cols).expect("rows of whole blocks");
         let mut rest = out;
@@ -126,6 +139,24 @@ impl<'a> Weights<'a> {
             }
         }
         assert!(rest.is_empty(), "{}: bytes of rows", param.name);
+    }
+}
+
+impl Weights<'_> {
+    /// The bytes of rows that are stored one after the other.
+    pub(crate) fn copy(&self, id: ParamId, rows: Range<usize>, out: &mut [u8]) {
+        let (mut first, mut rest) = (0, out);
+        for stored in self.storage(id).expect("stored in order") {
+            let row_bytes = stored.bytes.len() / stored.rows;
+            let (from, to) = (rows.start.max(first), rows.end.min(first + stored.rows));
+            if from < to {
+                let (now, later) = std::mem::take(&mut rest).split_at_mut((to - from) * row_bytes);
+                now.copy_from_slice(&stored.bytes[(from - first) * row_bytes..(to - first) * row_bytes]);
+                rest = later;
+            }
+            first += stored.rows;
+        }
+        assert!(rest.is_empty(), "{}: bytes of rows", self.graph.param(id).name);
     }
 }
 
@@ -181,6 +212,13 @@ pub(super) fn choose(surveyed: &[Surveyed<'_>], changes: Option<&str>, stuck: Op
         if !packed.cols.is_multiple_of(wanted.block) {
             return Some(needs(format!("{} columns", packed.cols)));
         }
+        if survey.scale_error > BF16_ERROR {
+            let (most, lost) = (survey.scale_max, 100.0 * survey.scale_error);
+            return Some(format!(
+                "scales of at most {most:.1e}: half precision, in which {} has them, is {lost:.1} % off",
+                wanted.name
+            ));
+        }
         let groups = packed.groups;
         let whole = groups.across == 1 || groups.cols.is_multiple_of(wanted.block);
         (!whole).then(|| needs(format!("groups of {}", groups.cols)))
@@ -190,8 +228,7 @@ pub(super) fn choose(surveyed: &[Surveyed<'_>], changes: Option<&str>, stuck: Op
     match (wanted, reason) {
         (Some(store), None) => Kept { wanted: store, store, reason: None, integers: true },
         (wanted, reason) => {
-            let most = formats::F16.spec().max_abs;
-            let fit = surveyed.iter().all(|s| s.packed.largest(&s.survey) <= most);
+            let fit = surveyed.iter().all(|s| s.packed.fits_half(&s.survey));
             let store: &dyn Store = if fit { &formats::F16 } else { &formats::BF16 };
             // Floats are all that can be wanted of what has no integers.
             let wanted = if reason.is_some() { wanted.unwrap_or(named("q8_0")) } else { store };

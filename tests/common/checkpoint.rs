@@ -43,11 +43,26 @@ impl Checkpoint {
         Checkpoint { tensors, config }
     }
 
-    /// A fixture model in one file.
-    pub fn of(model: &str) -> Checkpoint {
-        let folder = fixtures().join("models").join(model);
+    /// A fixture model.
+    pub fn of(name: &str) -> Checkpoint {
+        let folder = fixtures().join("models").join(name);
+        let names = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path());
+        let shards = names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("model"));
+        let tensors = shards.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).flat_map(|p| load(&p));
         let config = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
-        Checkpoint { tensors: load(&folder.join("model.safetensors")), config }
+        Checkpoint { tensors: tensors.collect(), config }
+    }
+
+    /// The same with changes to config.json; null removes a key.
+    pub fn with(mut self, changes: Json) -> Checkpoint {
+        let map = self.config.as_object_mut().unwrap();
+        for (key, value) in changes.as_object().unwrap() {
+            match value {
+                Json::Null => map.shift_remove(key),
+                value => map.insert(key.clone(), value.clone()),
+            };
+        }
+        self
     }
 
     /// Makes a folder of it, with bookworm-8m's tokenizer.
@@ -55,12 +70,17 @@ impl Checkpoint {
         self.write_as("bookworm-8m", folder);
     }
 
-    /// Makes a folder of it, with the tokenizer of a fixture model.
+    /// Makes a folder of it, with the tokenizer of that fixture.
     pub fn write_as(&self, model: &str, folder: &Path) {
         fs::create_dir_all(folder).unwrap();
         let base = fixtures().join("models").join(model);
-        for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
-            fs::copy(base.join(name), folder.join(name)).unwrap();
+        for entry in fs::read_dir(base).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let companion = ["tokenizer", "vocab", "merges", "special", "added", "chat", "generation"];
+            if companion.iter().any(|start| name.starts_with(start)) {
+                fs::copy(&path, folder.join(name)).unwrap();
+            }
         }
         fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
         let views = self.tensors.iter().map(|(name, (dtype, shape, bytes))| {

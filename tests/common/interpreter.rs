@@ -1,6 +1,6 @@
 //! The ops of a model, executed one number at a time in f64: the slow twin of the runtime, for tests.
 
-use aurora_quant::model::{Activation, ModelGraph, NormKind, Op, ParamId, RopeStyle, Slot};
+use aurora_quant::model::{Activation, ModelGraph, NormKind, Op, ParamId, RopeStyle, Slot, Yarn};
 
 /// A slot's values: per token, one row (or one row per chosen expert).
 type Rows = Vec<Vec<Vec<f64>>>;
@@ -144,7 +144,9 @@ impl Machine<'_> {
     }
 
     fn rope(&mut self, op: &Op) {
-        let Op::Rope { x, head_dim, dims, style, base, linear, factors, long, magnitude } = op else { unreachable!() };
+        let Op::Rope { x, head_dim, dims, style, base, linear, yarn, factors, long, magnitude } = op else {
+            unreachable!()
+        };
         let factors = match long.filter(|l| self.tokens.len() > l.beyond) {
             Some(l) => Some(l.factors),
             None => *factors,
@@ -154,6 +156,8 @@ impl Machine<'_> {
             for head in self.slots[x.0][p][0].chunks_mut(*head_dim) {
                 for (i, factor) in factors.iter().enumerate() {
                     let frequency = f64::from(*base).powf(-((2 * i) as f64) / *dims as f64);
+                    let frequency =
+                        yarn.map_or(frequency, |yarn| stretched(&yarn, f64::from(*base), *dims, i, frequency));
                     let angle = p as f64 * frequency / f64::from(*linear) / factor;
                     let (a, b) = match style {
                         RopeStyle::Interleaved => (2 * i, 2 * i + 1),
@@ -227,4 +231,23 @@ fn softmax(x: &[f64]) -> Vec<f64> {
     let exp: Vec<f64> = x.iter().map(|x| (x - max).exp()).collect();
     let sum: f64 = exp.iter().sum();
     exp.iter().map(|e| e / sum).collect()
+}
+
+/// A frequency by the paper's words: as it is where it turns often enough, divided where it hardly turns.
+fn stretched(yarn: &Yarn, base: f64, dims: usize, i: usize, frequency: f64) -> f64 {
+    let place = |turns: f32| {
+        let period = yarn.original_context as f64 / f64::from(turns);
+        dims as f64 / 2.0 * (period / std::f64::consts::TAU).log(base)
+    };
+    let (mut low, mut high) = (place(yarn.beta_fast), place(yarn.beta_slow));
+    if yarn.whole {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    (low, high) = (low.max(0.0), high.min(dims as f64 - 1.0));
+    let kept = match i as f64 {
+        i if i <= low => 1.0,
+        i if i >= high => 0.0,
+        i => (high - i) / (high - low),
+    };
+    frequency * kept + frequency / f64::from(yarn.factor) * (1.0 - kept)
 }

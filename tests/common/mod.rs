@@ -19,6 +19,7 @@ pub mod interpreter;
 pub mod mixtures;
 pub mod packed;
 pub mod strangers;
+pub mod tokenizer;
 pub mod twin;
 
 /// All Hugging Face fixtures: the folders with golden logits.
@@ -33,6 +34,11 @@ pub static MODELS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
 /// `tests/fixtures`, with its weights unpacked.
 pub fn fixtures() -> PathBuf {
     packed::unpacked().to_owned()
+}
+
+/// `tests/fixtures` as it is stored: all but the weights.
+pub fn plain_fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
 /// config.json of a model folder.

@@ -16,6 +16,23 @@ def logits(path, ids):
         model.close()
 
 
+def embedding(path, ids):
+    """The one vector that stands for the tokens, by the file's own way to pool; at length one."""
+    model = llama_cpp.Llama(str(path), embedding=True, n_ctx=64, n_threads=2, flash_attn=False,
+                            type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, verbose=False)
+    try:
+        batch, context = model._batch, model._ctx
+        batch.reset()
+        batch.add_sequence(ids, 0, False)
+        context.decode(batch)
+        pointer = llama_cpp.llama_get_embeddings_seq(context.ctx, 0)
+        assert pointer, "the file names no way to pool"
+        vector = np.array(pointer[:model.n_embd()])
+        return vector / np.linalg.norm(vector)
+    finally:
+        model.close()
+
+
 class Vocabulary:
     """The tokenizer llama.cpp builds from a file's metadata; weights are not loaded."""
 

@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import llama
-from fixtures import MODELS, NAMES, PURE, read_json
+import packing
+from fixtures import FIXTURES, MODELS, NAMES, PURE, read_json
 
 # Relative RMS error of the logits, measured with `llama-quantize --pure` on a trained, a dense and a
 # sparse random model; half as much again is allowed. Unrelated logits would give about 1.4. The float
@@ -77,6 +78,46 @@ def test_every_architecture_runs_quantised(convert, name):
     assert np.isfinite(found).all()
     error = relative_rms(found, want)
     assert error <= Q8_ERROR, f"relative error {error:.4f}"
+
+
+VARIANTS = read_json(FIXTURES / "variants" / "variants.json")
+# Its architecture "llama" has no windows, and its contexts have at least 256 tokens: always the long factors.
+UNSAID = {"mixtral-window", "granite-short", "phi3-short"}
+
+
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - UNSAID))
+def test_variant(convert, tmp_path_factory, name):
+    """The same weights under another configuration, mostly of the rotary embedding."""
+    base, changes = VARIANTS[name]["base"], VARIANTS[name]["changes"]
+    folder = tmp_path_factory.mktemp("variant") / base
+    shutil.copytree(MODELS / base, folder)
+    config = {**read_json(folder / "config.json"), **changes}
+    config = {key: value for key, value in config.items() if value is not None or key not in changes}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    stored = load_file(FIXTURES / "variants" / f"{name}.safetensors")
+    ids, want = stored["input_ids"][0].tolist(), stored["logits"][0]
+    gap = np.abs(llama.logits(convert(folder, "f32"), ids) - want).max()
+    assert gap <= tolerance(base), f"largest difference {gap:.2e}"
+
+
+def test_embedding(convert, tmp_path_factory):
+    """A class without an output matrix, names without the prefix, and the last token as pooled: what modules.json says."""
+    folder = tmp_path_factory.mktemp("embedding") / "tiny-qwen3"
+    shutil.copytree(MODELS / "tiny-qwen3", folder)
+    weights = packing.load(folder / "model.safetensors")
+    weights = {name.removeprefix("model."): tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    packing.save(folder / "model.safetensors", weights)
+    config = {**read_json(folder / "config.json"), "architectures": ["Qwen3Model"]}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"}
+               for path, kind in [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]]
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text('{"pooling_mode_lasttoken": true}', encoding="utf-8")
+    stored = load_file(FIXTURES / "variants" / "embedding.safetensors")
+    found = llama.embedding(convert(folder, "f32"), stored["input_ids"][0].tolist())
+    gap = np.abs(found - stored["embedding"]).max()
+    assert gap <= 1e-5, f"largest difference {gap:.2e}"
 
 
 GEMMA3 = read_json(MODELS / "tiny-gemma3" / "golden.json")["variants"]

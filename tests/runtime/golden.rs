@@ -4,7 +4,10 @@ use std::path::Path;
 
 use aurora_quant::checkpoint;
 use serde_json::Value as Json;
+use tempfile::TempDir;
 
+use crate::common::binary::printed;
+use crate::common::checkpoint::Checkpoint;
 use crate::common::{MODELS, changed, fixtures};
 use crate::{EXACT, Golden, Opened, RuntimeOptions, apart, argmax, convert, fixture};
 
@@ -54,6 +57,28 @@ fn variants_are_golden() {
         let config = changed(base, variant["changes"].clone());
         let opened = Opened::described(checkpoint::open(&fixture(base)).unwrap(), &config);
         agrees(name, &opened, &Golden::read(&dir.join(format!("{name}.safetensors")), "logits"));
+    }
+}
+
+/// The same through a GGUF file, and through the checkpoint that is made from that.
+#[test]
+fn variants_are_golden_from_gguf_files() {
+    let (dir, place) = (fixtures().join("variants"), TempDir::new().unwrap());
+    let table: Json = serde_json::from_slice(&std::fs::read(dir.join("variants.json")).unwrap()).unwrap();
+    // llama.cpp's files of Mixtral have no window.
+    for (name, variant) in table.as_object().unwrap().iter().filter(|(name, _)| *name != "mixtral-window") {
+        let base = variant["base"].as_str().unwrap();
+        let (input, file) = (place.path().join(name), place.path().join(format!("{name}.gguf")));
+        Checkpoint::of(base).with(variant["changes"].clone()).write_as(base, &input);
+        convert(&input, "f32", &file);
+        let golden = Golden::read(&dir.join(format!("{name}.safetensors")), "logits");
+        agrees(name, &Opened::new(&file), &golden);
+        if name.ends_with("-yarn") {
+            let folder = place.path().join(format!("{name}-again"));
+            let words = ["--format", "safetensors", "-o", folder.to_str().unwrap(), file.to_str().unwrap()];
+            printed(&[&["convert"], &words[..]].concat());
+            agrees(name, &Opened::new(&folder), &golden);
+        }
     }
 }
 

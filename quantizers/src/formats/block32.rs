@@ -41,6 +41,12 @@ pub(super) trait Format32: Single {
 
     /// The block that ggml's reference makes of `x`. Not called if there is none.
     fn quantize(x: &[f32; N]) -> Unpacked;
+    /// Another block for `x` than the reference's, which has this scale; asked where a search is wanted and there is
+    /// none.
+    #[inline(always)]
+    fn instead(_: &[f32; N], _: u16) -> Option<Unpacked> {
+        None
+    }
     /// Lays a block out in `BYTES` bytes.
     fn write(block: &Unpacked, out: &mut [u8]);
     /// The block that `BYTES` bytes hold.
@@ -114,6 +120,16 @@ dispatch!(fn decode_with<L: Format32>(bytes: &[u8], out: &mut [f32]) = decode_bl
 dispatch!(fn search_with<L: Format32>(x: &[f32], importance: &[f32], out: &mut [u8]) = encode_searched::<L>);
 dispatch!(fn fit_with<L: Format32>(x: &[f32], importance: &[f32], grids: &mut [Grid]) = fit_blocks::<L>);
 
+/// What a type without a search gives instead.
+pub(super) fn unsearched_with<L: Format32>(isa: Isa, x: &[f32], out: &mut [u8]) {
+    encode_with::<L>(isa, x, out);
+    for (x, out) in x.as_chunks().0.iter().zip(out.chunks_exact_mut(L::BYTES)) {
+        if let Some(block) = L::instead(x, L::read(out).scale) {
+            L::write(&block, out);
+        }
+    }
+}
+
 /// The format of a layout.
 pub(super) struct Block32<L>(pub L);
 
@@ -128,7 +144,8 @@ impl<L: Format32> Store for Block32<L> {
             Scales::Search(importance) if L::ENCODERS != Encoders::Reference => {
                 search_with::<L>(Isa::best(), x, columns_of(self.spec(), x.len(), importance), out);
             }
-            _ => {
+            Scales::Search(_) => unsearched_with::<L>(Isa::best(), x, out),
+            Scales::Reference => {
                 assert!(L::ENCODERS != Encoders::Search, "{} has no reference encoder: search", L::NAME);
                 encode_with::<L>(Isa::best(), x, out);
             }
@@ -143,6 +160,11 @@ impl<L: Format32> Store for Block32<L> {
     fn blocks(&self) -> Option<&dyn BlockFormat> {
         Some(self)
     }
+}
+
+fn unsearched<L: Format32>(x: &[f32; N]) -> Unpacked {
+    let block = L::quantize(x);
+    L::instead(x, block.scale).unwrap_or(block)
 }
 
 fn grid_of<L: Format32>(block: &Unpacked) -> Grid {
@@ -161,7 +183,7 @@ impl<L: Format32> BlockFormat for Block32<L> {
             return fit_with::<L>(Isa::best(), x, columns, grids);
         }
         for (grid, x) in grids.iter_mut().zip(x.as_chunks().0) {
-            *grid = grid_of::<L>(&L::quantize(x));
+            *grid = grid_of::<L>(&unsearched::<L>(x));
         }
     }
 

@@ -164,7 +164,26 @@ impl Grouped {
             true => (self.symmetric(x, &weights), self.middle()),
             false => self.asymmetric(x, &weights),
         };
-        self.grid(finite_f16(scale), zero)
+        self.grid(self.stored(scale, zero, x, &weights), zero)
+    }
+
+    /// The scale that is stored. Where half precision has but a few numbers, the one nearest may not be the best, and
+    /// zero is the worst.
+    fn stored(&self, scale: f32, zero: i32, x: &[f32], w: &[f32]) -> f32 {
+        const LEAST: f32 = 1.0 / (1u32 << 24) as f32;
+        let steps = (scale.abs() / LEAST).floor();
+        if scale == 0.0 || steps >= 128.0 {
+            return finite_f16(scale);
+        }
+        let loss = |scale: f32| -> f64 {
+            let grid = self.grid(scale, zero);
+            let mut codes = vec![0; x.len()];
+            grid.nearest_all(x, &mut codes);
+            let error = |(x, code): (&f32, &i8)| (f64::from(*x) - f64::from(grid.value(0, *code))).powi(2);
+            x.iter().zip(&codes).map(error).zip(w).map(|(e, w)| e * f64::from(*w)).sum()
+        };
+        let [below, above] = [steps.max(1.0), steps + 1.0].map(|steps| (steps * LEAST).copysign(scale));
+        if loss(below) <= loss(above) { below } else { above }
     }
 
     fn read(&self, block: &[u8], i: usize) -> i32 {

@@ -63,6 +63,8 @@ impl LevelSet for Mxfp4 {
 
 impl Single for Mxfp4 {
     const VANISHING: f32 = f32::MIN_POSITIVE;
+    /// Scales are no F16.
+    const SMALL: f32 = f32::INFINITY;
 
     #[inline(always)]
     fn storable(scale: f32) -> f32 {

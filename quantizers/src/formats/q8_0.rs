@@ -5,10 +5,11 @@
 //! | 0..2 | scale `d`, F16 |
 //! | 2..34 | codes, signed bytes |
 //!
-//! `value = d * code`. The reference spreads codes over -127..=127; -128 decodes as well and a solver may use it.
+//! `value = d * code`. The reference spreads codes over -127..=127; -128 decodes as well and a solver may use it. It
+//! also serves where a search is asked for, but for numbers so small that half precision has no such scale.
 
 use super::block32::{Format32, N, Unpacked, get, inverse, max_abs, put};
-use crate::bits::{F16_NEG_ZERO, f16_from_f32};
+use crate::bits::{F16_NEG_ZERO, f16_from_f32, f16_to_f32};
 use crate::grid;
 use crate::search::block32::Single;
 use crate::search::{LevelSet, Offset};
@@ -31,6 +32,30 @@ impl LevelSet for Q8_0 {
 
 impl Single for Q8_0 {}
 
+/// Half precision's bits of 2^-17: numbers below are as many times 2^-24, and rounding a scale to one of them moves the
+/// end of the codes by more than half a level.
+const SMALL: u16 = 128;
+
+/// A block whose scale is a few times the smallest F16, with the codes of the scale that is stored: the formula has
+/// them of another. Of the scales on both sides the one with the smaller error counts.
+#[cold]
+#[inline(never)]
+fn on_stored_scale(x: &[f32; N]) -> Option<Unpacked> {
+    let d = max_abs(x) / 127.0;
+    let on = |scale: u16| {
+        let (d, mut loss, mut codes) = (f16_to_f32(scale), 0.0, [0; N]);
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = (x / d).round().clamp(Q8_0::LOW, Q8_0::HIGH) as i8;
+            loss += (x / d - f32::from(*code)).powi(2);
+        }
+        (loss * f32::from(scale).powi(2), Unpacked { scale, offset: F16_NEG_ZERO, codes })
+    };
+    let nearest = f16_from_f32(d);
+    let below = if f16_to_f32(nearest) > d { nearest - 1 } else { nearest };
+    let (below, above) = (on(below.max(1)), on(below + 1));
+    (d > 0.0).then_some(if below.0 <= above.0 { below.1 } else { above.1 })
+}
+
 impl Format32 for Q8_0 {
     const SPEC: &'static Spec = spec::known("q8_0");
     const LEVELS: grid::Levels = grid::Levels::Linear { min: -128, max: 127 };
@@ -47,6 +72,11 @@ impl Format32 for Q8_0 {
             *code = trunc_within(x + BELOW_HALF.copysign(x), -128, 127) as i8;
         }
         Unpacked { scale: f16_from_f32(d), offset: F16_NEG_ZERO, codes }
+    }
+
+    #[inline(always)]
+    fn instead(x: &[f32; N], scale: u16) -> Option<Unpacked> {
+        if scale < SMALL { on_stored_scale(x) } else { None }
     }
 
     #[inline(always)]

@@ -1,10 +1,12 @@
 //! The search for blocks of 32 weights, each with a scale (and an offset) of its own: eight blocks side by side.
 
+use std::array::from_fn;
 use std::marker::PhantomData;
 
-use super::groups::{Snap, search, squares, totals};
+use super::groups::{Fit, Found, Snap, range, search, totals};
 use super::lanes::{LANES, Lanes, each};
-use super::{Effort, F16_VANISHING, LevelSet, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
+use super::{Effort, F16_MIN, F16_VANISHING, LevelSet, Offset, Unit};
+use super::{SMALLEST, bearable, error_weights, finite_f16, max_abs, small, stretch, unit};
 
 /// Weights of a block.
 pub(crate) const N: usize = 32;
@@ -19,17 +21,26 @@ pub(crate) trait Single: LevelSet {
     fn storable(scale: f32) -> f32 {
         finite_f16(scale)
     }
+
+    /// Blocks whose unit is beyond this have [the smallest scales tried](try_smallest).
+    const SMALL: f32 = small(Self::HIGH - Self::LOW);
 }
 
 /// Eight blocks' own units, and the type that stores their scales.
-struct Stored<T>([Unit; LANES], PhantomData<T>);
+struct Stored<T> {
+    up: Lanes,
+    down: Lanes,
+    format: PhantomData<T>,
+}
 
 impl<T: Single> Snap<LANES> for Stored<T> {
     #[inline(always)]
     fn snap(&self, scale: Lanes, offset: Lanes) -> (Lanes, Lanes) {
-        let units = &self.0;
-        let scale = each(|l| T::storable(scale[l] * units[l].down) * units[l].up);
-        (scale, if T::OFFSET == Offset::None { offset } else { each(|l| units[l].snap(offset[l])) })
+        let scale = each(|l| T::storable(scale[l] * self.down[l]) * self.up[l]);
+        if T::OFFSET == Offset::None {
+            return (scale, offset);
+        }
+        (scale, each(|l| finite_f16(offset[l] * self.down[l]) * self.up[l]))
     }
 }
 
@@ -42,12 +53,12 @@ pub(crate) fn fit<'a, T: Single>(
 ) -> ([f32; LANES], [f32; LANES]) {
     let zero = [0.0; LANES];
     let (mut xs, mut ws) = ([zero; N], [[1.0; LANES]; N]);
-    let mut units = [Unit { up: 0.0, down: 0.0 }; LANES];
+    let mut stored = Stored::<T> { up: zero, down: zero, format: PhantomData };
     for (l, (x, importance)) in x.iter().zip(importance).enumerate() {
-        units[l] = unit(max_abs(x), T::VANISHING);
+        Unit { up: stored.up[l], down: stored.down[l] } = unit(max_abs(x), T::VANISHING);
         let (mut scaled, mut w) = ([0.0; N], [0.0; N]);
         for (s, x) in scaled.iter_mut().zip(x) {
-            *s = x * units[l].up;
+            *s = x * stored.up[l];
         }
         error_weights(importance, &mut w);
         for i in 0..N {
@@ -55,8 +66,55 @@ pub(crate) fn fit<'a, T: Single>(
             ws[i][l] = w[i];
         }
     }
-    let fit = search::<T, LANES>(&xs, &ws, &totals(&ws), &Stored::<T>(units, PhantomData), Effort::FULL);
-    let squares = squares(&xs, &ws);
-    let by: Lanes = each(|l| stretch(squares[l], fit.moments.loss[l]) * units[l].down);
-    (each(|l| T::storable(fit.scale[l] * by[l])), each(|l| finite_f16(fit.offset[l] * by[l])))
+    let total = totals(&ws);
+    let mut found = search::<T, LANES>(&xs, &ws, &total, &stored, Effort::FULL);
+    let small: [bool; LANES] = from_fn(|l| stored.up[l] > T::SMALL);
+    if small != [false; LANES] {
+        try_smallest::<T>(&xs, &ws, &total, &stored, &small, &mut found.fit);
+    }
+    give_back::<T>(&found, &total, &stored)
+}
+
+/// Tries the [smallest](SMALLEST) scales in the lanes that are named.
+#[cold]
+#[inline(never)]
+fn try_smallest<T: Single>(
+    x: &[Lanes; N],
+    w: &[Lanes; N],
+    total: &Lanes,
+    stored: &Stored<T>,
+    small: &[bool; LANES],
+    best: &mut Fit<LANES>,
+) {
+    let (low, high) = range(x);
+    for k in 0..2 * SMALLEST {
+        let times = F16_MIN * (1 + k / 2) as f32;
+        let first = k % 2 == 0;
+        let scale: Lanes = each(|l| stored.up[l] * if first || T::OFFSET != Offset::None { times } else { -times });
+        let mut offset: Lanes = each(|l| if first { low[l] - scale[l] * T::LOW } else { high[l] - scale[l] * T::HIGH });
+        for _ in 0..if T::OFFSET == Offset::None { 1 } else { T::ROUNDS } {
+            offset = if T::OFFSET == Offset::None { [0.0; LANES] } else { stored.snap(scale, offset).1 };
+            let fit = Fit::at::<T>(x, w, scale, offset);
+            best.take::<T>(&fit, &from_fn(|l| small[l] && fit.moments.loss[l] < best.moments.loss[l]));
+            offset = each(|l| offset[l] + fit.moments.e[l] / total[l]);
+        }
+    }
+}
+
+/// Scale and offset in true size, [stretched](stretch) where that is bearable. Inlined it would spoil the search's
+/// code.
+#[inline(never)]
+fn give_back<T: Single>(found: &Found<LANES>, total: &Lanes, stored: &Stored<T>) -> (Lanes, Lanes) {
+    let Stored { up, down, .. } = stored;
+    let (fit, loss) = (&found.fit, &found.fit.moments.loss);
+    let by: Lanes = each(|l| stretch(found.square[l], loss[l]) * down[l]);
+    let mut scale: Lanes = each(|l| T::storable(fit.scale[l] * by[l]));
+    let mut offset: Lanes = each(|l| finite_f16(fit.offset[l] * by[l]));
+    let stretched = fit.loss_beside::<T>(&each(|l| scale[l] * up[l]), &each(|l| offset[l] * up[l]), total);
+    for l in 0..LANES {
+        let keep = bearable(found.square[l], loss[l], stretched[l]);
+        scale[l] = if keep { scale[l] } else { fit.scale[l] * down[l] };
+        offset[l] = if keep { offset[l] } else { fit.offset[l] * down[l] };
+    }
+    (scale, offset)
 }

@@ -3,7 +3,7 @@
 //! A pass waits for what the one before found; with sixteen groups two chains of them run at once.
 
 use super::lanes::{Lanes, each, inverse, max, min, ratio};
-use super::{Effort, LevelSet, Offset};
+use super::{EXACT, Effort, LevelSet, Offset};
 
 /// What one pass over groups' weights finds for given scales and offsets, with the nearest codes.
 #[derive(Clone, Copy)]
@@ -103,7 +103,7 @@ impl<const L: usize> Fit<L> {
 
     /// Takes the lanes of `other` that are named.
     #[inline(always)]
-    fn take<T: LevelSet>(&mut self, other: &Fit<L>, which: &[bool; L]) {
+    pub fn take<T: LevelSet>(&mut self, other: &Fit<L>, which: &[bool; L]) {
         take(&mut self.scale, &other.scale, which);
         take(&mut self.moments.loss, &other.moments.loss, which);
         take(&mut self.moments.eq, &other.moments.eq, which);
@@ -139,11 +139,26 @@ impl<const L: usize> Fit<L> {
         }
         (scale, offset)
     }
+
+    /// The loss if scales and offsets become these and the codes stay. `total`: sum of the weights.
+    #[inline(always)]
+    pub fn loss_beside<T: LevelSet>(&self, scale: &Lanes<L>, offset: &Lanes<L>, total: &Lanes<L>) -> Lanes<L> {
+        let m = &self.moments;
+        each(|l| {
+            let s = scale[l] - self.scale[l];
+            let along = s * (s * m.qq[l] - 2.0 * m.eq[l]);
+            if T::OFFSET == Offset::None {
+                return m.loss[l] + along;
+            }
+            let o = offset[l] - self.offset[l];
+            m.loss[l] + along + o * (o * total[l] + 2.0 * (s * m.q[l] - m.e[l]))
+        })
+    }
 }
 
 /// Smallest and largest of every lane.
 #[inline(always)]
-fn range<const L: usize>(x: &[Lanes<L>]) -> (Lanes<L>, Lanes<L>) {
+pub(crate) fn range<const L: usize>(x: &[Lanes<L>]) -> (Lanes<L>, Lanes<L>) {
     let (mut low, mut high) = (x[0], x[0]);
     for x in &x[1..] {
         for l in 0..L {
@@ -166,22 +181,18 @@ pub(crate) fn totals<const L: usize>(w: &[Lanes<L>]) -> Lanes<L> {
     sums
 }
 
-/// The weighted sum of squares of every lane.
-#[inline(always)]
-pub(crate) fn squares<const L: usize>(x: &[Lanes<L>], w: &[Lanes<L>]) -> Lanes<L> {
-    let mut sums = [0.0; L];
-    for (x, w) in x.iter().zip(w) {
-        for l in 0..L {
-            sums[l] += w[l] * x[l] * x[l];
-        }
-    }
-    sums
-}
-
 /// How a format rounds the scales and offsets of groups that it stores themselves.
 pub(crate) trait Snap<const L: usize> {
     /// What would be stored for these.
     fn snap(&self, scale: Lanes<L>, offset: Lanes<L>) -> (Lanes<L>, Lanes<L>);
+}
+
+/// What a search found for each of the groups.
+pub(crate) struct Found<const L: usize> {
+    /// The best scale and offset.
+    pub fit: Fit<L>,
+    /// The weighted sum of squares.
+    pub square: Lanes<L>,
 }
 
 /// The best scale and offset found for each of the groups.
@@ -195,10 +206,11 @@ pub(crate) fn search<T: LevelSet, const L: usize>(
     total: &Lanes<L>,
     snap: &impl Snap<L>,
     effort: Effort,
-) -> Fit<L> {
+) -> Found<L> {
     let (low, high) = range(x);
     let zero = [0.0; L];
     let mut best = Fit { scale: zero, offset: zero, moments: at_zero::<T, L>(x, w, total) };
+    let square = best.moments.loss;
     let starts = 2 * T::STARTS.len().min(effort.starts);
     for k in 0..starts + T::KICKS.len().min(effort.kicks) {
         let (scale, offset) = if k < starts {
@@ -219,8 +231,42 @@ pub(crate) fn search<T: LevelSet, const L: usize>(
             (scale, offset) = snap.snap(scale, offset);
         }
     }
-    best
+    settle::<T, L>(x, w, total, snap, Found { fit: best, square })
 }
+
+/// Weights that lie on a grid already end on it: the steps of a search go too far on purpose, this one does not. Others
+/// stay as they are. Inlined it would spoil the search's code.
+#[inline(never)]
+fn settle<T: LevelSet, const L: usize>(
+    x: &[Lanes<L>],
+    w: &[Lanes<L>],
+    total: &Lanes<L>,
+    snap: &impl Snap<L>,
+    mut found: Found<L>,
+) -> Found<L> {
+    let best = &mut found.fit;
+    let (scale, mut offset) = best.solve::<T>(total);
+    for (offset, scale) in offset.iter_mut().zip(&scale) {
+        // Sums that cancel leave a little; half precision has numbers for it.
+        *offset = if offset.abs() <= NOTHING * scale.abs() { 0.0 } else { *offset };
+    }
+    let left = best.loss_beside::<T>(&scale, &offset, total);
+    let exact = |l: usize| left[l] <= EXACT * found.square[l] && left[l] < best.moments.loss[l];
+    let mut which: [bool; L] = std::array::from_fn(exact);
+    if which == [false; L] {
+        return found;
+    }
+    let (scale, offset) = snap.snap(scale, offset);
+    let fit = Fit::at::<T>(x, w, scale, offset);
+    for (l, which) in which.iter_mut().enumerate() {
+        *which &= fit.moments.loss[l] < best.moments.loss[l];
+    }
+    best.take::<T>(&fit, &which);
+    found
+}
+
+/// An offset of no more than this share of the scale is none where weights lie on a grid.
+const NOTHING: f32 = 1.0 / 65536.0;
 
 /// Codes follow the scale, so least squares for the codes at hand goes too short: go half as far again. (Twice as far
 /// is worse than not at all.)

@@ -14,11 +14,10 @@
 //! neither vanish nor overflow, and scaling by powers of two loses nothing.
 
 pub(crate) mod block32;
+mod grid;
 pub(crate) mod groups;
 pub(crate) mod lanes;
 pub(crate) mod superblock;
-
-use crate::bits::F16_MIN_NORMAL;
 
 /// What one group's codes can be, and how a search rounds to them.
 pub(crate) trait LevelSet: Send + Sync + 'static {
@@ -115,20 +114,19 @@ pub(crate) struct Unit {
     pub down: f32,
 }
 
-/// Largest finite F16.
+/// Largest finite F16, and the smallest above zero.
 const F16_MAX: f32 = 65504.0;
+const F16_MIN: f32 = 1.0 / (1u32 << 24) as f32;
 
 /// The finite F16 nearest to `x`, the lowest for NaN. Steps that can be taken for several numbers side by side.
 #[inline(always)]
 pub(crate) fn finite_f16(x: f32) -> f32 {
-    /// Bits of a fraction that an F16 has no place for.
-    const REST: u32 = (1 << 13) - 1;
-    let bits = lanes::clamp(x, -F16_MAX, F16_MAX).to_bits();
-    let abs = bits & 0x7fff_ffff;
-    let normal = (abs + REST / 2 + (abs >> 13 & 1)) & !REST;
-    // One unit in the last place of 0.5 is 2^-24, the smallest F16 of all: the addition does the rounding.
-    let subnormal = ((f32::from_bits(abs) + 0.5) - 0.5).to_bits();
-    f32::from_bits(if abs < F16_MIN_NORMAL { subnormal } else { normal } | (bits & 0x8000_0000))
+    let x = lanes::clamp(x, -F16_MAX, F16_MAX);
+    // 2^13 times the power of two below it, beside which an F32 has as many places left as an F16: adding it does the
+    // rounding. For what half precision has no normal numbers for, the one half beside which 2^-24 is the last place.
+    let beside = f32::from_bits((x.to_bits() & 0xff << 23) + (13 << 23));
+    let beside = lanes::max(beside, 0.5);
+    ((x.abs() + beside) - beside).copysign(x)
 }
 
 impl Unit {
@@ -137,6 +135,22 @@ impl Unit {
     pub fn snap(self, scaled: f32) -> f32 {
         finite_f16(scaled * self.down) * self.up
     }
+
+    /// The same, but zero only for zero: a step of zero holds nothing, the smallest F16 perhaps a little.
+    #[inline(always)]
+    pub fn snap_nonzero(self, scaled: f32) -> f32 {
+        let least = if scaled == 0.0 { 0.0 } else { F16_MIN * self.up };
+        self.snap(lanes::max(scaled.abs(), least).copysign(scaled))
+    }
+}
+
+/// How many of the smallest scales are tried one by one where none larger is needed: a search's steps are too short to
+/// get from one to the next.
+const SMALLEST: u32 = 8;
+
+/// The unit of weights whose levels, from end to end, are at most [`SMALLEST`] of the smallest F16 apart.
+const fn small(range: f32) -> f32 {
+    1.0 / (SMALLEST as f32 * F16_MIN * range)
 }
 
 /// Columns count at least this much of the mean importance: where importance says nothing (a column whose input was
@@ -153,10 +167,22 @@ const LEAST_IMPORTANCE: f32 = 1e-5;
 const GIVEN_BACK: f32 = 0.5;
 
 /// What to multiply scales and offsets with. `square`, `loss`: weighted sums of the squares of weights and errors.
+/// Where less than half of the square is stored, what is given back stays a half.
 #[inline(always)]
 fn stretch(square: f32, loss: f32) -> f32 {
-    1.0 + GIVEN_BACK * lanes::ratio(loss, square - loss)
+    1.0 + GIVEN_BACK * lanes::min(lanes::ratio(loss, square - loss), 1.0)
 }
+
+/// Whether a stretch may stay, whose loss is `stretched` once scales and offsets are rounded. The smallest scales are
+/// far apart: nothing may come out farther from the weights than zeros are, nor twice as far as it was.
+#[inline(always)]
+fn bearable(square: f32, loss: f32, stretched: f32) -> bool {
+    stretched <= lanes::min(square, 2.0 * loss)
+}
+
+/// Up to this share of their (weighted) square weights count as lying on a grid: sums are rounded, and so are weights
+/// that are stored as BF16, which costs a third of it. Weights that lie on none leave ten times as much with six bits.
+const EXACT: f32 = 1e-5;
 
 /// Largest magnitude of whole vectors of weights.
 #[inline(always)]

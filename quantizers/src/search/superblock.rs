@@ -7,9 +7,11 @@
 //! the rounded scale. Then, in turn: every group tries neighbouring integers, each with the codes that are nearest on
 //! that very grid; and both steps are solved for by least squares over the whole super-block.
 
-use super::groups::{Fit, Snap, search, squares, totals};
-use super::lanes::{Lanes, clamp, each, inverse, ratio, round, sum};
-use super::{Effort, F16_VANISHING, LevelSet, Offset, Unit, error_weights, finite_f16, max_abs, stretch, unit};
+use super::grid;
+use super::groups::{Fit, Found, Snap, range, search, totals};
+use super::lanes::{Lanes, clamp, each, inverse, max, ratio, round, sum};
+use super::{EXACT, Effort, F16_MIN, F16_VANISHING, LevelSet, Offset, SMALLEST, Unit};
+use super::{bearable, error_weights, finite_f16, max_abs, small, stretch, unit};
 use crate::grid::{MAX_GROUPS, SuperScales};
 
 /// Weights of a super-block.
@@ -116,12 +118,19 @@ fn fit_groups<T: Super, const L: usize, const LEN: usize>(
     }
     let zero = [0.0; L];
     let Weights { w, total } = weights;
-    let fit = search::<T, L>(&xs, w, total, &Free, effort);
+    let Found { fit, square } = search::<T, L>(&xs, w, total, &Free, effort);
+    let square = sum(&square);
     let mut tile = Tile { x: xs, w, total, fit, scales: zero, offsets: zero };
-    let (step, offset_step) = refine::<T, L, LEN>(&mut tile, unit, effort);
-
-    let by = stretch(sum(&squares(&tile.x, tile.w)), sum(&tile.fit.moments.loss)) * unit.down;
-    let (step, offset_step) = (finite_f16(step * by), finite_f16(offset_step * by));
+    let most = EXACT * square;
+    let mut exact = sum(&tile.fit.moments.loss) <= most;
+    if exact || grid::suspected::<T, L, LEN>(&tile.x) {
+        exact |= grid::take::<T, L, LEN>(&tile.x, tile.w, tile.total, most, (T::OFFSETS, unit), &mut tile.fit);
+    }
+    let mut steps = refine::<T, L, LEN>(&mut tile, unit, effort, exact);
+    if unit.up > small(T::HIGH - T::LOW) {
+        try_smallest::<T, L, LEN>(&mut tile, &mut steps, unit);
+    }
+    let (step, offset_step) = give_back::<T, L, LEN>(&tile, steps, square, unit);
     let mut parts = SuperScales { step, offset_step, scales: [0; MAX_GROUPS], offsets: [0; MAX_GROUPS] };
     for l in 0..L {
         parts.scales[l] = tile.scales[l] as i8;
@@ -130,22 +139,76 @@ fn fit_groups<T: Super, const L: usize, const LEN: usize>(
     parts
 }
 
-/// Chooses steps and integers for groups that were fitted alone; leaves the integers in the tile.
+/// Tries the [smallest](SMALLEST) scales of groups on the smallest steps there are; takes them if they are better.
+#[cold]
+#[inline(never)]
+fn try_smallest<T: Super, const L: usize, const LEN: usize>(
+    tile: &mut Tile<L, LEN>,
+    steps: &mut (f32, f32),
+    unit: Unit,
+) {
+    let (step, zero) = (F16_MIN * unit.up, [0.0; L]);
+    let (low, high) = range(&tile.x);
+    let mut best = Tile { fit: tile.fit, scales: zero, offsets: zero, ..*tile };
+    best.fit = at_integers::<T, L, LEN>(&best, &zero, &zero, step, step);
+    for k in 0..2 * SMALLEST {
+        let (times, first) = ((1 + k / 2) as f32, k % 2 == 0);
+        let scales = [if first || T::OFFSET != Offset::None { times } else { -times }; L];
+        let end = if first { T::LOW } else { T::HIGH } * times * step;
+        let mut wanted: Lanes<L> = each(|l| end - if first { low[l] } else { high[l] });
+        for _ in 0..if T::OFFSET == Offset::None { 1 } else { T::ROUNDS } {
+            let offsets = integers(&wanted, step, (0.0, T::OFFSETS));
+            let fit = at_integers::<T, L, LEN>(&best, &scales, &offsets, step, step);
+            wanted = each(|l| -(fit.offset[l] + fit.moments.e[l] / tile.total[l]));
+            let better = best.fit.take_better::<T>(&fit);
+            for l in (0..L).filter(|&l| better[l]) {
+                (best.scales[l], best.offsets[l]) = (scales[l], offsets[l]);
+            }
+        }
+    }
+    if sum(&best.fit.moments.loss) < sum(&tile.fit.moments.loss) {
+        let offset_step = if T::OFFSET == Offset::None { 0.0 } else { step };
+        (*tile, *steps) = (best, (step, offset_step));
+    }
+}
+
+/// Both steps in true size, [stretched](stretch) where that is bearable.
+#[inline(always)]
+fn give_back<T: Super, const L: usize, const LEN: usize>(
+    tile: &Tile<L, LEN>,
+    (step, offset_step): (f32, f32),
+    square: f32,
+    unit: Unit,
+) -> (f32, f32) {
+    let loss = sum(&tile.fit.moments.loss);
+    let by = stretch(square, loss) * unit.down;
+    let (larger, larger_offset) = (finite_f16(step * by), finite_f16(offset_step * by));
+    let scale = each(|l| larger * unit.up * tile.scales[l]);
+    let offset = each(|l| -(larger_offset * unit.up * tile.offsets[l]));
+    match bearable(square, loss, sum(&tile.fit.loss_beside::<T>(&scale, &offset, tile.total))) {
+        true => (larger, larger_offset),
+        false => (step * unit.down, offset_step * unit.down),
+    }
+}
+
+/// Chooses steps and integers for groups that were fitted alone; leaves the integers in the tile. `exact`: each group
+/// lies on its grid.
 #[inline(always)]
 fn refine<T: Super, const L: usize, const LEN: usize>(
     tile: &mut Tile<L, LEN>,
     unit: Unit,
     effort: Effort,
+    exact: bool,
 ) -> (f32, f32) {
     let m = &tile.fit.moments;
     // With the offset free to follow, the loss grows with the variance of the levels.
     let cost = if T::OFFSET == Offset::None { m.qq } else { each(|l| m.qq[l] - m.q[l] * (m.q[l] / tile.total[l])) };
-    let mut step = choose_step(&tile.fit.scale, &cost, T::SCALES, unit);
+    let mut step = choose_step(&tile.fit.scale, &cost, T::SCALES, unit, exact);
     tile.scales = integers(&tile.fit.scale, step, T::SCALES);
     let mut offset_step = 0.0;
     if T::OFFSET != Offset::None {
         let wanted: Lanes<L> = each(|l| -offset_beside(tile, l, step * tile.scales[l]));
-        offset_step = choose_step(&wanted, tile.total, (0.0, T::OFFSETS), unit);
+        offset_step = choose_step(&wanted, tile.total, (0.0, T::OFFSETS), unit, exact);
         tile.offsets = integers(&wanted, offset_step, (0.0, T::OFFSETS));
     }
     tile.fit = at_integers::<T, L, LEN>(tile, &tile.scales, &tile.offsets, step, offset_step);
@@ -188,9 +251,16 @@ fn at_integers<T: Super, const L: usize, const LEN: usize>(
 /// a quarter more time.
 const STEPS: usize = 8;
 
-/// The step (a finite F16 in true size) for which `sum of cost * (wanted - step * integer)^2` is least.
+/// The step (a finite F16 in true size) for which `sum of cost * (wanted - step * integer)^2` is least. `exact`: what
+/// is wanted are whole numbers of one step, so that each integer is tried for the largest.
 #[inline(always)]
-fn choose_step<const L: usize>(wanted: &Lanes<L>, cost: &Lanes<L>, (low, high): (f32, f32), unit: Unit) -> f32 {
+fn choose_step<const L: usize>(
+    wanted: &Lanes<L>,
+    cost: &Lanes<L>,
+    (low, high): (f32, f32),
+    unit: Unit,
+    exact: bool,
+) -> f32 {
     let mut top = 0.0f32;
     for v in wanted {
         top = if v.abs() > top.abs() { *v } else { top };
@@ -200,13 +270,18 @@ fn choose_step<const L: usize>(wanted: &Lanes<L>, cost: &Lanes<L>, (low, high): 
         if end == 0.0 {
             continue;
         }
+        let rounds = if exact { 2 + (end.abs() as usize).div_ceil(STEPS) } else { 2 };
         let mut steps: Lanes<STEPS> = each(|k| top / (end * (1.0 + 0.01 - 0.25 * k as f32 / STEPS as f32)));
-        for _ in 0..2 {
-            steps = each(|k| unit.snap(steps[k]));
+        for round in 0..rounds {
+            steps = each(|k| unit.snap_nonzero(steps[k]));
             let (losses, changes) = rounding_losses(wanted, cost, (low, high), &steps);
             for k in 0..STEPS {
                 (best, least) = if losses[k] < least { (steps[k], losses[k]) } else { (best, least) };
                 steps[k] += changes[k];
+            }
+            if round > 0 {
+                let whole = |k: usize| max(end.abs() - ((round - 1) * STEPS + k) as f32, 1.0);
+                steps = each(|k| top / whole(k).copysign(end));
             }
         }
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json};
 use self::name::{Name, title};
 use self::readme::Node;
 use super::config::HfConfig;
-use super::mmap;
+use super::{json, mmap};
 use crate::gguf::{Metadata, Value, ValueType, array};
 
 /// How many weights the file has.
@@ -214,7 +214,7 @@ fn sampling(dir: &Path, out: &mut Metadata) {
     // Many of these files are broken; nothing depends on them. A long one is no generation_config.json.
     let path = dir.join("generation_config.json");
     let Ok(bytes) = mmap::read_whole(&path, 1 << 20) else { return };
-    let Ok(config) = serde_json::from_slice::<Map<String, Json>>(&bytes) else { return };
+    let Ok(config) = json::parse::<Map<String, Json>>(&bytes) else { return };
     if let Some(sequence) = config.get("sequence").and_then(Json::as_str) {
         out.set("general.sampling.sequence", Value::String(sequence.to_owned()));
     }

@@ -2,6 +2,7 @@
 //! by a group. Rows come out as integers with their grid, or as the numbers that they stand for.
 
 use aurora_quantizers::{elements, elements_mut};
+use half::f16;
 use ndarray::{Array2, ArrayViewMut2};
 
 use super::super::source::{Groups, IntLayout, Packed, StoredScales, TensorInfo, TensorSource, Zeros};
@@ -34,6 +35,9 @@ pub struct Survey {
     pub scale_max: f32,
     /// Largest magnitude of a bias; zero where there are none.
     pub bias_max: f32,
+    /// What rounding the scales to half precision costs: root of the mean squared error in units of the scales' root
+    /// mean square.
+    pub scale_error: f64,
 }
 
 impl Survey {
@@ -83,6 +87,13 @@ impl Packed {
         survey.scale_max * top + survey.bias_max
     }
 
+    /// Whether half precision has numbers for its weights: none larger than its largest, not all smaller than its
+    /// smallest normal one.
+    pub fn fits_half(&self, survey: &Survey) -> bool {
+        let largest = self.largest(survey);
+        largest <= f16::MAX.to_f32() && (largest == 0.0 || largest >= f16::MIN_POSITIVE.to_f32())
+    }
+
     /// How it is stored, in words: "gptq, 4 bits, groups of 32, symmetric". Reads all scales and zeros.
     pub fn describe(&self, source: &dyn TensorSource) -> String {
         let group = match self.group() {
@@ -108,18 +119,23 @@ impl Packed {
     /// Reads all scales and zeros.
     pub fn survey(&self, source: &dyn TensorSource) -> Survey {
         let (lowest, highest) = (self.lowest(), self.lowest() + ((1 << self.bits) - 1));
-        let mut survey =
-            Survey { lowest, highest, zero_min: i16::MAX, zero_max: i16::MIN, scale_max: 0.0, bias_max: 0.0 };
-        let mut grid = RowGrid::default();
+        let (zero_min, zero_max, scale_max, bias_max, scale_error) = (i16::MAX, i16::MIN, 0.0, 0.0, 0.0);
+        let mut survey = Survey { lowest, highest, zero_min, zero_max, scale_max, bias_max, scale_error };
+        let (mut grid, mut square, mut error) = (RowGrid::default(), 0.0, 0.0);
         for row in (0..self.rows).step_by(self.groups.rows) {
             self.grid(source, row, &mut grid);
             let size = |x: &f32| if x.is_nan() { f32::INFINITY } else { x.abs() };
             survey.scale_max = grid.scales.iter().map(size).fold(survey.scale_max, f32::max);
             survey.bias_max = grid.biases.iter().map(size).fold(survey.bias_max, f32::max);
+            for scale in &grid.scales {
+                square += f64::from(*scale).powi(2);
+                error += f64::from(scale - f16::from_f32(*scale).to_f32()).powi(2);
+            }
             for zero in &grid.zeros {
                 (survey.zero_min, survey.zero_max) = (survey.zero_min.min(*zero), survey.zero_max.max(*zero));
             }
         }
+        survey.scale_error = if error > 0.0 { (error / square).sqrt() } else { 0.0 };
         survey
     }
 
@@ -234,7 +250,7 @@ fn float(source: &dyn TensorSource, tensor: &TensorInfo, index: usize) -> f32 {
     let bytes = source.bytes(tensor, index * width..(index + 1) * width);
     match *bytes {
         [a, b] if tensor.spec.name == "bf16" => half::bf16::from_le_bytes([a, b]).to_f32(),
-        [a, b] => half::f16::from_le_bytes([a, b]).to_f32(),
+        [a, b] => f16::from_le_bytes([a, b]).to_f32(),
         [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
         [exponent] => eights::power(exponent),
         _ => unreachable!("{}: the type of scales was checked", tensor.name),

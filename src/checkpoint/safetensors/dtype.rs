@@ -10,7 +10,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::Error as SerdeError;
 
 const fn extra(name: &'static str, block: usize, bytes: usize) -> Spec {
-    Spec { name, ggml_id: None, block, bytes, kind: Kind::Int, max_abs: f32::MAX }
+    Spec { name, ggml_id: None, block, bytes, kind: Kind::Int, max_abs: f32::MAX, fine: 0.0 }
 }
 
 /// Types that nothing here decodes. The small floats are listed as [`Kind::Int`] too: without the scales that go with

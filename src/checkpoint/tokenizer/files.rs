@@ -1,157 +1,72 @@
-//! The JSON files of a tokenizer, read into the few fields that matter.
-//!
-//! tokenizer.json is deserialized straight into [`TokenizerJson`], not into a generic JSON value: a vocabulary of
-//! 250 000 entries stays small, a list of a hundred million zeros costs nothing, and a wrong type is reported with
-//! its line and column. Knows the files' shapes, not what they mean for GGUF.
+//! What a folder says about its tokenizer: which files there are, and what their keys are. Knows the files, not what
+//! they mean for GGUF.
 
-use std::fmt;
-use std::fs;
 use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
 
-use crate::checkpoint::mmap;
+use super::read::{read_json, read_small_json, read_text};
+use super::shapes::{AddedToken, Merge, Model, TokenizerJson, Vocabulary};
+use super::tekken;
 use crate::error::{Fault, Result};
+
+const TOKENIZER: &str = "tokenizer.json";
+const SLOW: &str = "vocab.json";
 
 /// The files that say something about the tokenizer of `dir`; absent ones are `None`.
 pub(super) struct Files {
     pub dir: PathBuf,
     pub tokenizer: Option<TokenizerJson>,
-    /// tokenizer_config.json.
+    /// The file that `tokenizer` was made from: tokenizer.json, vocab.json (with merges.txt) or tekken.json.
+    pub from: &'static str,
+    /// tokenizer_config.json; where it does not list added tokens, with the keys of special_tokens_map.json.
     pub config: Option<Map<String, Json>>,
     /// added_tokens.json of slow tokenizers: content -> id.
     pub added_tokens: Option<Map<String, Json>>,
 }
 
-/// tokenizer.json of Hugging Face `tokenizers`, or what vocab.json and merges.txt say.
-#[derive(Deserialize)]
-pub(super) struct TokenizerJson {
-    pub model: Model,
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub added_tokens: Vec<AddedToken>,
-    #[serde(default, deserialize_with = "steps")]
-    pub normalizer: Json,
-    #[serde(default, deserialize_with = "steps")]
-    pub pre_tokenizer: Json,
-    #[serde(default, deserialize_with = "steps")]
-    pub post_processor: Json,
-    #[serde(default, deserialize_with = "steps")]
-    pub decoder: Json,
-}
-
-#[derive(Deserialize, Default)]
-pub(super) struct Model {
-    /// Absent in files written before tokenizers 0.9.
-    #[serde(rename = "type")]
-    pub kind: Option<String>,
-    #[serde(default)]
-    pub vocab: Vocabulary,
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub merges: Vec<Merge>,
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub byte_fallback: bool,
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub ignore_merges: bool,
-    #[serde(default)]
-    pub unk_token: Option<String>,
-}
-
-/// Entries in file order; empty for the vocabularies of models that are refused anyway (Unigram has a list).
-#[derive(Default)]
-pub(super) struct Vocabulary(pub Vec<(String, u64)>);
-
-/// `"a b"` (split at the first space) or `["a", "b"]`.
-pub(super) struct Merge(pub String, pub String);
-
-#[derive(Deserialize, Clone)]
-pub(super) struct AddedToken {
-    pub id: u64,
-    pub content: String,
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub special: bool,
-}
-
-fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(d)?.unwrap_or_default())
-}
-
-/// Longest description of a processing step. Real ones take a few kilobytes, with a table of characters half a
-/// megabyte; a generic JSON value takes forty times the memory of its text, so it must not be had for free.
-const STEPS_LIMIT: usize = 1 << 20;
-
-fn steps<'de, D: Deserializer<'de>>(d: D) -> Result<Json, D::Error> {
-    let text = Box::<RawValue>::deserialize(d)?;
-    match text.get().len() {
-        0..=STEPS_LIMIT => serde_json::from_str(text.get()).map_err(serde::de::Error::custom),
-        n => Err(serde::de::Error::custom(format!("a processing step of {n} bytes; at most {STEPS_LIMIT} are read"))),
-    }
-}
-
-impl<'de> Deserialize<'de> for Vocabulary {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Vocabulary;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object from token to id")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocabulary, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Vocabulary(entries))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vocabulary, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Vocabulary::default())
-            }
-        }
-        d.deserialize_any(Entries)
-    }
-}
-
-impl<'de> Deserialize<'de> for Merge {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Elements;
-        impl<'de> Visitor<'de> for Elements {
-            type Value = Merge;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a merge: \"left right\" or [\"left\", \"right\"]")
-            }
-            fn visit_str<E: serde::de::Error>(self, s: &str) -> Result<Merge, E> {
-                let (a, b) = s.split_once(' ').ok_or_else(|| E::custom(format!("merge {s:?} has no space")))?;
-                Ok(Merge(a.to_owned(), b.to_owned()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
-                let too_short = |n| serde::de::Error::invalid_length(n, &"two tokens");
-                let a = seq.next_element()?.ok_or_else(|| too_short(0))?;
-                let b = seq.next_element()?.ok_or_else(|| too_short(1))?;
-                match seq.next_element::<IgnoredAny>()? {
-                    None => Ok(Merge(a, b)),
-                    Some(_) => Err(too_short(3)),
-                }
-            }
-        }
-        d.deserialize_any(Elements)
-    }
-}
-
 impl Files {
     /// Reads what is there.
     pub fn read(dir: &Path) -> Result<Self> {
-        let tokenizer = match read_json::<TokenizerJson>(&dir.join("tokenizer.json"))? {
-            Some(t) => Some(t),
-            None => slow_bpe(dir)?,
+        let mut config = settings(dir)?;
+        let (from, tokenizer) = match read_json::<TokenizerJson>(&dir.join(TOKENIZER))? {
+            Some(tokenizer) => (TOKENIZER, Some(tokenizer)),
+            None => match slow_bpe(dir)? {
+                Some(slow) => (SLOW, Some(slow)),
+                None if dir.join("tokenizer.model").is_file() => (TOKENIZER, None),
+                None => (tekken::NAME, tekken::read(dir)?),
+            },
         };
+        if let Some(tokenizer) = tokenizer.as_ref().filter(|_| from == tekken::NAME) {
+            tekken::roles(tokenizer, config.get_or_insert_default());
+        }
+        let added_tokens = read_small_json(&dir.join("added_tokens.json"))?;
+        Ok(Files { dir: dir.to_owned(), tokenizer, from, config, added_tokens })
+    }
+
+    /// Whether the vocabulary is that of tokenizer.json.
+    pub fn fast(&self) -> bool {
+        self.from == TOKENIZER
+    }
+
+    /// Whether the vocabulary is that of vocab.json and merges.txt.
+    pub fn slow(&self) -> bool {
+        self.from == SLOW
+    }
+
+    /// The file that has the vocabulary of `tokenizer`, to blame.
+    pub fn vocabulary(&self) -> PathBuf {
+        self.path(self.from)
+    }
+
+    /// What `dir` has beside a tokenizer.json with these added tokens.
+    pub fn beside(dir: &Path, added_tokens: Vec<AddedToken>) -> Result<Self> {
         Ok(Files {
             dir: dir.to_owned(),
-            tokenizer,
-            config: read_small_json(&dir.join("tokenizer_config.json"))?,
+            tokenizer: Some(TokenizerJson { added_tokens, ..TokenizerJson::default() }),
+            from: TOKENIZER,
+            config: settings(dir)?,
             added_tokens: read_small_json(&dir.join("added_tokens.json"))?,
         })
     }
@@ -185,11 +100,30 @@ impl Files {
             let content = token.get("content").and_then(Json::as_str);
             let content =
                 content.ok_or_else(|| bad(format!("token {id} has no text in \"content\"").into()))?.to_owned();
-            let special = token.get("special").and_then(Json::as_bool).unwrap_or(false);
-            tokens.push(AddedToken { id, content, special });
+            let flag = |key: &str| token.get(key).and_then(Json::as_bool);
+            let [single_word, lstrip, rstrip, special] =
+                ["single_word", "lstrip", "rstrip", "special"].map(|key| flag(key).unwrap_or(false));
+            let normalized = flag("normalized");
+            tokens.push(AddedToken { id, content, single_word, lstrip, rstrip, normalized, special });
         }
         Ok(tokens)
     }
+}
+
+/// tokenizer_config.json. As transformers does it, special_tokens_map.json is heard only where the list of added tokens
+/// is not yet in there, and then before it.
+pub(super) fn settings(dir: &Path) -> Result<Option<Map<String, Json>>> {
+    let config: Option<Map<String, Json>> = read_small_json(&dir.join("tokenizer_config.json"))?;
+    if config.as_ref().is_some_and(|c| c.contains_key("added_tokens_decoder")) {
+        return Ok(config);
+    }
+    let Some(map) = read_small_json::<Map<String, Json>>(&dir.join("special_tokens_map.json"))? else {
+        return Ok(config);
+    };
+    let mut config = config.unwrap_or_default();
+    let special = |key: &str| key.ends_with("_token") || key.ends_with("_special_tokens");
+    config.extend(map.into_iter().filter(|(key, value)| special(key) && !value.is_null()));
+    Ok(Some(config))
 }
 
 /// vocab.json and merges.txt: what tokenizers without tokenizer.json have.
@@ -213,59 +147,5 @@ fn slow_bpe(dir: &Path) -> Result<Option<TokenizerJson>> {
     }
     let model = Model { kind: Some("BPE".into()), vocab: entries, merges: pairs, ..Model::default() };
     let byte_level = serde_json::json!({"type": "ByteLevel"});
-    Ok(Some(TokenizerJson {
-        model,
-        added_tokens: Vec::new(),
-        normalizer: Json::Null,
-        pre_tokenizer: Json::Null,
-        post_processor: Json::Null,
-        decoder: byte_level,
-    }))
-}
-
-/// The largest published tokenizer.json has about 35 MB.
-const LARGEST: usize = 256 << 20;
-
-/// A whole file, or `None` if there is none.
-pub(super) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        _ => mmap::read_whole(path, LARGEST).map(Some),
-    }
-}
-
-/// A whole file as UTF-8 without a byte order mark, or `None` if there is none.
-pub(super) fn read_text(path: &Path) -> Result<Option<String>> {
-    let Some(bytes) = read_bytes(path)? else { return Ok(None) };
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let what = format!("not UTF-8: invalid byte at offset {}", e.utf8_error().valid_up_to());
-        Fault::damaged(what).because(e).of(path)
-    })?;
-    Ok(Some(match text.strip_prefix('\u{feff}') {
-        Some(rest) => rest.to_owned(),
-        None => text,
-    }))
-}
-
-/// A JSON file, or `None` if there is none.
-pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
-    let Some(bytes) = read_bytes(path)? else { return Ok(None) };
-    match serde_json::from_slice(&bytes) {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if e.is_data() => Err(Fault::json("unexpected content", e).of(path)),
-        Err(e) => Err(Fault::json("not valid JSON", e).of(path)),
-    }
-}
-
-/// Longest file that is read as a generic JSON value; the longest in use have two megabytes.
-const SMALL: u64 = 16 << 20;
-
-/// A JSON file of no fixed shape, or `None` if there is none.
-pub(super) fn read_small_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
-    match fs::metadata(path) {
-        Ok(m) if m.len() > SMALL => {
-            Err(Fault::unsupported(format!("{} bytes; more than {SMALL} are not read", m.len())).of(path))
-        }
-        _ => read_json(path),
-    }
+    Ok(Some(TokenizerJson { model, decoder: byte_level, ..TokenizerJson::default() }))
 }

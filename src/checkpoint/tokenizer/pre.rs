@@ -4,10 +4,13 @@
 //! it. Here the pre-tokenizer itself is recognised: tokenizer.json's steps are brought to a canonical list of regular
 //! expressions and compared with those that llama.cpp applies under each name.
 
+use std::collections::HashSet;
+
 use serde_json::Value as Json;
 
-use super::files::{Files, TokenizerJson};
-use super::pre_table::{CONTRACTIONS, GPT2, KNOWN, Known, OTHER_NAMES};
+use super::files::Files;
+use super::pre_table::{CONTRACTIONS, GPT2, IGNORE_MERGES, KNOWN, Known, OTHER_NAMES};
+use super::shapes::TokenizerJson;
 use crate::error::{Error, Fault, Result};
 
 /// Every name that llama.cpp knows, sorted.
@@ -29,17 +32,22 @@ pub fn expressions(name: &str) -> Option<&'static [&'static str]> {
     KNOWN.iter().find(has).map(|k| k.steps)
 }
 
+/// Whether models with this pre-tokenizer take a word from the vocabulary before they merge.
+pub fn ignores_merges(name: &str) -> bool {
+    IGNORE_MERGES.contains(&name)
+}
+
 /// Whether a pre-tokenizer or decoder works on GPT-2's byte alphabet.
 pub(super) fn is_byte_level(step: &Json) -> bool {
     flat(step).iter().any(|s| kind(s) == "ByteLevel")
 }
 
 /// The steps of possibly nested sequences.
-fn flat(step: &Json) -> Vec<&Json> {
+pub(super) fn flat(step: &Json) -> Vec<&Json> {
     let mut out = Vec::new();
     let mut stack = vec![step];
     while let Some(step) = stack.pop() {
-        let nested = ["pretokenizers", "decoders"].iter().find_map(|k| step.get(k)?.as_array());
+        let nested = ["pretokenizers", "decoders", "normalizers"].iter().find_map(|k| step.get(k)?.as_array());
         match nested {
             Some(steps) => stack.extend(steps.iter().rev()),
             None => out.push(step),
@@ -48,7 +56,8 @@ fn flat(step: &Json) -> Vec<&Json> {
     out
 }
 
-fn kind(step: &Json) -> &str {
+/// The `type` of a step; empty if it has none.
+pub(super) fn kind(step: &Json) -> &str {
     step.get("type").and_then(Json::as_str).unwrap_or("")
 }
 
@@ -60,18 +69,26 @@ pub(super) fn name(
     wanted: Option<&str>,
     notes: &mut Vec<String>,
 ) -> Result<String> {
-    let names = || known_names().join(", ");
-    if let Some(wanted) = wanted {
-        return match known_names().contains(&wanted) {
-            true => Ok(wanted.to_owned()),
-            false => Err(Error::setting("pre", wanted, format!("llama.cpp knows {}", names()))),
-        };
+    let Some(wanted) = wanted else { return recognised(files, json, model_type, notes) };
+    if !known_names().contains(&wanted) {
+        return Err(Error::setting("pre", wanted, format!("llama.cpp knows {}", known_names().join(", "))));
     }
+    match recognised(files, json, model_type, &mut Vec::new()) {
+        Ok(own) if own == wanted => {}
+        Ok(own) => notes.push(format!("the pre-tokenizer is written as {wanted}, as asked; it is that of {own}")),
+        Err(_) => {
+            notes.push(format!("the pre-tokenizer is written as {wanted}, as asked; it is none that llama.cpp has"))
+        }
+    }
+    Ok(wanted.to_owned())
+}
+
+fn recognised(files: &Files, json: &TokenizerJson, model_type: &str, notes: &mut Vec<String>) -> Result<String> {
     if json.pre_tokenizer.is_null() {
-        // vocab.json and merges.txt: the class of the tokenizer implies the pre-tokenizer.
-        match files.class() {
-            "GPT2Tokenizer" => return Ok("gpt-2".into()),
-            "Qwen2Tokenizer" => return Ok("qwen2".into()),
+        // vocab.json and merges.txt: the class of the tokenizer, or else that of the model, implies the pre-tokenizer.
+        match (files.class(), model_type) {
+            ("GPT2Tokenizer", _) | ("", "gpt2") => return Ok("gpt-2".into()),
+            ("Qwen2Tokenizer", _) | ("", "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe") => return Ok("qwen2".into()),
             _ => {}
         }
     }
@@ -85,15 +102,32 @@ pub(super) fn name(
         };
         let what = format!(
             "llama.cpp does not have {shown}. If one of its names is close enough, choose it with `pre`: {}",
-            names()
+            known_names().join(", ")
         );
-        return Err(Fault::unsupported(what).of(&files.path("tokenizer.json")));
+        return Err(Fault::unsupported(what).of(&files.vocabulary()));
     };
     let prefix = |s: &&Json| kind(s) == "ByteLevel" && s.get("add_prefix_space").and_then(Json::as_bool) == Some(true);
     if flat(&json.pre_tokenizer).iter().any(prefix) {
         notes.push("tokenizer.json puts a space before every text; llama.cpp does not".into());
+    } else if files.setting("add_prefix_space") == Some(&Json::Bool(true)) {
+        notes.push("tokenizer_config.json says add_prefix_space; llama.cpp puts no space before a text".into());
     }
-    Ok(choose(known, files, json, model_type).to_owned())
+    let name = choose(known, files, json, model_type);
+    if ignores_merges(name) != json.model.ignore_merges && !merges_make_all(json) {
+        let (is, other) = if json.model.ignore_merges { ("first", "does not") } else { ("never", "does") };
+        notes.push(format!(
+            "tokenizer.json {is} looks for whole words in its vocabulary; llama.cpp {other} under {name}"
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// Whether all tokens are letters or made by merges, so that it does not matter which is looked at first.
+fn merges_make_all(json: &TokenizerJson) -> bool {
+    let made: HashSet<String> = json.model.merges.iter().map(|m| format!("{}{}", m.0, m.1)).collect();
+    let added: HashSet<&str> = json.added_tokens.iter().map(|t| t.content.as_str()).collect();
+    let letter = |text: &str| text.chars().nth(1).is_none();
+    json.model.vocab.0.iter().all(|(text, _)| letter(text) || made.contains(text) || added.contains(text.as_str()))
 }
 
 /// Which of the names that share a pre-tokenizer llama.cpp's converter would write.
@@ -116,7 +150,7 @@ fn choose(known: &Known, files: &Files, json: &TokenizerJson, model_type: &str) 
 const OWN_IGNORING: &[&str] = &["glm4", "lfm2", "falcon-h1"];
 
 /// The canonical steps; the step itself if it is of a kind that no name covers.
-fn steps(pre_tokenizer: &Json) -> Result<Vec<String>, String> {
+fn steps(pre_tokenizer: &Json) -> std::result::Result<Vec<String>, String> {
     let mut out = Vec::new();
     for step in flat(pre_tokenizer) {
         let flag = |key: &str| step.get(key).and_then(Json::as_bool);
@@ -179,7 +213,8 @@ mod tests {
             "model": {"type": "BPE", "ignore_merges": ignore_merges}, "pre_tokenizer": pre_tokenizer
         });
         let json: TokenizerJson = serde_json::from_value(text).unwrap();
-        let files = Files { dir: "x".into(), tokenizer: None, config: None, added_tokens: None };
+        let files =
+            Files { dir: "x".into(), tokenizer: None, from: "tokenizer.json", config: None, added_tokens: None };
         name(&files, &json, model_type, None, &mut Vec::new()).ok()
     }
 
@@ -222,7 +257,8 @@ mod tests {
     fn unknown_ones_are_shown() {
         let json: TokenizerJson =
             serde_json::from_value(json!({"model": {}, "pre_tokenizer": split("[a-z]+x", "Isolated", false)})).unwrap();
-        let files = Files { dir: "x".into(), tokenizer: None, config: None, added_tokens: None };
+        let files =
+            Files { dir: "x".into(), tokenizer: None, from: "tokenizer.json", config: None, added_tokens: None };
         let error = name(&files, &json, "llama", None, &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("[a-z]+x") && error.contains("`pre`") && error.contains("qwen2"), "{error}");
         assert_eq!(name(&files, &json, "llama", Some("tekken"), &mut Vec::new()).unwrap(), "tekken");

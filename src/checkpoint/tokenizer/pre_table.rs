@@ -171,3 +171,10 @@ pub(super) static OTHER_NAMES: &[&str] = &[
     "trillion",
     "whitespace",
 ];
+
+/// Names whose models take a word from the vocabulary before they merge.
+#[rustfmt::skip]
+pub(super) const IGNORE_MERGES: &[&str] = &[
+    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
+    "minicpm5", "youtu", "glm4", "glm5", "tekken",
+];

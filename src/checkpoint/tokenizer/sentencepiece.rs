@@ -20,6 +20,10 @@ pub(super) struct SentencePiece {
     /// 1 unigram, 2 BPE, 3 word, 4 char.
     pub model_type: u64,
     pub add_dummy_prefix: bool,
+    /// Name of what is done to a text first.
+    pub normalizer: String,
+    /// Whether that changes characters.
+    pub charsmap: bool,
 }
 
 /// A field's number and content. Fixed64 and groups hold nothing of ours and are skipped.
@@ -100,13 +104,22 @@ impl SentencePiece {
     /// What is wrong, and where, if it is not a SentencePiece model.
     pub fn parse(bytes: &[u8]) -> Result<Self, Fault> {
         // The defaults of the .proto file.
-        let mut model = SentencePiece { pieces: Vec::new(), model_type: 1, add_dummy_prefix: true };
+        let mut model = SentencePiece {
+            pieces: Vec::new(),
+            model_type: 1,
+            add_dummy_prefix: true,
+            normalizer: String::new(),
+            charsmap: false,
+        };
         let mut reader = Reader::new(bytes);
         while let Some((number, field)) = reader.next()? {
             match (number, field) {
                 (1, Field::Bytes(b)) => model.pieces.push(piece(b, model.pieces.len())?),
                 (2, Field::Bytes(b)) => each_varint(b, 3, |v| model.model_type = v)?,
-                (3, Field::Bytes(b)) => each_varint(b, 3, |v| model.add_dummy_prefix = v != 0)?,
+                (3, Field::Bytes(b)) => {
+                    each_varint(b, 3, |v| model.add_dummy_prefix = v != 0)?;
+                    normalizer(b, &mut model)?;
+                }
                 _ => {}
             }
         }
@@ -115,6 +128,18 @@ impl SentencePiece {
         }
         Ok(model)
     }
+}
+
+fn normalizer(bytes: &[u8], model: &mut SentencePiece) -> Result<(), Fault> {
+    let mut reader = Reader::new(bytes);
+    while let Some((number, field)) = reader.next()? {
+        match (number, field) {
+            (1, Field::Bytes(name)) => model.normalizer = String::from_utf8_lossy(name).into_owned(),
+            (2, Field::Bytes(map)) => model.charsmap = !map.is_empty(),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn each_varint(bytes: &[u8], number: u64, mut set: impl FnMut(u64)) -> Result<(), Fault> {

@@ -3,10 +3,15 @@
 //! Follows llama.cpp's `SpecialVocab`: first the post-processor of tokenizer.json, then tokenizer_config.json, then
 //! the ids of config.json; whoever speaks first is heard. The order of the answers is the order of keys in the file.
 
+use std::path::Path;
+
 use serde_json::{Map, Value as Json};
 
-use super::files::{Files, TokenizerJson};
+use super::files::{Files, settings};
+use super::rows::TokenList;
+use super::shapes::TokenizerJson;
 use crate::checkpoint::config::HfConfig;
+use crate::error::{Fault, Result};
 use crate::gguf::{Metadata, Value};
 
 /// Roles and their keys. `cls` is known to the JSON files, but GGUF has no key for it.
@@ -35,6 +40,13 @@ impl<T> Ordered<T> {
         self.0.iter().any(|(k, _)| k == key)
     }
 
+    fn get(&self, key: &str) -> Option<T>
+    where
+        T: Copy,
+    {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| *value)
+    }
+
     fn set(&mut self, key: &str, value: T) {
         match self.0.iter_mut().find(|(k, _)| k == key) {
             Some((_, v)) => *v = value,
@@ -49,21 +61,38 @@ impl<T> Ordered<T> {
     }
 }
 
+/// Roles without which a model cannot be spoken to.
+const NEEDED: &[&str] = &["eos", "eot", "eom"];
+
 /// Writes ids of roles and `add_*_token` flags.
-pub(super) fn write(files: &Files, config: &HfConfig, rows: usize, out: &mut Metadata, notes: &mut Vec<String>) {
+///
+/// # Errors
+/// If a role is that of a row without a name, or the end of text that of a token without a row.
+pub(super) fn write(
+    files: &Files,
+    config: &HfConfig,
+    vocabulary: &TokenList,
+    out: &mut Metadata,
+    notes: &mut Vec<String>,
+) -> Result<()> {
     let mut state = State {
         settings: files.config.clone().unwrap_or_default(),
         roles: ROLES[..COMMON].iter().map(|r| r.0).collect(),
         add: Ordered::default(),
         ids: Ordered::default(),
-        rows: rows as u64,
+        outside: Vec::new(),
+        vocabulary,
         notes,
     };
     if let Some(json) = &files.tokenizer {
         state.post_processor(json);
     }
-    state.tokenizer_config(files.tokenizer.as_ref());
-    state.model_config(config);
+    state.tokenizer_config(files)?;
+    if let Some(json) = files.tokenizer.as_ref().filter(|_| files.fast()) {
+        state.as_transformers_adds(json);
+    }
+    state.model_config(config)?;
+    state.without_rows(files)?;
     for (role, id) in &state.ids.0 {
         if let Some((_, key)) = ROLES.iter().find(|(r, key)| r == role && !key.is_empty()) {
             out.set(*key, Value::U32(*id));
@@ -72,6 +101,37 @@ pub(super) fn write(files: &Files, config: &HfConfig, rows: usize, out: &mut Met
     for (role, add) in state.add.0.iter().filter(|(role, _)| matches!(role.as_str(), "bos" | "eos" | "sep")) {
         out.set(format!("tokenizer.ggml.add_{role}_token"), Value::Bool(*add));
     }
+    Ok(())
+}
+
+/// What tokenizer_config.json in `dir` calls `bos_token` and so on, over `known`, which is heard where it is silent:
+/// for a null there is no such token.
+///
+/// # Errors
+/// If the file is malformed.
+pub(crate) fn named_tokens(dir: &Path, known: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+    let Some(settings) = settings(dir)? else { return Ok(known) };
+    let mut all: Vec<(String, String)> = known.into_iter().filter(|(name, _)| !settings.contains_key(name)).collect();
+    let more = settings.get("extra_special_tokens").and_then(Json::as_object).into_iter().flatten();
+    for (name, value) in settings.iter().filter(|(name, _)| name.ends_with("_token")).chain(more) {
+        if let Some(text) = text(Some(value)) {
+            all.push((name.clone(), text.to_owned()));
+        }
+    }
+    Ok(all)
+}
+
+/// An error unless a file of the tokenizer names the row `id`, which `key` of `path` points at.
+pub(super) fn check_named(vocabulary: &TokenList, id: u64, path: &Path, key: &str) -> Result<()> {
+    if vocabulary.name(id).is_some() {
+        return Ok(());
+    }
+    let what = format!(
+        "token {id} has no name: neither the vocabulary nor tokenizer_config.json (added_tokens_decoder), \
+         added_tokens.json or tokenizer.json lists it; copy the file that does from the original repository, or \
+         correct the id"
+    );
+    Err(Fault::damaged(what).of_key(path, key))
 }
 
 struct State<'a> {
@@ -80,7 +140,9 @@ struct State<'a> {
     roles: Vec<&'static str>,
     add: Ordered<bool>,
     ids: Ordered<u32>,
-    rows: u64,
+    /// Roles whose token has no row.
+    outside: Vec<(&'static str, u64)>,
+    vocabulary: &'a TokenList,
     notes: &'a mut Vec<String>,
 }
 
@@ -97,6 +159,24 @@ fn special(step: Option<&Json>) -> Option<&str> {
 
 fn sequence(step: Option<&Json>) -> Option<&str> {
     step?.get("Sequence")?.get("id")?.as_str()
+}
+
+/// Whether a post-processor puts a token before a text, or behind it if `last`; `None` if it is of an unknown kind.
+fn adds(processor: &Json, last: bool) -> Option<bool> {
+    let one = std::slice::from_ref(processor);
+    let mut any = false;
+    for step in processor.get("processors").and_then(Json::as_array).map_or(one, Vec::as_slice) {
+        any |= match step.get("type").and_then(Json::as_str) {
+            None | Some("ByteLevel") => false,
+            Some("TemplateProcessing") => {
+                let single = step.get("single").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
+                special(if last { single.last() } else { single.first() }).is_some()
+            }
+            Some("RobertaProcessing" | "BertProcessing") => true,
+            Some(_) => return None,
+        };
+    }
+    Some(any)
 }
 
 impl State<'_> {
@@ -142,6 +222,25 @@ impl State<'_> {
         }
     }
 
+    /// Transformers goes by the post-processor of tokenizer.json alone, whatever tokenizer_config.json asks for.
+    fn as_transformers_adds(&mut self, json: &TokenizerJson) {
+        for role in ["bos", "eos"] {
+            let Some(adds) = adds(&json.post_processor, role == "eos") else { return };
+            match self.add.get(role) {
+                // It puts none; llama.cpp would, for some kinds, unless told otherwise.
+                None if role == "bos" && !adds => self.add.set(role, false),
+                Some(true) if !adds => {
+                    self.add.set(role, false);
+                    self.notes.push(format!(
+                        "tokenizer_config.json says add_{role}_token, but tokenizer.json puts no {role} token: none is \
+                         put, as transformers does"
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// `[BOS] A [EOS]` and `[BOS] A [SEP] B [EOS]`; richer templates cannot be said in GGUF.
     fn template(&mut self, step: &Json) {
         let part = |key: &str| step.get(key).and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
@@ -178,6 +277,11 @@ impl State<'_> {
             }
             self.add.set("eos", true);
         }
+        let mut inside = single.iter().filter_map(|step| special(Some(step)));
+        let other = inside.find(|t| Some(*t) != first && Some(*t) != last).map(str::to_owned);
+        if let Some(other) = other {
+            self.notes.push(format!("tokenizer.json puts {other} around a text; GGUF can only express BOS and EOS"));
+        }
         let starts = usize::from(first.is_some() && special(pair.first()) == first);
         let ends = usize::from(last.is_some() && special(pair.last()) == last);
         let Some(inner) = pair.get(starts..pair.len().saturating_sub(ends)).filter(|p| p.len() > 2) else { return };
@@ -197,43 +301,70 @@ impl State<'_> {
         }
     }
 
-    fn tokenizer_config(&mut self, json: Option<&TokenizerJson>) {
+    fn tokenizer_config(&mut self, files: &Files) -> Result<()> {
+        let path = files.path("tokenizer_config.json");
         for role in self.roles.clone() {
             if let Some(add) = self.settings.get(&format!("add_{role}_token")).and_then(Json::as_bool) {
                 self.add.set_default(role, add);
             }
             let Some(token) = self.token(role) else { continue };
-            if let Some(known) = json.and_then(|j| j.added_tokens.iter().find(|t| t.content == token)) {
-                self.set_id(role, known.id);
+            let left_out = || Some(self.vocabulary.left_out.iter().find(|t| t.text == token)?.id);
+            match self.vocabulary.id(&token).or_else(left_out) {
+                Some(id) => self.set_id(role, id, &path)?,
+                None => self.notes.push(format!(
+                    "{}: {role}_token {token:?} is in no vocabulary; transformers adds it, which is not done here",
+                    path.display()
+                )),
             }
         }
+        Ok(())
     }
 
-    fn model_config(&mut self, config: &HfConfig) {
+    fn model_config(&mut self, config: &HfConfig) -> Result<()> {
         for role in self.roles.clone() {
             match config.get(&format!("{role}_token_id")) {
                 Some(Json::Number(n)) => match n.as_u64() {
-                    Some(id) => self.set_id(role, id),
+                    Some(id) => self.set_id(role, id, &config.path)?,
                     // -1 is a common way to say "none".
                     None => self.notes.push(format!("{}: {role}_token_id {n} ignored", config.path.display())),
                 },
                 // Several ends of text: the first is the one the others are alternatives to.
                 Some(Json::Array(ids)) => {
                     if let Some(id) = ids.first().and_then(Json::as_u64) {
-                        self.set_id(role, id);
+                        self.set_id(role, id, &config.path)?;
                     }
                 }
                 _ => {}
             }
         }
+        Ok(())
     }
 
-    fn set_id(&mut self, role: &str, id: u64) {
-        match u32::try_from(id).ok().filter(|_| id < self.rows) {
-            Some(id) => self.ids.set_default(role, id),
-            None => {
-                self.notes.push(format!("{role} token id {id} is outside the vocabulary of {}; left out", self.rows));
-            }
+    fn set_id(&mut self, role: &'static str, id: u64, path: &Path) -> Result<()> {
+        if self.ids.has(role) {
+            return Ok(());
         }
+        match u32::try_from(id).ok().filter(|_| id < self.vocabulary.tokens.len() as u64) {
+            Some(row) => {
+                check_named(self.vocabulary, id, path, &format!("{role}_token_id"))?;
+                self.ids.set(role, row);
+            }
+            None => self.outside.push((role, id)),
+        }
+        Ok(())
+    }
+
+    /// Tokens of roles without a row are left out, unless a text could not end without.
+    fn without_rows(&mut self, files: &Files) -> Result<()> {
+        let rows = self.vocabulary.tokens.len();
+        for (role, id) in std::mem::take(&mut self.outside) {
+            let what = format!("{role} token id {id} is outside the vocabulary of {rows} (rows of the embedding)");
+            if NEEDED.contains(&role) && !self.ids.has(role) {
+                let advice = "no text would end; use an embedding that was resized for it, or name another token";
+                return Err(Fault::damaged(format!("{what}: {advice}")).of(&files.dir));
+            }
+            self.notes.push(format!("{what}; left out"));
+        }
+        Ok(())
     }
 }

@@ -1,14 +1,16 @@
 //! Vocabularies of the SentencePiece kind (`tokenizer.ggml.model` "llama"): from tokenizer.model, or from a
 //! tokenizer.json whose BPE falls back to bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value as Json;
 
-use super::files::{AddedToken, Files, TokenizerJson};
-use super::rows;
+use super::added;
+use super::files::Files;
+use super::rows::{Rows, TokenList};
 use super::sentencepiece::{Piece, SentencePiece};
-use super::vocab::{ADDED_SCORE, Token, TokenType, padding};
+use super::shapes::{AddedToken, TokenizerJson};
+use super::vocab::{ADDED_SCORE, Token, TokenType};
 use crate::error::{Fault, Result};
 
 /// How the checkpoint's family treats its vocabulary; see `super::Family`.
@@ -33,20 +35,49 @@ fn piece_type(piece: &Piece) -> TokenType {
         3 => TokenType::Control,
         5 => TokenType::Unused,
         6 => TokenType::Byte,
-        // User-defined pieces too: llama.cpp's converter writes them as normal ones unless a JSON file lists them.
         _ => TokenType::Normal,
     }
 }
 
-/// The vocabulary of tokenizer.model with what the JSON files add. Tokens beyond `rows` cannot be written: the
-/// embedding has no row for them; they are left out with a note, as llama.cpp's converter does.
+/// What a tokenizer.json has otherwise than the tokenizer.model beside it, which is then a leftover.
+pub(super) fn contradiction(model: &SentencePiece, json: &TokenizerJson) -> Option<String> {
+    if json.model.kind.as_deref().is_some_and(|kind| kind != "BPE") {
+        return None;
+    }
+    let added: HashSet<u64> = json.added_tokens.iter().map(|t| t.id).collect();
+    let piece = |id: u64| usize::try_from(id).ok().and_then(|id| model.pieces.get(id)).map(|p| p.text.as_str());
+    let other = |(text, id): &&(String, u64)| !added.contains(id) && piece(*id) != Some(text);
+    let (text, id) = json.model.vocab.0.iter().find(other)?;
+    let found = piece(*id).map_or_else(|| "missing".to_owned(), |piece| format!("{piece:?}"));
+    Some(format!("token {id} is {text:?} in tokenizer.json and {found} in tokenizer.model"))
+}
+
+/// Bytes that no token spells: llama.cpp stops at a text with one.
+fn bytes(vocabulary: &TokenList, notes: &mut Vec<String>) {
+    let texts: HashSet<&str> = vocabulary.tokens.iter().map(|t| t.text.as_str()).collect();
+    let spelled = |byte: u8| {
+        let plain = byte.is_ascii().then(|| char::from(byte).to_string());
+        texts.contains(format!("<0x{byte:02X}>").as_str()) || plain.is_some_and(|p| texts.contains(p.as_str()))
+    };
+    let missing: Vec<u8> = (0..=u8::MAX).filter(|&byte| !spelled(byte)).collect();
+    if let Some(first) = missing.first() {
+        let count = missing.len();
+        notes.push(format!(
+            "the vocabulary has no token for {count} of the 256 bytes (the first is <0x{first:02X}>): llama.cpp \
+             stops at texts that need one"
+        ));
+    }
+}
+
+/// The vocabulary of tokenizer.model with what the JSON files add.
 pub(super) fn from_model(
     files: &Files,
     model: &SentencePiece,
     rows: usize,
     overlay: Overlay,
+    added: &[AddedToken],
     notes: &mut Vec<String>,
-) -> Result<Vec<Token>> {
+) -> Result<TokenList> {
     let path = files.path("tokenizer.model");
     if model.model_type != 2 {
         let kind = match model.model_type {
@@ -59,50 +90,26 @@ pub(super) fn from_model(
             format!("SentencePiece {kind} models are not supported; supported: SentencePiece BPE, byte-level BPE");
         return Err(Fault::unsupported(what).of(&path));
     }
-    let mut tokens = padding(rows);
-    let mut left_out = Vec::new();
+    let mut out = Rows::new(rows);
     for (id, piece) in model.pieces.iter().enumerate() {
-        match tokens.get_mut(id) {
-            Some(t) => *t = Token { text: piece.text.clone(), score: piece.score, kind: piece_type(piece) },
-            None => left_out.push(id as u64),
-        }
+        // What the user defined is cut out of a text, as transformers does; no merge leads there.
+        let token = match piece.kind {
+            4 => Token::added(&piece.text, false),
+            _ => Token { text: piece.text.clone(), score: piece.score, kind: piece_type(piece) },
+        };
+        out.place(&path, id as u64, token)?;
     }
-    let mut put = |id: u64, token: Token| match usize::try_from(id).ok().and_then(|id| tokens.get_mut(id)) {
-        Some(t) => *t = token,
-        None => left_out.push(id),
-    };
-    for (content, id) in files.added_tokens.iter().flatten() {
-        let id = id.as_u64().ok_or_else(|| {
-            let what = format!("must be a token id, found {id}");
-            Fault::damaged(what).of_key(&files.path("added_tokens.json"), content)
-        })?;
-        put(id, Token { text: content.clone(), score: ADDED_SCORE, kind: TokenType::UserDefined });
-    }
-    let make = |t: &AddedToken| match overlay.phi3 {
+    out.add(added, |t| match overlay.phi3 {
         false => Token::added(&t.content, t.special),
         true => Token {
             text: t.content.clone(),
             score: ADDED_SCORE,
             kind: if t.special { TokenType::Control } else { TokenType::UserDefined },
         },
-    };
-    let listed = files.added_tokens_decoder()?;
-    for t in &listed {
-        put(t.id, make(t));
-    }
-    // transformers 5 writes no added_tokens_decoder: there tokenizer.json is the only file that knows them.
-    if let Some(json) = files.tokenizer.as_ref().filter(|_| overlay.phi3 || listed.is_empty()) {
-        for t in &json.added_tokens {
-            put(t.id, make(t));
-        }
-    }
-    left_out.sort_unstable();
-    left_out.dedup();
-    if let Some(first) = left_out.first() {
-        let (name, count) = (path.display(), left_out.len());
-        notes.push(format!("{name}: {count} token(s) from id {first} left out: the embedding has {rows} rows"));
-    }
-    Ok(tokens)
+    });
+    let vocabulary = out.finish(&path, &added::named_special(files), notes)?;
+    bytes(&vocabulary, notes);
+    Ok(vocabulary)
 }
 
 /// The vocabulary of a tokenizer.json with byte fallback.
@@ -110,19 +117,25 @@ pub(super) fn from_model(
 /// llama.cpp merges the pair whose result has the highest score. tokenizer.json has ranks of merges instead of
 /// scores, so the score of a token is minus the rank of the first merge that makes it: the same order. (llama.cpp's
 /// converter writes -1000 for every token here, which loses the order and splits words differently.)
-pub(super) fn from_json(files: &Files, json: &TokenizerJson, rows: usize) -> Result<Vec<Token>> {
-    let path = files.path("tokenizer.json");
+pub(super) fn from_json(
+    files: &Files,
+    json: &TokenizerJson,
+    rows: usize,
+    added: &[AddedToken],
+    notes: &mut Vec<String>,
+) -> Result<TokenList> {
+    let path = files.vocabulary();
     let mut ranks: HashMap<String, usize> = HashMap::with_capacity(json.model.merges.len());
     for (rank, merge) in json.model.merges.iter().enumerate() {
         ranks.entry(format!("{}{}", merge.0, merge.1)).or_insert(rank);
     }
     let unmerged = json.model.merges.len();
-    let mut tokens = padding(rows);
-    rows::place(&path, &json.model.vocab.0, &mut tokens, |text| {
+    let mut out = Rows::new(rows);
+    for (text, id) in &json.model.vocab.0 {
         let byte = is_byte(text);
         let unknown = json.model.unk_token.as_deref() == Some(text);
-        Token {
-            text: text.to_owned(),
+        let token = Token {
+            text: text.clone(),
             score: match byte || unknown {
                 true => 0.0,
                 false => -(ranks.get(text).copied().unwrap_or(unmerged) as f32),
@@ -132,10 +145,13 @@ pub(super) fn from_json(files: &Files, json: &TokenizerJson, rows: usize) -> Res
                 (_, true) => TokenType::Unknown,
                 _ => TokenType::Normal,
             },
-        }
-    })?;
-    rows::overlay_added(files, json, &mut tokens, Token::added)?;
-    Ok(tokens)
+        };
+        out.place(&path, *id, token)?;
+    }
+    out.add(added, |t| Token::added(&t.content, t.special));
+    let vocabulary = out.finish(&path, &added::named_special(files), notes)?;
+    bytes(&vocabulary, notes);
+    Ok(vocabulary)
 }
 
 /// `<0x00>` to `<0xFF>`.

@@ -41,9 +41,14 @@ const PAD_SCORE: f32 = -10000.0;
 /// Score of tokens that no merge may produce.
 pub(super) const ADDED_SCORE: f32 = -1000.0;
 
-/// `rows` unused tokens `[PAD0]`, `[PAD1]`, ...
+/// The unused token `[PAD7]` for row 7.
+pub(super) fn pad(row: usize) -> Token {
+    Token { text: format!("[PAD{row}]"), score: PAD_SCORE, kind: TokenType::Unused }
+}
+
+/// `rows` unused tokens.
 pub(super) fn padding(rows: usize) -> Vec<Token> {
-    (0..rows).map(|i| Token { text: format!("[PAD{i}]"), score: PAD_SCORE, kind: TokenType::Unused }).collect()
+    (0..rows).map(pad).collect()
 }
 
 /// Tokens that some checkpoints forget to mark as special (deepseek-coder, gemma, command-r).
@@ -83,4 +88,21 @@ pub(super) fn scores(tokens: &[Token]) -> Value {
 
 pub(super) fn token_types(tokens: &[Token]) -> Value {
     array(ValueType::I32, tokens.iter().map(|t| Value::I32(t.kind as i32)).collect())
+}
+
+/// Bytes that GPT-2's alphabet spells as themselves; the other 68 are U+0100 and on, in order.
+fn spelled_as_itself(byte: u8) -> bool {
+    matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff)
+}
+
+/// GPT-2's letter for every byte.
+pub(crate) fn byte_alphabet() -> [char; 256] {
+    let mut next = 0x100;
+    std::array::from_fn(|byte| match byte as u8 {
+        b if spelled_as_itself(b) => char::from(b),
+        _ => {
+            next += 1;
+            char::from_u32(next - 1).expect("U+0100 to U+0143")
+        }
+    })
 }

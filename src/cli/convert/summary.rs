@@ -6,7 +6,7 @@ use aurora_quantizers::spec::Kind;
 
 use super::{scaled, solved};
 use crate::cli::args::Common;
-use crate::cli::{ui, wording};
+use crate::cli::ui;
 use crate::plan::{Plan, TensorPlan};
 use crate::record::{RunRecord, TensorRecord};
 
@@ -54,13 +54,25 @@ fn errors_line(record: &RunRecord) -> Option<String> {
     let (first, carried) = (packed.first()?, packed.iter().filter(|t| t.carried).count());
     let how = first.packed.as_deref().unwrap_or_default();
     let head = format!("checkpoint: {how}; carried over the integers of {carried} of {} matrices", packed.len());
-    let measured = packed.iter().filter_map(|t| Some((t.largest_error?, &t.name)));
-    let worst = measured.reduce(|a, b| if b.0 > a.0 { b } else { a });
-    Some(match worst {
-        None => head,
-        Some((0.0, _)) => format!("{head}; no weight changed"),
-        Some((error, name)) => format!("{head}; largest weight error {error:.2e} ({name})"),
+    let worst = |error: fn(&TensorRecord) -> Option<f32>| {
+        let measured = packed.iter().filter_map(|t| Some((error(t)?, &t.name)));
+        measured.reduce(|a, b| if b.0 > a.0 { b } else { a })
+    };
+    Some(match (worst(|t| t.largest_error), worst(|t| t.relative_error)) {
+        (None, _) => head,
+        (Some((0.0, _)), _) => format!("{head}; no weight changed"),
+        (Some((error, name)), None) => format!("{head}; largest weight error {error:.2e} ({name})"),
+        (Some((error, name)), Some((relative, of))) => {
+            let relative = 100.0 * relative;
+            format!("{head}; largest weight error {error:.2e} ({name}), largest matrix error {relative:.2} % ({of})")
+        }
     })
+}
+
+/// Matrices that the GGUF file already has in their type.
+fn copied_line(record: &RunRecord) -> Option<String> {
+    let copied = record.tensors.iter().filter(|t| t.carried && t.packed.is_none()).count();
+    (copied > 0).then(|| format!("copied: {copied} of {} tensors already have their type", record.tensors.len()))
 }
 
 /// Matrices whose columns were permuted.
@@ -99,18 +111,17 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
         let head = format!("fallbacks: {} of {} tensors", record.fallbacks, plan.tensors.len());
         ui::message(common, &format!("{head}\n  {}", fallbacks(plan).join("\n  ")));
     }
-    for line in [errors_line(record), permuted_line(record)].into_iter().flatten() {
+    for line in [errors_line(record), copied_line(record), permuted_line(record)].into_iter().flatten() {
         ui::message(common, &line);
     }
     let grids = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
     let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
     solved::lines(&record.method, &record.passes, &grids).iter().for_each(|line| ui::message(common, line));
-    for note in &record.notes {
-        ui::message(common, &wording::flags(&format!("note: {note}")));
-    }
+    ui::notes(common, &record.notes);
     if common.verbose && !record.dry_run {
         for t in &record.tensors {
-            let error = t.largest_error.map_or(String::new(), |e| format!(", largest error {e:e}"));
+            let largest = t.largest_error.map_or(String::new(), |e| format!(", largest error {e:e}"));
+            let error = t.relative_error.map_or(largest.clone(), |e| format!("{largest}, {:.2} %", 100.0 * e));
             let packed = t.packed.as_ref().map_or(String::new(), |packed| format!(" from {packed}"));
             let shape = ui::shape(&t.shape);
             let permuted = t.permuted.as_ref().map_or(String::new(), |how| format!(", {how}"));

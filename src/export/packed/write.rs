@@ -73,7 +73,7 @@ impl Laid {
         let linear = |t: &&Tensor| t.floats.is_some() && t.shape.len() > 1 && !embedding(t);
         let names = self.tensors.iter().filter(linear).map(|t| t.name.trim_end_matches(".weight").to_owned());
         let (stated, file) = self.layout.config(self.codes, &names.collect::<Vec<_>>());
-        let mut config = config.map.clone();
+        let mut config = contents.model.config_of(config);
         config.shift_remove("compression_config");
         for key in ["torch_dtype", "dtype"] {
             if config.contains_key(key) {

@@ -6,6 +6,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use super::super::Contents;
 use super::super::shards::Entry;
 use crate::checkpoint::config::{GgufConfig, HfConfig};
+use crate::model::Model;
 use crate::text::tokenizer;
 use crate::{Result, model};
 
@@ -16,8 +17,8 @@ const QUANTISED: [&str; 2] = ["quantization_config", "compression_config"];
 const DTYPES: [&str; 2] = ["torch_dtype", "dtype"];
 
 /// The configuration. `dtype`: the type in which the model should be loaded, if it differs from before.
-pub(super) fn of_checkpoint(config: &HfConfig, dtype: Option<&str>) -> Json {
-    let mut map = config.map.clone();
+pub(super) fn of_checkpoint(config: &HfConfig, model: &Model, dtype: Option<&str>) -> Json {
+    let mut map = model.config_of(config);
     adapt(&mut map, dtype, true);
     if let Some(Json::Object(text)) = map.get_mut("text_config") {
         adapt(text, dtype, false);
@@ -59,6 +60,9 @@ pub(super) fn of_gguf(config: &GgufConfig, contents: Contents<'_>, dtype: &str) 
          how to sample, or how the model was trained"
             .to_owned(),
     ];
+    if config.metadata.get(&format!("{}.pooling_type", model.arch.gguf)).is_some() {
+        notes.push("how the file pools tokens into embeddings (pooling_type) is not carried over".to_owned());
+    }
     let mut files = Files::new();
     match tokenizer::restored(&config.path, &config.metadata) {
         Err(e) => notes.push(format!("no tokenizer is written: {}", e.explain())),

@@ -75,10 +75,11 @@ pub(super) fn named(name: &str) -> &'static Spec {
 }
 
 /// The type for a tensor of the checkpoint. Quantised tensors become F16: a scale times a small integer has about as
-/// many bits as F16 holds, three more than BF16. They become BF16 if weights may exceed F16's range.
+/// many bits as F16 holds, three more than BF16. They become BF16 if weights may exceed F16's range, or are all below
+/// its normal numbers.
 fn own(source: &dyn TensorSource, info: &TensorInfo) -> &'static Spec {
     match &info.packed {
-        Some(packed) if packed.largest(&packed.survey(source)) > named("f16").max_abs => named("bf16"),
+        Some(packed) if !packed.fits_half(&packed.survey(source)) => named("bf16"),
         Some(_) => named("f16"),
         // Everything here computes in 32 bits.
         None if info.spec.name == "f64" => named("f32"),

@@ -40,7 +40,7 @@ impl Laid {
         let (files, notes) = match contents.source.config() {
             Config::Gguf(config) => config::of_gguf(config, contents, config::dtype(places.entries.iter()))?,
             Config::HuggingFace(config) => {
-                let config = config::of_checkpoint(config, changed(contents, &places.entries));
+                let config = config::of_checkpoint(config, contents.model, changed(contents, &places.entries));
                 (vec![("config.json", config)], left_out(contents.source, &places.entries).into_iter().collect())
             }
         };

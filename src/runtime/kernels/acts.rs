@@ -223,18 +223,21 @@ impl Shared for Super {
 /// The scale of some values, and its inverse.
 #[inline(always)]
 fn scale(x: &[f32]) -> (f32, f32) {
-    let mut tops = [0.0f32; 8];
+    let (mut tops, mut zeros) = ([0.0f32; 8], [0.0f32; 8]);
     for chunk in x.as_chunks::<8>().0 {
         for i in 0..8 {
             let v = chunk[i].abs();
             tops[i] = if v > tops[i] { v } else { tops[i] };
+            zeros[i] += v * 0.0;
         }
     }
-    let mut top = 0.0;
-    for v in tops {
+    let (mut top, mut zero) = (0.0, 0.0);
+    for (v, z) in tops.into_iter().zip(zeros) {
         top = if v > top { v } else { top };
+        zero += z;
     }
-    let scale = top / TOP;
+    // NaN has no code. As the scale it reaches every output, where the executor finds it.
+    let scale = top / TOP + zero;
     // Below 2^-128 the inverse overflows: such values become zeros.
     let inverse = 1.0 / scale;
     (scale, if inverse.is_finite() { inverse } else { 0.0 })
@@ -247,7 +250,7 @@ fn half_run(x: &[f32; RUN / 2], codes: &mut [u8; RUN / 2], inverse: f32) -> i32 
     for i in 0..RUN / 2 {
         let v = x[i] * inverse;
         let v = v + BELOW_HALF.copysign(v);
-        // Saturating both ways costs a few instructions; NaN becomes 0. The executor looks for NaN elsewhere.
+        // Saturating both ways costs a few instructions; NaN becomes 0 beside a scale of NaN.
         let code = (v as i32).clamp(-127, 127);
         codes[i] = code as i8 as u8;
         sum += code;

@@ -170,6 +170,25 @@ fn every_product_is_right_on_every_instruction_set() {
     }
 }
 
+/// What the executor looks for must not get lost where activations become integers.
+#[test]
+fn activations_that_are_not_finite_reach_every_output_of_their_token() {
+    for format in weights().filter(|format| INTEGERS.iter().any(|row| row.0 == format.spec().name)) {
+        for (seed, bad) in (0..40).zip([f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().cycle()) {
+            let mut case = Case::new(format, seed);
+            let at = Random(seed).below(case.x.len());
+            case.x[at] = bad;
+            for isa in KernelIsa::present() {
+                let got = case.product(isa, format, false);
+                for (i, y) in got.iter().enumerate() {
+                    let finite = i / case.rows != at / case.cols;
+                    assert_eq!(y.is_finite(), finite, "{} {isa:?} seed {seed}: {bad} gave {y}", format.spec().name);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_batch_gives_the_integer_products_of_its_tokens() {
     for format in weights() {

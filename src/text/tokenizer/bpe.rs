@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use super::keys::{Keys, MERGES};
 use super::merge::Merger;
-use super::pre::{self, Splitter};
-use super::vocab::{Vocab, byte_alphabet};
+use super::pre::Splitter;
+use super::vocab::Vocab;
 use crate::Result;
+use crate::checkpoint::tokenizer::{byte_alphabet, ignores_merges};
 
 /// Merges by the tokens they join, and how text is split into words.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl Bpe {
             merges.entry(pair).or_insert((rank as u32, made));
         }
         let letters = byte_alphabet().map(|letter| Letter { letter, id: vocab.id(letter.encode_utf8(&mut [0; 4])) });
-        Ok(Bpe { merges, splitter: Splitter::new(keys.path, pre)?, ignore_merges: pre::ignores_merges(pre), letters })
+        Ok(Bpe { merges, splitter: Splitter::new(keys.path, pre)?, ignore_merges: ignores_merges(pre), letters })
     }
 
     /// Appends the tokens of `text`, which holds no special tokens. A byte that the vocabulary does not have is left

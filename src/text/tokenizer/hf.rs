@@ -1,7 +1,6 @@
 //! tokenizer.json, by the `tokenizers` crate; and what else a directory says about the end of a text.
 
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use serde_json::Value as Json;
 use tokenizers::ConvertError;
@@ -9,6 +8,8 @@ use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineToken
 
 use super::Special;
 use crate::checkpoint::config::HfConfig;
+use crate::checkpoint::json;
+use crate::checkpoint::tokenizer::{complete, listed_ends};
 use crate::error::Fault;
 use crate::{Error, Result};
 
@@ -28,13 +29,17 @@ impl std::fmt::Debug for TokenizerJson {
 
 impl TokenizerJson {
     pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let mut json: Json = json::parse(&bytes).map_err(|fault| fault.of(path))?;
         // Files of earlier releases are brought to the one form that the reader accepts.
-        let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
-        let text = tokenizers::canonicalize_str(&text).map_err(|e| match e {
+        let invalid = |e: ConvertError| match e {
             ConvertError::Json(e) => Fault::json("not valid JSON", e).of(path),
             e => Fault::damaged(UNREADABLE).because(e).of(path),
-        })?;
-        let inner = tokenizers::from_json(&text).map_err(|e| Fault::unsupported(UNREADABLE).because(e).of(path))?;
+        };
+        tokenizers::canonicalize_value(&mut json).map_err(invalid)?;
+        complete(path.parent().unwrap_or(path), &mut json)?;
+        let unreadable = |e| Fault::unsupported(UNREADABLE).because(e).of(path);
+        let inner = tokenizers::from_json(&json.to_string()).map_err(unreadable)?;
         Ok(TokenizerJson { path: path.to_owned(), inner })
     }
 
@@ -54,19 +59,10 @@ impl TokenizerJson {
 }
 
 /// `ends` and the further ids that config.json and generation_config.json list as `eos_token_id`.
-pub(super) fn with_listed_ends(config: &HfConfig, mut ends: Vec<u32>, rows: usize) -> Result<Vec<u32>> {
-    let path = config.path.with_file_name("generation_config.json");
-    let generation: Option<Json> = match fs::read(&path) {
-        Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|e| Fault::json("not valid JSON", e).of(&path))?),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => return Err(Error::io(&path, "read", e)),
-    };
-    let listed = [config.get("eos_token_id"), generation.as_ref().and_then(|g| g.get("eos_token_id"))];
-    for value in listed.into_iter().flatten() {
-        let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        ends.extend(ids.iter().filter_map(Json::as_u64).filter(|&id| id < rows as u64).map(|id| id as u32));
-    }
+pub(super) fn with_listed_ends(config: &HfConfig, mut ends: Vec<u32>, rows: usize) -> Vec<u32> {
+    let (listed, _) = listed_ends(config);
+    ends.extend(listed.iter().filter(|l| l.id < rows as u64).map(|l| l.id as u32));
     ends.sort_unstable();
     ends.dedup();
-    Ok(ends)
+    ends
 }

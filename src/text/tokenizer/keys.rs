@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::pre::{self, PRE};
 use super::vocab::{Spelling, Vocab};
-use crate::checkpoint::tokenizer::TokenType;
+use crate::checkpoint::tokenizer::{ALL_ENDS, SPELLED_ENDS, TokenType};
 use crate::error::Fault;
 use crate::gguf::{Metadata, Value};
 use crate::{Error, Result};
@@ -46,32 +46,6 @@ const SPM_BOS: u32 = 1;
 const SPM_EOS: u32 = 2;
 const BPE_MARK: u32 = 11;
 
-/// Spellings of tokens that end a generation, whatever the keys say.
-const ENDS: &[&str] = &[
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|flush|>",
-    "<|calls|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "</s>",
-    "<|eom_id|>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<|end_of_text|>",
-    "<end_of_utterance>",
-    "<eos>",
-    "<turn|>",
-    "<|tool_response>",
-    "<｜end▁of▁sentence｜>",
-    "[e~[",
-];
-
 /// Marks of infilling that end a generation too, and the keys that can name them instead.
 const FILL_ENDS: &[(&str, &[&str])] = &[
     ("tokenizer.ggml.fim_pad_token_id", &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"]),
@@ -89,6 +63,23 @@ const FILL_MARKS: &[&str] = &[
 
 /// gpt-oss's marks, which are part of the text that it writes.
 const SHOWN: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
+
+/// Roles as keys and chat templates spell them.
+pub(super) const ROLES: [(&str, &str); 6] =
+    [("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("seperator", "sep"), ("padding", "pad"), ("mask", "mask")];
+
+impl Loaded {
+    /// The spelling of every role that has a token, as `bos_token` and so on.
+    pub fn named(&self, metadata: &Metadata) -> Vec<(String, String)> {
+        let id = |key: &str| match key {
+            "bos" => self.bos,
+            "eos" => self.end,
+            _ => u32::try_from(metadata.get(&format!("tokenizer.ggml.{key}_token_id"))?.as_u64()?).ok(),
+        };
+        let spelled = |(key, role)| Some((format!("{role}_token"), self.vocab.token(id(key)?)?.text.clone()));
+        ROLES.into_iter().filter_map(spelled).collect()
+    }
+}
 
 impl Keys<'_> {
     pub fn error(&self, key: &str, fault: impl Into<Fault>) -> Error {
@@ -209,8 +200,11 @@ impl Keys<'_> {
         let mut ends: Vec<u32> = eos.into_iter().collect();
         ends.extend(self.role("eot", n, None)?);
         ends.extend(self.role("eom", n, None)?);
-        let mut control: Vec<u32> = ENDS.iter().chain(FILL_MARKS).filter_map(|text| vocab.id(text)).collect();
-        ends.extend(ENDS.iter().filter_map(|text| vocab.id(text)));
+        let listed = self.array(ALL_ENDS, "token ids", |v| v.as_i64().or_else(|| i64::try_from(v.as_u64()?).ok()))?;
+        let listed = listed.unwrap_or_default().into_iter().filter_map(|id| u32::try_from(id).ok());
+        ends.extend(listed.filter(|&id| (id as usize) < n));
+        let mut control: Vec<u32> = SPELLED_ENDS.iter().chain(FILL_MARKS).filter_map(|text| vocab.id(text)).collect();
+        ends.extend(SPELLED_ENDS.iter().filter_map(|text| vocab.id(text)));
         for (key, texts) in FILL_ENDS {
             let named = self.id(key)?.filter(|&id| (id as usize) < n);
             let spelled = || texts.iter().find_map(|text| vocab.id(text));

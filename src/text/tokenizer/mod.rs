@@ -20,7 +20,7 @@ mod vocab;
 use std::path::Path;
 
 use crate::checkpoint::config::HfConfig;
-use crate::checkpoint::tokenizer::metadata;
+use crate::checkpoint::tokenizer::{metadata, named_tokens};
 use crate::checkpoint::{Config, TensorSource};
 use crate::gguf::Metadata;
 use crate::{Error, Result};
@@ -43,6 +43,8 @@ pub struct Tokenizer {
     end: Option<u32>,
     eos: Vec<u32>,
     add_bos: bool,
+    /// Spellings of tokens by the names that chat templates know them under.
+    named: Vec<(String, String)>,
     metadata: Metadata,
     /// Whether a text that starts a sequence gets a space in front, which decoding takes away again.
     space_prefix: bool,
@@ -86,6 +88,7 @@ impl Tokenizer {
             }
         };
         Ok(Tokenizer {
+            named: loaded.named(metadata),
             vocab: loaded.vocab,
             bos: loaded.bos,
             end: loaded.end,
@@ -105,7 +108,8 @@ impl Tokenizer {
         if !json.is_file() {
             metadata(dir, config, rows, None, &mut keys)?;
             let mut tokenizer = Self::from_keys(dir, &keys)?;
-            tokenizer.eos = hf::with_listed_ends(config, tokenizer.eos, rows)?;
+            tokenizer.named = named_tokens(dir, tokenizer.named)?;
+            tokenizer.eos = hf::with_listed_ends(config, tokenizer.eos, rows);
             return Ok(tokenizer);
         }
         // tokenizer.json splits the text itself, so that the name of its pre-tokenizer does not matter.
@@ -113,10 +117,11 @@ impl Tokenizer {
         let encoder = TokenizerJson::open(&json)?;
         let loaded = Keys { path: dir, metadata: &keys }.load()?;
         Ok(Tokenizer {
+            named: named_tokens(dir, loaded.named(&keys))?,
             bos: loaded.bos,
             end: loaded.end,
             add_bos: loaded.bos.is_some() && encoder.encode("", Special::TEXT)?.first() == loaded.bos.as_ref(),
-            eos: hf::with_listed_ends(config, loaded.eos, rows)?,
+            eos: hf::with_listed_ends(config, loaded.eos, rows),
             vocab: loaded.vocab,
             metadata: keys,
             space_prefix: loaded.space_prefix,
@@ -195,6 +200,11 @@ impl Tokenizer {
     /// The token that the model names as its end of text; chat templates write it.
     pub fn end_of_text(&self) -> Option<u32> {
         self.end
+    }
+
+    /// What `bos_token`, `eos_token` and their like stand for in a chat template.
+    pub fn named_tokens(&self) -> &[(String, String)] {
+        &self.named
     }
 
     /// Every token that ends a generation (end of text, of a turn, of a message), sorted.

@@ -47,23 +47,12 @@ const TWINS: &[(&str, &[&str])] = &[
     ("starcoder", &["mellum2"]),
 ];
 
-/// Names whose models take a word from the vocabulary before they merge.
-#[rustfmt::skip]
-const IGNORE_MERGES: &[&str] = &[
-    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
-    "minicpm5", "youtu", "glm4", "glm5", "tekken",
-];
-
 /// Names whose models begin a text with BOS unless the file says otherwise.
 #[rustfmt::skip]
 const ADD_BOS: &[&str] = &[
     "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
     "tekken", "chameleon",
 ];
-
-pub(super) fn ignores_merges(pre: &str) -> bool {
-    IGNORE_MERGES.contains(&pre)
-}
 
 pub(super) fn adds_bos(pre: &str) -> bool {
     ADD_BOS.contains(&pre)

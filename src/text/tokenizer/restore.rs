@@ -11,7 +11,7 @@ use super::keys::{Keys, Loaded};
 use super::pre::{self, PRE};
 use super::vocab::{META_SPACE, Vocab};
 use crate::Result;
-use crate::checkpoint::tokenizer::TokenType;
+use crate::checkpoint::tokenizer::{TokenType, ignores_merges};
 use crate::error::Fault;
 use crate::gguf::{Metadata, Value};
 
@@ -31,10 +31,6 @@ pub struct Restored {
     /// The token that fills up batches.
     pub pad: Option<u32>,
 }
-
-/// Roles as keys and tokenizer_config.json spell them.
-const ROLES: [(&str, &str); 6] =
-    [("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("seperator", "sep"), ("padding", "pad"), ("mask", "mask")];
 
 const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 const TEMPLATE: &str = "tokenizer.chat_template";
@@ -81,16 +77,7 @@ pub fn restored(path: &Path, metadata: &Metadata) -> Result<Restored> {
         config.insert("add_prefix_space".to_owned(), json!(add));
     }
     config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
-    for (key, role) in ROLES {
-        let found = match key {
-            "bos" => loaded.bos,
-            "eos" => loaded.end,
-            _ => id(key),
-        };
-        if let Some(token) = found.and_then(|id| loaded.vocab.token(id)) {
-            config.insert(format!("{role}_token"), json!(token.text));
-        }
-    }
+    config.extend(loaded.named(metadata).into_iter().map(|(name, text)| (name, json!(text))));
     if let Some(template) = templates(metadata) {
         config.insert("chat_template".to_owned(), template);
     }
@@ -145,7 +132,7 @@ fn byte_level(loaded: &Loaded, merges: &[(String, String)]) -> Json {
         "end_of_word_suffix": null,
         "fuse_unk": false,
         "byte_fallback": false,
-        "ignore_merges": pre::ignores_merges(&loaded.pre),
+        "ignore_merges": ignores_merges(&loaded.pre),
         "vocab": entries(&loaded.vocab),
         "merges": merges,
     })

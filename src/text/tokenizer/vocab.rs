@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::checkpoint::tokenizer::TokenType;
+use crate::checkpoint::tokenizer::{TokenType, byte_alphabet};
 
 /// U+2581, which SentencePiece writes for a space.
 pub(super) const META_SPACE: &str = "\u{2581}";
@@ -117,30 +117,13 @@ fn hex_byte(text: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 2)
 }
 
-/// Bytes that GPT-2's alphabet spells as themselves; the other 68 are U+0100 and on, in order.
-fn spelled_as_itself(byte: u8) -> bool {
-    matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff)
-}
-
-/// GPT-2's letter for every byte.
-pub(super) fn byte_alphabet() -> [char; 256] {
-    let mut next = 0x100;
-    std::array::from_fn(|byte| match byte as u8 {
-        b if spelled_as_itself(b) => char::from(b),
-        _ => {
-            next += 1;
-            char::from_u32(next - 1).expect("U+0100 to U+0143")
-        }
-    })
-}
-
 /// Reads GPT-2's alphabet; letters outside it stand for themselves.
 fn from_alphabet(text: &str) -> Vec<u8> {
     let alphabet = byte_alphabet();
     let mut out = Vec::with_capacity(text.len());
     for c in text.chars() {
         match c as u32 {
-            n @ 0..=0xff if spelled_as_itself(n as u8) => out.push(n as u8),
+            n @ 0..=0xff if alphabet[n as usize] == c => out.push(n as u8),
             0x100..=0x143 => out.extend(alphabet.iter().position(|&a| a == c).map(|b| b as u8)),
             _ => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
