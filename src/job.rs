@@ -91,7 +91,8 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let opened = Opened::open(&recipe.model)?;
     let (source, model) = (opened.source.as_ref(), &opened.model);
     let bound = Weights::bind(source, &model.graph)?;
-    let assigned = export::assign(asked.exporter, &asked.request, source, &bound)?;
+    let mut assigned = export::assign(asked.exporter, &asked.request, source, &bound)?;
+    asked.keep_zeros(model, &mut assigned)?;
     let weights = bound.edited(&assigned.edits)?;
     let mut plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
     // Passes may change weights, or choose codes anew.

@@ -1,11 +1,12 @@
 //! What the words of a recipe stand for, and whether they go together. Reads no files but texts.
 
+use aurora_quantizers::Store;
 use aurora_quantizers::spec::Kind;
 use regex::Regex;
 
 use crate::calibrate::dataset::{Choice, Dataset};
 use crate::checkpoint::TensorSource;
-use crate::export::{self, Choosing, Exporter, Request};
+use crate::export::{self, Assigned, Choosing, Exporter, Request};
 use crate::model::{Model, ModelGraph};
 use crate::options::Options;
 use crate::passes::{self, CODES, JOINT, Pass, REFERENCE, RTN, SCALES, StatsKind};
@@ -115,6 +116,23 @@ impl Asked {
              another `type` or `format`, such as q4_k_m in gguf"
         );
         Err(Error::conflict(["method", "type", "format"], what))
+    }
+
+    /// Where a file type would give a pruned matrix a type without an exact zero, as mixtures do to some, the matrix has
+    /// the file type's base instead, if that has one.
+    pub fn keep_zeros(&self, model: &Model, assigned: &mut Assigned) -> Result<()> {
+        let has_zero = |store: &dyn Store| store.blocks().is_none_or(|blocks| blocks.has_zero());
+        let base = assigned.rules.file_type.base();
+        for targets in self.passes.iter().filter_map(|pass| pass.prunes()).filter(|_| has_zero(base)) {
+            let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
+            for (tensor, param) in plan.tensors.iter().zip(&model.graph.params) {
+                if targets.about(&model.graph, tensor.param).is_some() && !has_zero(tensor.store) {
+                    let name = Regex::new(&format!("^{}$", regex::escape(&param.name))).expect("an escaped name");
+                    assigned.rules.overrides.push((name, base));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Refuses to prune what cannot be pruned so, or what the output would not keep at zero.

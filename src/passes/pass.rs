@@ -1,7 +1,7 @@
 //! What a pass is: what it needs, what it does to a block, and the row of the table that creates one.
 
 use super::block::BlockState;
-use super::prune::Choice;
+use super::prune::Targets;
 use crate::Result;
 use crate::options::{Opt, Options};
 use crate::record::PassRecord;
@@ -53,7 +53,7 @@ pub trait Pass: Send + Sync {
     fn needs(&self) -> Needs;
 
     /// What it prunes, if it makes weights zero.
-    fn prunes(&self) -> Option<&Choice> {
+    fn prunes(&self) -> Option<&Targets> {
         None
     }
 

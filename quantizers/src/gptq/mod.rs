@@ -48,7 +48,7 @@ use crate::{BitMask, BlockFormat, NumError, scan};
 ///
 /// # Panics
 /// If the lengths do not belong together, blocks do not divide a row, rows do not lie
-/// [one after the other](crate::view), or there is a mask and the format [has no zero](BlockFormat::has_zero).
+/// [one after the other](crate::view), or there is a mask and the format has no exact zero.
 pub fn solve(
     format: &dyn BlockFormat,
     w: ArrayView2<'_, f32>,

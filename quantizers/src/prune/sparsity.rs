@@ -45,7 +45,7 @@ impl Sparsity {
     }
 }
 
-/// Largest M of a pattern N:M.
+/// Largest M of a pattern N:M. It divides the columns that solvers take at a time.
 pub(crate) const WIDEST: usize = 64;
 
 impl FromStr for Sparsity {
@@ -54,11 +54,13 @@ impl FromStr for Sparsity {
     fn from_str(text: &str) -> Result<Sparsity, SparsityError> {
         let wrong = |why: &str| Err(SparsityError(format!("{why}; needed is a share such as 50% or 0.5, or 2:4")));
         if let Some((keep, of)) = text.split_once(':') {
-            return match (keep.trim().parse(), of.trim().parse()) {
-                (Ok(keep), Ok(of)) if 0 < keep && keep < of && of <= WIDEST => Ok(Sparsity::Pattern { keep, of }),
+            return match (keep.trim().parse(), of.trim().parse::<usize>()) {
+                (Ok(keep), Ok(of)) if 0 < keep && keep < of && of <= WIDEST && of.is_power_of_two() => {
+                    Ok(Sparsity::Pattern { keep, of })
+                }
                 (Ok(0), Ok(_)) => wrong("N:M keeps N of M weights, and 0 would keep none"),
                 (Ok(keep), Ok(of)) if keep >= of => wrong("N:M keeps N of M weights, so N must be below M"),
-                (Ok(_), Ok(_)) => wrong("M of N:M can be 64 at most"),
+                (Ok(_), Ok(_)) => wrong("M of N:M must be a power of two, 64 at most"),
                 _ => wrong("N and M of N:M must be whole numbers"),
             };
         }
@@ -122,6 +124,7 @@ mod tests {
             ("4:4", "N must be below M"),
             ("0:4", "none"),
             ("2:128", "64"),
+            ("2:6", "power of two"),
             ("2:x", "whole numbers"),
             ("half", "not a number"),
         ] {

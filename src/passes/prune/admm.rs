@@ -2,7 +2,8 @@
 
 use aurora_quantizers::gptq;
 
-use super::shared::{Choice, Found, PRUNE, SPARSITY, hessian, masked, prune};
+use super::shared::{Outcome, hessian, masked, prune};
+use super::targets::{PRUNE, SPARSITY, Targets};
 use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
 use crate::Result;
 
@@ -13,22 +14,22 @@ pub const ROW: PassRow = PassRow {
     options: &[SPARSITY, PRUNE],
     solves: false,
     for_codes: false,
-    compensates: true,
+    compensates: false,
     prunes: true,
-    make: |options, _| Box::new(Admm(Choice::of(options, false))),
+    make: |options, _| Box::new(Admm(Targets::of(options, false))),
 };
 
 /// Rounds of the alternation, and of conjugate gradients after it.
 const ROUNDS: (usize, usize) = (24, 8);
 
-struct Admm(Choice);
+struct Admm(Targets);
 
 impl Pass for Admm {
     fn needs(&self) -> Needs {
         StatsKind::Gram.into()
     }
 
-    fn prunes(&self) -> Option<&Choice> {
+    fn prunes(&self) -> Option<&Targets> {
         Some(&self.0)
     }
 
@@ -40,7 +41,7 @@ impl Pass for Admm {
             let mut plain = masked(w, &mask);
             let before = gptq::refit(w.view(), &mask, &hessian, 0, plain.view_mut()).before;
             let losses = (before.iter().sum(), after.iter().sum());
-            Ok(Found { mask, values: Some(values), losses: Some(losses) })
+            Ok(Outcome { mask, values: Some(values), losses: Some(losses) })
         })
     }
 }

@@ -8,8 +8,10 @@ pub(super) mod magnitude;
 pub(super) mod ria;
 mod shared;
 pub(super) mod sparsegpt;
+mod targets;
 pub(super) mod wanda;
 
-pub(crate) use shared::Choice;
+pub(crate) use shared::{WEIGHTS, ZEROS};
+pub(crate) use targets::Targets;
 
 use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};

@@ -2,7 +2,8 @@
 
 use aurora_quantizers::gptq;
 
-use super::shared::{Choice, Found, PRUNE, SPARSITY, hessian, masked, prune};
+use super::shared::{Outcome, hessian, masked, prune};
+use super::targets::{PRUNE, SPARSITY, Targets};
 use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
 use crate::Result;
 
@@ -13,19 +14,19 @@ pub const ROW: PassRow = PassRow {
     options: &[SPARSITY, PRUNE],
     solves: false,
     for_codes: false,
-    compensates: true,
+    compensates: false,
     prunes: true,
-    make: |options, _| Box::new(SparseGpt(Choice::of(options, false))),
+    make: |options, _| Box::new(SparseGpt(Targets::of(options, false))),
 };
 
-struct SparseGpt(Choice);
+struct SparseGpt(Targets);
 
 impl Pass for SparseGpt {
     fn needs(&self) -> Needs {
         StatsKind::Gram.into()
     }
 
-    fn prunes(&self) -> Option<&Choice> {
+    fn prunes(&self) -> Option<&Targets> {
         Some(&self.0)
     }
 
@@ -36,7 +37,7 @@ impl Pass for SparseGpt {
             let mut plain = masked(w, &found.mask);
             let before = gptq::refit(w.view(), &found.mask, &hessian, 0, plain.view_mut()).before;
             let losses = (before.iter().sum(), found.losses.iter().sum());
-            Ok(Found { mask: found.mask, values: Some(found.weights), losses: Some(losses) })
+            Ok(Outcome { mask: found.mask, values: Some(found.weights), losses: Some(losses) })
         })
     }
 }

@@ -2,7 +2,8 @@
 
 use aurora_quantizers::prune::{select, wanda};
 
-use super::shared::{Choice, Found, PRUNE, SCOPE, SPARSITY, norms, prune};
+use super::shared::{Outcome, norms, prune};
+use super::targets::{PRUNE, SCOPE, SPARSITY, Targets};
 use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
 use crate::Result;
 
@@ -15,17 +16,17 @@ pub const ROW: PassRow = PassRow {
     for_codes: false,
     compensates: false,
     prunes: true,
-    make: |options, _| Box::new(Wanda(Choice::of(options, true))),
+    make: |options, _| Box::new(Wanda(Targets::of(options, true))),
 };
 
-struct Wanda(Choice);
+struct Wanda(Targets);
 
 impl Pass for Wanda {
     fn needs(&self) -> Needs {
         StatsKind::Diagonal.into()
     }
 
-    fn prunes(&self) -> Option<&Choice> {
+    fn prunes(&self) -> Option<&Targets> {
         Some(&self.0)
     }
 
@@ -39,7 +40,7 @@ impl Pass for Wanda {
                 .zip(norms.iter().cycle())
                 .map(|(w, norm)| wanda(w, *norm))
                 .collect();
-            Ok(Found { mask: select(&scores, w.ncols(), sparsity, self.0.scope), values: None, losses: None })
+            Ok(Outcome { mask: select(&scores, w.ncols(), sparsity, self.0.scope), values: None, losses: None })
         })
     }
 }
