@@ -91,7 +91,8 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let opened = Opened::open(&recipe.model)?;
     let (source, model) = (opened.source.as_ref(), &opened.model);
     let bound = Weights::bind(source, &model.graph)?;
-    let assigned = export::assign(asked.exporter, &asked.request, source, &bound)?;
+    let mut assigned = export::assign(asked.exporter, &asked.request, source, &bound)?;
+    asked.keep_zeros(model, &mut assigned)?;
     let weights = bound.edited(&assigned.edits)?;
     let mut plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
     // Passes may change weights, or choose codes anew.
@@ -101,6 +102,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     }
     requantize::refuse(source, &weights, &plan, (untouched, recipe.allow_requantize))?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
+    asked.check_pruning(&model.graph, &plan)?;
     asked.refuse_idle(recipe, &assigned.name, &model.graph, &plan)?;
     let data = match asked.reads_text(recipe) {
         true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),

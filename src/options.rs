@@ -32,6 +32,20 @@ pub enum OptKind {
     Number(f64, f64),
     /// Bytes, at least one: a whole number, or a text such as "500MB".
     Size,
+    /// A text of a kind of its own. A number counts as its digits.
+    Text {
+        /// What stands for it in help: "SPARSITY".
+        name: &'static str,
+        /// Says what was needed of a text that is none.
+        check: fn(&str) -> Result<(), String>,
+    },
+    /// Any number of such texts.
+    List {
+        /// What stands for one of them in help.
+        name: &'static str,
+        /// Says what was needed of a text that is none.
+        check: fn(&str) -> Result<(), String>,
+    },
     /// On or off. The command line has a flag for each.
     Flag {
         /// Name of the flag that turns it off.
@@ -48,7 +62,9 @@ impl Opt {
     /// What was needed.
     pub fn parse(&self, text: &str) -> Result<Setting, String> {
         let value = match self.kind {
-            OptKind::Word(_) | OptKind::Size => None,
+            OptKind::Word(_) | OptKind::Size | OptKind::Text { .. } => None,
+            OptKind::List { .. } if text.is_empty() => Some(Setting::List(Vec::new())),
+            OptKind::List { .. } => Some(Setting::List(vec![text.to_owned()])),
             OptKind::Count(..) | OptKind::OneOf(_) => text.parse().ok().map(Setting::Count),
             OptKind::Number(..) => text.parse().ok().map(Setting::Number),
             OptKind::Flag { .. } => text.parse().ok().map(Setting::Flag),
@@ -62,6 +78,18 @@ impl Opt {
     /// What was needed.
     pub fn check(&self, value: &Setting) -> Result<Setting, String> {
         let found = match (self.kind, value) {
+            (OptKind::Text { .. }, Setting::Word(text)) if text.is_empty() && self.default.is_empty() => {
+                Some(value.clone())
+            }
+            (OptKind::Text { check, .. }, Setting::Word(_) | Setting::Count(_) | Setting::Number(_)) => {
+                let text = value.to_string();
+                check(&text)?;
+                Some(Setting::Word(text))
+            }
+            (OptKind::List { check, .. }, Setting::List(texts)) => {
+                texts.iter().try_for_each(|text| check(text).map_err(|e| format!("{text}: {e}")))?;
+                Some(value.clone())
+            }
             (OptKind::Word(words), Setting::Word(word)) if words.contains(&word.as_str()) => Some(value.clone()),
             (OptKind::Count(least, most), Setting::Count(n)) if (least..=most).contains(n) => Some(value.clone()),
             (OptKind::OneOf(numbers), Setting::Count(n)) if numbers.contains(n) => Some(value.clone()),
@@ -107,6 +135,8 @@ impl Opt {
                 format!("must be one of {}", numbers.join(", "))
             }
             OptKind::Number(above, most) => format!("must be above {above} and at most {most}"),
+            OptKind::Text { name, .. } => format!("must be a text ({name})"),
+            OptKind::List { name, .. } => format!("must be a list of texts ({name})"),
             OptKind::Size => "must be a number and KB, MB or GB, such as 5GB".to_owned(),
             OptKind::Flag { .. } => "must be true or false".to_owned(),
         }
@@ -191,6 +221,28 @@ impl Options {
         match self.0[name] {
             Setting::Flag(on) => on,
             _ => panic!("{name} is no flag"),
+        }
+    }
+
+    /// A text; empty if its default is.
+    ///
+    /// # Panics
+    /// If there is no such option.
+    pub fn text(&self, name: &str) -> &str {
+        match &self.0[name] {
+            Setting::Word(text) => text,
+            _ => panic!("{name} is no text"),
+        }
+    }
+
+    /// Texts.
+    ///
+    /// # Panics
+    /// If there is no such option.
+    pub fn list(&self, name: &str) -> &[String] {
+        match &self.0[name] {
+            Setting::List(texts) => texts,
+            _ => panic!("{name} is no list"),
         }
     }
 

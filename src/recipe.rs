@@ -130,6 +130,8 @@ pub enum Setting {
     Number(f64),
     /// A word.
     Word(String),
+    /// Several.
+    List(Vec<String>),
 }
 
 impl std::fmt::Display for Setting {
@@ -139,6 +141,7 @@ impl std::fmt::Display for Setting {
             Setting::Count(n) => n.fmt(f),
             Setting::Number(x) => x.fmt(f),
             Setting::Word(word) => word.fmt(f),
+            Setting::List(words) => words.join(", ").fmt(f),
         }
     }
 }

@@ -85,6 +85,12 @@ const CONVERSIONS: &[&str] = &[
     "tiny-olmo2 --method awq+gptq --type q4_0 --grid 4 --propagate quantized @",
     "tiny-qwen3-moe --method awq+gptq --type q8_0 --grid 4 @",
     "stories260k --method gptq --type q4_0 --seed 3 @",
+    // Pruning: floats and codes, shares and patterns.
+    "tiny-gemma2 --method magnitude --scope matrix",
+    "tiny-gpt2 --method ria --sparsity 60% @",
+    "tiny-phi3 --method sparsegpt --sparsity 2:4 @",
+    "tiny-mixtral --method wanda+gptq --sparsity 30% --propagate quantized @",
+    "tiny-llama3 --method admm+awq --type q8_0 --grid 4 @",
     // Other programs' checkpoints.
     "tiny-llama3 --format gptq --bits 4 --group-size 32",
     "tiny-phi3 --format gptq --bits 8 --group-size 64 --asym",

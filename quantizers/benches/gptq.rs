@@ -53,7 +53,7 @@ fn gptq(c: &mut Criterion) {
             group.throughput(Throughput::Elements(3 * rows * n * n / 2));
             let options = SolveOptions { sweeps, ..SolveOptions::default() };
             group.bench_function(format!("{name} {sweeps} sweeps"), |b| {
-                b.iter(|| solve(format, black_box(matrix(&w, WIDTH)), &hessian, options, &mut out));
+                b.iter(|| solve(format, black_box(matrix(&w, WIDTH)), None, &hessian, options, &mut out));
             });
         }
     }

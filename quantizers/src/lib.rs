@@ -23,6 +23,7 @@
 //! | [`metrics`] | what a row of logits says: NLL, KL divergence, agreement, and the standard errors of their means |
 //! | [`awq`] | factors per channel that make rounding hurt less |
 //! | [`mask`] | which weights of a matrix stay |
+//! | [`prune`] | how many weights go, and which |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
 //! | [`view`] | [`matrix`], [`elements`]: how matrices cross the face of this crate |
@@ -41,6 +42,7 @@ pub mod linalg;
 pub mod mask;
 pub mod metrics;
 pub mod par;
+pub mod prune;
 pub mod scan;
 mod search;
 pub mod simd;

@@ -20,6 +20,17 @@ impl BitMask {
         BitMask { rows, cols, words: vec![0; rows * cols.div_ceil(WORD)] }
     }
 
+    /// From one truth for each weight, row by row.
+    ///
+    /// # Panics
+    /// If there are not as many as weights.
+    pub fn pack(rows: usize, cols: usize, stays: &[bool]) -> BitMask {
+        assert_eq!(stays.len(), rows * cols, "truths for [{rows}, {cols}]");
+        let word = |part: &[bool]| part.iter().rev().fold(0, |word, stays| word << 1 | u64::from(*stays));
+        let words = stays.chunks(cols.max(1)).flat_map(|row| row.chunks(WORD).map(word)).collect();
+        BitMask { rows, cols, words }
+    }
+
     /// What [`words`](BitMask::words) gave; `None` if they are not of this shape.
     pub fn from_words(rows: usize, cols: usize, words: Vec<u64>) -> Option<BitMask> {
         let each = cols.div_ceil(WORD);
@@ -119,6 +130,8 @@ mod tests {
                 }
             }
             assert_eq!(mask.count(), kept);
+            let all: Vec<bool> = (0..3).flat_map(|row| (0..cols).map(move |col| keep(row, col))).collect();
+            assert_eq!(BitMask::pack(3, cols, &all), mask);
             assert_eq!(BitMask::from_words(3, cols, mask.words().to_vec()), Some(mask));
         }
     }

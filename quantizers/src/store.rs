@@ -151,6 +151,21 @@ pub trait BlockFormat: Store {
 }
 
 impl dyn BlockFormat + '_ {
+    /// Whether every grid has a level that is exactly zero: no offset, and the number zero among its levels.
+    pub fn has_zero(&self) -> bool {
+        let spec = self.spec();
+        let (mut bytes, mut codes) = (vec![0; spec.bytes], vec![0; spec.block]);
+        // Far from zero, so that an offset is used if there can be one.
+        let weights: Vec<f32> = (0..spec.block).map(|i| 1.0 + i as f32 / 1024.0).collect();
+        self.encode(&weights, Scales::Search(None), &mut bytes);
+        let grid = self.unpack(&bytes, &mut codes);
+        let level = match grid.levels {
+            Levels::Linear { min, max } => min <= 0 && 0 <= max,
+            Levels::Table(table) => table.contains(&0),
+        };
+        level && grid.offset.iter().all(|offset| *offset == 0.0)
+    }
+
     /// The grid for one block of weights: what [`BlockFormat::fit_many`] finds, with full care.
     ///
     /// # Panics

@@ -57,8 +57,8 @@ fn width(format: &dyn BlockFormat) -> usize {
 
 fn run(format: &dyn BlockFormat, w: &[f32], h: &Hessian, order: Order, sweeps: usize) -> (Vec<u8>, Solved) {
     let mut out = vec![0; format.spec().bytes_for(w.len()).expect("whole blocks")];
-    let solved =
-        solve(format, matrix(w, h.channels()), h, SolveOptions { order, sweeps }, &mut out).expect("finite weights");
+    let solved = solve(format, matrix(w, h.channels()), None, h, SolveOptions { order, sweeps }, &mut out)
+        .expect("finite weights");
     (out, solved)
 }
 
@@ -450,6 +450,6 @@ fn extremes_neither_panic_nor_make_a_row_worse() {
     assert!(solved.rows.iter().all(|r| r.solved <= r.nearest), "{solved:?}");
     let mut w = random.weights(3 * n);
     w[70] = f32::INFINITY;
-    let refused = solve(q8_0(), matrix(&w, n), &hessian, SolveOptions::default(), &mut vec![0; 3 * 2 * 34]);
+    let refused = solve(q8_0(), matrix(&w, n), None, &hessian, SolveOptions::default(), &mut vec![0; 3 * 2 * 34]);
     assert_eq!(refused, Err(NumError::NotFinite { nan: 0, inf: 1, first: 70 }));
 }

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 mod beside;
 mod flags;
+mod pruned;
 mod scaled;
 mod solved;
 mod summary;

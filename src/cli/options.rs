@@ -27,6 +27,8 @@ pub(super) fn arguments(option: &'static Opt) -> Vec<(&'static Opt, Arg)> {
         }
         OptKind::Count(..) | OptKind::OneOf(_) => arg.value_name("N").value_parser(parser(vec![option])),
         OptKind::Number(..) => arg.value_name("X").value_parser(parser(vec![option])),
+        OptKind::Text { name, .. } => arg.value_name(name).value_parser(parser(vec![option])),
+        OptKind::List { name, .. } => arg.value_name(name).value_parser(parser(vec![option])).action(ArgAction::Append),
         OptKind::Size => arg.value_name("SIZE").value_parser(parser(vec![option])),
     };
     vec![(option, arg)]
@@ -47,6 +49,14 @@ pub(super) fn typed(option: &Opt, found: &ArgMatches) -> Option<Setting> {
         OptKind::Flag { off, .. } => {
             let on = there(option.name).then_some(true);
             on.or(there(off).then_some(false)).map(Setting::Flag)
+        }
+        OptKind::List { .. } if there(option.name) => {
+            let all = found.get_many::<Setting>(option.name).into_iter().flatten();
+            let texts = all.flat_map(|each| match each {
+                Setting::List(texts) => texts.clone(),
+                other => vec![other.to_string()],
+            });
+            Some(Setting::List(texts.collect()))
         }
         _ if there(option.name) => found.get_one::<Setting>(option.name).cloned(),
         _ => None,

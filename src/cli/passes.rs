@@ -9,8 +9,10 @@ use crate::recipe::{PassSpec, Setting};
 use crate::{Error, Result};
 
 /// The pass options on the command line: pass, option, value.
+///
+/// Passes of one kind may share an option: the flag is then that of whichever the method includes.
 #[derive(Debug, Clone, Default)]
-pub struct PassFlags(Vec<(&'static PassRow, &'static Opt, Setting)>);
+pub struct PassFlags(Vec<(&'static Opt, Setting)>);
 
 impl PassFlags {
     /// Sets them in the passes that they belong to.
@@ -18,19 +20,22 @@ impl PassFlags {
     /// # Errors
     /// If the method does not include such a pass.
     pub fn apply(&self, passes: &mut Vec<PassSpec>) -> Result<()> {
-        for (row, option, value) in &self.0 {
-            let found = passes.iter().position(|spec| spec.name.eq_ignore_ascii_case(row.name));
-            let at = match found {
+        for (option, value) in &self.0 {
+            let owners: Vec<&PassRow> =
+                PASSES.iter().filter(|row| row.options.iter().any(|o| o.name == option.name)).collect();
+            let owns = |spec: &PassSpec| owners.iter().any(|row| spec.name.eq_ignore_ascii_case(row.name));
+            let at = match passes.iter().position(owns) {
                 Some(at) => at,
                 // It ends every chain, whether it is named or not.
-                None if row.name == crate::passes::RTN => {
-                    passes.push(PassSpec::new(row.name));
+                None if owners[0].name == crate::passes::RTN => {
+                    passes.push(PassSpec::new(owners[0].name));
                     passes.len() - 1
                 }
                 None => {
                     let names: Vec<_> = passes.iter().map(|spec| spec.name.as_str()).collect();
                     let method = if names.is_empty() { crate::passes::RTN.to_owned() } else { names.join("+") };
-                    let (option, owner) = (option.called(value), row.name);
+                    let owner = owners.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
+                    let option = option.called(value);
                     let what = format!("`{option}` is an option of {owner}; `method` {method} does not use it");
                     return Err(Error::conflict([option, "method"], what));
                 }
@@ -43,9 +48,9 @@ impl PassFlags {
 
 impl clap::Args for PassFlags {
     fn augment_args(command: Command) -> Command {
-        let all = PASSES.iter().flat_map(|row| row.options).flat_map(arguments);
+        let all = options().flat_map(arguments);
         // A flag that takes no value has no default to show.
-        let shown = all.map(|(option, arg)| match arg.get_action().takes_values() {
+        let shown = all.map(|(option, arg)| match arg.get_action().takes_values() && !option.default.is_empty() {
             true => arg.default_value(option.default),
             false => arg,
         });
@@ -59,8 +64,7 @@ impl clap::Args for PassFlags {
 
 impl clap::FromArgMatches for PassFlags {
     fn from_arg_matches(found: &ArgMatches) -> std::result::Result<Self, clap::Error> {
-        let all = PASSES.iter().flat_map(|row| row.options.iter().map(move |option| (row, option)));
-        let set = all.filter_map(|(row, option)| Some((row, option, typed(option, found)?)));
+        let set = options().filter_map(|option| Some((option, typed(option, found)?)));
         Ok(PassFlags(set.collect()))
     }
 
@@ -68,4 +72,11 @@ impl clap::FromArgMatches for PassFlags {
         *self = Self::from_arg_matches(found)?;
         Ok(())
     }
+}
+
+/// All options of passes, each once.
+fn options() -> impl Iterator<Item = &'static Opt> {
+    let all = PASSES.iter().flat_map(|row| row.options).enumerate();
+    all.filter(|(i, option)| PASSES.iter().flat_map(|row| row.options).take(*i).all(|other| other.name != option.name))
+        .map(|(_, option)| option)
 }

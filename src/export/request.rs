@@ -37,6 +37,8 @@ pub struct Request {
 pub struct Choosing {
     /// A method that runs the model chooses codes.
     pub method: bool,
+    /// Weights are pruned; whether codes are chosen for what stays.
+    pub pruned: Option<bool>,
     /// Importances from a file.
     pub imatrix: bool,
     /// Importances made on the way.

@@ -1,11 +1,12 @@
 //! What the words of a recipe stand for, and whether they go together. Reads no files but texts.
 
+use aurora_quantizers::Store;
 use aurora_quantizers::spec::Kind;
 use regex::Regex;
 
 use crate::calibrate::dataset::{Choice, Dataset};
 use crate::checkpoint::TensorSource;
-use crate::export::{self, Choosing, Exporter, Request};
+use crate::export::{self, Assigned, Choosing, Exporter, Request};
 use crate::model::{Model, ModelGraph};
 use crate::options::Options;
 use crate::passes::{self, CODES, JOINT, Pass, REFERENCE, RTN, SCALES, StatsKind};
@@ -25,6 +26,8 @@ pub(super) struct Asked {
     pub passes: Vec<Box<dyn Pass>>,
     /// Whether the passes need statistics of linear layers' inputs.
     pub solves: bool,
+    /// Whether one of them makes weights zero.
+    pub prunes: bool,
     /// Scales by ggml's formula.
     pub reference: bool,
     /// Whether every weight is rounded on its own.
@@ -43,7 +46,8 @@ impl Asked {
         // After other passes, rounding to nearest goes without saying.
         let others: Vec<&str> = named.iter().copied().filter(|name| !name.eq_ignore_ascii_case(RTN)).collect();
         let solves = passes[..passes.len() - 1].iter().any(|pass| pass.needs() != StatsKind::None.into());
-        if !solves {
+        let prunes = passes.iter().any(|pass| pass.prunes().is_some());
+        if !solves && !prunes {
             // Passes that look only at weights leave rounding to the conversion, which needs no block loop.
             passes.pop();
         }
@@ -52,12 +56,14 @@ impl Asked {
         let options = Options::of("`method` rtn", passes::row(RTN)?.options, &rtn.options)?;
         let reference = options.word(SCALES.name, &REFERENCE);
         let exporter = export::by_name(&recipe.format.name)?;
-        let request = request(recipe, solves, reference)?;
+        let codes = recipe.passes.iter().any(|spec| passes::row(&spec.name).is_ok_and(|row| row.solves));
+        let request = request(recipe, solves, prunes.then_some(codes), reference)?;
         export::check(exporter, &request)?;
         let asked = Asked {
             method: if others.is_empty() { RTN.to_owned() } else { others.join("+") },
             passes,
             solves,
+            prunes,
             reference,
             nearest: !options.word(CODES.name, &JOINT),
             exporter,
@@ -69,7 +75,7 @@ impl Asked {
 
     fn check(&self, recipe: &Recipe) -> Result<()> {
         let idle = [(recipe.importance.is_some(), setting(recipe.importance.as_ref())), (self.reference, "scales")];
-        if let Some((_, setting)) = idle.iter().find(|(given, _)| self.solves && *given) {
+        if let Some((_, setting)) = idle.iter().find(|(given, _)| (self.solves || self.prunes) && *given) {
             let what = format!("method {} finds its own statistics and scales; leave out `{setting}`", self.method);
             return Err(Error::conflict(["method", setting], what));
         }
@@ -112,6 +118,46 @@ impl Asked {
         Err(Error::conflict(["method", "type", "format"], what))
     }
 
+    /// Where a file type would give a pruned matrix a type without an exact zero, as mixtures do to some, the matrix has
+    /// the file type's base instead, if that has one.
+    pub fn keep_zeros(&self, model: &Model, assigned: &mut Assigned) -> Result<()> {
+        let has_zero = |store: &dyn Store| store.blocks().is_none_or(|blocks| blocks.has_zero());
+        let base = assigned.rules.file_type.base();
+        for targets in self.passes.iter().filter_map(|pass| pass.prunes()).filter(|_| has_zero(base)) {
+            let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
+            for (tensor, param) in plan.tensors.iter().zip(&model.graph.params) {
+                if targets.about(&model.graph, tensor.param).is_some() && !has_zero(tensor.store) {
+                    let name = Regex::new(&format!("^{}$", regex::escape(&param.name))).expect("an escaped name");
+                    assigned.rules.overrides.push((name, base));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses to prune what cannot be pruned so, or what the output would not keep at zero.
+    pub fn check_pruning(&self, graph: &ModelGraph, plan: &Plan) -> Result<()> {
+        for choice in self.passes.iter().filter_map(|pass| pass.prunes()) {
+            choice.check(graph)?;
+            for reader in graph.sites().into_iter().flat_map(|site| site.readers) {
+                let (tensor, id) = (&plan.tensors[reader.weight.0], reader.weight);
+                let holds = tensor.store.blocks().is_none_or(|blocks| blocks.has_zero());
+                if choice.about(graph, id).is_some() && !holds {
+                    let what = format!(
+                        "{} would be {}, which has no exact zero: pruned weights would come back as small numbers. \
+                         Choose a `type` that has (q4_0, q5_0, q8_0, q6_k, q3_k_s, mxfp4, f16), or leave the matrix \
+                         whole with `prune` {}=0",
+                        tensor.name,
+                        tensor.spec().name,
+                        tensor.name
+                    );
+                    return Err(Error::conflict(["method", "type"], what));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the model is run over a text.
     pub fn reads_text(&self, recipe: &Recipe) -> bool {
         (self.solves && recipe.stats.is_none()) || recipe.importance == Some(Importance::Calibrate)
@@ -119,7 +165,7 @@ impl Asked {
 }
 
 /// What a recipe asks of the output.
-fn request(recipe: &Recipe, solves: bool, reference: bool) -> Result<Request> {
+fn request(recipe: &Recipe, solves: bool, pruned: Option<bool>, reference: bool) -> Result<Request> {
     let store =
         |setting: &str, name: &Option<String>| name.as_deref().map(|name| plan::tensor_type(setting, name)).transpose();
     let tensor_types = recipe.tensor_types.iter().map(|t| {
@@ -141,6 +187,7 @@ fn request(recipe: &Recipe, solves: bool, reference: bool) -> Result<Request> {
         options: recipe.format.options.clone(),
         choosing: Choosing {
             method: solves,
+            pruned,
             imatrix: matches!(recipe.importance, Some(Importance::File(_))),
             calibrate: recipe.importance == Some(Importance::Calibrate),
             reference,

@@ -38,6 +38,7 @@ pub const ROW: PassRow = PassRow {
     solves: false,
     for_codes: true,
     compensates: false,
+    prunes: false,
     make: |options, after| {
         let worth = if after.iter().any(|pass| pass.compensates) { WORTH } else { 1.0 };
         Box::new(Awq { grid: options.count(GRID.name), duo: options.word(DUO.name, &DUOS), worth })

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use aurora_quantizers::stats::SiteStats;
-use aurora_quantizers::{Fidelity, NumError, Scales, Store, elements_mut, matrix_mut, par, scan};
+use aurora_quantizers::{BitMask, Fidelity, NumError, Scales, Store, elements_mut, matrix_mut, par, scan};
 use ndarray::{Array2, ArrayViewMut2};
 use rayon::prelude::*;
 
@@ -77,6 +77,10 @@ pub struct BlockState<'a> {
     view: Weights<'a>,
     encoded: BTreeMap<Reader, Vec<u8>>,
     fidelity: BTreeMap<ParamId, Fidelity>,
+    /// What stays of matrices that were pruned.
+    masks: BTreeMap<Reader, BitMask>,
+    /// All edits but pruning, and the loaded weights with them.
+    dense: (Edits, Weights<'a>),
 }
 
 impl<'a> BlockState<'a> {
@@ -89,8 +93,9 @@ impl<'a> BlockState<'a> {
         sites: Vec<SiteState>,
     ) -> Self {
         let (edits, view) = (Edits::new(), loaded.clone());
-        let (encoded, fidelity) = (BTreeMap::new(), BTreeMap::new());
-        BlockState { loaded, stores, probe, sites, edits, view, encoded, fidelity }
+        let dense = (Edits::new(), loaded.clone());
+        let (encoded, fidelity, masks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        BlockState { loaded, stores, probe, sites, edits, view, encoded, fidelity, masks, dense }
     }
 
     /// The means of trying other weights, if there is one.
@@ -127,6 +132,40 @@ impl<'a> BlockState<'a> {
             None => self.rows(reader, 0..out.nrows(), out.view_mut()),
         }
         out
+    }
+
+    /// A matrix as it would stand if nothing had been pruned, `[rows, cols]`.
+    pub fn dense(&self, reader: Reader) -> Array2<f32> {
+        let mut out = Array2::zeros(self.shape(reader));
+        let first = reader.expert.map_or(0, |expert| expert * out.nrows());
+        self.dense.1.rows(reader.weight, first..first + out.nrows(), out.view_mut());
+        out
+    }
+
+    /// What stays of a matrix, if it was pruned.
+    pub fn mask(&self, reader: Reader) -> Option<&BitMask> {
+        self.masks.get(&reader)
+    }
+
+    /// Prunes a matrix: what does not stay is zero from now on. `values`: what it becomes, if what stays changes, too.
+    ///
+    /// # Errors
+    /// If the mask or the values do not fit the matrix's shape.
+    ///
+    /// # Panics
+    /// If the matrix already has codes or a mask.
+    pub fn prune(&mut self, reader: Reader, mask: BitMask, values: Option<Array2<f32>>) -> Result<()> {
+        assert!(!self.encoded.contains_key(&reader), "pruning comes before codes");
+        if self.masks.is_empty() {
+            self.dense = (self.edits.clone(), self.view.clone());
+        }
+        if let Some(values) = values {
+            self.edits.push(reader.weight, reader.expert, Edit::Values(values));
+        }
+        self.edits.push(reader.weight, reader.expert, Edit::Mask(mask.clone()));
+        self.view = self.loaded.edited(&self.edits)?;
+        assert!(self.masks.insert(reader, mask).is_none(), "pruned twice");
+        Ok(())
     }
 
     /// Rows of a matrix as loaded, with all edits so far; `out`: `[rows.len(), cols]`.
@@ -181,10 +220,10 @@ impl<'a> BlockState<'a> {
             }
         }
         for reader in &readers {
-            self.edits.push(reader.weight, reader.expert, Edit::Scale(Scale::of_cols(factors.to_vec())));
+            self.push(reader.weight, reader.expert, Edit::Scale(Scale::of_cols(factors.to_vec())));
         }
         self.divide(&producer, factors);
-        self.view = self.loaded.edited(&self.edits)?;
+        self.look_again()?;
         self.sites[index].stats.iter_mut().for_each(|(_, stats)| stats.rescale(factors));
         Ok(())
     }
@@ -198,8 +237,22 @@ impl<'a> BlockState<'a> {
     /// If the matrix already has codes.
     pub fn edit(&mut self, reader: Reader, edit: Edit) -> Result<()> {
         assert!(!self.encoded.contains_key(&reader), "edits come before codes");
-        self.edits.push(reader.weight, reader.expert, edit);
+        self.push(reader.weight, reader.expert, edit);
+        self.look_again()
+    }
+
+    fn push(&mut self, id: ParamId, expert: Option<usize>, edit: Edit) {
+        if !self.masks.is_empty() {
+            self.dense.0.push(id, expert, edit.clone());
+        }
+        self.edits.push(id, expert, edit);
+    }
+
+    fn look_again(&mut self) -> Result<()> {
         self.view = self.loaded.edited(&self.edits)?;
+        if !self.masks.is_empty() {
+            self.dense.1 = self.loaded.edited(&self.dense.0)?;
+        }
         Ok(())
     }
 
@@ -209,7 +262,7 @@ impl<'a> BlockState<'a> {
             Producer::Norm { weight, bias } => {
                 let by: Vec<f32> = factors.iter().map(|f| f.recip()).collect();
                 for id in std::iter::once(*weight).chain(*bias) {
-                    self.edits.push(id, None, Edit::Scale(Scale::of_cols(by.clone())));
+                    self.push(id, None, Edit::Scale(Scale::of_cols(by.clone())));
                 }
             }
             Producer::Rows { weight, bias, expert, rows, channels } => {
@@ -220,9 +273,9 @@ impl<'a> BlockState<'a> {
                     *by = factors[c].recip();
                 }
                 if let Some(bias) = bias {
-                    self.edits.push(*bias, *expert, Edit::Scale(Scale::of_cols(by.clone())));
+                    self.push(*bias, *expert, Edit::Scale(Scale::of_cols(by.clone())));
                 }
-                self.edits.push(*weight, *expert, Edit::Scale(Scale::of_rows(by)));
+                self.push(*weight, *expert, Edit::Scale(Scale::of_rows(by)));
             }
         }
     }

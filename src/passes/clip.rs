@@ -21,6 +21,7 @@ pub const ROW: PassRow = PassRow {
     solves: true,
     for_codes: true,
     compensates: false,
+    prunes: false,
     make: |_, _| Box::new(Clip),
 };
 

@@ -20,6 +20,7 @@ pub const ROW: PassRow = PassRow {
     solves: true,
     for_codes: true,
     compensates: true,
+    prunes: false,
     make: |options, _| {
         let (order, sweeps) = (options.word(ACT_ORDER.name, &ORDERS), options.count(REFINE.name));
         Box::new(Gptq { damp: options.number(DAMP.name), options: gptq::SolveOptions { order, sweeps } })
@@ -145,11 +146,13 @@ impl Gptq {
         log.begin(&record.tensors[0])?;
         let store = block.store(reader.weight);
         let (rows, cols) = block.shape(reader);
-        let w = block.weights(reader);
+        // What was pruned is an error like any other, which the codes of what stays make up for.
+        let mask = block.mask(reader);
+        let w = if mask.is_some() { block.dense(reader) } else { block.weights(reader) };
         let mut bytes =
             vec![0; store.spec().bytes_for(cols).expect("the plan chose a format that divides rows") * rows];
         let grid = store.blocks().expect("only such matrices come here");
-        let solved = gptq::solve(grid, w.view(), hessian, self.options, &mut bytes);
+        let solved = gptq::solve(grid, w.view(), mask, hessian, self.options, &mut bytes);
         let solved = solved.map_err(|e| block.error(reader, &e))?;
         let (total, prepared) = (solved.total(), hessian.prepared());
         (record.before, record.after) = (Some(total.nearest), Some(total.solved));

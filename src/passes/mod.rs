@@ -9,6 +9,7 @@ mod block;
 mod clip;
 pub(crate) mod gptq;
 mod pass;
+pub(crate) mod prune;
 mod rtn;
 #[cfg(test)]
 mod toy;
@@ -27,6 +28,11 @@ pub static PASSES: &[PassRow] = &[
     gptq::ROW,
     awq::ROW,
     clip::ROW,
+    prune::magnitude::ROW,
+    prune::wanda::ROW,
+    prune::ria::ROW,
+    prune::sparsegpt::ROW,
+    prune::admm::ROW,
     #[cfg(test)]
     toy::ROW,
 ];
@@ -58,6 +64,10 @@ pub fn chain(specs: &[PassSpec]) -> Result<Vec<Box<dyn Pass>>> {
         }
         if let Some((before, _)) = rows.last().filter(|(before, _)| before.solves && !row.solves) {
             let what = format!("{} must come before {}, which chooses codes", row.name, before.name);
+            return Err(Error::setting("method", names(), what));
+        }
+        if let Some((other, _)) = rows.iter().find(|(other, _)| other.prunes && row.prunes) {
+            let what = format!("{} and {} both prune; name one of them", other.name, row.name);
             return Err(Error::setting("method", names(), what));
         }
         rows.push((row, Options::of(&format!("`method` {}", row.name), row.options, &spec.options)?));
@@ -94,11 +104,15 @@ mod tests {
         }
     }
 
-    /// A flag belongs to one pass.
+    /// A flag belongs to one pass, or to all passes of a kind, of which a method has one.
     #[test]
-    fn no_two_passes_have_an_option_of_one_name() {
-        let mut names: Vec<_> = PASSES.iter().flat_map(|row| row.options).map(|o| o.name).collect();
-        names.sort_unstable();
-        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    fn options_of_one_name_are_one_option() {
+        let all: Vec<_> = PASSES.iter().flat_map(|row| row.options.iter().map(move |option| (row, option))).collect();
+        for (i, (row, option)) in all.iter().enumerate() {
+            for (other, twin) in all[..i].iter().filter(|(_, twin)| twin.name == option.name) {
+                assert!(row.prunes && other.prunes, "{} of {} and {}", option.name, row.name, other.name);
+                assert_eq!(format!("{option:?}"), format!("{twin:?}"));
+            }
+        }
     }
 }

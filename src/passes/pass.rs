@@ -1,6 +1,7 @@
 //! What a pass is: what it needs, what it does to a block, and the row of the table that creates one.
 
 use super::block::BlockState;
+use super::prune::Targets;
 use crate::Result;
 use crate::options::{Opt, Options};
 use crate::record::PassRecord;
@@ -51,6 +52,11 @@ pub trait Pass: Send + Sync {
     /// What must have been observed. If no pass needs anything, the model is not run.
     fn needs(&self) -> Needs;
 
+    /// What it prunes, if it makes weights zero.
+    fn prunes(&self) -> Option<&Targets> {
+        None
+    }
+
     /// Works on one block.
     ///
     /// # Errors
@@ -74,6 +80,8 @@ pub struct PassRow {
     pub for_codes: bool,
     /// Whether its codes make up for each other's errors on the calibration text.
     pub compensates: bool,
+    /// Whether it makes weights zero.
+    pub prunes: bool,
     /// Creates the pass, given the passes that come after it.
     pub make: fn(&Options, &[&PassRow]) -> Box<dyn Pass>,
 }

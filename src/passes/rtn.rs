@@ -22,6 +22,7 @@ pub const ROW: PassRow = PassRow {
     // Floats are rounded, too.
     for_codes: false,
     compensates: false,
+    prunes: false,
     make: |options, _| Box::new(Rtn { nearest: !options.word(CODES.name, &JOINT) }),
 };
 
@@ -97,6 +98,8 @@ pub(super) fn encode(
     let (rows, cols) = block.shape(linear);
     let store = block.store(linear.weight);
     let row_bytes = store.spec().bytes_for(cols).expect("the plan chose a format that divides the row");
+    let mask = block.mask(linear);
+    let nearest = nearest || mask.is_some();
     let mut guess = None;
     // A row of a lookup table is itself an output.
     let looked_up = block.graph().param(linear.weight).role == Role::Embedding;
@@ -111,6 +114,7 @@ pub(super) fn encode(
         guess = Guess::of(sample, importance, Care::Full);
     }
     let step = par::rows_for(par::CHUNK_WEIGHTS, cols);
+    let ones = vec![1.0; cols];
     let mut bytes = vec![0; rows * row_bytes];
     let scans = bytes.par_chunks_mut(step * row_bytes).enumerate().map_init(Vec::new, |values, (i, bytes)| {
         let some = i * step..(i * step + bytes.len() / row_bytes);
@@ -119,6 +123,16 @@ pub(super) fn encode(
         let seen = scan(values);
         if seen.check(store.spec()).is_ok() {
             match (&guess, store.blocks()) {
+                _ if mask.is_some() => {
+                    // What is zero counts nothing in the search for scales.
+                    let mut own = vec![1.0; cols];
+                    let rows = values.chunks_exact(cols).zip(bytes.chunks_exact_mut(row_bytes)).enumerate();
+                    for (row, (values, bytes)) in rows {
+                        own.copy_from_slice(importance.unwrap_or(&ones));
+                        mask.iter().for_each(|mask| mask.apply(i * step + row, &mut own));
+                        store.encode(values, Scales::Search(Some(&own)), bytes);
+                    }
+                }
                 (Some(guess), Some(blocks)) => guess.encode(blocks, matrix(values, cols), importance, bytes),
                 _ => store.encode(values, Scales::Search(importance), bytes),
             }

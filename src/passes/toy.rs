@@ -14,6 +14,7 @@ pub const ROW: PassRow = PassRow {
     solves: false,
     for_codes: false,
     compensates: false,
+    prunes: false,
     make: |options, _| Box::new(Toy { factor: options.number("toy_factor") as f32 }),
 };
 

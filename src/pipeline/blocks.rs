@@ -208,9 +208,12 @@ impl<'a> Work<'a> {
     /// Writes a block's results, and keeps the rest.
     pub fn keep(&mut self, done: Done) -> Result<()> {
         for (id, bytes) in &done.encoded {
+            let (param, spec) = (self.model.graph.param(*id), self.stores[id.0].spec());
+            if spec.bytes_for(param.len()) != Some(bytes.len()) {
+                return Err(Error::bug(format!("{}: {} bytes of some of its matrices", param.name, bytes.len())));
+            }
             self.output.put(id.0, 0, 0, bytes)?;
             self.solved.written[id.0] = true;
-            let param = self.model.graph.param(*id);
             self.watch.advance(&param.name, param.len() as u64);
         }
         self.solved.fidelity.extend(done.fidelity);

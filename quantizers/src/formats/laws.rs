@@ -303,7 +303,8 @@ fn solved_codes_are_not_worse_than_the_nearest() {
     for (format, name) in blocks() {
         let (nearest, mut solved) =
             (search(format, &w, None), vec![0; format.spec().bytes_for(w.len()).expect("blocks")]);
-        solve(format, matrix(&w, INPUTS), &hessian, SolveOptions::default(), &mut solved).expect("finite weights");
+        solve(format, matrix(&w, INPUTS), None, &hessian, SolveOptions::default(), &mut solved)
+            .expect("finite weights");
         let (nearest, solved) = (error(format, &nearest), error(format, &solved));
         assert!(solved < nearest, "{name}: solved {solved:e}, nearest {nearest:e}");
     }

@@ -6,7 +6,7 @@
 
 use super::factor::panels;
 use super::kernels::{self, Descent, LANES, Lanes, STRIP};
-use super::rows::{Chunk, Tile};
+use super::rows::{Chunk, Tile, part};
 use crate::Grid;
 
 /// Columns whose changes are gathered: those of a square of H, which stays in the nearest cache while all rows of
@@ -151,6 +151,7 @@ impl Chunk<'_> {
                     scale: &tile.scale,
                     offset: &tile.offset,
                     levels: self.levels,
+                    stays: part(&tile.stays, c.clone()),
                     errors: &mut tile.errors[c.clone()],
                     codes: &mut tile.codes[c.clone()],
                     by,

@@ -297,6 +297,7 @@ impl<'a> Rounding<'a> {
                 scale: &self.scale,
                 offset: &self.offset,
                 levels,
+                stays: &[],
                 errors: &mut self.errors[c.clone()],
                 codes: &mut self.chosen[c.clone()],
             };

@@ -165,6 +165,8 @@ pub(super) struct Panel<'a> {
     pub scale: &'a [Lanes],
     pub offset: &'a [Lanes],
     pub levels: Levels,
+    /// One where a weight stays, zero where it is zero whatever it should be; empty if all stay.
+    pub stays: &'a [Lanes],
     /// Out: how far each column's value lies from its weight.
     pub errors: &'a mut [Lanes],
     /// Out.
@@ -193,7 +195,13 @@ fn round_panel_of(panel: &mut Panel, m: &[Cell]) {
                 }
             }
             let group = panel.groups[at] as usize;
-            let (codes, e) = round(&target, &w, &panel.scale[group], &panel.offset[group], panel.levels);
+            let mut aim = target;
+            if let Some(stays) = panel.stays.get(at) {
+                for l in 0..LANES {
+                    aim[l] *= stays[l];
+                }
+            }
+            let (codes, e) = round(&aim, &w, &panel.scale[group], &panel.offset[group], panel.levels);
             for l in 0..LANES {
                 target[l] = target[l] - w[l] + e[l];
             }
@@ -262,6 +270,8 @@ pub(super) struct Descent<'a> {
     pub scale: &'a [Lanes],
     pub offset: &'a [Lanes],
     pub levels: Levels,
+    /// As in [`Panel`].
+    pub stays: &'a [Lanes],
     pub errors: &'a mut [Lanes],
     pub codes: &'a mut [[i8; LANES]],
     /// Out: how errors changed.
@@ -287,6 +297,11 @@ fn descend_of(state: &mut Descent, h: &[[f32; STRIP]]) -> u64 {
         let mut target = [0.0; LANES];
         for l in 0..LANES {
             target[l] = w[l] - old[l] + slopes[l] / diagonal;
+        }
+        if let Some(stays) = state.stays.get(c) {
+            for l in 0..LANES {
+                target[l] *= stays[l];
+            }
         }
         let (codes, errors) = round(&target, w, &state.scale[group], &state.offset[group], state.levels);
         let (mut before, mut same) = ([0.0; LANES], true);

@@ -7,7 +7,7 @@ use super::kernels::{self, LANES, Lanes, Panel};
 use super::{Hessian, Order, RowLoss, SolveOptions, Solved};
 use crate::grid::Levels;
 use crate::simd::Isa;
-use crate::{BlockFormat, Care, Grid, Scales};
+use crate::{BitMask, BlockFormat, Care, Grid, Scales};
 
 /// Rows of a chunk: four tiles share what is read of the factor.
 pub(super) const CHUNK: usize = 4 * LANES;
@@ -22,6 +22,8 @@ pub(super) struct Tile {
     /// What is to be rounded; then e M; in the descent e H.
     pub work: Vec<Lanes>,
     pub codes: Vec<[i8; LANES]>,
+    /// One where a weight stays, zero where it is zero; empty if all stay.
+    pub stays: Vec<Lanes>,
     /// Per group of each row, groups in their natural order.
     pub scale: Vec<Lanes>,
     pub offset: Vec<Lanes>,
@@ -42,20 +44,29 @@ pub(super) struct Chunk<'a> {
     pub groups: Vec<u32>,
 }
 
-/// See [`super::solve`]; `w` and `out` are the chunk's.
+/// See [`super::solve`]; `w` and `out` are the chunk's, and `mask` has its rows from `first` on.
 pub(super) fn solve(
     format: &dyn BlockFormat,
     w: &[f32],
+    mask: Option<(&BitMask, usize)>,
     hessian: &Hessian,
     options: SolveOptions,
     out: &mut [u8],
 ) -> Solved {
-    format.encode(w, Scales::Search(Some(hessian.importance())), out);
+    let cols = hessian.channels();
+    match mask {
+        None => format.encode(w, Scales::Search(Some(hessian.importance())), out),
+        Some((mask, first)) => nearest(format, w, mask, first, hessian, out),
+    }
     let chunk = Chunk::new(format, hessian, out);
-    let cols = chunk.cols;
     let row_bytes = out.len() / (w.len() / cols);
     let mut tiles: Vec<Tile> =
         w.chunks(LANES * cols).zip(out.chunks(LANES * row_bytes)).map(|(w, nearest)| chunk.load(w, nearest)).collect();
+    if let Some((mask, first)) = mask {
+        for (i, tile) in tiles.iter_mut().enumerate() {
+            tile.stays = chunk.stays(mask, first + i * LANES, tile.rows);
+        }
+    }
     chunk.multiply(&mut tiles);
     let nearest = chunk.losses(&tiles);
     match options.order {
@@ -79,6 +90,20 @@ pub(super) fn solve(
         result.rows.push(RowLoss { solved: if better { solved } else { nearest }, nearest });
     }
     result
+}
+
+/// Rounds to nearest, row by row: what goes is zero, and counts nothing in the search for scales.
+fn nearest(format: &dyn BlockFormat, w: &[f32], mask: &BitMask, first: usize, hessian: &Hessian, out: &mut [u8]) {
+    let cols = hessian.channels();
+    let row_bytes = out.len() / (w.len() / cols);
+    let (mut row, mut importance) = (vec![0.0; cols], vec![0.0; cols]);
+    for (i, (w, out)) in w.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes)).enumerate() {
+        row.copy_from_slice(w);
+        importance.copy_from_slice(hessian.importance());
+        mask.apply(first + i, &mut row);
+        mask.apply(first + i, &mut importance);
+        format.encode(&row, Scales::Search(Some(&importance)), out);
+    }
 }
 
 impl<'a> Chunk<'a> {
@@ -114,6 +139,7 @@ impl Chunk<'_> {
             errors: self.lanes(&errors),
             work: vec![[0.0; LANES]; cols],
             codes: vec![[0; LANES]; cols],
+            stays: Vec::new(),
             scale: vec![[0.0; LANES]; groups],
             offset: vec![[0.0; LANES]; groups],
             grids: vec![None; rows * self.blocks],
@@ -124,6 +150,17 @@ impl Chunk<'_> {
             self.set_grid(&mut tile, i / self.blocks, i % self.blocks, grid);
         }
         tile
+    }
+
+    /// Which weights of some rows stay.
+    fn stays(&self, mask: &BitMask, first: usize, rows: usize) -> Vec<Lanes> {
+        let mut out = vec![[0.0; LANES]; self.cols];
+        for l in 0..rows {
+            for (out, &c) in out.iter_mut().zip(self.hessian.order()) {
+                out[l] = f32::from(u8::from(mask.stays(first + l, c as usize)));
+            }
+        }
+        out
     }
 
     /// Rows side by side, column by column in the order of the Hessian.
@@ -250,11 +287,12 @@ impl Chunk<'_> {
         let spec = self.format.spec();
         let range = block * spec.block..(block + 1) * spec.block;
         let mut x = Vec::with_capacity(tile.rows * spec.block);
+        let stays = |row: usize, c: usize| tile.stays.get(range.start + c).is_none_or(|stays| stays[row] != 0.0);
         for row in 0..tile.rows {
-            x.extend(tile.w[range.clone()].iter().zip(&tile.errors[range.clone()]).map(|(w, e)| {
+            x.extend(tile.w[range.clone()].iter().zip(&tile.errors[range.clone()]).enumerate().map(|(c, (w, e))| {
                 let current = w[row] - e[row];
                 // It may run away on a hostile Hessian; the row's loss then speaks against it.
-                if current.is_finite() { current.clamp(-spec.max_abs, spec.max_abs) } else { 0.0 }
+                if current.is_finite() && stays(row, c) { current.clamp(-spec.max_abs, spec.max_abs) } else { 0.0 }
             }));
         }
         let mut grids = vec![Grid::single(spec.block, 0.0, 0.0, self.levels); tile.rows];
@@ -274,6 +312,7 @@ impl Chunk<'_> {
                 scale: &tile.scale,
                 offset: &tile.offset,
                 levels: self.levels,
+                stays: part(&tile.stays, c.clone()),
                 errors: &mut tile.errors[c.clone()],
                 codes: &mut tile.codes[c.clone()],
             };
@@ -295,4 +334,9 @@ impl Chunk<'_> {
             }
         }
     }
+}
+
+/// Some columns of what may be empty.
+pub(super) fn part(stays: &[Lanes], c: Range<usize>) -> &[Lanes] {
+    stays.get(c).unwrap_or_default()
 }

@@ -62,7 +62,7 @@ fn all(linears: &[&PassRecord], grids: &[&str]) -> usize {
     linears.len() + grids.iter().filter(|name| !seen.contains(*name)).count()
 }
 
-fn name(linear: &PassRecord) -> String {
+pub(super) fn name(linear: &PassRecord) -> String {
     match linear.expert {
         None => linear.tensors[0].clone(),
         Some(expert) => format!("{} expert {expert}", linear.tensors[0]),

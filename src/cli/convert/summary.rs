@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aurora_quantizers::spec::Kind;
 
-use super::{scaled, solved};
+use super::{pruned, scaled, solved};
 use crate::cli::args::Common;
 use crate::cli::ui;
 use crate::plan::{Plan, TensorPlan};
@@ -116,7 +116,9 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
     }
     let grids = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
     let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
-    solved::lines(&record.method, &record.passes, &grids).iter().for_each(|line| ui::message(common, line));
+    let (zeros, rest): (Vec<_>, Vec<_>) = record.passes.iter().cloned().partition(pruned::is_one);
+    pruned::lines(&zeros).iter().for_each(|line| ui::message(common, line));
+    solved::lines(&record.method, &rest, &grids).iter().for_each(|line| ui::message(common, line));
     ui::notes(common, &record.notes);
     if common.verbose && !record.dry_run {
         for t in &record.tensors {

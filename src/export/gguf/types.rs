@@ -14,6 +14,8 @@ pub(super) fn assign(request: &Request, source: &dyn TensorSource, weights: &Wei
     let quantised = source.tensors().iter().find_map(|t| t.packed.as_deref());
     let usual = match quantised {
         Some(_) => KEEP,
+        None if request.choosing.pruned == Some(true) => "q4_0",
+        None if request.choosing.pruned == Some(false) => "f16",
         None if request.choosing.method => "q4_k_m",
         None => "q8_0",
     };

@@ -1,0 +1,149 @@
+//! The best values of what stays: least squares on the survivors of a mask, row by row.
+//!
+//! Of all weights V that are zero where the mask says so, those with the least loss (W - V) H (W - V)^T solve normal
+//! equations in the survivors of each row. Conjugate gradients find them (as ALPS does, Meng et al. 2024, section 3.2):
+//! a round is one product with H for all rows, and every round lowers the loss.
+
+use ndarray::{ArrayView2, ArrayViewMut2};
+use rayon::prelude::*;
+
+use super::Hessian;
+use super::kernels::{LANES, Lanes};
+use super::lanes::{Columns, Factored};
+use crate::BitMask;
+use crate::view::{elements, elements_mut};
+
+/// What least squares found.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Refit {
+    /// e H e^T of every row before, in the units of the Hessian.
+    pub before: Vec<f64>,
+    /// The same after.
+    pub after: Vec<f64>,
+}
+
+/// Gives what stays of `values` its best values, beginning with those that it has. A row whose loss would not fall is
+/// left as it is.
+///
+/// `w`: the weights as they were, `[rows, channels]`; `values`: `[rows, channels]`, zero where the mask says so.
+/// `rounds`: of conjugate gradients.
+///
+/// # Panics
+/// If shapes differ, or rows do not lie [one after the other](crate::view).
+pub fn refit(
+    w: ArrayView2<'_, f32>,
+    mask: &BitMask,
+    hessian: &Hessian,
+    rounds: usize,
+    values: ArrayViewMut2<'_, f32>,
+) -> Refit {
+    let (rows, cols) = w.dim();
+    assert_eq!(cols, hessian.channels(), "columns of the weights and channels of the Hessian");
+    assert_eq!((mask.rows(), mask.cols()), (rows, cols), "a mask for the weights");
+    assert_eq!(values.dim(), (rows, cols), "values for the weights");
+    let factored = Factored::new(hessian);
+    let tiles = elements(w).par_chunks(LANES * cols).zip(elements_mut(values).par_chunks_mut(LANES * cols));
+    let found: Vec<(Vec<f64>, Vec<f64>)> = tiles
+        .enumerate()
+        .map(|(i, (w, values))| {
+            let stays = stays(factored, mask, i * LANES, w.len() / cols);
+            tile(factored, w, &stays, rounds, values)
+        })
+        .collect();
+    let mut out = Refit::default();
+    for (before, after) in found {
+        out.before.extend(before);
+        out.after.extend(after);
+    }
+    out
+}
+
+/// One where a weight stays, zero where none does, of some rows.
+pub(super) fn stays(factored: Factored<'_>, mask: &BitMask, first: usize, rows: usize) -> Columns {
+    let mut stays = factored.zeros();
+    for l in 0..rows {
+        for (stays, &c) in stays.iter_mut().zip(factored.hessian.order()) {
+            stays[l] = f32::from(u8::from(mask.stays(first + l, c as usize)));
+        }
+    }
+    stays
+}
+
+fn tile(factored: Factored<'_>, w: &[f32], stays: &[Lanes], rounds: usize, values: &mut [f32]) -> (Vec<f64>, Vec<f64>) {
+    let rows = w.len() / factored.hessian.channels();
+    let (given, start) = (factored.load(w), factored.load(values));
+    let mut errors = given.clone();
+    errors.iter_mut().zip(&start).for_each(|(e, v)| e.iter_mut().zip(v).for_each(|(e, v)| *e -= v));
+    let first = factored.times(&errors);
+    let before = factored.losses(&errors, &first);
+    let mut now = start.clone();
+    descend(factored, stays, &first, rounds, &mut now);
+    // Errors anew, so that what is said of them is true of the weights and not of what rounds added up.
+    let mut errors = given;
+    errors.iter_mut().zip(&now).for_each(|(e, v)| e.iter_mut().zip(v).for_each(|(e, v)| *e -= v));
+    let mut after = factored.losses(&errors, &factored.times(&errors));
+    for l in 0..rows {
+        // NaN is no gain either.
+        let gains = after[l] < before[l];
+        if !gains {
+            after[l] = before[l];
+            now.iter_mut().zip(&start).for_each(|(now, start)| now[l] = start[l]);
+        }
+    }
+    factored.store(&now, values);
+    (before[..rows].to_vec(), after[..rows].to_vec())
+}
+
+/// Conjugate gradients with the diagonal as preconditioner, each row for itself. `slopes`: e (H + damping) at the start.
+fn descend(factored: Factored<'_>, stays: &[Lanes], slopes: &[Lanes], rounds: usize, values: &mut [Lanes]) {
+    let scale = by_diagonal(factored);
+    let dot = |a: &[Lanes], b: &[Lanes]| {
+        let mut sums = [0.0_f64; LANES];
+        for (a, b) in a.iter().zip(b) {
+            for l in 0..LANES {
+                sums[l] += f64::from(a[l]) * f64::from(b[l]);
+            }
+        }
+        sums
+    };
+    let masked =
+        |x: &[Lanes]| -> Columns { x.iter().zip(stays).map(|(x, m)| std::array::from_fn(|l| x[l] * m[l])).collect() };
+    let scaled = |x: &[Lanes]| -> Columns { x.iter().zip(&scale).map(|(x, by)| x.map(|x| x * by)).collect() };
+    let mut residual = masked(slopes);
+    let mut towards = scaled(&residual);
+    let mut size = dot(&residual, &towards);
+    for _ in 0..rounds {
+        let along = masked(&factored.times(&towards));
+        let curve = dot(&towards, &along);
+        let step: [f32; LANES] = std::array::from_fn(|l| ratio(size[l], curve[l]));
+        for (c, towards) in towards.iter().enumerate() {
+            for l in 0..LANES {
+                values[c][l] += step[l] * towards[l];
+                residual[c][l] -= step[l] * along[c][l];
+            }
+        }
+        let next = scaled(&residual);
+        let left = dot(&residual, &next);
+        let turn: [f32; LANES] = std::array::from_fn(|l| ratio(left[l], size[l]));
+        for (towards, next) in towards.iter_mut().zip(&next) {
+            for l in 0..LANES {
+                towards[l] = next[l] + turn[l] * towards[l];
+            }
+        }
+        size = left;
+    }
+}
+
+/// Zero where there is nothing left to gain.
+fn ratio(a: f64, b: f64) -> f32 {
+    if a > 0.0 && b > 0.0 { (a / b) as f32 } else { 0.0 }
+}
+
+/// One by the damped diagonal of H, in the order and units of the factor.
+fn by_diagonal(factored: Factored<'_>) -> Vec<f32> {
+    let hessian = factored.hessian;
+    let each = hessian.order().iter().map(|c| f64::from(hessian.importance()[*c as usize]) * hessian.unit());
+    let mut scale: Vec<f32> = each.map(|h| (1.0 / (h + hessian.damping())) as f32).collect();
+    scale.resize(factored.padded(), 0.0);
+    scale
+}

@@ -1,0 +1,64 @@
+//! Summary lines for pruning: how much is zero, what new values gained, and what was left whole.
+
+use std::collections::BTreeMap;
+
+use super::solved::{list, name};
+use crate::passes::prune::{WEIGHTS, ZEROS};
+use crate::record::PassRecord;
+
+/// Whether a record is one of pruning.
+pub(super) fn is_one(record: &PassRecord) -> bool {
+    crate::passes::PASSES.iter().any(|row| row.prunes && row.name == record.pass)
+}
+
+/// The lines, or none if nothing was pruned.
+pub(super) fn lines(all: &[PassRecord]) -> Vec<String> {
+    let Some(first) = all.first() else { return Vec::new() };
+    let sum = |fact: &str| all.iter().map(|r| r.count(fact)).sum::<u64>();
+    let (zeros, weights) = (sum(ZEROS), sum(WEIGHTS));
+    let matrices = all.iter().filter(|r| r.count(WEIGHTS) > 0).count();
+    let share = 100.0 * zeros as f64 / weights.max(1) as f64;
+    let ratios = all.iter().filter_map(|r| r.ratio()).filter(|ratio| *ratio > 0.0);
+    let (logs, n) = ratios.fold((0.0, 0), |(sum, n), ratio| (sum + ratio.ln(), n + 1));
+    let gain = match n {
+        0 => String::new(),
+        n => format!("; loss {:.2}x that of the same mask without new values", f64::exp(logs / f64::from(n))),
+    };
+    let mut lines = vec![format!(
+        "{}: {zeros} of {weights} weights of {matrices} matrices are zero ({share:.2} %){gain}",
+        first.pass
+    )];
+    let mut left: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for record in all.iter().filter(|r| r.count(WEIGHTS) == 0) {
+        left.entry(record.note.as_deref().unwrap_or("not pruned")).or_default().push(name(record));
+    }
+    lines.extend(left.into_iter().map(|(why, names)| format!("{why}: {}", list(&names))));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_added_up_and_what_stays_whole_is_named() {
+        let mut pruned = PassRecord::new("sparsegpt", Some(0), vec!["a".to_owned()]);
+        pruned.fact(ZEROS, 50);
+        pruned.fact(WEIGHTS, 100);
+        (pruned.before, pruned.after) = (Some(4.0), Some(1.0));
+        let whole = PassRecord {
+            note: Some("not pruned: no calibration token reached it".to_owned()),
+            expert: Some(3),
+            ..PassRecord::new("sparsegpt", Some(0), vec!["b".to_owned()])
+        };
+        assert_eq!(
+            lines(&[pruned, whole]),
+            [
+                "sparsegpt: 50 of 100 weights of 1 matrices are zero (50.00 %); loss 0.25x that of the same mask \
+                 without new values",
+                "not pruned: no calibration token reached it: b expert 3",
+            ]
+        );
+        assert!(lines(&[]).is_empty() && !is_one(&PassRecord::new("gptq", Some(0), Vec::new())));
+    }
+}
