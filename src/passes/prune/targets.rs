@@ -27,8 +27,8 @@ pub const SCOPE: Opt = Opt {
 pub const PRUNE: Opt = Opt {
     name: "prune",
     about: "Pruning: another sparsity for matrices whose name matches a regular expression, 0 to leave them whole; may \
-            be repeated, the first match wins. A matrix of experts, a router or the output matrix is pruned only if it \
-            is named here",
+            be repeated, the first match wins. Routers, embeddings and the output matrix are pruned only if they are \
+            named here",
     kind: OptKind::List { name: "PATTERN=SPARSITY", check: is_rule },
     default: "",
 };
