@@ -152,24 +152,24 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
 /// Says which tensors an index lists that no file has. The model does without them, or it would not be bound.
 fn not_needed(source: &dyn TensorSource) -> Option<String> {
     let (name, file) = source.promised().first_key_value()?;
-    let more = match source.promised().len() {
-        1 => String::new(),
-        n => format!(" and {} more tensors", n - 1),
-    };
-    let (name, file) = (printable(name), printable(file));
-    Some(format!("the index lists {name} ({file}){more}, which no file has; the model does not need it"))
+    let listed = and_more(&format!("{} ({})", printable(name), printable(file)), source.promised().len());
+    Some(format!("the index lists {listed}, which no file has; the model does not need it"))
 }
 
 /// Says which tensors of the checkpoint are not weights.
 fn idle(source: &dyn TensorSource) -> Option<String> {
-    let name = printable(source.idle().first()?);
-    let more = match source.idle().len() {
-        1 => " is a scale".to_owned(),
-        n => format!(" and {} more tensors are scales", n - 1),
-    };
+    let scales = and_more(&printable(source.idle().first()?), source.idle().len());
     Some(format!(
-        "{name}{more} of the cache of keys and values, or of attention in 8 bits; left out, weights do not need it"
+        "left out, because weights do not need it: {scales} (scales of a key-value cache or of 8-bit attention)"
     ))
+}
+
+/// The first of some tensors, and how many more there are.
+fn and_more(first: &str, count: usize) -> String {
+    match count {
+        1 => first.to_owned(),
+        n => format!("{first} and {} more tensors", n - 1),
+    }
 }
 
 impl Job {

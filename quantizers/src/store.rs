@@ -103,6 +103,11 @@ impl dyn Store + '_ {
         self.blocks().is_none_or(|blocks| blocks.encoders() != Encoders::Search)
     }
 
+    /// Whether a weight of zero is stored as exactly zero: always among floats.
+    pub fn has_zero(&self) -> bool {
+        self.blocks().is_none_or(|blocks| blocks.has_zero())
+    }
+
     /// Whether [`Scales::Search`] searches, and heeds importances.
     pub fn has_search(&self) -> bool {
         self.blocks().is_some_and(|blocks| blocks.encoders() != Encoders::Reference)

@@ -237,7 +237,7 @@ fn methods_are_better_the_more_they_look_at() {
         magnitude.indexed_iter_mut().for_each(|((r, c), w)| *w = if mask.stays(r, c) { *w } else { 0.0 });
         let (_, wanda) = wanda_mask(&w, &h, sparsity);
         let solved = gptq::prune(w.view(), &hessian, sparsity);
-        let (mask, mut pulled) = gptq::admm(w.view(), h.view(), sparsity, 24).unwrap();
+        let (mask, mut pulled) = gptq::Admm::prepare(h.view()).unwrap().prune(w.view(), sparsity, 24);
         let raw = of(&pulled);
         assert!(raw < of(&solved.weights), "{sparsity}: {raw}");
         gptq::refit(w.view(), &mask, &hessian, 10, pulled.view_mut());

@@ -1,6 +1,5 @@
 //! What the words of a recipe stand for, and whether they go together. Reads no files but texts.
 
-use aurora_quantizers::Store;
 use aurora_quantizers::spec::Kind;
 use regex::Regex;
 
@@ -121,12 +120,11 @@ impl Asked {
     /// Where a file type would give a pruned matrix a type without an exact zero, as mixtures do to some, the matrix has
     /// the file type's base instead, if that has one.
     pub fn keep_zeros(&self, model: &Model, assigned: &mut Assigned) -> Result<()> {
-        let has_zero = |store: &dyn Store| store.blocks().is_none_or(|blocks| blocks.has_zero());
         let base = assigned.rules.file_type.base();
-        for targets in self.passes.iter().filter_map(|pass| pass.prunes()).filter(|_| has_zero(base)) {
+        for targets in self.passes.iter().filter_map(|pass| pass.prunes()).filter(|_| base.has_zero()) {
             let plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
             for (tensor, param) in plan.tensors.iter().zip(&model.graph.params) {
-                if targets.about(&model.graph, tensor.param).is_some() && !has_zero(tensor.store) {
+                if targets.about(&model.graph, tensor.param).is_some() && !tensor.store.has_zero() {
                     let name = Regex::new(&format!("^{}$", regex::escape(&param.name))).expect("an escaped name");
                     assigned.rules.overrides.push((name, base));
                 }
@@ -141,8 +139,7 @@ impl Asked {
             choice.check(graph)?;
             for reader in graph.sites().into_iter().flat_map(|site| site.readers) {
                 let (tensor, id) = (&plan.tensors[reader.weight.0], reader.weight);
-                let holds = tensor.store.blocks().is_none_or(|blocks| blocks.has_zero());
-                if choice.about(graph, id).is_some() && !holds {
+                if choice.about(graph, id).is_some() && !tensor.store.has_zero() {
                     let what = format!(
                         "{} would be {}, which has no exact zero: pruned weights would come back as small numbers. \
                          Choose a `type` that has (q4_0, q5_0, q8_0, q6_k, q3_k_s, mxfp4, f16), or leave the matrix \

@@ -6,6 +6,7 @@ use std::time::Instant;
 use aurora_quantizers::SiteStats;
 use aurora_quantizers::gptq::{self, Hessian, Order};
 
+use super::hessian::{factored, products};
 use super::{BlockState, Log, Needs, Pass, PassRow, RTN, StatsKind};
 use crate::Result;
 use crate::model::{Reader, Role};
@@ -121,16 +122,8 @@ fn leave(block: &BlockState<'_>, reader: Reader, tokens: u64, why: &str, log: &m
 impl Gptq {
     /// The Hessian of what some readers saw and its shrinkage, or why there is none.
     fn hessian(&self, stats: &SiteStats) -> std::result::Result<(Hessian, f64), String> {
-        let Some(gram) = stats.gram().filter(|_| stats.tokens() > 0) else {
-            return Err("no calibration token reached it".to_owned());
-        };
-        let mut h = gram.to_square(1.0 / stats.tokens() as f64);
-        let shrinkage = gptq::shrink(h.view_mut(), stats.tokens());
-        if shrinkage == 1.0 {
-            return Err(format!("{} tokens are too few for {} input channels", stats.tokens(), stats.width()));
-        }
-        let hessian = Hessian::prepare(h.view(), self.damp, self.options.order).map_err(|e| e.to_string())?;
-        Ok((hessian, shrinkage))
+        let (h, shrinkage) = products(stats)?;
+        Ok((factored(&h, self.damp, self.options.order)?, shrinkage))
     }
 
     fn linear(

@@ -8,6 +8,7 @@ pub(crate) mod awq;
 mod block;
 mod clip;
 pub(crate) mod gptq;
+mod hessian;
 mod pass;
 pub(crate) mod prune;
 mod rtn;

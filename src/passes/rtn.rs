@@ -4,7 +4,7 @@
 
 use aurora_quantizers::gptq::{self, Guess};
 use aurora_quantizers::spec::Kind;
-use aurora_quantizers::{Care, Scales, Scan, matrix, matrix_mut, par, scan};
+use aurora_quantizers::{Care, Scales, Scan, matrix, matrix_mut, par, prune, scan};
 use ndarray::Array2;
 use rayon::prelude::*;
 
@@ -114,7 +114,6 @@ pub(super) fn encode(
         guess = Guess::of(sample, importance, Care::Full);
     }
     let step = par::rows_for(par::CHUNK_WEIGHTS, cols);
-    let ones = vec![1.0; cols];
     let mut bytes = vec![0; rows * row_bytes];
     let scans = bytes.par_chunks_mut(step * row_bytes).enumerate().map_init(Vec::new, |values, (i, bytes)| {
         let some = i * step..(i * step + bytes.len() / row_bytes);
@@ -122,18 +121,9 @@ pub(super) fn encode(
         block.rows(linear, some, matrix_mut(values, cols));
         let seen = scan(values);
         if seen.check(store.spec()).is_ok() {
-            match (&guess, store.blocks()) {
-                _ if mask.is_some() => {
-                    // What is zero counts nothing in the search for scales.
-                    let mut own = vec![1.0; cols];
-                    let rows = values.chunks_exact(cols).zip(bytes.chunks_exact_mut(row_bytes)).enumerate();
-                    for (row, (values, bytes)) in rows {
-                        own.copy_from_slice(importance.unwrap_or(&ones));
-                        mask.iter().for_each(|mask| mask.apply(i * step + row, &mut own));
-                        store.encode(values, Scales::Search(Some(&own)), bytes);
-                    }
-                }
-                (Some(guess), Some(blocks)) => guess.encode(blocks, matrix(values, cols), importance, bytes),
+            match (mask, &guess, store.blocks()) {
+                (Some(mask), ..) => prune::encode(store, values, (mask, i * step), importance, bytes),
+                (_, Some(guess), Some(blocks)) => guess.encode(blocks, matrix(values, cols), importance, bytes),
                 _ => store.encode(values, Scales::Search(importance), bytes),
             }
         }

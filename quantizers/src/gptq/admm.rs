@@ -22,41 +22,59 @@ const RHO: f64 = 1.0;
 /// Least |x_j| beside the root mean square over channels: a channel without input has weights, too.
 const FLOOR: f64 = 1e-4;
 
-/// Chooses what stays of each row, and gives it values for which least squares need little more. `w`: `[rows, cols]`;
-/// `h`: E\[x x^T\], `[cols, cols]`. `rounds`: of which the first three quarters raise the share that goes.
-///
-/// # Errors
-/// As [`Hessian::prepare`].
-///
-/// # Panics
-/// If shapes do not belong together, rows do not lie [one after the other](crate::view), or a pattern does not divide
-/// them.
-pub fn admm(
-    w: ArrayView2<'_, f32>,
-    h: ArrayView2<'_, f32>,
-    sparsity: Sparsity,
-    rounds: usize,
-) -> Result<(BitMask, Array2<f32>), NumError> {
-    let (rows, cols) = w.dim();
-    assert_eq!(h.dim(), (cols, cols), "a Hessian for the columns");
-    assert!(sparsity.divides(cols), "{sparsity} in rows of {cols}");
-    let mean = h.diag().iter().map(|d| f64::from(*d)).sum::<f64>() / cols.max(1) as f64;
-    let norms: Vec<f64> = h.diag().iter().map(|d| f64::from(*d).sqrt().max(FLOOR * mean.sqrt())).collect();
-    let mut scaled = h.to_owned();
-    scaled.indexed_iter_mut().for_each(|((i, j), h)| *h = (f64::from(*h) / (norms[i] * norms[j])) as f32);
-    let hessian = Hessian::prepare(scaled.view(), RIDGE + RHO, Order::Natural)?.without_products();
-    drop(scaled);
-    let factored = Factored::new(&hessian);
-    let norms: Vec<f32> = norms.iter().map(|norm| *norm as f32).collect();
-    let (mut weights, mut stays) = (Array2::zeros((rows, cols)), vec![true; rows * cols]);
-    let each = elements_mut(weights.view_mut()).par_chunks_mut(LANES * cols).zip(stays.par_chunks_mut(LANES * cols));
-    each.zip(elements(w).par_chunks(LANES * cols)).for_each(|((values, stays), w)| {
-        values.copy_from_slice(w);
-        values.chunks_exact_mut(cols).for_each(|row| row.iter_mut().zip(&norms).for_each(|(w, norm)| *w *= norm));
-        tile(factored, sparsity, rounds, values, stays);
-        values.chunks_exact_mut(cols).for_each(|row| row.iter_mut().zip(&norms).for_each(|(w, norm)| *w /= norm));
-    });
-    Ok((BitMask::pack(rows, cols, &stays), weights))
+/// The inputs of some matrices, prepared for pruning all of them.
+#[derive(Debug, Clone)]
+pub struct Admm {
+    /// Of channels in units of their size.
+    hessian: Hessian,
+    /// |x_j|.
+    norms: Vec<f32>,
+}
+
+impl Admm {
+    /// Scales and factors H. `h`: E\[x x^T\], `[n, n]`.
+    ///
+    /// # Errors
+    /// As [`Hessian::prepare`].
+    ///
+    /// # Panics
+    /// If `h` is not square.
+    pub fn prepare(h: ArrayView2<'_, f32>) -> Result<Admm, NumError> {
+        assert_eq!(h.nrows(), h.ncols(), "rows and columns of a Hessian");
+        let mean = h.diag().iter().map(|d| f64::from(*d)).sum::<f64>() / h.ncols().max(1) as f64;
+        let norms: Vec<f64> = h.diag().iter().map(|d| f64::from(*d).sqrt().max(FLOOR * mean.sqrt())).collect();
+        let mut scaled = h.to_owned();
+        scaled.indexed_iter_mut().for_each(|((i, j), h)| *h = (f64::from(*h) / (norms[i] * norms[j])) as f32);
+        let hessian = Hessian::prepare(scaled.view(), RIDGE + RHO, Order::Natural)?.without_products();
+        Ok(Admm { hessian, norms: norms.iter().map(|norm| *norm as f32).collect() })
+    }
+
+    /// Chooses what stays of each row, and gives it values for which least squares need little more. `w`:
+    /// `[rows, channels]`. `rounds`: of which the first three quarters raise the share that goes.
+    ///
+    /// # Panics
+    /// If `w` has another number of columns or not its rows [one after the other](crate::view), or a pattern does not
+    /// divide them.
+    pub fn prune(&self, w: ArrayView2<'_, f32>, sparsity: Sparsity, rounds: usize) -> (BitMask, Array2<f32>) {
+        let (rows, cols) = w.dim();
+        assert_eq!(cols, self.norms.len(), "columns of the weights and channels of the Hessian");
+        assert!(sparsity.divides(cols), "{sparsity} in rows of {cols}");
+        let factored = Factored::new(&self.hessian);
+        let (mut weights, mut stays) = (Array2::zeros((rows, cols)), vec![true; rows * cols]);
+        let each = elements_mut(weights.view_mut()).par_chunks_mut(LANES * cols);
+        let each = each.zip(stays.par_chunks_mut(LANES * cols)).zip(elements(w).par_chunks(LANES * cols));
+        each.for_each(|((values, stays), w)| {
+            let scale = |values: &mut [f32], by: fn(f32, f32) -> f32| {
+                let rows = values.chunks_exact_mut(cols);
+                rows.for_each(|row| row.iter_mut().zip(&self.norms).for_each(|(w, norm)| *w = by(*w, *norm)));
+            };
+            values.copy_from_slice(w);
+            scale(values, |w, norm| w * norm);
+            tile(factored, sparsity, rounds, values, stays);
+            scale(values, |w, norm| w / norm);
+        });
+        (BitMask::pack(rows, cols, &stays), weights)
+    }
 }
 
 /// Sixteen rows. `values`: the scaled weights; become those that stay.

@@ -7,6 +7,7 @@ use super::Hessian;
 use super::factor::{SIDE, panels};
 use super::kernels::{self, LANES, Lanes};
 use super::triangle;
+use crate::BitMask;
 use crate::simd::Isa;
 
 /// Sixteen rows, column by column in the order of the Hessian, with zeros up to a whole number of cells.
@@ -43,6 +44,17 @@ impl<'a> Factored<'a> {
             }
         }
         out
+    }
+
+    /// One where a weight stays, zero where none does, of some rows.
+    pub fn stays(self, mask: &BitMask, first: usize, rows: usize) -> Columns {
+        let mut stays = self.zeros();
+        for l in 0..rows {
+            for (stays, &c) in stays.iter_mut().zip(self.hessian.order()) {
+                stays[l] = f32::from(u8::from(mask.stays(first + l, c as usize)));
+            }
+        }
+        stays
     }
 
     /// Back to rows.
@@ -122,17 +134,20 @@ impl<'a> Factored<'a> {
         }
     }
 
-    /// The loss of each error row, e H e^T in the units of H, from e (H + damping).
-    pub fn losses(self, errors: &[Lanes], times: &[Lanes]) -> [f64; LANES] {
-        let mut sums = [0.0; LANES];
-        let damping = self.hessian.damping();
-        for (e, t) in errors.iter().zip(times) {
+    /// For the errors e = `given` less `values`: e (H + damping) in the units of the factor, and every row's loss
+    /// e H e^T in the units of H.
+    pub fn slopes(self, given: &[Lanes], values: &[Lanes]) -> (Columns, [f64; LANES]) {
+        let mut errors = given.to_vec();
+        subtract(&mut errors, values);
+        let slopes = self.times(&errors);
+        let (mut sums, damping) = ([0.0; LANES], self.hessian.damping());
+        for (e, slope) in errors.iter().zip(&slopes) {
             for l in 0..LANES {
                 let e = f64::from(e[l]);
-                sums[l] += e * f64::from(t[l]) - damping * e * e;
+                sums[l] += e * f64::from(slope[l]) - damping * e * e;
             }
         }
-        sums.map(|sum| if sum < 0.0 { 0.0 } else { sum / self.hessian.unit() })
+        (slopes, sums.map(|sum| if sum < 0.0 { 0.0 } else { sum / self.hessian.unit() }))
     }
 }
 

@@ -27,12 +27,12 @@ mod triangle;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
-pub use admm::admm;
+pub use admm::Admm;
 pub use guess::{Guess, Sample, Strip, sample};
 pub use hessian::{Hessian, Preparation};
 pub use options::{Order, RowLoss, SolveOptions, Solved};
 pub use prune::{Pruned, prune};
-pub use refit::{Refit, refit};
+pub use refit::{Refit, losses, refit};
 pub use shrink::shrink;
 
 use crate::view::elements;

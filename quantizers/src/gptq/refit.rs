@@ -22,6 +22,21 @@ pub struct Refit {
     pub after: Vec<f64>,
 }
 
+/// e H e^T of every row of `w` less `values`, both `[rows, channels]`, in the units of the Hessian.
+///
+/// # Panics
+/// If shapes differ, or rows do not lie [one after the other](crate::view).
+pub fn losses(w: ArrayView2<'_, f32>, values: ArrayView2<'_, f32>, hessian: &Hessian) -> Vec<f64> {
+    assert!(w.dim() == values.dim() && w.ncols() == hessian.channels(), "weights, values and channels");
+    let (factored, part) = (Factored::new(hessian), LANES * w.ncols());
+    let tiles = elements(w).par_chunks(part).zip(elements(values).par_chunks(part));
+    let each = tiles.flat_map_iter(|(w, values)| {
+        let (_, losses) = factored.slopes(&factored.load(w), &factored.load(values));
+        losses.into_iter().take(w.len() / hessian.channels())
+    });
+    each.collect()
+}
+
 /// Gives what stays of `values` its best values, beginning with those that it has. A row whose loss would not fall is
 /// left as it is.
 ///
@@ -46,7 +61,7 @@ pub fn refit(
     let found: Vec<(Vec<f64>, Vec<f64>)> = tiles
         .enumerate()
         .map(|(i, (w, values))| {
-            let stays = stays(factored, mask, i * LANES, w.len() / cols);
+            let stays = factored.stays(mask, i * LANES, w.len() / cols);
             tile(factored, w, &stays, rounds, values)
         })
         .collect();
@@ -58,30 +73,14 @@ pub fn refit(
     out
 }
 
-/// One where a weight stays, zero where none does, of some rows.
-pub(super) fn stays(factored: Factored<'_>, mask: &BitMask, first: usize, rows: usize) -> Columns {
-    let mut stays = factored.zeros();
-    for l in 0..rows {
-        for (stays, &c) in stays.iter_mut().zip(factored.hessian.order()) {
-            stays[l] = f32::from(u8::from(mask.stays(first + l, c as usize)));
-        }
-    }
-    stays
-}
-
 fn tile(factored: Factored<'_>, w: &[f32], stays: &[Lanes], rounds: usize, values: &mut [f32]) -> (Vec<f64>, Vec<f64>) {
     let rows = w.len() / factored.hessian.channels();
     let (given, start) = (factored.load(w), factored.load(values));
-    let mut errors = given.clone();
-    errors.iter_mut().zip(&start).for_each(|(e, v)| e.iter_mut().zip(v).for_each(|(e, v)| *e -= v));
-    let first = factored.times(&errors);
-    let before = factored.losses(&errors, &first);
+    let (first, before) = factored.slopes(&given, &start);
     let mut now = start.clone();
     descend(factored, stays, &first, rounds, &mut now);
     // Errors anew, so that what is said of them is true of the weights and not of what rounds added up.
-    let mut errors = given;
-    errors.iter_mut().zip(&now).for_each(|(e, v)| e.iter_mut().zip(v).for_each(|(e, v)| *e -= v));
-    let mut after = factored.losses(&errors, &factored.times(&errors));
+    let (_, mut after) = factored.slopes(&given, &now);
     for l in 0..rows {
         // NaN is no gain either.
         let gains = after[l] < before[l];

@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use super::factor::panels;
 use super::kernels::{self, LANES, Lanes, Panel};
+use super::lanes::Factored;
 use super::{Hessian, Order, RowLoss, SolveOptions, Solved};
 use crate::grid::Levels;
+use crate::prune;
 use crate::simd::Isa;
 use crate::{BitMask, BlockFormat, Care, Grid, Scales};
 
@@ -56,7 +58,7 @@ pub(super) fn solve(
     let cols = hessian.channels();
     match mask {
         None => format.encode(w, Scales::Search(Some(hessian.importance())), out),
-        Some((mask, first)) => nearest(format, w, mask, first, hessian, out),
+        Some(mask) => prune::encode(format, w, mask, Some(hessian.importance()), out),
     }
     let chunk = Chunk::new(format, hessian, out);
     let row_bytes = out.len() / (w.len() / cols);
@@ -64,7 +66,7 @@ pub(super) fn solve(
         w.chunks(LANES * cols).zip(out.chunks(LANES * row_bytes)).map(|(w, nearest)| chunk.load(w, nearest)).collect();
     if let Some((mask, first)) = mask {
         for (i, tile) in tiles.iter_mut().enumerate() {
-            tile.stays = chunk.stays(mask, first + i * LANES, tile.rows);
+            tile.stays = chunk.factored().stays(mask, first + i * LANES, tile.rows);
         }
     }
     chunk.multiply(&mut tiles);
@@ -92,20 +94,6 @@ pub(super) fn solve(
     result
 }
 
-/// Rounds to nearest, row by row: what goes is zero, and counts nothing in the search for scales.
-fn nearest(format: &dyn BlockFormat, w: &[f32], mask: &BitMask, first: usize, hessian: &Hessian, out: &mut [u8]) {
-    let cols = hessian.channels();
-    let row_bytes = out.len() / (w.len() / cols);
-    let (mut row, mut importance) = (vec![0.0; cols], vec![0.0; cols]);
-    for (i, (w, out)) in w.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes)).enumerate() {
-        row.copy_from_slice(w);
-        importance.copy_from_slice(hessian.importance());
-        mask.apply(first + i, &mut row);
-        mask.apply(first + i, &mut importance);
-        format.encode(&row, Scales::Search(Some(&importance)), out);
-    }
-}
-
 impl<'a> Chunk<'a> {
     /// `bytes`: begins with a block; any tells how a format's groups and levels are.
     fn new(format: &'a dyn BlockFormat, hessian: &'a Hessian, bytes: &[u8]) -> Self {
@@ -125,6 +113,10 @@ impl<'a> Chunk<'a> {
 }
 
 impl Chunk<'_> {
+    fn factored(&self) -> Factored<'_> {
+        Factored { hessian: self.hessian, isa: self.isa }
+    }
+
     /// A tile of `w` on the grids of the bytes, with the errors that they have.
     fn load(&self, w: &[f32], bytes: &[u8]) -> Tile {
         let (cols, spec) = (self.cols, self.format.spec());
@@ -135,8 +127,8 @@ impl Chunk<'_> {
         errors.iter_mut().zip(w).for_each(|(v, w)| *v = w - *v);
         let mut tile = Tile {
             rows,
-            w: self.lanes(w),
-            errors: self.lanes(&errors),
+            w: self.factored().load(w),
+            errors: self.factored().load(&errors),
             work: vec![[0.0; LANES]; cols],
             codes: vec![[0; LANES]; cols],
             stays: Vec::new(),
@@ -150,28 +142,6 @@ impl Chunk<'_> {
             self.set_grid(&mut tile, i / self.blocks, i % self.blocks, grid);
         }
         tile
-    }
-
-    /// Which weights of some rows stay.
-    fn stays(&self, mask: &BitMask, first: usize, rows: usize) -> Vec<Lanes> {
-        let mut out = vec![[0.0; LANES]; self.cols];
-        for l in 0..rows {
-            for (out, &c) in out.iter_mut().zip(self.hessian.order()) {
-                out[l] = f32::from(u8::from(mask.stays(first + l, c as usize)));
-            }
-        }
-        out
-    }
-
-    /// Rows side by side, column by column in the order of the Hessian.
-    fn lanes(&self, x: &[f32]) -> Vec<Lanes> {
-        let mut out = vec![[0.0; LANES]; self.cols];
-        for (l, row) in x.chunks_exact(self.cols).enumerate() {
-            for (out, &c) in out.iter_mut().zip(self.hessian.order()) {
-                out[l] = row[c as usize];
-            }
-        }
-        out
     }
 
     pub(super) fn set_grid(&self, tile: &mut Tile, row: usize, block: usize, grid: Grid) {

@@ -4,10 +4,12 @@
 //! [`select`] which. Methods that look at the Hessian choose and correct at once
 //! ([`gptq::prune`](crate::gptq::prune)); [`gptq::refit`](crate::gptq::refit) finds, for any mask, the best values of what stays.
 
+mod encode;
 mod score;
 mod select;
 mod sparsity;
 
+pub use encode::encode;
 pub use score::{magnitude, ria, wanda};
 pub use select::{Scope, select};
 pub use sparsity::{Sparsity, SparsityError};

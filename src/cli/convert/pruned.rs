@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::solved::{list, name};
+use super::solved::{list, mean_ratio, name};
 use crate::passes::prune::{WEIGHTS, ZEROS};
 use crate::record::PassRecord;
 
@@ -18,14 +18,10 @@ pub(super) fn lines(all: &[PassRecord]) -> Vec<String> {
     let (zeros, weights) = (sum(ZEROS), sum(WEIGHTS));
     let matrices = all.iter().filter(|r| r.count(WEIGHTS) > 0).count();
     let share = 100.0 * zeros as f64 / weights.max(1) as f64;
-    let ratios = all.iter().filter_map(|r| r.ratio()).filter(|ratio| *ratio > 0.0);
-    let (logs, n) = ratios.fold((0.0, 0), |(sum, n), ratio| (sum + ratio.ln(), n + 1));
-    let gain = match n {
-        0 => String::new(),
-        n => format!("; loss {:.2}x that of the same mask without new values", f64::exp(logs / f64::from(n))),
-    };
+    let gain = mean_ratio(all.iter()).map(|r| format!("; loss {r:.2}x that of the same mask without new values"));
+    let gain = gain.unwrap_or_default();
     let mut lines = vec![format!(
-        "{}: {zeros} of {weights} weights of {matrices} matrices are zero ({share:.2} %){gain}",
+        "{}: {zeros} of {weights} weights are zero ({share:.2} %; matrices: {matrices}){gain}",
         first.pass
     )];
     let mut left: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -54,7 +50,7 @@ mod tests {
         assert_eq!(
             lines(&[pruned, whole]),
             [
-                "sparsegpt: 50 of 100 weights of 1 matrices are zero (50.00 %); loss 0.25x that of the same mask \
+                "sparsegpt: 50 of 100 weights are zero (50.00 %; matrices: 1); loss 0.25x that of the same mask \
                  without new values",
                 "not pruned: no calibration token reached it: b expert 3",
             ]

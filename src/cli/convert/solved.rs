@@ -17,13 +17,9 @@ pub fn lines(method: &str, records: &[PassRecord], grids: &[&str]) -> Vec<String
     }
     let mut lines = Vec::new();
     let solved: Vec<&&PassRecord> = linears.iter().filter(|l| l.after.is_some()).collect();
-    let ratios = solved.iter().filter_map(|l| l.ratio()).filter(|ratio| *ratio > 0.0);
-    let (sum, n) = ratios.fold((0.0, 0), |(sum, n), ratio| (sum + ratio.ln(), n + 1));
-    let ratio = if n > 0 {
-        format!("; loss {:.2}x that of rounding to nearest (geometric mean)", f64::exp(sum / f64::from(n)))
-    } else {
-        String::new()
-    };
+    let ratio = mean_ratio(solved.iter().copied().copied());
+    let ratio =
+        ratio.map(|r| format!("; loss {r:.2}x that of rounding to nearest (geometric mean)")).unwrap_or_default();
     lines.push(format!("{method}: {} of {} matrices solved{ratio}", solved.len(), all(&linears, grids)));
     let mut left: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for linear in linears.iter().filter(|l| l.after.is_none()) {
@@ -54,6 +50,13 @@ pub fn lines(method: &str, records: &[PassRecord], grids: &[&str]) -> Vec<String
         }
     }
     lines
+}
+
+/// The geometric mean of what losses became relative to what they were, where both are known.
+pub(super) fn mean_ratio<'r>(records: impl Iterator<Item = &'r PassRecord>) -> Option<f64> {
+    let ratios = records.filter_map(PassRecord::ratio).filter(|ratio| *ratio > 0.0);
+    let (sum, n) = ratios.fold((0.0, 0), |(sum, n), ratio| (sum + ratio.ln(), n + 1));
+    (n > 0).then(|| f64::exp(sum / f64::from(n)))
 }
 
 /// Number of matrices on a grid, counting each expert's.

@@ -1,39 +1,32 @@
 //! The smallest weights go (Han et al. 2015). Needs no text.
 
-use aurora_quantizers::prune::{magnitude, select};
+use aurora_quantizers::SiteStats;
+use aurora_quantizers::prune::{Scope, magnitude, select};
 
-use super::shared::{Outcome, prune};
+use super::shared::{Decide, Outcome, Pruner};
 use super::targets::{PRUNE, SCOPE, SPARSITY, Targets};
-use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
-use crate::Result;
+use super::{PassRow, StatsKind};
 
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
-    name: "magnitude",
+    name: NAME,
     about: "prunes the smallest weights; needs no text",
     options: &[SPARSITY, SCOPE, PRUNE],
     solves: false,
     for_codes: false,
     compensates: false,
     prunes: true,
-    make: |options, _| Box::new(Magnitude(Targets::of(options, true))),
+    make: |options, _| {
+        let targets = Targets::of(options, true);
+        Box::new(Pruner { name: NAME, stats: StatsKind::None, targets, prepare })
+    },
 };
 
-struct Magnitude(Targets);
+const NAME: &str = "magnitude";
 
-impl Pass for Magnitude {
-    fn needs(&self) -> Needs {
-        StatsKind::None.into()
-    }
-
-    fn prunes(&self) -> Option<&Targets> {
-        Some(&self.0)
-    }
-
-    fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()> {
-        prune(block, &self.0, ROW.name, log, &mut |w, _, sparsity| {
-            let scores: Vec<f32> = w.iter().map(|w| magnitude(*w)).collect();
-            Ok(Outcome { mask: select(&scores, w.ncols(), sparsity, self.0.scope), values: None, losses: None })
-        })
-    }
+fn prepare(_: &SiteStats, scope: Scope) -> Result<Decide, String> {
+    Ok(Box::new(move |w, sparsity| {
+        let scores: Vec<f32> = w.iter().map(|w| magnitude(*w)).collect();
+        Ok(Outcome { mask: select(&scores, w.ncols(), sparsity, scope), values: None, losses: None })
+    }))
 }

@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-use aurora_quantizers::gptq::{self, Hessian, Order};
-use aurora_quantizers::prune::Sparsity;
+use aurora_quantizers::gptq::{self, Hessian};
+use aurora_quantizers::prune::{Scope, Sparsity};
 use aurora_quantizers::{BitMask, NumError, Scales, SiteStats, elements, scan};
 use ndarray::Array2;
 
 use super::targets::Targets;
-use super::{BlockState, Log};
-use crate::Result;
+use super::{BlockState, Log, Needs, Pass, StatsKind};
 use crate::model::Reader;
+use crate::passes::hessian::NO_TOKENS;
 use crate::record::PassRecord;
 
-/// Fact: weights that are zero now, and all of them.
+/// Fact: weights that are zero now.
 pub const ZEROS: &str = "zeros";
 /// Fact: all weights.
 pub const WEIGHTS: &str = "weights";
@@ -28,54 +28,91 @@ pub struct Outcome {
     pub losses: Option<(f64, f64)>,
 }
 
-/// Finds what becomes of a matrix as it stands, with the statistics of its inputs; or says why it stays whole.
-pub type Find<'f> = &'f mut dyn FnMut(&Array2<f32>, &SiteStats, Sparsity) -> std::result::Result<Outcome, String>;
+/// What becomes of a matrix as it stands; or why it stays whole.
+pub type Decide = Box<dyn Fn(&Array2<f32>, Sparsity) -> Result<Outcome, String>>;
 
-/// Prunes all matrices of a block.
-///
-/// # Errors
-/// If a weight is not finite, or the user wants to stop.
-pub fn prune(
-    block: &mut BlockState<'_>,
-    targets: &Targets,
-    name: &'static str,
-    log: &mut dyn Log,
-    find: Find<'_>,
-) -> Result<()> {
-    for site in 0..block.sites().len() {
-        for reader in block.sites()[site].site.readers.clone() {
-            let Some(sparsity) = targets.about(block.graph(), reader.weight) else { continue };
-            let started = Instant::now();
-            let param = block.graph().param(reader.weight);
-            log.begin(&param.name)?;
-            let stats = block.sites()[site].seen_by(reader.expert);
-            let mut record = PassRecord {
-                expert: reader.expert,
-                tokens: stats.tokens(),
-                ..PassRecord::new(name, param.block, vec![param.name.clone()])
-            };
-            let w = block.weights(reader);
-            let seen = scan(elements(w.view()));
-            if let Some(first) = seen.first {
-                let e = NumError::NotFinite { nan: seen.nan, inf: seen.inf, first };
-                return Err(block.error(reader, &e));
-            }
-            match find(&w, stats, sparsity) {
-                Ok(found) => {
-                    (record.before, record.after) = found.losses.unzip();
-                    record.fact("sparsity", sparsity.to_string());
-                    record.fact(ZEROS, w.len() - found.mask.count());
-                    record.fact(WEIGHTS, w.len());
-                    block.prune(reader, found.mask, found.values)?;
-                }
-                Err(why) => record.note = Some(format!("not pruned: {why}")),
-            }
-            record.seconds = started.elapsed().as_secs_f64();
-            log.done(record);
-        }
+/// A method: what it looks at, and how it decides.
+pub struct Pruner {
+    /// Its name.
+    pub name: &'static str,
+    /// The statistics that it needs.
+    pub stats: StatsKind,
+    /// What it prunes.
+    pub targets: Targets,
+    /// Prepares for all matrices that read the same inputs; or says why these stay whole.
+    pub prepare: fn(&SiteStats, Scope) -> Result<Decide, String>,
+}
+
+impl Pass for Pruner {
+    fn needs(&self) -> Needs {
+        self.stats.into()
     }
-    settle(block);
-    Ok(())
+
+    fn prunes(&self) -> Option<&Targets> {
+        Some(&self.targets)
+    }
+
+    fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> crate::Result<()> {
+        for site in 0..block.sites().len() {
+            let experts: Vec<Option<usize>> = block.sites()[site].stats.iter().map(|(e, _)| *e).collect();
+            for expert in experts {
+                let state = &block.sites()[site];
+                let readers = state.site.readers.iter().copied().filter(|r| r.expert == expert);
+                let about = |reader: Reader| Some((reader, self.targets.about(block.graph(), reader.weight)?));
+                let readers: Vec<(Reader, Sparsity)> = readers.filter_map(about).collect();
+                if readers.is_empty() {
+                    continue;
+                }
+                let stats = state.seen_by(expert);
+                let (tokens, decide) = (stats.tokens(), (self.prepare)(stats, self.targets.scope));
+                for (reader, sparsity) in readers {
+                    self.matrix(block, reader, sparsity, tokens, decide.as_ref(), log)?;
+                }
+            }
+        }
+        settle(block);
+        Ok(())
+    }
+}
+
+impl Pruner {
+    fn matrix(
+        &self,
+        block: &mut BlockState<'_>,
+        reader: Reader,
+        sparsity: Sparsity,
+        tokens: u64,
+        decide: Result<&Decide, &String>,
+        log: &mut dyn Log,
+    ) -> crate::Result<()> {
+        let started = Instant::now();
+        let param = block.graph().param(reader.weight);
+        log.begin(&param.name)?;
+        let mut record = PassRecord {
+            expert: reader.expert,
+            tokens,
+            ..PassRecord::new(self.name, param.block, vec![param.name.clone()])
+        };
+        let w = block.weights(reader);
+        let seen = scan(elements(w.view()));
+        if let Some(first) = seen.first {
+            let e = NumError::NotFinite { nan: seen.nan, inf: seen.inf, first };
+            return Err(block.error(reader, &e));
+        }
+        match decide.map_err(Clone::clone).and_then(|decide| decide(&w, sparsity)) {
+            Ok(found) => {
+                (record.before, record.after) = found.losses.unzip();
+                record.fact("sparsity", sparsity.to_string());
+                record.fact(ZEROS, w.len() - found.mask.count());
+                record.fact(WEIGHTS, w.len());
+                block.prune(reader, found.mask, found.values)?;
+            }
+            Err(why) => record.note = Some(format!("not pruned: {why}")),
+        }
+        record.seconds = started.elapsed().as_secs_f64();
+        log.done(record);
+        Ok(())
+    }
 }
 
 /// Matrices of floats get their bytes now: no later pass is about them, and new values would fill memory until the end.
@@ -99,35 +136,23 @@ fn settle(block: &mut BlockState<'_>) {
 ///
 /// # Errors
 /// If no token reached the matrix.
-pub fn norms(stats: &SiteStats) -> std::result::Result<Vec<f32>, String> {
+pub fn norms(stats: &SiteStats) -> Result<Vec<f32>, String> {
     match stats.tokens() {
-        0 => Err("no calibration token reached it".to_owned()),
+        0 => Err(NO_TOKENS.to_owned()),
         _ => Ok(stats.mean_sq().iter().map(|x| x.sqrt()).collect()),
     }
 }
 
-/// H, and its factor with columns in their natural order.
-///
-/// # Errors
-/// If no token reached the matrix, or H cannot be factored.
-pub fn hessian(stats: &SiteStats) -> std::result::Result<(Array2<f32>, Hessian), String> {
-    let gram = stats.gram().filter(|_| stats.tokens() > 0).ok_or("no calibration token reached it")?;
-    let mut h = gram.to_square(1.0 / stats.tokens() as f64);
-    if gptq::shrink(h.view_mut(), stats.tokens()) == 1.0 {
-        return Err(format!("{} tokens are too few for {} input channels", stats.tokens(), stats.width()));
-    }
-    let prepared = Hessian::prepare(h.view(), DAMP, Order::Natural).map_err(|e| e.to_string())?;
-    Ok((h, prepared))
-}
-
 /// Damping, as a share of H's mean diagonal: SparseGPT's.
-const DAMP: f64 = 0.01;
+pub const DAMP: f64 = 0.01;
 
-/// Zeros where a mask says so.
-pub fn masked(w: &Array2<f32>, mask: &BitMask) -> Array2<f32> {
-    let mut out = w.clone();
-    for (i, mut row) in out.rows_mut().into_iter().enumerate() {
+/// A mask with new values, and what both do to the outputs. `losses`: of the values, row by row.
+pub fn solved(w: &Array2<f32>, mask: BitMask, values: Array2<f32>, losses: &[f64], hessian: &Hessian) -> Outcome {
+    let mut plain = w.clone();
+    for (i, mut row) in plain.rows_mut().into_iter().enumerate() {
         mask.apply(i, row.as_slice_mut().expect("rows in order"));
     }
-    out
+    let before = gptq::losses(w.view(), plain.view(), hessian);
+    let losses = (before.iter().sum(), losses.iter().sum());
+    Outcome { mask, values: Some(values), losses: Some(losses) }
 }

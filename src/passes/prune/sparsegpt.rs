@@ -1,43 +1,35 @@
 //! Columns are pruned in order, and those behind make up for it (SparseGPT, Frantar & Alistarh 2023).
 
-use aurora_quantizers::gptq;
+use aurora_quantizers::SiteStats;
+use aurora_quantizers::gptq::{self, Order};
+use aurora_quantizers::prune::Scope;
 
-use super::shared::{Outcome, hessian, masked, prune};
+use super::shared::{DAMP, Decide, Pruner, solved};
 use super::targets::{PRUNE, SPARSITY, Targets};
-use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};
-use crate::Result;
+use super::{PassRow, StatsKind};
+use crate::passes::hessian::{factored, products};
 
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
-    name: "sparsegpt",
+    name: NAME,
     about: "prunes column by column, by the Hessian of the inputs; the weights that stay make up for it",
     options: &[SPARSITY, PRUNE],
     solves: false,
     for_codes: false,
     compensates: false,
     prunes: true,
-    make: |options, _| Box::new(SparseGpt(Targets::of(options, false))),
+    make: |options, _| {
+        let targets = Targets::of(options, false);
+        Box::new(Pruner { name: NAME, stats: StatsKind::Gram, targets, prepare })
+    },
 };
 
-struct SparseGpt(Targets);
+const NAME: &str = "sparsegpt";
 
-impl Pass for SparseGpt {
-    fn needs(&self) -> Needs {
-        StatsKind::Gram.into()
-    }
-
-    fn prunes(&self) -> Option<&Targets> {
-        Some(&self.0)
-    }
-
-    fn apply(&self, block: &mut BlockState<'_>, log: &mut dyn Log) -> Result<()> {
-        prune(block, &self.0, ROW.name, log, &mut |w, stats, sparsity| {
-            let (_, hessian) = hessian(stats)?;
-            let found = gptq::prune(w.view(), &hessian, sparsity);
-            let mut plain = masked(w, &found.mask);
-            let before = gptq::refit(w.view(), &found.mask, &hessian, 0, plain.view_mut()).before;
-            let losses = (before.iter().sum(), found.losses.iter().sum());
-            Ok(Outcome { mask: found.mask, values: Some(found.weights), losses: Some(losses) })
-        })
-    }
+fn prepare(stats: &SiteStats, _: Scope) -> Result<Decide, String> {
+    let hessian = factored(&products(stats)?.0, DAMP, Order::Natural)?;
+    Ok(Box::new(move |w, sparsity| {
+        let found = gptq::prune(w.view(), &hessian, sparsity);
+        Ok(solved(w, found.mask, found.weights, &found.losses, &hessian))
+    }))
 }
