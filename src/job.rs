@@ -26,6 +26,7 @@ use crate::error::printable;
 use crate::export::{self, Assigned, Contents, Prepared, Sink};
 use crate::model::Opened;
 use crate::pipeline::resume::Resume;
+use crate::pipeline::survey::Inputs;
 use crate::pipeline::{self, AfterBlocks, Rounding};
 use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Importance, Recipe};
@@ -225,8 +226,10 @@ impl Job {
             Some(statistics) => Some(statistics.find(model, self.data.as_ref(), &weights, &mut record.notes, watch)?),
             None => None,
         };
+        self.survey(&weights, watch)?;
         let tokens = self.data.as_ref().map_or(0, |data| data.samples.iter().map(Vec::len).sum::<usize>() as u64);
-        let watch = &Weighed::new(watch, &self.plan, &model.graph, self.asked.solves.then_some(tokens));
+        let tokens = self.asked.solves.then_some(tokens);
+        let watch = &Weighed::new(watch, &self.plan, &model.graph, tokens, self.asked.prunes);
         watch.begin(watch.all());
         let (solved, resume) = match self.asked.passes.is_empty() {
             true => (None, None),
@@ -265,6 +268,18 @@ impl Job {
         record.seconds = started.elapsed().as_secs_f64();
         record.peak_memory_bytes = memory::peak();
         Ok(record)
+    }
+
+    /// Finds out what pruning must know of all matrices first.
+    fn survey(&self, weights: &Weights<'_>, watch: &dyn Watch) -> Result<()> {
+        let surveys = self.asked.passes.iter().filter_map(|pass| pass.prunes());
+        for targets in surveys.filter(|targets| targets.survey().is_some()) {
+            let file = self.recipe.stats.as_deref().map(Imatrix::open).transpose()?;
+            let samples = self.data.as_ref().map(|data| Inputs::Samples(&data.samples));
+            let inputs = file.as_ref().map(Inputs::File).or(samples);
+            pipeline::survey::survey(targets, &self.opened.model, weights, inputs, watch)?;
+        }
+        Ok(())
     }
 
     /// Runs the passes block by block, and returns what is left to do.
@@ -443,7 +458,7 @@ mod tests {
         };
         let whole: f64 = (0..graph.params.len()).map(seconds).sum();
         let units = Units::default();
-        let weighed = Weighed::new(&units, &job.plan, graph, Some(tokens));
+        let weighed = Weighed::new(&units, &job.plan, graph, Some(tokens), false);
         // Blocks come first, whatever their place in the file.
         let (solved, rest): (Vec<_>, Vec<_>) = (0..graph.params.len()).partition(|&i| graph.params[i].block.is_some());
         let mut elapsed = 0.0;
@@ -458,7 +473,7 @@ mod tests {
         }
         assert_eq!(*units.0.lock().unwrap(), weighed.all());
         // Where nothing is solved every weight is one.
-        assert_eq!(Weighed::new(&units, &job.plan, graph, None).all(), job.plan.weights());
+        assert_eq!(Weighed::new(&units, &job.plan, graph, None, false).all(), job.plan.weights());
     }
 
     fn reference() -> PassSpec {

@@ -166,9 +166,9 @@ fn bytes(text: &str) -> Option<u64> {
     number.parse().ok().and_then(|n: u64| n.checked_mul(unit)).filter(|n| *n > 0)
 }
 
-/// All options of a row, those that were not set with their defaults.
+/// All options of a row, those that were not set with their defaults; and the names of those that were.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options(BTreeMap<&'static str, Setting>);
+pub struct Options(BTreeMap<&'static str, Setting>, Vec<&'static str>);
 
 impl Options {
     /// Fills in what was not set.
@@ -191,7 +191,13 @@ impl Options {
             };
             value.map(|value| (option.name, value))
         });
-        each.collect::<Result<_, _>>().map(Options)
+        let given = list.iter().map(|option| option.name).filter(|name| set.contains_key(*name)).collect();
+        each.collect::<Result<_, _>>().map(|all| Options(all, given))
+    }
+
+    /// Whether it was set, and has not just its default.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.1.contains(&name)
     }
 
     /// A whole number.

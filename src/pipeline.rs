@@ -21,6 +21,7 @@ pub(crate) mod resume;
 mod rounding;
 pub mod statistics;
 pub(crate) mod stored;
+pub(crate) mod survey;
 pub mod walk;
 
 use crate::error::{Quantity, Within};

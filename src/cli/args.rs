@@ -271,6 +271,9 @@ fn shard(text: &str) -> Result<(u32, u32), String> {
 }
 
 /// Show a checkpoint's architecture, metadata, tensors, types and sizes.
+///
+/// With --sparsity, all numbers are read, and the list says how many of each tensor are zero, which pattern N:M they
+/// follow (at most N of M neighbours in a row are not zero), and how many rows and columns are gone.
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
     /// A .gguf or .safetensors file, or a directory with config.json.
@@ -278,6 +281,13 @@ pub struct Inspect {
     /// Show statistics and a histogram of one tensor instead.
     #[arg(long, value_name = "NAME")]
     pub tensor: Option<String>,
+    /// Count zeros: reads all numbers.
+    #[arg(long)]
+    pub sparsity: bool,
+    /// Also show which share of the numbers is below this size, as `convert --threshold` would prune. Implies
+    /// --sparsity.
+    #[arg(long, value_name = "X", value_parser = above_zero)]
+    pub below: Option<f32>,
 }
 
 /// Measure a model's perplexity on a text, and its KL divergence from a reference.

@@ -2,10 +2,12 @@
 
 use aurora_quantizers::{formats, view};
 use ndarray::{Array2, s};
+use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::args::{Common, Inspect};
 use super::ui;
+use super::zeros::Zeros;
 use crate::checkpoint::{self, Config, Packed, TensorInfo, TensorSource};
 use crate::error::Misfit;
 use crate::gguf::Value;
@@ -17,13 +19,17 @@ pub fn run(args: &Inspect, common: &Common) -> Result<()> {
     let source = checkpoint::open(&args.path)?;
     let source = source.as_ref();
     match &args.tensor {
-        Some(name) => one_tensor(source, name, common),
-        None => overview(source, common),
+        Some(name) => one_tensor(source, name, args.below, common),
+        None => overview(source, args, common),
     }
 }
 
-fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
+fn overview(source: &dyn TensorSource, args: &Inspect, common: &Common) -> Result<()> {
     let tensors = source.tensors();
+    let sparsity = args.sparsity || args.below.is_some();
+    let zeros = |t| zeros(source, t, args.below.unwrap_or(0.0));
+    let zeros: Vec<Option<Zeros>> =
+        if sparsity { tensors.par_iter().map(zeros).collect::<Result<_>>()? } else { Vec::new() };
     let weights: u64 = tensors.iter().map(elements).sum();
     let bytes: u64 = tensors.iter().map(|t| t.stored_bytes() as u64).sum();
     let bits = if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 };
@@ -33,11 +39,15 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
     if common.json {
         let list: Vec<Json> = tensors
             .iter()
-            .map(|t| {
+            .enumerate()
+            .map(|(i, t)| {
                 let mut row = json!({ "name": t.name, "shape": t.shape, "type": t.spec.name, "bytes": t.stored_bytes(),
                         "file": source.file_of(t).display().to_string() });
                 if let Some(packed) = &t.packed {
                     row["packed"] = packed_json(source, packed);
+                }
+                if let Some(Some(zeros)) = zeros.get(i) {
+                    row["sparsity"] = zeros.json();
                 }
                 row
             })
@@ -69,19 +79,44 @@ fn overview(source: &dyn TensorSource, common: &Common) -> Result<()> {
     for (key, value) in facts {
         text.push_str(&format!("{key:<14}{value}\n"));
     }
+    if sparsity {
+        text.push_str(&format!("{:<14}{}\n", "zeros", Zeros::total(zeros.iter().flatten())));
+    }
     text.push_str("\nmetadata\n");
     let rows: Vec<_> = metadata.iter().map(|(k, v)| vec![format!("  {}", ui::safe(k)), brief(v)]).collect();
     text.push_str(&ui::table(&rows, &[0, 1]));
     text.push_str(&format!("\n{} tensors\n", tensors.len()));
     let quantised = tensors.iter().any(|t| t.packed.is_some());
     let mut rows: Vec<_> = tensors.iter().map(|t| row(source, t, quantised)).collect();
-    if quantised {
-        let head = ["  tensor", "shape", "type", "bytes", "bits", "group", "symmetric", "act order"];
-        rows.insert(0, head.map(str::to_owned).to_vec());
+    if sparsity {
+        let heads = Zeros::heads(args.below);
+        let cells = |zeros: &Option<Zeros>| zeros.as_ref().map_or(vec![String::new(); heads.len()], Zeros::row);
+        rows.iter_mut().zip(&zeros).for_each(|(row, zeros)| row.extend(cells(zeros)));
+    }
+    if quantised || sparsity {
+        let mut head = ["  tensor", "shape", "type", "bytes"].map(str::to_owned).to_vec();
+        if quantised {
+            head.extend(["bits", "group", "symmetric", "act order"].map(str::to_owned));
+        }
+        if sparsity {
+            head.extend(Zeros::heads(args.below));
+        }
+        rows.insert(0, head);
     }
     text.push_str(&ui::table(&rows, &[0, 2]));
     ui::notes(common, notes);
     ui::print(&text)
+}
+
+/// Counts a tensor's zeros; `None` if its type holds no numbers that can be read.
+fn zeros(source: &dyn TensorSource, t: &TensorInfo, threshold: f32) -> Result<Option<Zeros>> {
+    if t.packed.is_none() && formats::by_name(t.spec.name).is_none() {
+        return Ok(None);
+    }
+    let mut zeros = Zeros::new(&t.shape, threshold);
+    each(source, t, |values| zeros.add(values))?;
+    source.release(t, 0..t.range.len());
+    Ok(Some(zeros))
 }
 
 /// A row in the list of tensors. `quantised`: include the columns for packed matrices.
@@ -186,16 +221,17 @@ struct Stats {
     bins: [u64; BINS],
 }
 
-fn one_tensor(source: &dyn TensorSource, name: &str, common: &Common) -> Result<()> {
+fn one_tensor(source: &dyn TensorSource, name: &str, below: Option<f32>, common: &Common) -> Result<()> {
     let tensor = source.find(name).ok_or_else(|| no_such_tensor(source, name))?;
     let stats = stats(source, tensor)?;
+    let zeros = zeros(source, tensor, below.unwrap_or(0.0))?.expect("its numbers were read");
     if common.json {
         return ui::print_json(&json!({
             "name": tensor.name, "shape": tensor.shape, "type": tensor.spec.name, "bytes": tensor.stored_bytes(),
             "file": source.file_of(tensor).display().to_string(),
             "count": stats.count, "nan": stats.nan, "inf": stats.inf, "zeros": stats.zeros,
             "min": stats.min, "max": stats.max, "mean": stats.mean, "std": stats.std, "mean_abs": stats.mean_abs,
-            "kurtosis": stats.kurtosis, "histogram": stats.bins,
+            "kurtosis": stats.kurtosis, "histogram": stats.bins, "sparsity": zeros.json(),
         }));
     }
     let mut text = format!(
@@ -207,11 +243,18 @@ fn one_tensor(source: &dyn TensorSource, name: &str, common: &Common) -> Result<
         source.file_of(tensor).display()
     );
     text.push_str(&format!(
-        "count {}  zeros {}  nan {}  inf {}\nmin {}  max {}  mean {}  std {}  mean|x| {}  kurtosis {:.2}\n\n",
+        "count {}  zeros {}  nan {}  inf {}\n{}\nmin {}  max {}  mean {}  std {}  mean|x| {}  kurtosis {:.2}\n\n",
         stats.count,
         stats.zeros,
         stats.nan,
         stats.inf,
+        Zeros::heads(below)
+            .iter()
+            .zip(zeros.row())
+            .skip(1)
+            .map(|(h, c)| format!("{h} {c}"))
+            .collect::<Vec<_>>()
+            .join("  "),
         number(stats.min.into()),
         number(stats.max.into()),
         number(stats.mean),

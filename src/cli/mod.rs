@@ -19,6 +19,7 @@ mod signals;
 mod text;
 mod ui;
 mod wording;
+mod zeros;
 
 use std::process::ExitCode;
 

@@ -26,13 +26,15 @@ pub(super) struct Weighed<'a> {
 }
 
 impl<'a> Weighed<'a> {
-    /// `tokens`: how many the blocks are run on; none if the methods solve nothing.
-    pub fn new(watch: &'a dyn Watch, plan: &'a Plan, graph: &'a ModelGraph, tokens: Option<u64>) -> Self {
+    /// `tokens`: how many the blocks are run on; none if the methods solve nothing. `prunes`: whether they work on
+    /// matrices of floats, too.
+    pub fn new(watch: &'a dyn Watch, plan: &'a Plan, graph: &'a ModelGraph, tokens: Option<u64>, prunes: bool) -> Self {
         let mut efforts = BTreeMap::new();
         let sites = graph.sites();
         // A table that is the output matrix too is rounded: its rows are looked up as well.
-        let solved =
-            |id: &ParamId| plan.tensors[id.0].spec().kind == Kind::Block && graph.param(*id).role != Role::Embedding;
+        let solved = |id: &ParamId| {
+            (prunes || plan.tensors[id.0].spec().kind == Kind::Block) && graph.param(*id).role != Role::Embedding
+        };
         for (site, tokens) in sites.iter().filter_map(|site| Some((site, tokens?))) {
             // The output matrix is not run for the methods; only its inputs are looked at.
             let run = if site.block.is_some() { tokens / TOKENS } else { 0 };

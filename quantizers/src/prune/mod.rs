@@ -4,14 +4,16 @@
 //! [`select`] which. Methods that look at the Hessian choose and correct at once
 //! ([`gptq::prune`](crate::gptq::prune)); [`gptq::refit`](crate::gptq::refit) finds, for any mask, the best values of what stays.
 
+mod bins;
 mod encode;
 mod score;
 mod select;
 mod sparsity;
 
+pub use bins::Bins;
 pub use encode::encode;
 pub use score::{magnitude, ria, wanda};
-pub use select::{Scope, select};
+pub use select::{Scope, below, select};
 pub use sparsity::{Sparsity, SparsityError};
 
 pub(crate) use select::{Ranks, drop_lowest};

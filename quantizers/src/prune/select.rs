@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::Sparsity;
+use super::{Bins, Sparsity};
 use crate::{BitMask, par};
 
 /// Among which weights a share is counted.
@@ -50,6 +50,24 @@ pub fn select(scores: &[f32], cols: usize, sparsity: Sparsity, scope: Scope) -> 
         }
     }
     BitMask::pack(rows, cols, &stays)
+}
+
+/// Says which weights stay by a size: those of at least `size`, but for the first `equal` of those that have it.
+/// `w`: `[rows, cols]`.
+///
+/// # Panics
+/// If weights are not whole rows.
+pub fn below(w: &[f32], cols: usize, size: f32, equal: usize) -> BitMask {
+    assert!(w.len().is_multiple_of(cols.max(1)), "{} weights in rows of {cols}", w.len());
+    let (cut, mut equal) = (Cut { at: size.to_bits(), equal }, equal);
+    let mut stays = vec![true; w.len()];
+    if equal == 0 {
+        let each = stays.par_iter_mut().zip(w).with_min_len(par::CHUNK_WEIGHTS);
+        each.for_each(|(stays, w)| *stays = w.abs() >= size);
+    } else {
+        stays.iter_mut().zip(w).for_each(|(stays, w)| *stays = cut.keeps(w.abs(), &mut equal));
+    }
+    BitMask::pack(w.len() / cols.max(1), cols, &stays)
 }
 
 /// Says of the `count` lowest scores, the first of equals before the others, that they do not stay.
@@ -101,13 +119,13 @@ impl Cut {
 /// How often each score occurs, by its bits: of numbers that are not negative, these have the same order.
 pub(crate) struct Ranks<'a> {
     scores: &'a [f32],
-    high: Vec<u32>,
+    high: Bins,
 }
 
 impl<'a> Ranks<'a> {
     /// Counts the upper halves of the bits.
     pub(crate) fn new(scores: &'a [f32]) -> Self {
-        Ranks { scores, high: counts(scores, |bits| Some(bits >> 16)) }
+        Ranks { scores, high: Bins::upper().count(scores) }
     }
 
     /// Where the `count` lowest end.
@@ -115,36 +133,10 @@ impl<'a> Ranks<'a> {
         if count == 0 {
             return Cut { at: 0, equal: 0 };
         }
-        let (high, before) = place(&self.high, count);
-        let low = counts(self.scores, |bits| (bits >> 16 == high).then_some(bits & 0xffff));
-        let (low, below) = place(&low, count - before);
-        Cut { at: high << 16 | low, equal: count - before - below }
+        let (high, before) = self.high.place(count as u64);
+        let (low, below) = Bins::lower(high).count(self.scores).place(count as u64 - before);
+        Cut { at: high << 16 | low, equal: count - (before + below) as usize }
     }
-}
-
-/// The bin in which the `count`th lies, and how many lie in bins before.
-fn place(counts: &[u32], count: usize) -> (u32, usize) {
-    let mut before = 0;
-    for (bin, n) in counts.iter().enumerate() {
-        if before + *n as usize >= count {
-            return (bin as u32, before);
-        }
-        before += *n as usize;
-    }
-    panic!("{count} of {before} scores")
-}
-
-fn counts(scores: &[f32], bin: impl Fn(u32) -> Option<u32> + Sync) -> Vec<u32> {
-    let of = |scores: &[f32]| {
-        let mut counts = vec![0; 1 << 16];
-        scores.iter().filter_map(|s| bin(s.to_bits())).for_each(|bin| counts[bin as usize] += 1);
-        counts
-    };
-    let add = |mut a: Vec<u32>, b: Vec<u32>| {
-        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-        a
-    };
-    scores.par_chunks(16 * par::CHUNK_WEIGHTS).map(of).reduce(|| vec![0; 1 << 16], add)
 }
 
 #[cfg(test)]

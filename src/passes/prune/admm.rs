@@ -5,26 +5,29 @@ use aurora_quantizers::gptq::{self, Admm, Order};
 use aurora_quantizers::prune::Scope;
 
 use super::shared::{DAMP, Decide, Pruner, solved};
-use super::targets::{PRUNE, SPARSITY, Targets};
+use super::targets::{ALLOCATION, PRUNE, SPARSITY, Targets};
 use super::{PassRow, StatsKind};
+use crate::options::Opt;
 use crate::passes::hessian::{factored, products};
 
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
     name: NAME,
     about: "prunes by alternating between weights that fit the inputs and weights that are sparse; the best, and slow",
-    options: &[SPARSITY, PRUNE],
+    options: OPTIONS,
     solves: false,
     for_codes: false,
     compensates: false,
     prunes: true,
     make: |options, _| {
-        let targets = Targets::of(options, false);
+        let targets = Targets::of(options, OPTIONS);
         Box::new(Pruner { name: NAME, stats: StatsKind::Gram, targets, prepare })
     },
 };
 
 const NAME: &str = "admm";
+
+const OPTIONS: &[Opt] = &[SPARSITY, ALLOCATION, PRUNE];
 
 /// Rounds of the alternation, and of conjugate gradients after it.
 const ROUNDS: (usize, usize) = (24, 8);

@@ -4,25 +4,28 @@ use aurora_quantizers::SiteStats;
 use aurora_quantizers::prune::{Scope, magnitude, select};
 
 use super::shared::{Decide, Outcome, Pruner};
-use super::targets::{PRUNE, SCOPE, SPARSITY, Targets};
+use super::targets::{PRUNE, SCOPE, SPARSITY, THRESHOLD, Targets};
 use super::{PassRow, StatsKind};
+use crate::options::Opt;
 
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
     name: NAME,
     about: "prunes the smallest weights; needs no text",
-    options: &[SPARSITY, SCOPE, PRUNE],
+    options: OPTIONS,
     solves: false,
     for_codes: false,
     compensates: false,
     prunes: true,
     make: |options, _| {
-        let targets = Targets::of(options, true);
+        let targets = Targets::of(options, OPTIONS);
         Box::new(Pruner { name: NAME, stats: StatsKind::None, targets, prepare })
     },
 };
 
 const NAME: &str = "magnitude";
+
+const OPTIONS: &[Opt] = &[SPARSITY, THRESHOLD, SCOPE, PRUNE];
 
 fn prepare(_: &SiteStats, scope: Scope) -> Result<Decide, String> {
     Ok(Box::new(move |w, sparsity| {

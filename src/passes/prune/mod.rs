@@ -12,6 +12,6 @@ mod targets;
 pub(super) mod wanda;
 
 pub(crate) use shared::{WEIGHTS, ZEROS};
-pub(crate) use targets::Targets;
+pub(crate) use targets::{Found, Survey, Targets};
 
 use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};

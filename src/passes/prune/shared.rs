@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use aurora_quantizers::gptq::{self, Hessian};
-use aurora_quantizers::prune::{Scope, Sparsity};
+use aurora_quantizers::prune::{Scope, Sparsity, below};
 use aurora_quantizers::{BitMask, NumError, Scales, SiteStats, elements, scan};
 use ndarray::Array2;
 
-use super::targets::Targets;
+use super::targets::{Amount, Targets};
 use super::{BlockState, Log, Needs, Pass, StatsKind};
 use crate::model::Reader;
 use crate::passes::hessian::NO_TOKENS;
@@ -58,15 +58,15 @@ impl Pass for Pruner {
             for expert in experts {
                 let state = &block.sites()[site];
                 let readers = state.site.readers.iter().copied().filter(|r| r.expert == expert);
-                let about = |reader: Reader| Some((reader, self.targets.about(block.graph(), reader.weight)?));
-                let readers: Vec<(Reader, Sparsity)> = readers.filter_map(about).collect();
+                let about = |reader: Reader| Some((reader, self.targets.amount(block.graph(), reader)?));
+                let readers: Vec<(Reader, Amount)> = readers.filter_map(about).collect();
                 if readers.is_empty() {
                     continue;
                 }
                 let stats = state.seen_by(expert);
                 let (tokens, decide) = (stats.tokens(), (self.prepare)(stats, self.targets.scope));
-                for (reader, sparsity) in readers {
-                    self.matrix(block, reader, sparsity, tokens, decide.as_ref(), log)?;
+                for (reader, amount) in readers {
+                    self.matrix(block, reader, amount, tokens, decide.as_ref(), log)?;
                 }
             }
         }
@@ -80,7 +80,7 @@ impl Pruner {
         &self,
         block: &mut BlockState<'_>,
         reader: Reader,
-        sparsity: Sparsity,
+        amount: Amount,
         tokens: u64,
         decide: Result<&Decide, &String>,
         log: &mut dyn Log,
@@ -99,10 +99,20 @@ impl Pruner {
             let e = NumError::NotFinite { nan: seen.nan, inf: seen.inf, first };
             return Err(block.error(reader, &e));
         }
-        match decide.map_err(Clone::clone).and_then(|decide| decide(&w, sparsity)) {
+        let found = match amount {
+            Amount::Share(sparsity) => decide.map_err(Clone::clone).and_then(|decide| decide(&w, sparsity)),
+            // Sizes are the same for all methods that have them.
+            Amount::Below(size, equal) => {
+                Ok(Outcome { mask: below(elements(w.view()), w.ncols(), size, equal), values: None, losses: None })
+            }
+        };
+        match found {
             Ok(found) => {
                 (record.before, record.after) = found.losses.unzip();
-                record.fact("sparsity", sparsity.to_string());
+                match amount {
+                    Amount::Share(sparsity) => record.fact("sparsity", sparsity.to_string()),
+                    Amount::Below(size, _) => record.fact("below", size),
+                }
                 record.fact(ZEROS, w.len() - found.mask.count());
                 record.fact(WEIGHTS, w.len());
                 block.prune(reader, found.mask, found.values)?;

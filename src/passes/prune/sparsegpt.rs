@@ -5,26 +5,29 @@ use aurora_quantizers::gptq::{self, Order};
 use aurora_quantizers::prune::Scope;
 
 use super::shared::{DAMP, Decide, Pruner, solved};
-use super::targets::{PRUNE, SPARSITY, Targets};
+use super::targets::{ALLOCATION, PRUNE, SPARSITY, Targets};
 use super::{PassRow, StatsKind};
+use crate::options::Opt;
 use crate::passes::hessian::{factored, products};
 
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
     name: NAME,
     about: "prunes column by column, by the Hessian of the inputs; the weights that stay make up for it",
-    options: &[SPARSITY, PRUNE],
+    options: OPTIONS,
     solves: false,
     for_codes: false,
     compensates: false,
     prunes: true,
     make: |options, _| {
-        let targets = Targets::of(options, false);
+        let targets = Targets::of(options, OPTIONS);
         Box::new(Pruner { name: NAME, stats: StatsKind::Gram, targets, prepare })
     },
 };
 
 const NAME: &str = "sparsegpt";
+
+const OPTIONS: &[Opt] = &[SPARSITY, ALLOCATION, PRUNE];
 
 fn prepare(stats: &SiteStats, _: Scope) -> Result<Decide, String> {
     let hessian = factored(&products(stats)?.0, DAMP, Order::Natural)?;

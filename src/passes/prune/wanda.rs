@@ -4,25 +4,28 @@ use aurora_quantizers::SiteStats;
 use aurora_quantizers::prune::{Scope, select, wanda};
 
 use super::shared::{Decide, Outcome, Pruner, norms};
-use super::targets::{PRUNE, SCOPE, SPARSITY, Targets};
+use super::targets::{ALLOCATION, PRUNE, SCOPE, SPARSITY, Targets};
 use super::{PassRow, StatsKind};
+use crate::options::Opt;
 
 /// Row of the table.
 pub const ROW: PassRow = PassRow {
     name: NAME,
     about: "prunes weights that matter least to the outputs, |w| times the size of its input",
-    options: &[SPARSITY, SCOPE, PRUNE],
+    options: OPTIONS,
     solves: false,
     for_codes: false,
     compensates: false,
     prunes: true,
     make: |options, _| {
-        let targets = Targets::of(options, true);
+        let targets = Targets::of(options, OPTIONS);
         Box::new(Pruner { name: NAME, stats: StatsKind::Diagonal, targets, prepare })
     },
 };
 
 const NAME: &str = "wanda";
+
+const OPTIONS: &[Opt] = &[SPARSITY, SCOPE, ALLOCATION, PRUNE];
 
 fn prepare(stats: &SiteStats, scope: Scope) -> Result<Decide, String> {
     let norms = norms(stats)?;
