@@ -166,6 +166,80 @@ fn patterns_prune_more_less_or_nothing() {
     assert!(all.chunks(*cols).any(|row| zeros(row) != cols / 2));
 }
 
+#[test]
+fn a_size_prunes_what_is_below_it() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("o.gguf");
+    let dense = weights_of("stories260k");
+    let words = ["--method", "magnitude", "--threshold", "0.05", "--prune", "attn_q=30%", "--type", "f32"];
+    convert("stories260k", &out, &words);
+    for (name, (cols, found)) in weights(&out) {
+        let dense = &dense[&name].1;
+        if name.contains("attn_q") {
+            assert_eq!(zeros(&found), (0.3 * cols as f64).round() as usize * (found.len() / cols), "{name}");
+            continue;
+        }
+        let size = if usual(&name) { 0.05 } else { 0.0 };
+        let wanted = dense.iter().map(|w| if w.abs() < size { 0.0 } else { *w });
+        assert!(found.iter().copied().eq(wanted), "{name}");
+    }
+    // What `inspect` foretells.
+    let told = printed(&["inspect", model("stories260k").to_str().unwrap(), "--below", "0.05", "--json"]);
+    let told: Json = serde_json::from_str(&told).unwrap();
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let tensor = told["tensors"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap();
+    let found = &weights(&out)["blk.1.ffn_up.weight"].1;
+    assert_eq!(tensor["sparsity"]["below"]["share"], zeros(found) as f64 / found.len() as f64);
+}
+
+/// The lowest of all matrices together, counted exactly.
+#[test]
+fn a_global_share_compares_all_matrices() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("o.gguf");
+    for name in ["stories260k", "tiny-qwen3-moe"] {
+        let words = ["--method", "magnitude", "--scope", "global", "--sparsity", "37%", "--type", "f32"];
+        convert(name, &out, &words);
+        let (dense, found) = (weights_of(name), weights(&out));
+        let usual: Vec<_> = found.iter().filter(|(name, _)| usual(name)).collect();
+        let all: usize = usual.iter().map(|(_, (_, found))| found.len()).sum();
+        let gone: usize = usual.iter().map(|(_, (_, found))| zeros(found)).sum();
+        assert_eq!(gone, (0.37 * all as f64).round() as usize, "{name}");
+        let pairs = || usual.iter().flat_map(|(name, (_, found))| found.iter().zip(&dense[*name].1));
+        let largest = pairs().filter(|(found, _)| **found == 0.0).map(|(_, dense)| dense.abs()).fold(0.0, f32::max);
+        assert!(pairs().all(|(found, dense)| *found == 0.0 || (found == dense && found.abs() >= largest)), "{name}");
+        let shares = usual.iter().map(|(_, (_, found))| zeros(found) as f64 / found.len() as f64);
+        assert!(shares.clone().any(|s| s > 0.4) || shares.clone().any(|s| s < 0.34), "{name}");
+    }
+}
+
+/// Blocks get shares around the one asked for, those with more outliers less; with a file of statistics the same.
+#[test]
+fn owl_gives_blocks_shares_by_their_outliers() {
+    let dir = TempDir::new().unwrap();
+    let (out, stats) = (dir.path().join("o.gguf"), dir.path().join("s.gguf"));
+    let input = model("stories260k");
+    let (input, file) = (input.to_str().unwrap(), stats.to_str().unwrap());
+    printed(&[&["calibrate", input, "-o", file], &TEXT[..]].concat());
+    let mut all = Vec::new();
+    for text in [&TEXT[..], &["--stats", file]] {
+        let words = [&["--method", "wanda", "--allocation", "owl", "--sparsity", "60%", "--type", "f32"], text];
+        convert("stories260k", &out, &words.concat());
+        let found = weights(&out);
+        let share = |block: usize| {
+            let here = found.iter().filter(|(name, _)| usual(name) && name.starts_with(&format!("blk.{block}.")));
+            let (gone, all) = here.fold((0, 0), |(gone, all), (_, (_, w))| (gone + zeros(w), all + w.len()));
+            gone as f64 / all as f64
+        };
+        all.push((0..5).map(share).collect::<Vec<_>>());
+    }
+    assert_eq!(all[0], all[1]);
+    let (least, most) = (all[0].iter().copied().fold(1.0, f64::min), all[0].iter().copied().fold(0.0, f64::max));
+    let mean = all[0].iter().sum::<f64>() / 5.0;
+    // Counted in whole weights of rows of 64 and 172.
+    assert!((mean - 0.6).abs() < 0.01 && (most - least - 0.16).abs() < 0.015, "{:?}", all[0]);
+}
+
 fn weights_of(name: &str) -> BTreeMap<String, (usize, Vec<f32>)> {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("dense.gguf");
@@ -206,6 +280,12 @@ fn what_cannot_be_is_refused_with_the_reason() {
     fails(&["--method", "magnitude+wanda"], &["both prune"]);
     fails(&["--method", "gptq+wanda"], &["wanda must come before gptq"]);
     fails(&["--method", "gptq", "--sparsity", "50%"], &["--sparsity", "magnitude, wanda"]);
+    fails(&["--method", "magnitude", "--threshold", "0.1", "--sparsity", "50%"], &["--threshold", "--sparsity"]);
+    fails(&["--method", "magnitude", "--threshold", "0.1", "--scope", "row"], &["--threshold", "--scope"]);
+    fails(&["--method", "magnitude", "--scope", "global", "--sparsity", "2:4"], &["--scope", "N:M"]);
+    fails(&["--method", "wanda", "--scope", "global"], &["--scope", "--method magnitude"]);
+    fails(&["--method", "wanda", "--allocation", "owl", "--sparsity", "2:4"], &["--allocation", "owl"]);
+    fails(&["--method", "wanda", "--threshold", "0.1"], &["--threshold", "magnitude"]);
     fails(&["--method", "magnitude", "--type", "q4_1"], &["q4_1", "no exact zero", "q4_0"]);
     fails(&["--method", "magnitude", "--type", "iq4_nl", "--pure"], &["iq4_nl", "no exact zero"]);
 }

@@ -150,28 +150,29 @@ impl Targets {
             (
                 threshold.is_some() && options.is_set(SPARSITY.name),
                 [THRESHOLD.name, SPARSITY.name],
-                "a size and a share are two ways to say how many weights go; leave out one",
+                "`threshold` and `sparsity` are two ways to say how many weights go; leave out one",
             ),
             (
                 threshold.is_some() && options.is_set(SCOPE.name),
                 [THRESHOLD.name, SCOPE.name],
-                "a size is the same everywhere, so there is no share to count; leave out one",
+                "`threshold` is the same everywhere, so `scope` has no share to count; leave out one",
             ),
             (
                 scope.is_none() && !has(&THRESHOLD),
                 [SCOPE.name, "method"],
-                "global compares weights of different matrices, and only their sizes can be compared so; choose `method` \
+                "`scope` global compares weights of different matrices, and only their sizes can be compared so; choose `method` \
                  magnitude",
             ),
             (
                 scope.is_none() && pattern,
                 [SCOPE.name, SPARSITY.name],
-                "a pattern N:M is the same in every row; a share such as 50% can be counted globally",
+                "`scope` global counts a share, and a pattern N:M is the same in every row; choose a `sparsity` such as 50%",
             ),
             (
                 owl && pattern,
                 [ALLOCATION.name, SPARSITY.name],
-                "owl gives blocks different shares, and a pattern N:M is the same in all; choose a share such as 50%",
+                "`allocation` owl gives blocks different shares, and a pattern N:M is the same in all; choose a `sparsity` \
+                 such as 50%",
             ),
         ];
         let survey = match (threshold, scope) {
