@@ -2,7 +2,7 @@
 
 use aurora_quantizers::BitMask;
 use aurora_quantizers::gptq::{self, Hessian, Order};
-use aurora_quantizers::prune::{Scope, Sparsity, select, wanda};
+use aurora_quantizers::prune::{Scope, Sparsity, exchange, select, wanda};
 use ndarray::{Array2, ArrayView2};
 
 /// Pseudo-random numbers, about normal.
@@ -244,5 +244,73 @@ fn methods_are_better_the_more_they_look_at() {
         let all = [of(&magnitude), of(&wanda), of(&solved.weights), of(&pulled)];
         assert!(all.windows(2).all(|pair| pair[1] < pair[0]), "{sparsity}: {all:?}");
         assert_eq!(mask.count(), rows * (cols - sparsity.pruned(cols)));
+    }
+}
+
+fn masked(w: &Array2<f32>, mask: &BitMask) -> Array2<f32> {
+    let mut v = w.clone();
+    v.rows_mut().into_iter().enumerate().for_each(|(i, mut row)| mask.apply(i, row.as_slice_mut().unwrap()));
+    v
+}
+
+/// How many stay of each row, or of each run of a pattern.
+fn counts(mask: &BitMask, sparsity: Sparsity) -> Vec<usize> {
+    let run = if let Sparsity::Pattern { of, .. } = sparsity { of } else { mask.cols() };
+    let runs = (0..mask.rows()).flat_map(|r| (0..mask.cols()).step_by(run).map(move |c| (r, c)));
+    runs.map(|(r, c)| (c..c + run).filter(|c| mask.stays(r, *c)).count()).collect()
+}
+
+const KINDS: [Sparsity; 3] = [Sparsity::Share(0.5), Sparsity::Share(0.7), Sparsity::Pattern { keep: 2, of: 4 }];
+
+#[test]
+fn exchanges_of_a_mask_lower_the_loss_and_keep_the_counts() {
+    let (w, h) = problem(19, 96);
+    let norms: Vec<f32> = h.diag().iter().map(|d| d.sqrt()).collect();
+    for sparsity in KINDS {
+        let scores: Vec<f32> = w.iter().zip(norms.iter().cycle()).map(|(w, n)| wanda(*w, *n)).collect();
+        let first = select(&scores, 96, sparsity, Scope::Row);
+        for most in [1, 200] {
+            let mut mask = first.clone();
+            let told = exchange(w.view(), h.view(), sparsity, most, &mut mask);
+            let before = loss(w.view(), masked(&w, &first).view(), h.view());
+            let after = loss(w.view(), masked(&w, &mask).view(), h.view());
+            for (told, found) in [(&told.before, &before), (&told.after, &after)] {
+                assert!(told.iter().zip(found).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()), "{sparsity} {most}");
+            }
+            assert!(after.iter().zip(&before).all(|(after, before)| after <= before));
+            assert_eq!(counts(&mask, sparsity), counts(&first, sparsity));
+            assert!(told.pairs <= 19 * most && total(&after) < 0.97 * total(&before), "{sparsity} {most}");
+        }
+    }
+    // Two inputs that are the same: pruning two weights that cancel costs nothing, which no score of one weight sees.
+    let h = Array2::from_shape_fn((4, 4), |(i, j)| if i == j || i + j == 1 { 1.0 } else { 0.0_f32 });
+    let w = Array2::from_shape_vec((1, 4), vec![1.0, -1.0, 0.9, 3.0]).unwrap();
+    let mut mask = BitMask::pack(1, 4, &[false, true, false, true]);
+    let told = exchange(w.view(), h.view(), Sparsity::Share(0.5), 8, &mut mask);
+    assert_eq!((told.after[0], told.pairs), (0.0, 1));
+    assert_eq!([0, 1, 2, 3].map(|c| mask.stays(0, c)), [false, false, true, true]);
+}
+
+#[test]
+fn exchanges_with_least_squares_lower_the_loss_of_every_row_or_leave_it() {
+    let (w, h) = problem(37, 160);
+    let hessian = prepare(&h);
+    let norms: Vec<f32> = h.diag().iter().map(|d| d.sqrt()).collect();
+    for sparsity in KINDS {
+        let scores: Vec<f32> = w.iter().zip(norms.iter().cycle()).map(|(w, n)| wanda(*w, *n)).collect();
+        let mut mask = select(&scores, 160, sparsity, Scope::Row);
+        let mut values = masked(&w, &mask);
+        gptq::refit(w.view(), &mask, &hessian, 40, values.view_mut());
+        let (first, start) = (mask.clone(), values.clone());
+        let told = gptq::exchange(w.view(), sparsity, &hessian, 8, &mut mask, values.view_mut());
+        let before = loss(w.view(), start.view(), h.view());
+        let after = loss(w.view(), values.view(), h.view());
+        for (told, found) in [(&told.before, &before), (&told.after, &after)] {
+            assert!(told.iter().zip(found).all(|(a, b)| (a - b).abs() <= 2e-3 * b.abs()), "{sparsity}");
+        }
+        assert!(told.after.iter().zip(&told.before).all(|(after, before)| after <= before));
+        assert_eq!(counts(&mask, sparsity), counts(&first, sparsity));
+        assert!(values.indexed_iter().all(|((r, c), v)| mask.stays(r, c) || *v == 0.0));
+        assert!(told.pairs > 0 && total(&after) < total(&before), "{sparsity}: {}", told.pairs);
     }
 }

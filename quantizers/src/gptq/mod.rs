@@ -11,6 +11,7 @@
 
 mod admm;
 mod descent;
+mod exchange;
 mod factor;
 mod guess;
 mod hessian;
@@ -28,6 +29,7 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 pub use admm::Admm;
+pub use exchange::exchange;
 pub use guess::{Guess, Sample, Strip, sample};
 pub use hessian::{Hessian, Preparation};
 pub use options::{Order, RowLoss, SolveOptions, Solved};

@@ -94,7 +94,7 @@ fn tile(factored: Factored<'_>, w: &[f32], stays: &[Lanes], rounds: usize, value
 }
 
 /// Conjugate gradients with the diagonal as preconditioner, each row for itself. `slopes`: e (H + damping) at the start.
-fn descend(factored: Factored<'_>, stays: &[Lanes], slopes: &[Lanes], rounds: usize, values: &mut [Lanes]) {
+pub(super) fn descend(factored: Factored<'_>, stays: &[Lanes], slopes: &[Lanes], rounds: usize, values: &mut [Lanes]) {
     let scale = by_diagonal(factored);
     let dot = |a: &[Lanes], b: &[Lanes]| {
         let mut sums = [0.0_f64; LANES];
@@ -138,11 +138,15 @@ fn ratio(a: f64, b: f64) -> f32 {
     if a > 0.0 && b > 0.0 { (a / b) as f32 } else { 0.0 }
 }
 
-/// One by the damped diagonal of H, in the order and units of the factor.
+/// One by the damped diagonal of H, in the order and units of the factor; zero past the last channel.
 fn by_diagonal(factored: Factored<'_>) -> Vec<f32> {
-    let hessian = factored.hessian;
-    let each = hessian.order().iter().map(|c| f64::from(hessian.importance()[*c as usize]) * hessian.unit());
-    let mut scale: Vec<f32> = each.map(|h| (1.0 / (h + hessian.damping())) as f32).collect();
+    let mut scale: Vec<f32> = damped_diagonal(factored.hessian).iter().map(|h| 1.0 / h).collect();
     scale.resize(factored.padded(), 0.0);
     scale
+}
+
+/// The damped diagonal of H, in the order and units of the factor.
+pub(super) fn damped_diagonal(hessian: &Hessian) -> Vec<f32> {
+    let each = hessian.order().iter().map(|c| f64::from(hessian.importance()[*c as usize]) * hessian.unit());
+    each.map(|h| (h + hessian.damping()) as f32).collect()
 }

@@ -6,12 +6,14 @@
 
 mod bins;
 mod encode;
+mod exchange;
 mod score;
 mod select;
 mod sparsity;
 
 pub use bins::Bins;
 pub use encode::encode;
+pub use exchange::{Exchanged, exchange};
 pub use score::{magnitude, ria, wanda};
 pub use select::{Scope, below, select};
 pub use sparsity::{Sparsity, SparsityError};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::solved::{list, mean_ratio, name};
-use crate::passes::prune::{WEIGHTS, ZEROS};
+use crate::passes::prune::{EXCHANGED, WEIGHTS, ZEROS};
 use crate::record::PassRecord;
 
 /// Whether a record is one of pruning.
@@ -18,7 +18,11 @@ pub(super) fn lines(all: &[PassRecord]) -> Vec<String> {
     let (zeros, weights) = (sum(ZEROS), sum(WEIGHTS));
     let matrices = all.iter().filter(|r| r.count(WEIGHTS) > 0).count();
     let share = 100.0 * zeros as f64 / weights.max(1) as f64;
-    let gain = mean_ratio(all.iter()).map(|r| format!("; loss {r:.2}x that of the same mask without new values"));
+    let what = match sum(EXCHANGED) {
+        0 => "that of the same mask without new values".to_owned(),
+        pairs => format!("what it was before {pairs} pairs of weights were exchanged"),
+    };
+    let gain = mean_ratio(all.iter()).map(|r| format!("; loss {r:.2}x {what}"));
     let gain = gain.unwrap_or_default();
     let mut lines = vec![format!(
         "{}: {zeros} of {weights} weights are zero ({share:.2} %; matrices: {matrices}){gain}",

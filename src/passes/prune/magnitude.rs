@@ -19,7 +19,7 @@ pub const ROW: PassRow = PassRow {
     prunes: true,
     make: |options, _| {
         let targets = Targets::of(options, OPTIONS);
-        Box::new(Pruner { name: NAME, stats: StatsKind::None, targets, prepare })
+        Box::new(Pruner { name: NAME, stats: StatsKind::None, targets, prepare, exchange: 0 })
     },
 };
 
@@ -27,9 +27,9 @@ const NAME: &str = "magnitude";
 
 const OPTIONS: &[Opt] = &[SPARSITY, THRESHOLD, SCOPE, PRUNE];
 
-fn prepare(_: &SiteStats, scope: Scope) -> Result<Decide, String> {
+fn prepare(_: &SiteStats, scope: Scope, _: usize) -> Result<Decide, String> {
     Ok(Box::new(move |w, sparsity| {
         let scores: Vec<f32> = w.iter().map(|w| magnitude(*w)).collect();
-        Ok(Outcome { mask: select(&scores, w.ncols(), sparsity, scope), values: None, losses: None })
+        Ok(Outcome { mask: select(&scores, w.ncols(), sparsity, scope), values: None, losses: None, exchanged: 0 })
     }))
 }

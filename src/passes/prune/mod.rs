@@ -11,7 +11,7 @@ pub(super) mod sparsegpt;
 mod targets;
 pub(super) mod wanda;
 
-pub(crate) use shared::{WEIGHTS, ZEROS};
+pub(crate) use shared::{EXCHANGED, WEIGHTS, ZEROS};
 pub(crate) use targets::{Found, Survey, Targets};
 
 use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};

@@ -1,11 +1,11 @@
 //! Weights that are small in their row and in their column go (relative importance and activations, Zhang et al. 2024).
 
 use aurora_quantizers::SiteStats;
-use aurora_quantizers::prune::{Scope, ria, select};
+use aurora_quantizers::prune::{Scope, ria};
 
-use super::shared::{Decide, Outcome, Pruner, norms};
-use super::targets::{ALLOCATION, PRUNE, SCOPE, SPARSITY, Targets};
-use super::{PassRow, StatsKind};
+use super::PassRow;
+use super::shared::{Decide, Pruner, by_scores, needed};
+use super::targets::{ALLOCATION, EXCHANGE, PRUNE, SCOPE, SPARSITY, Targets};
 use crate::options::Opt;
 
 /// Row of the table.
@@ -19,21 +19,18 @@ pub const ROW: PassRow = PassRow {
     prunes: true,
     make: |options, _| {
         let targets = Targets::of(options, OPTIONS);
-        Box::new(Pruner { name: NAME, stats: StatsKind::Diagonal, targets, prepare })
+        let exchange = options.count(EXCHANGE.name);
+        Box::new(Pruner { name: NAME, stats: needed(exchange), targets, prepare, exchange })
     },
 };
 
 const NAME: &str = "ria";
 
-const OPTIONS: &[Opt] = &[SPARSITY, SCOPE, ALLOCATION, PRUNE];
+const OPTIONS: &[Opt] = &[SPARSITY, SCOPE, ALLOCATION, EXCHANGE, PRUNE];
 
 /// The exponent of the input's size, the paper's.
 const POWER: f32 = 0.5;
 
-fn prepare(stats: &SiteStats, scope: Scope) -> Result<Decide, String> {
-    let norms = norms(stats)?;
-    Ok(Box::new(move |w, sparsity| {
-        let scores = ria(w.view(), &norms, POWER);
-        Ok(Outcome { mask: select(&scores, w.ncols(), sparsity, scope), values: None, losses: None })
-    }))
+fn prepare(stats: &SiteStats, scope: Scope, pairs: usize) -> Result<Decide, String> {
+    by_scores(stats, scope, pairs, |w, norms| ria(w.view(), norms, POWER))
 }

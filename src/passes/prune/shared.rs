@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use aurora_quantizers::gptq::{self, Hessian};
-use aurora_quantizers::prune::{Scope, Sparsity, below};
+use aurora_quantizers::prune::{Scope, Sparsity, below, exchange, select};
 use aurora_quantizers::{BitMask, NumError, Scales, SiteStats, elements, scan};
 use ndarray::Array2;
 
 use super::targets::{Amount, Targets};
 use super::{BlockState, Log, Needs, Pass, StatsKind};
 use crate::model::Reader;
-use crate::passes::hessian::NO_TOKENS;
+use crate::passes::hessian::{NO_TOKENS, products};
 use crate::record::PassRecord;
 
 /// Fact: weights that are zero now.
@@ -18,14 +18,20 @@ pub const ZEROS: &str = "zeros";
 /// Fact: all weights.
 pub const WEIGHTS: &str = "weights";
 
+/// Fact: weights that were exchanged for others.
+pub const EXCHANGED: &str = "exchanged";
+
 /// What a method finds for a matrix.
 pub struct Outcome {
     /// What stays.
     pub mask: BitMask,
     /// What it becomes, if what stays changes.
     pub values: Option<Array2<f32>>,
-    /// Loss on the calibration inputs, e H e^T over all rows: of the mask alone, and with new values.
+    /// Loss on the calibration inputs, e H e^T over all rows: of the mask alone and with new values; or before and after
+    /// weights were exchanged.
     pub losses: Option<(f64, f64)>,
+    /// Weights that were exchanged for others, without new values for the rest.
+    pub exchanged: usize,
 }
 
 /// What becomes of a matrix as it stands; or why it stays whole.
@@ -40,7 +46,9 @@ pub struct Pruner {
     /// What it prunes.
     pub targets: Targets,
     /// Prepares for all matrices that read the same inputs; or says why these stay whole.
-    pub prepare: fn(&SiteStats, Scope) -> Result<Decide, String>,
+    pub prepare: fn(&SiteStats, Scope, usize) -> Result<Decide, String>,
+    /// Pairs of a row that are exchanged, if it chooses by scores; else 0.
+    pub exchange: usize,
 }
 
 impl Pass for Pruner {
@@ -64,7 +72,7 @@ impl Pass for Pruner {
                     continue;
                 }
                 let stats = state.seen_by(expert);
-                let (tokens, decide) = (stats.tokens(), (self.prepare)(stats, self.targets.scope));
+                let (tokens, decide) = (stats.tokens(), (self.prepare)(stats, self.targets.scope, self.exchange));
                 for (reader, amount) in readers {
                     self.matrix(block, reader, amount, tokens, decide.as_ref(), log)?;
                 }
@@ -102,9 +110,12 @@ impl Pruner {
         let found = match amount {
             Amount::Share(sparsity) => decide.map_err(Clone::clone).and_then(|decide| decide(&w, sparsity)),
             // Sizes are the same for all methods that have them.
-            Amount::Below(size, equal) => {
-                Ok(Outcome { mask: below(elements(w.view()), w.ncols(), size, equal), values: None, losses: None })
-            }
+            Amount::Below(size, equal) => Ok(Outcome {
+                mask: below(elements(w.view()), w.ncols(), size, equal),
+                values: None,
+                losses: None,
+                exchanged: 0,
+            }),
         };
         match found {
             Ok(found) => {
@@ -115,6 +126,9 @@ impl Pruner {
                 }
                 record.fact(ZEROS, w.len() - found.mask.count());
                 record.fact(WEIGHTS, w.len());
+                if found.exchanged > 0 {
+                    record.fact(EXCHANGED, found.exchanged);
+                }
                 block.prune(reader, found.mask, found.values)?;
             }
             Err(why) => record.note = Some(format!("not pruned: {why}")),
@@ -142,11 +156,36 @@ fn settle(block: &mut BlockState<'_>) {
     }
 }
 
+/// What a method that chooses by scores needs: the sizes of inputs, or all products where weights are exchanged.
+pub fn needed(exchange: usize) -> StatsKind {
+    if exchange > 0 { StatsKind::Gram } else { StatsKind::Diagonal }
+}
+
+/// Decides by scores, then exchanges up to so many weights of each row.
+pub fn by_scores(
+    stats: &SiteStats,
+    scope: Scope,
+    pairs: usize,
+    scores: impl Fn(&Array2<f32>, &[f32]) -> Vec<f32> + 'static,
+) -> Result<Decide, String> {
+    let norms = norms(stats)?;
+    let h = if pairs > 0 { Some(products(stats)?.0) } else { None };
+    Ok(Box::new(move |w, sparsity| {
+        let mut mask = select(&scores(w, &norms), w.ncols(), sparsity, scope);
+        let losses = h.as_ref().map(|h| {
+            let found = exchange(w.view(), h.view(), sparsity, pairs, &mut mask);
+            ((found.before.iter().sum(), found.after.iter().sum()), found.pairs)
+        });
+        let (losses, exchanged) = losses.unzip();
+        Ok(Outcome { mask, values: None, losses, exchanged: exchanged.unwrap_or(0) })
+    }))
+}
+
 /// The root mean square of every input channel.
 ///
 /// # Errors
 /// If no token reached the matrix.
-pub fn norms(stats: &SiteStats) -> Result<Vec<f32>, String> {
+fn norms(stats: &SiteStats) -> Result<Vec<f32>, String> {
     match stats.tokens() {
         0 => Err(NO_TOKENS.to_owned()),
         _ => Ok(stats.mean_sq().iter().map(|x| x.sqrt()).collect()),
@@ -164,5 +203,5 @@ pub fn solved(w: &Array2<f32>, mask: BitMask, values: Array2<f32>, losses: &[f64
     }
     let before = gptq::losses(w.view(), plain.view(), hessian);
     let losses = (before.iter().sum(), losses.iter().sum());
-    Outcome { mask, values: Some(values), losses: Some(losses) }
+    Outcome { mask, values: Some(values), losses: Some(losses), exchanged: 0 }
 }

@@ -21,7 +21,7 @@ pub const ROW: PassRow = PassRow {
     prunes: true,
     make: |options, _| {
         let targets = Targets::of(options, OPTIONS);
-        Box::new(Pruner { name: NAME, stats: StatsKind::Gram, targets, prepare })
+        Box::new(Pruner { name: NAME, stats: StatsKind::Gram, targets, prepare, exchange: 0 })
     },
 };
 
@@ -29,7 +29,7 @@ const NAME: &str = "sparsegpt";
 
 const OPTIONS: &[Opt] = &[SPARSITY, ALLOCATION, PRUNE];
 
-fn prepare(stats: &SiteStats, _: Scope) -> Result<Decide, String> {
+fn prepare(stats: &SiteStats, _: Scope, _: usize) -> Result<Decide, String> {
     let hessian = factored(&products(stats)?.0, DAMP, Order::Natural)?;
     Ok(Box::new(move |w, sparsity| {
         let found = gptq::prune(w.view(), &hessian, sparsity);

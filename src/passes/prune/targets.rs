@@ -36,6 +36,15 @@ pub const SCOPE: Opt = Opt {
     default: "row",
 };
 
+/// Improving a mask.
+pub const EXCHANGE: Opt = Opt {
+    name: "exchange",
+    about: "Pruning by scores: afterwards exchange up to N kept and pruned weights of each row, where that lowers the \
+            loss on the text; slower, and closer to the solvers",
+    kind: OptKind::Count(0, u64::MAX),
+    default: "0",
+};
+
 /// How much each block gives.
 pub const ALLOCATION: Opt = Opt {
     name: "allocation",

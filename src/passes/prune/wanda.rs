@@ -1,11 +1,11 @@
 //! The weights with the smallest part of an output go, |w| |x| (Sun et al. 2023).
 
 use aurora_quantizers::SiteStats;
-use aurora_quantizers::prune::{Scope, select, wanda};
+use aurora_quantizers::prune::{Scope, wanda};
 
-use super::shared::{Decide, Outcome, Pruner, norms};
-use super::targets::{ALLOCATION, PRUNE, SCOPE, SPARSITY, Targets};
-use super::{PassRow, StatsKind};
+use super::PassRow;
+use super::shared::{Decide, Pruner, by_scores, needed};
+use super::targets::{ALLOCATION, EXCHANGE, PRUNE, SCOPE, SPARSITY, Targets};
 use crate::options::Opt;
 
 /// Row of the table.
@@ -19,18 +19,17 @@ pub const ROW: PassRow = PassRow {
     prunes: true,
     make: |options, _| {
         let targets = Targets::of(options, OPTIONS);
-        Box::new(Pruner { name: NAME, stats: StatsKind::Diagonal, targets, prepare })
+        let exchange = options.count(EXCHANGE.name);
+        Box::new(Pruner { name: NAME, stats: needed(exchange), targets, prepare, exchange })
     },
 };
 
 const NAME: &str = "wanda";
 
-const OPTIONS: &[Opt] = &[SPARSITY, SCOPE, ALLOCATION, PRUNE];
+const OPTIONS: &[Opt] = &[SPARSITY, SCOPE, ALLOCATION, EXCHANGE, PRUNE];
 
-fn prepare(stats: &SiteStats, scope: Scope) -> Result<Decide, String> {
-    let norms = norms(stats)?;
-    Ok(Box::new(move |w, sparsity| {
-        let scores: Vec<f32> = w.iter().zip(norms.iter().cycle()).map(|(w, norm)| wanda(*w, *norm)).collect();
-        Ok(Outcome { mask: select(&scores, w.ncols(), sparsity, scope), values: None, losses: None })
-    }))
+fn prepare(stats: &SiteStats, scope: Scope, pairs: usize) -> Result<Decide, String> {
+    by_scores(stats, scope, pairs, |w, norms| {
+        w.iter().zip(norms.iter().cycle()).map(|(w, norm)| wanda(*w, *norm)).collect()
+    })
 }
