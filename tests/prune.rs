@@ -213,6 +213,27 @@ fn a_global_share_compares_all_matrices() {
     }
 }
 
+#[test]
+fn exchanges_lower_losses_and_keep_counts() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("o.gguf");
+    for (method, sparsity) in [("wanda", "50%"), ("ria", "2:4")] {
+        let words = ["--method", method, "--sparsity", sparsity, "--exchange", "20", "--type", "f32"];
+        let record = convert("stories260k", &out, &[&words[..], &["--samples", "32", "--context", "128"]].concat());
+        let passes = record["passes"].as_array().unwrap();
+        let ratio = |pass: &Json| pass["after"].as_f64().unwrap() / pass["before"].as_f64().unwrap();
+        assert!(passes.len() == 35 && passes.iter().all(|pass| ratio(pass) <= 1.0), "{method}");
+        assert!(passes.iter().map(ratio).sum::<f64>() / 35.0 < 0.9, "{method}");
+        let found = weights(&out);
+        let dense = weights_of("stories260k");
+        for (name, (cols, found)) in found.iter().filter(|(name, _)| usual(name)) {
+            let run = if sparsity == "2:4" { 4 } else { *cols };
+            assert!(found.chunks(run).all(|few| zeros(few) == run / 2), "{method} {name}");
+            assert!(found.iter().zip(&dense[name].1).all(|(a, b)| *a == 0.0 || a == b), "{method} {name}");
+        }
+    }
+}
+
 /// Blocks get shares around the one asked for, those with more outliers less; with a file of statistics the same.
 #[test]
 fn owl_gives_blocks_shares_by_their_outliers() {
