@@ -1,0 +1,227 @@
+//! Matrices whose zeros a file leaves out: GGUF files of our own, compressed-tensors' sparse layouts, CSR.
+//!
+//! In come the tensors of the files; out comes the same list with the parts of every sparse matrix replaced by that
+//! matrix, under the name, shape and type that it has when dense. All that could lead to wrong numbers is checked then,
+//! once: masks and columns are read, values are not. From there on [`SparseMatrix::read`] gives dense rows.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use aurora_quantizers::sparse::{SparseError, SparseParts, SparseView};
+
+use super::mapped::Mapped;
+use super::source::{SparseIndex, SparseMatrix, SparsePlaces, TensorInfo, TensorSource};
+use crate::error::{Fault, Misfit, printable};
+use crate::{Error, Result};
+
+pub(super) mod compressed_tensors;
+pub(super) mod csr;
+pub(crate) mod gguf;
+pub(super) mod hf;
+
+/// What to do about a matrix that contradicts itself.
+const AGAIN: &str = "the file is damaged: download or convert it again";
+
+impl SparseMatrix {
+    /// Rows as they are when dense.
+    ///
+    /// # Panics
+    /// If there are no such rows, or `out` has another length.
+    pub fn read<S: TensorSource + ?Sized>(&self, source: &S, rows: Range<usize>, out: &mut [u8]) {
+        assert!(rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        match &self.places {
+            SparsePlaces::Columns { .. } => csr::read(self, source, rows, out),
+            SparsePlaces::Mask { layout, .. } => {
+                let parts = self.rows_of(source, rows.clone());
+                assert_eq!(out.len(), rows.len() * layout.dense_row(), "bytes of {} dense rows", rows.len());
+                if layout.unpack(parts, out).is_err() {
+                    // Masks and index were checked, so it can only be what fills a row's last byte. It has no meaning.
+                    for (row, out) in rows.zip(out.chunks_exact_mut(layout.dense_row())) {
+                        let parts = self.rows_of(source, row..row + 1);
+                        let mut values = parts.values.to_vec();
+                        values.last_mut().into_iter().for_each(|last| *last = *last & 15 | 8 << 4);
+                        let parts = SparseParts { values: &values[..], ..parts };
+                        layout.unpack(parts, out).expect("parts that were checked");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes of all its tensors.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|t| t.range.len()).sum()
+    }
+
+    /// How many values are stored, those that are zero among them.
+    pub fn stored(&self) -> usize {
+        match self.values.spec.bytes {
+            // Codes of four bits, two to a byte.
+            1 if self.store.spec().name == "q4_0" => 2 * self.values.range.len(),
+            bytes => self.values.range.len() / bytes,
+        }
+    }
+
+    /// The parts of all rows as they are mapped, where there are masks: what a kernel multiplies with. Their layout is
+    /// that of [`SparsePlaces::Mask`].
+    pub fn parts<'a, S: TensorSource + ?Sized>(&'a self, source: &'a S) -> Option<SparseParts<&'a [u8]>> {
+        let SparsePlaces::Mask { mask, index, scales, .. } = &self.places else { return None };
+        let whole = |t: &TensorInfo| source.bytes(t, 0..t.range.len());
+        Some(SparseParts {
+            mask: whole(mask),
+            index: match index {
+                SparseIndex::Fixed => &[],
+                SparseIndex::Stored(tensor) => whole(tensor),
+                SparseIndex::Made(bytes) => bytes,
+            },
+            values: whole(&self.values),
+            scales: scales.as_ref().map_or(&[][..], whole),
+        })
+    }
+
+    /// The parts of some rows.
+    fn rows_of<'a, S: TensorSource + ?Sized>(&'a self, source: &'a S, rows: Range<usize>) -> SparseParts<&'a [u8]> {
+        let (SparsePlaces::Mask { layout, .. }, Some(parts)) = (&self.places, self.parts(source)) else {
+            unreachable!("{} has no masks", self.name)
+        };
+        let of = |row: usize| rows.start * row..rows.end * row;
+        let index = match layout.fixed() {
+            Some(_) => &[][..],
+            None => &parts.index[8 * rows.start..8 * (rows.end + 1)],
+        };
+        SparseParts {
+            mask: &parts.mask[of(layout.mask_row())],
+            index,
+            values: &parts.values[self.values_of(source, &rows)],
+            scales: &parts.scales[of(layout.scales_row())],
+        }
+    }
+
+    /// The bytes of some rows' values.
+    fn values_of<S: TensorSource + ?Sized>(&self, source: &S, rows: &Range<usize>) -> Range<usize> {
+        let before = |row: usize| match &self.places {
+            SparsePlaces::Mask { layout, index, .. } => {
+                let before = match index {
+                    SparseIndex::Fixed => layout.fixed().unwrap_or(0) * row,
+                    SparseIndex::Stored(tensor) => number(source.bytes(tensor, 8 * row..8 * (row + 1)), 0),
+                    SparseIndex::Made(bytes) => number(bytes, row),
+                };
+                layout.value_bytes(before as u64).unwrap_or(0) as usize
+            }
+            SparsePlaces::Columns { before, .. } => before[row] * self.store.spec().bytes,
+        };
+        before(rows.start)..before(rows.end)
+    }
+
+    /// Tells the system that rows will not be read again soon.
+    pub fn release(&self, source: &dyn TensorSource, rows: Range<usize>) {
+        if rows == (0..self.rows) {
+            return self.parts.iter().for_each(|part| source.release(part, 0..part.range.len()));
+        }
+        source.release(&self.values, self.values_of(source, &rows));
+        if let SparsePlaces::Mask { layout, mask, .. } = &self.places {
+            source.release(mask, rows.start * layout.mask_row()..rows.end * layout.mask_row());
+        }
+    }
+}
+
+/// The `at`th number of an index.
+fn number(index: &[u8], at: usize) -> usize {
+    index[8 * at..].first_chunk().map_or(0, |bytes| i64::from_le_bytes(*bytes) as usize)
+}
+
+/// The tensors of one matrix, found by name.
+struct Parts<'a> {
+    source: &'a Mapped,
+    /// The matrix.
+    name: &'a str,
+    /// How it is stored, for errors.
+    layout: &'static str,
+    taken: Vec<TensorInfo>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(source: &'a Mapped, name: &'a str, layout: &'static str) -> Self {
+        Parts { source, name, layout, taken: Vec::new() }
+    }
+
+    fn source(&self) -> &'a dyn TensorSource {
+        self.source
+    }
+
+    /// A part by its name. `spec`: how its numbers must be stored; `shape`: `None` for any number of them in a row.
+    fn need(&mut self, name: &str, specs: &[&str], shape: Option<&[usize]>) -> Result<TensorInfo> {
+        let matrix = printable(self.name);
+        let Some(tensor) = self.source().find(name) else {
+            let what = format!("missing; {matrix} is stored as {}, and cannot be read without it: {AGAIN}", self.layout);
+            return Err(Error::misfit(self.source().path(), name, Misfit::Missing, what));
+        };
+        let path = self.source().file_of(tensor);
+        if !specs.contains(&tensor.spec.name) {
+            let what = format!("holds {} numbers, needed {} for {matrix}", tensor.spec.name, specs.join(" or "));
+            let misfit = Misfit::Type { found: tensor.spec.name.to_owned() };
+            return Err(Error::misfit(path, &tensor.name, misfit, format!("{what}; {AGAIN}")));
+        }
+        let fits = match shape {
+            Some(shape) => tensor.shape == shape,
+            None => tensor.shape.len() == 1,
+        };
+        if !fits {
+            let needed = shape.map_or("one dimension".to_owned(), |shape| format!("{shape:?}"));
+            let what = format!("shape {:?}, needed {needed} for {matrix}; {AGAIN}", tensor.shape);
+            let needed = shape.unwrap_or_default().to_vec();
+            return Err(Error::misfit(path, &tensor.name, Misfit::Shape { found: tensor.shape.clone(), needed }, what));
+        }
+        self.taken.push(tensor.clone());
+        Ok(tensor.clone())
+    }
+
+    /// An error about one of them.
+    fn fail(&self, tensor: &TensorInfo, what: impl Into<Fault>) -> Error {
+        what.into().of_tensor(self.source().file_of(tensor), &tensor.name)
+    }
+}
+
+/// Whether masks, index and values belong together.
+fn check_masks(matrix: &SparseMatrix, parts: &Parts<'_>) -> Result<()> {
+    let SparsePlaces::Mask { layout, mask, index, scales } = &matrix.places else { return Ok(()) };
+    let found = matrix.parts(parts.source).expect("a matrix with masks");
+    let checked = SparseView::new(*layout, matrix.rows, found).map(drop);
+    let source = parts.source();
+    source.release(mask, 0..mask.range.len());
+    checked.map_err(|e| {
+        let of_index = match index {
+            SparseIndex::Stored(tensor) => tensor,
+            _ => mask,
+        };
+        let tensor = match &e {
+            SparseError::Order { .. } | SparseError::Length { part: "index", .. } => of_index,
+            SparseError::Length { part: "values", .. } => &matrix.values,
+            SparseError::Length { part: "scales", .. } => scales.as_ref().unwrap_or(mask),
+            _ => mask,
+        };
+        parts.fail(tensor, Fault::damaged(format!("{e}; {AGAIN}")))
+    })
+}
+
+/// Replaces parts by the matrices that they make up.
+fn replace(source: Mapped, matrices: Vec<TensorInfo>) -> Result<Mapped> {
+    let parts = |t: &TensorInfo| t.sparse.as_ref().map_or(Vec::new(), |sparse| sparse.parts.clone());
+    let taken: BTreeSet<String> = matrices.iter().flat_map(parts).map(|part| part.name).collect();
+    for t in &matrices {
+        if let Some(plain) = (&source as &dyn TensorSource).find(&t.name).filter(|plain| !taken.contains(&plain.name)) {
+            let what = format!("is there twice: as it is, and stored sparse; {AGAIN}");
+            return Err(Fault::damaged(what).of_tensor((&source as &dyn TensorSource).file_of(plain), &plain.name));
+        }
+    }
+    let rest = source.tensors().iter().filter(|t| !taken.contains(&t.name)).cloned();
+    let tensors = rest.chain(matrices).collect();
+    Ok(source.with_tensors(tensors))
+}
+
+/// The matrix as a tensor of the list.
+fn tensor(name: &str, shape: Vec<usize>, matrix: SparseMatrix) -> TensorInfo {
+    let (spec, values) = (matrix.store.spec(), matrix.values.clone());
+    TensorInfo { name: name.to_owned(), shape, spec, packed: None, sparse: Some(Arc::new(matrix)), ..values }
+}
