@@ -15,8 +15,8 @@ use super::source::{SparseIndex, SparseMatrix, SparsePlaces, TensorInfo, TensorS
 use crate::error::{Fault, Misfit, printable};
 use crate::{Error, Result};
 
-pub(super) mod compressed_tensors;
-pub(super) mod csr;
+pub(crate) mod compressed_tensors;
+pub(crate) mod csr;
 pub(crate) mod gguf;
 pub(super) mod hf;
 
