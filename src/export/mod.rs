@@ -42,7 +42,7 @@ pub(crate) mod packed;
 mod request;
 pub(crate) mod safetensors;
 mod shards;
-mod sparse;
+pub(crate) mod sparse;
 #[cfg(test)]
 mod toy;
 

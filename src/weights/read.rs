@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use aurora_quantizers::sparse::SparseView;
 use aurora_quantizers::{Store, elements_mut, matrix_mut};
 use ndarray::{Array2, ArrayViewMut2};
 
 use super::Weights;
 use super::bind::{Bound, Numbers, Run};
 use super::step::Places;
-use crate::checkpoint::{Packed, SparseMatrix};
+use crate::checkpoint::Packed;
 use crate::model::{Import, Param, ParamId};
 
 /// Stored rows of one tensor, as they lie in the mapped file.
@@ -165,16 +166,14 @@ impl<'a> Weights<'a> {
         stores.all(|store| store.is_some_and(|store| *store == *first)).then_some(first)
     }
 
-    /// The matrix whose zeros the file leaves out, if a parameter is one: as it is, nothing moved or changed on the way
-    /// in. Then [`SparseMatrix::parts`] has what it is made of, in the order of the parameter's rows.
-    pub(crate) fn sparse(&self, id: ParamId) -> Option<&'a SparseMatrix> {
+    /// The parts of a matrix whose zeros the file leaves out, as they are mapped, if a parameter is one as it is: nothing
+    /// moved or changed on the way in. Rows count over all outer dimensions, as in [`dim`](Weights::dim).
+    #[expect(dead_code, reason = "for linears that multiply with it; until then the runtime makes dense matrices")]
+    pub(crate) fn sparse(&self, id: ParamId) -> Option<SparseView<'a>> {
         let bound = &self.bound[id.0];
-        match (&bound.runs[..], bound.import) {
-            ([Run { numbers: Numbers::Sparse(sparse), first_row: 0, rows, .. }], Import::AsIs)
-                if *rows == sparse.rows && !self.is_edited(id) =>
-            {
-                Some(sparse)
-            }
+        let ([run], Import::AsIs) = (&bound.runs[..], bound.import) else { return None };
+        match run.numbers {
+            Numbers::Sparse(sparse) if run.rows == sparse.rows && !self.is_edited(id) => sparse.view(self.source),
             _ => None,
         }
     }

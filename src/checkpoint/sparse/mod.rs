@@ -63,9 +63,14 @@ impl SparseMatrix {
         }
     }
 
-    /// The parts of all rows as they are mapped, where there are masks: what a kernel multiplies with. Their layout is
-    /// that of [`SparsePlaces::Mask`].
-    pub fn parts<'a, S: TensorSource + ?Sized>(&'a self, source: &'a S) -> Option<SparseParts<&'a [u8]>> {
+    /// All rows as they are mapped, where there are masks: what a kernel multiplies with. Checks masks once more.
+    pub fn view<'a>(&'a self, source: &'a dyn TensorSource) -> Option<SparseView<'a>> {
+        let SparsePlaces::Mask { layout, .. } = &self.places else { return None };
+        SparseView::new(*layout, self.rows, self.parts(source)?).ok()
+    }
+
+    /// The parts of all rows.
+    fn parts<'a, S: TensorSource + ?Sized>(&'a self, source: &'a S) -> Option<SparseParts<&'a [u8]>> {
         let SparsePlaces::Mask { mask, index, scales, .. } = &self.places else { return None };
         let whole = |t: &TensorInfo| source.bytes(t, 0..t.range.len());
         Some(SparseParts {

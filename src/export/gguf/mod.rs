@@ -56,7 +56,7 @@ impl Exporter for Gguf {
         let options = ABOUT.options_in(request)?;
         if let Some(places) = sparse::asked(&options) {
             sparse::check(plan, |t| model.graph.param(t.param).role)?;
-            notes.push(sparse::BOUND.to_owned());
+            notes.push(sparse::ALONE.to_owned());
             let (packing, dense) = (sparse::packing(places, ABOUT.name)?, layout(plan, &metadata)?.size);
             return Ok(Box::new(sparse::gguf::SparseFile { metadata, packing, notes, dense }));
         }

@@ -15,7 +15,7 @@ pub struct CompressedTensors;
 static ABOUT: About = About {
     name: "compressed-tensors",
     title: "compressed-tensors",
-    summary: "a folder in the compressed-tensors layout (pack-quantized; with --sparse, floats without zeros)",
+    summary: "a folder in the compressed-tensors layout (pack-quantized, or floats without zeros)",
     settings: &["type"],
     options: &[BITS, GROUP_SIZE, SYM, SPARSE, shards::SIZE],
 };

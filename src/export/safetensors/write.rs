@@ -11,7 +11,7 @@ use super::super::folder::Folder;
 use super::super::shards::{self, Entry};
 use super::super::sparse::count::DenseTensor;
 use super::super::sparse::form::Form;
-use super::super::sparse::{self, BOUND};
+use super::super::sparse;
 use super::super::{Contents, Prepared, Sink, companions};
 use super::config;
 use super::places::{Places, Target, stored_row};
@@ -51,7 +51,6 @@ impl Laid {
                 (vec![("config.json", config)], left_out(contents.source, &places.entries).into_iter().collect())
             }
         };
-        let notes = notes.into_iter().chain(sparse.map(|_| BOUND.to_owned())).collect();
         Ok(Laid { places, shards, sparse: sparse.map(|form| (form, limit)), files, notes })
     }
 

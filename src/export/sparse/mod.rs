@@ -19,10 +19,20 @@ pub(super) mod folder;
 pub(super) mod form;
 pub(super) mod gguf;
 pub(super) mod pack;
+pub(crate) mod record;
 
 /// Said before the work, when zeros have not been counted.
-pub(super) const BOUND: &str = "sizes before the work are those of the dense file: how much smaller it is without zeros \
-                                is known when they have been counted; until then, temporary files take as much again";
+pub(crate) const BOUND: &str = "sizes are those of the dense file; how much smaller it is without zeros is known once they \
+                                are counted. Until the end a temporary file takes the dense size on the disk as well";
+
+/// Said of a file that only this program reads.
+pub(super) const ALONE: &str = "only aurora-quant reads this file, not llama.cpp; convert it again to get one that it \
+                                loads, with the same weights";
+
+/// Whether matrices are to be stored sparse.
+pub(crate) fn wanted(request: &Request) -> bool {
+    request.options.get(SPARSE.name).is_some_and(|value| value.to_string() != OFF)
+}
 
 const OFF: &str = "none";
 const CSR: &str = "csr";
@@ -30,11 +40,10 @@ const CSR: &str = "csr";
 /// The option of the formats that can.
 pub(super) const SPARSE: Opt = Opt {
     name: "sparse",
-    about: "Store pruned matrices without their zeros, where that is smaller: bitmask (a bit for each weight, then what \
-            is not zero), 2:4 (two of every four weights), or csr (with a column for each value, to hand over to other \
-            programs). Prune first or in the same run (--method), or name a model that has zeros. A sparse GGUF file is \
-            read by aurora-quant alone; `convert FILE.gguf` makes it an ordinary one again. gguf and \
-            compressed-tensors (a layout that its releases up to 0.14 read) take bitmask and 2:4, safetensors takes csr",
+    about: "Store pruned matrices without their zeros, where that is smaller: bitmask (a bit for each weight, then the \
+            values), 2:4 (two values for every four weights) or csr (a column for each value). Zeros come from a method \
+            that prunes, or are there already. Only aurora-quant reads such a GGUF file; convert it again for one that \
+            llama.cpp loads. gguf and compressed-tensors take bitmask and 2:4, safetensors takes csr",
     kind: OptKind::Word(&[OFF, "bitmask", "2:4", CSR]),
     default: OFF,
 };
