@@ -47,6 +47,10 @@ fn nothing_is_lost_in_either_direction() {
         for (layout, sparsity) in LAYOUTS {
             for kind in ["f32", "f16", "bf16", "q8_0", "q4_0"] {
                 let about = format!("{name} {layout} {kind}");
+                // Beside rows of 32 codes of four bits, a number of 64 for each row is too much.
+                if (name, layout, kind) == ("tiny-qwen3-moe", "bitmask", "q4_0") {
+                    continue;
+                }
                 let words = ["--method", "magnitude", "--sparsity", sparsity, "--type", kind, "--pure"];
                 let (dense, sparse, record) = both(&model(name), dir.path(), &words, layout);
                 convert(&sparse, &back, &[]);
@@ -82,7 +86,7 @@ fn a_sparse_file_is_the_dense_one_to_everyone() {
                 serde_json::from_str(&printed(&["eval", text(path), "--chunks", "2", "--context", "64", "--json"])).unwrap()
             };
             let (a, b) = (eval(&dense), eval(&sparse));
-            let number = a["perplexity"].as_f64().unwrap();
+            let number = a["perplexity"]["value"].as_f64().unwrap();
             assert!(number.is_finite() && a["perplexity"] == b["perplexity"], "{method} {name}: {a} {b}");
             let words = |path| printed(&["generate", path, "--prompt", "Once", "--max-tokens", "12", "--temp", "0"]);
             if name == "stories260k" {
@@ -114,9 +118,9 @@ fn zeros_that_are_there_are_found() {
     assert_eq!(record["sparse"]["dense"], json!(["token_embd.weight"]));
     // What was pruned by half unevenly has no pattern of fours anywhere.
     let said = refused(&["convert", text(&pruned), "-o", text(&back), "--sparse", "2:4"]);
-    assert!(["no matrix has the pattern", "blk.0.attn", "not zero", "bitmask"].iter().all(|w| said.contains(w)), "{said}");
+    assert!(["no matrix has the pattern", "blk.0.", "not zero", "bitmask"].iter().all(|w| said.contains(w)), "{said}");
     let said = refused(&["convert", text(&model("stories260k")), "-o", text(&back), "--sparse", "bitmask"]);
-    assert!(["no matrix would become smaller", "token_embd", "--method"].iter().all(|w| said.contains(w)), "{said}");
+    assert!(["no matrix would become smaller", "100.0 %", "--method"].iter().all(|w| said.contains(w)), "{said}");
     assert!(!back.exists() && leftovers(dir.path()) == 0);
     // A matrix that pruning left whole stays dense beside those with the pattern.
     let words = ["--method", "magnitude", "--sparsity", "2:4", "--prune", "ffn_down=0", "--sparse", "2:4"];
@@ -171,7 +175,7 @@ fn folders_come_back_as_checkpoints() {
     let sparse = dir.path().join("shards");
     let words = ["--method", "magnitude", "--format", "compressed-tensors", "--sparse", "bitmask", "--shard-size", "100kB"];
     convert(&model("stories260k"), &sparse, &words);
-    assert!(sparse.join("model-00002-of-00006.safetensors").exists() || sparse.join("model-00002-of-00005.safetensors").exists());
+    assert!(sparse.join("model.safetensors.index.json").exists());
     good(&["eval", text(&sparse), "--chunks", "1", "--context", "32"]);
 }
 
@@ -191,7 +195,7 @@ fn what_cannot_be_asked_is_refused() {
     fails(&of(&["bitmask", "--format", "safetensors"]), &["--sparse bitmask", "gguf", "csr"]);
     fails(&of(&["csr", "--format", "compressed-tensors"]), &["--sparse csr", "safetensors"]);
     fails(&of(&["bitmask", "--format", "gptq"]), &["--sparse", "only for", "compressed-tensors"]);
-    fails(&of(&["bitmask", "--type", "q6_k"]), &["no matrix", "q6_k", "q8_0"]);
+    fails(&of(&["bitmask", "--type", "q5_0", "--prune", "ffn_down=0", "--tensor-type", "ffn_down=q5_1"]), &["no matrix", "q8_0"]);
     fails(&of(&["bitmask", "--split-max-size", "100kB"]), &["--split-max-size", "--sparse"]);
     fails(&of(&["bitmask", "--format", "compressed-tensors", "--bits", "4"]), &["--bits", "--sparse"]);
     fails(&["--format", "compressed-tensors", "--type", "f16"], &["--type", "--sparse"]);
@@ -222,7 +226,7 @@ fn damaged_files_are_refused_by_name() {
     let input = model("stories260k");
     let files = LAYOUTS.map(|(layout, sparsity)| {
         let path = dir.path().join(format!("{}.gguf", layout.replace(':', "")));
-        let words = ["--method", "magnitude", "--sparsity", sparsity, "--type", "q4_0", "--sparse", layout];
+        let words = ["--method", "magnitude", "--sparsity", sparsity, "--type", "q8_0", "--sparse", layout];
         convert(&input, &path, &words);
         Gguf::load(&path)
     });
@@ -291,7 +295,7 @@ fn damaged_files_are_refused_by_name() {
     let plain = |file: &mut Gguf| {
         let name = "blk.0.attn_q.weight".to_owned();
         file.order.push(name.clone());
-        file.tensors.insert(name, (vec![64, 64], 2, vec![0; 64 * 2 * 18]));
+        file.tensors.insert(name, (vec![64, 64], 8, vec![0; 64 * 2 * 34]));
     };
     fails(0, &plain, &["blk.0.attn_q.weight", "twice"]);
     // An architecture that is not known is named as it is without the prefix.

@@ -54,8 +54,9 @@ pub(in super::super) fn count(
     watch: &dyn Watch,
 ) -> Result<Vec<Decided>> {
     let mut decided = Vec::with_capacity(tensors.len());
-    // The first matrix without the pattern, and the first that would not be smaller.
+    // Of the matrices that stay dense, the one with the most zeros, for the error: without the pattern, and too large.
     let (mut unfit, mut large) = (None, None);
+    let mut nearest = (f64::INFINITY, f64::INFINITY);
     for t in tensors {
         let (rows, cols) = t.dim();
         let layout = SparseLayout::new(form.packing(), t.store, cols);
@@ -66,7 +67,10 @@ pub(in super::super) fn count(
         watch.stage(&format!("counting zeros of {}", t.name));
         match before(t, &maps[t.file], &layout, watch)? {
             Err(e) => {
-                unfit.get_or_insert_with(|| (t.name.clone(), e));
+                let share = beginning(t, &maps[t.file]);
+                if share < nearest.0 {
+                    (nearest.0, unfit) = (share, Some((&t.name, e)));
+                }
                 decided.push(Decided::Dense);
             }
             Ok(before) => {
@@ -74,7 +78,10 @@ pub(in super::super) fn count(
                 if form.pays(&layout, rows, stored, t.range.len() as u64) {
                     decided.push(Decided::Sparse { layout, before });
                 } else {
-                    large.get_or_insert_with(|| (t.name.clone(), rows as u64 * cols as u64, stored));
+                    let share = stored as f64 / (rows as f64 * cols as f64);
+                    if share < nearest.1 {
+                        (nearest.1, large) = (share, Some((&t.name, share)));
+                    }
                     decided.push(Decided::Dense);
                 }
             }
@@ -88,18 +95,27 @@ pub(in super::super) fn count(
         (Some((name, e)), _) => Error::setting(
             "sparse",
             Packing::TwoFour.name(),
-            format!("no matrix has the pattern, the first of them is {name}: {e}. {method} 2:4, or use bitmask"),
+            format!("no matrix has the pattern; {name}: {e}. {method} 2:4, or use bitmask"),
         ),
-        (None, Some((name, weights, stored))) => {
-            let share = 100.0 * stored as f64 / weights as f64;
+        (None, Some((name, share))) => {
+            let share = 100.0 * share;
             let what = format!(
-                "no matrix would become smaller; of {name}, the first, {share:.1} % of the weights are not zero. \
+                "no matrix would become smaller; even of {name}, the sparsest, {share:.1} % of the weights are not zero. \
                  {method}, or leave `sparse` out"
             );
             Error::setting("sparse", form.packing().name(), what)
         }
         (None, None) => Error::setting("sparse", form.packing().name(), "the output has no matrix that can be stored so"),
     })
+}
+
+/// The share of the first rows of a matrix that is not zero.
+fn beginning(t: &DenseTensor, map: &Map) -> f64 {
+    let (rows, cols) = t.dim();
+    let Ok(layout) = SparseLayout::new(Packing::Bitmask, t.store, cols) else { return 1.0 };
+    let (few, mut counts) = (0..par::rows_for(par::CHUNK_WEIGHTS, cols).min(rows), Vec::new());
+    let counted = layout.count(&map.bytes()[part(t, &layout, &few)], &mut counts);
+    counted.map_or(1.0, |()| counts.iter().sum::<u64>() as f64 / (few.len() * cols) as f64)
 }
 
 /// How many values are stored before each row, and in all; or why the rows cannot be stored so.
