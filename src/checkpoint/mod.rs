@@ -23,8 +23,8 @@ mod unchanged;
 
 pub use config::Config;
 pub use quantized::check as check_quantized;
-pub use source::{Packed, SourceKind, TensorInfo, TensorSource};
 pub(crate) use source::SparseMatrix;
+pub use source::{Packed, SourceKind, TensorInfo, TensorSource};
 pub use unchanged::{Guard, Unchanged};
 
 pub use crate::paths::directory_of;

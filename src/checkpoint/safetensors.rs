@@ -19,8 +19,8 @@ use super::config::{Config, HfConfig, read_json_object};
 use super::mapped::Mapped;
 use super::mmap::Map;
 use super::quantized;
-use super::sparse;
 use super::source::{SourceKind, TensorInfo, TensorSource, has_extension};
+use super::sparse;
 use crate::error::{Fault, printable};
 use crate::{Error, Result};
 

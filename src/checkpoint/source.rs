@@ -311,6 +311,7 @@ pub(crate) struct SparseMatrix {
 
 /// Which weights of a matrix are stored.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each matrix")]
 pub(crate) enum SparsePlaces {
     /// A mask says so.
     Mask {

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use super::packed::{self, PackedExporter, PackedLayout};
-use super::sparse::form::Form;
 use super::sparse;
+use super::sparse::form::Form;
 use super::{About, Assigned, Contents, Exporter, Prepared, Request, safetensors, shards};
 use crate::checkpoint::TensorSource;
 use crate::checkpoint::sparse::compressed_tensors::FORMATS;

@@ -52,7 +52,8 @@ fn matrix(source: &Mapped, name: &str) -> Result<TensorInfo> {
     let values = parts.need(&format!("{name}{VALUES}"), &["f16", "bf16", "f32"], None)?;
     let count = columns.shape[0];
     if values.shape != columns.shape {
-        let what = format!("{} values, needed {count}, one for each column in {name}{COLUMNS}; {AGAIN}", values.shape[0]);
+        let what =
+            format!("{} values, needed {count}, one for each column in {name}{COLUMNS}; {AGAIN}", values.shape[0]);
         let misfit = Misfit::Shape { found: values.shape.clone(), needed: columns.shape.clone() };
         return Err(Error::misfit((source as &dyn TensorSource).file_of(&values), &values.name, misfit, what));
     }

@@ -116,7 +116,8 @@ fn stated(config: &GgufConfig) -> Result<Vec<Stated<'_>>> {
         let dims = &array(SHAPES)?[DIMS * at..DIMS * (at + 1)];
         let dims: Option<Vec<usize>> = dims.iter().map(|n| whole(n).and_then(|n| usize::try_from(n).ok())).collect();
         let shape = dims.as_deref().and_then(shape).ok_or_else(|| {
-            let what = format!("{dims:?} (innermost first) are no dimensions of a matrix, {}; {AGAIN}", printable(name));
+            let what =
+                format!("{dims:?} (innermost first) are no dimensions of a matrix, {}; {AGAIN}", printable(name));
             config.error(SHAPES, what)
         })?;
         Ok(Stated { name, packing, store, shape })
@@ -154,8 +155,15 @@ fn read(source: &Mapped, stated: &Stated<'_>) -> Result<TensorInfo> {
         false => None,
     };
     let places = SparsePlaces::Mask { layout, mask, index, scales };
-    let matrix =
-        SparseMatrix { name: packing.name(), rows, cols, store, places, values, parts: std::mem::take(&mut parts.taken) };
+    let matrix = SparseMatrix {
+        name: packing.name(),
+        rows,
+        cols,
+        store,
+        places,
+        values,
+        parts: std::mem::take(&mut parts.taken),
+    };
     check_masks(&matrix, &parts)?;
     Ok(tensor(name, shape.clone(), matrix))
 }

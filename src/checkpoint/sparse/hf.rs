@@ -29,7 +29,8 @@ pub(in super::super) fn adopt(source: Mapped) -> Result<Mapped> {
 /// # Errors
 /// If what is stated is malformed.
 pub(in super::super) fn layout(stated: &Stated) -> Result<Option<(&'static str, Packing)>> {
-    if stated.method()? != Some("compressed-tensors") || stated.object("config_groups")?.is_some_and(|g| !g.is_empty()) {
+    if stated.method()? != Some("compressed-tensors") || stated.object("config_groups")?.is_some_and(|g| !g.is_empty())
+    {
         return Ok(None);
     }
     let Some(config) = stated.object("sparsity_config")? else { return Ok(None) };

@@ -159,7 +159,8 @@ impl<'a> Parts<'a> {
     fn need(&mut self, name: &str, specs: &[&str], shape: Option<&[usize]>) -> Result<TensorInfo> {
         let matrix = printable(self.name);
         let Some(tensor) = self.source().find(name) else {
-            let what = format!("missing; {matrix} is stored as {}, and cannot be read without it: {AGAIN}", self.layout);
+            let what =
+                format!("missing; {matrix} is stored as {}, and cannot be read without it: {AGAIN}", self.layout);
             return Err(Error::misfit(self.source().path(), name, Misfit::Missing, what));
         };
         let path = self.source().file_of(tensor);
@@ -192,6 +193,11 @@ impl<'a> Parts<'a> {
 fn check_masks(matrix: &SparseMatrix, parts: &Parts<'_>) -> Result<()> {
     let SparsePlaces::Mask { layout, mask, index, scales } = &matrix.places else { return Ok(()) };
     let found = matrix.parts(parts.source).expect("a matrix with masks");
+    let first = found.index.first_chunk().map_or(0, |n| i64::from_le_bytes(*n));
+    if let (SparseIndex::Stored(tensor), true) = (index, first != 0) {
+        let what = format!("{first} values are stored before row 0, needed 0; {AGAIN}");
+        return Err(parts.fail(tensor, Fault::damaged(what)));
+    }
     let checked = SparseView::new(*layout, matrix.rows, found).map(drop);
     let source = parts.source();
     source.release(mask, 0..mask.range.len());

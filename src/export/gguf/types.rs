@@ -72,12 +72,7 @@ pub(super) fn assign(
 }
 
 /// A GGUF file only changes between dense and sparse unless more is asked for: every tensor keeps its type.
-fn own_types(
-    request: &Request,
-    source: &dyn TensorSource,
-    weights: &Weights<'_>,
-    sparse: bool,
-) -> Option<Assigned> {
+fn own_types(request: &Request, source: &dyn TensorSource, weights: &Weights<'_>, sparse: bool) -> Option<Assigned> {
     let Config::Gguf(config) = source.config() else { return None };
     let Choosing { method, pruned, imatrix, calibrate, reference } = request.choosing;
     let more = method || pruned.is_some() || imatrix || calibrate || reference;

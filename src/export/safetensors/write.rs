@@ -9,9 +9,9 @@ use serde_json::Value as Json;
 
 use super::super::folder::Folder;
 use super::super::shards::{self, Entry};
+use super::super::sparse;
 use super::super::sparse::count::DenseTensor;
 use super::super::sparse::form::Form;
-use super::super::sparse;
 use super::super::{Contents, Prepared, Sink, companions};
 use super::config;
 use super::places::{Places, Target, stored_row};

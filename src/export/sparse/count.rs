@@ -105,7 +105,9 @@ pub(in super::super) fn count(
             );
             Error::setting("sparse", form.packing().name(), what)
         }
-        (None, None) => Error::setting("sparse", form.packing().name(), "the output has no matrix that can be stored so"),
+        (None, None) => {
+            Error::setting("sparse", form.packing().name(), "the output has no matrix that can be stored so")
+        }
     })
 }
 

@@ -8,11 +8,11 @@ use serde_json::{Value as Json, json};
 use super::count::{Decided, DenseTensor, count};
 use super::form::Form;
 use super::pack;
+use crate::Result;
 use crate::checkpoint::mmap::Map;
 use crate::checkpoint::sparse::compressed_tensors as ct;
 use crate::export::shards::{self, Entry};
 use crate::files::AtomicFile;
-use crate::Result;
 use crate::watch::Watch;
 
 /// What a packed folder holds.

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use aurora_quantizers::spec::{self, Kind};
-use aurora_quantizers::sparse::{Packing, SparseLayout, SparseParts};
 use aurora_quantizers::Spec;
+use aurora_quantizers::sparse::{Packing, SparseLayout, SparseParts};
+use aurora_quantizers::spec::{self, Kind};
 
 use super::count::DenseTensor;
 use crate::checkpoint::sparse::{compressed_tensors as ct, csr, gguf};
@@ -165,7 +165,8 @@ impl Form {
                 vec![(0, masks, mask), (1, from, values), (3, 8 * rows.start as u64, index)]
             }
             Form::CompressedTensors(Packing::TwoFour) => {
-                let mask = mask.chunks_exact(layout.mask_row().max(1)).flat_map(|row| bits(row, layout.cols())).collect();
+                let mask =
+                    mask.chunks_exact(layout.mask_row().max(1)).flat_map(|row| bits(row, layout.cols())).collect();
                 vec![(0, masks, mask), (1, from, values)]
             }
             Form::Csr => {

@@ -7,13 +7,13 @@ use aurora_quantizers::sparse::Packing;
 use super::count::{Decided, DenseTensor, count};
 use super::form::Form;
 use super::{pack, possible};
+use crate::Result;
 use crate::checkpoint::mmap::Map;
 use crate::checkpoint::sparse::gguf as keys;
 use crate::export::{Contents, FileMap, Prepared, Sink};
 use crate::files::AtomicFile;
 use crate::gguf::{self, Metadata, TensorEntry, Value, ValueType};
 use crate::watch::Watch;
-use crate::Result;
 
 /// A file that is laid out as far as it can be: its size depends on the zeros.
 pub(in super::super) struct SparseFile {

@@ -115,7 +115,9 @@ pub(super) fn check(plan: &Plan, role: impl Fn(&TensorPlan) -> Role) -> Result<(
 /// If such a thing is set.
 pub(super) fn refuse(request: &Request, names: &[&'static str], why: &str) -> Result<()> {
     match names.iter().find(|name| request.options.contains_key(**name)) {
-        Some(name) => Err(Error::conflict([SPARSE.name, *name], format!("`{name}` cannot be set with `sparse`: {why}"))),
+        Some(name) => {
+            Err(Error::conflict([SPARSE.name, *name], format!("`{name}` cannot be set with `sparse`: {why}")))
+        }
         None => Ok(()),
     }
 }
