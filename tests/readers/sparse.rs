@@ -1,7 +1,7 @@
 //! Mutated sparse files: whatever is still accepted can be read to its end, and what is refused is refused with words.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use aurora_quant::job::{self, Destination};
@@ -35,15 +35,15 @@ static GOOD: LazyLock<Vec<Gguf>> = LazyLock::new(|| {
     [("bitmask", "50%", "q8_0"), ("bitmask", "0.7", "q4_0"), ("2:4", "2:4", "f16")].map(made).into()
 });
 
-static PLACE: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x.gguf");
-    (dir, path)
-});
+static PLACE: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+
+/// A file for each test: they run at the same time.
+fn place(test: &str) -> PathBuf {
+    PLACE.path().join(test)
+}
 
 /// Opens it, and reads all of it if it opens.
-fn read(bytes: &[u8]) {
-    let path = &PLACE.1;
+fn read(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
     let opened = match Opened::open(path) {
         Ok(opened) => opened,
@@ -55,10 +55,9 @@ fn read(bytes: &[u8]) {
     }
 }
 
-/// Where edits fall: the parts of one matrix, the keys and the table.
-fn saved(file: &Gguf) -> Vec<u8> {
-    file.save(&PLACE.1);
-    fs::read(&PLACE.1).unwrap()
+fn saved(path: &Path, file: &Gguf) -> Vec<u8> {
+    file.save(path);
+    fs::read(path).unwrap()
 }
 
 proptest! {
@@ -76,7 +75,8 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] ^= byte;
         }
-        read(&saved(&file));
+        let path = place("parts.gguf");
+        read(&path, &saved(&path, &file));
     }
 
     #[test]
@@ -85,8 +85,9 @@ proptest! {
         edits in prop::collection::vec((any::<Index>(), prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 0..5000_u64]), 1..3),
     ) {
         let good = &GOOD[which.index(GOOD.len())];
-        let mut bytes = saved(good);
-        let start = aurora_quant::gguf::read_header(&PLACE.1, &bytes).unwrap().data_start as usize;
+        let path = place("headers.gguf");
+        let mut bytes = saved(&path, good);
+        let start = aurora_quant::gguf::read_header(&path, &bytes).unwrap().data_start as usize;
         // The keys of the vocabulary are most of the header, and no concern here: half of the edits fall behind them.
         for (i, (at, number)) in edits.into_iter().enumerate() {
             let from = if i == 0 { start - (start / 4) } else { 0 };
@@ -94,6 +95,6 @@ proptest! {
             let end = bytes.len().min(at + 8);
             bytes[at..end].copy_from_slice(&number.to_le_bytes()[..end - at]);
         }
-        read(&bytes);
+        read(&path, &bytes);
     }
 }

@@ -5,7 +5,7 @@ use aurora_quantizers::formats;
 use aurora_quantizers::sparse::{Packing, SparseLayout};
 
 use super::csr::dims;
-use super::{AGAIN, Parts, check_masks, tensor};
+use super::parts::{AGAIN, Parts, check_masks, tensor};
 use crate::Result;
 use crate::checkpoint::mapped::Mapped;
 use crate::checkpoint::source::{SparseIndex, SparseMatrix, SparsePlaces, TensorInfo, TensorSource};

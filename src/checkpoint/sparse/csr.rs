@@ -6,7 +6,7 @@ use std::ops::Range;
 use aurora_quantizers::{Store, formats};
 use rayon::prelude::*;
 
-use super::{AGAIN, Parts, tensor};
+use super::parts::{AGAIN, Parts, tensor};
 use crate::Result;
 use crate::checkpoint::mapped::Mapped;
 use crate::checkpoint::source::{SparseMatrix, SparsePlaces, TensorInfo, TensorSource};

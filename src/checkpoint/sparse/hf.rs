@@ -2,7 +2,8 @@
 
 use aurora_quantizers::sparse::Packing;
 
-use super::{compressed_tensors, csr, replace};
+use super::parts::replace;
+use super::{compressed_tensors, csr};
 use crate::Result;
 use crate::checkpoint::config::Config;
 use crate::checkpoint::mapped::Mapped;
@@ -13,7 +14,7 @@ use crate::checkpoint::source::TensorSource;
 ///
 /// # Errors
 /// If tensors do not fit together: which one.
-pub(in super::super) fn adopt(source: Mapped) -> Result<Mapped> {
+pub(crate) fn adopt(source: Mapped) -> Result<Mapped> {
     let Config::HuggingFace(config) = source.config() else { return Ok(source) };
     // What cannot be understood is refused later, by who needs it.
     let stated = Stated::of(config).ok().flatten();
@@ -28,7 +29,7 @@ pub(in super::super) fn adopt(source: Mapped) -> Result<Mapped> {
 ///
 /// # Errors
 /// If what is stated is malformed.
-pub(in super::super) fn layout(stated: &Stated) -> Result<Option<(&'static str, Packing)>> {
+pub(crate) fn layout(stated: &Stated) -> Result<Option<(&'static str, Packing)>> {
     if stated.method()? != Some("compressed-tensors") || stated.object("config_groups")?.is_some_and(|g| !g.is_empty())
     {
         return Ok(None);

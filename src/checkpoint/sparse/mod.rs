@@ -4,24 +4,18 @@
 //! matrix, under the name, shape and type that it has when dense. All that could lead to wrong numbers is checked then,
 //! once: masks and columns are read, values are not. From there on [`SparseMatrix::read`] gives dense rows.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
 
-use aurora_quantizers::sparse::{SparseError, SparseParts, SparseView};
+use aurora_quantizers::sparse::{SparseParts, SparseView};
 
-use super::mapped::Mapped;
 use super::source::{SparseIndex, SparseMatrix, SparsePlaces, TensorInfo, TensorSource};
-use crate::error::{Fault, Misfit, printable};
-use crate::{Error, Result};
 
 pub(crate) mod compressed_tensors;
 pub(crate) mod csr;
-pub(crate) mod gguf;
+pub(super) mod gguf;
 pub(super) mod hf;
-
-/// What to do about a matrix that contradicts itself.
-const AGAIN: &str = "the file is damaged: download or convert it again";
+pub(crate) mod keys;
+mod parts;
 
 impl SparseMatrix {
     /// Rows as they are when dense.
@@ -70,7 +64,7 @@ impl SparseMatrix {
     }
 
     /// The parts of all rows.
-    fn parts<'a, S: TensorSource + ?Sized>(&'a self, source: &'a S) -> Option<SparseParts<&'a [u8]>> {
+    pub(super) fn parts<'a, S: TensorSource + ?Sized>(&'a self, source: &'a S) -> Option<SparseParts<&'a [u8]>> {
         let SparsePlaces::Mask { mask, index, scales, .. } = &self.places else { return None };
         let whole = |t: &TensorInfo| source.bytes(t, 0..t.range.len());
         Some(SparseParts {
@@ -134,105 +128,4 @@ impl SparseMatrix {
 /// The `at`th number of an index.
 fn number(index: &[u8], at: usize) -> usize {
     index[8 * at..].first_chunk().map_or(0, |bytes| i64::from_le_bytes(*bytes) as usize)
-}
-
-/// The tensors of one matrix, found by name.
-struct Parts<'a> {
-    source: &'a Mapped,
-    /// The matrix.
-    name: &'a str,
-    /// How it is stored, for errors.
-    layout: &'static str,
-    taken: Vec<TensorInfo>,
-}
-
-impl<'a> Parts<'a> {
-    fn new(source: &'a Mapped, name: &'a str, layout: &'static str) -> Self {
-        Parts { source, name, layout, taken: Vec::new() }
-    }
-
-    fn source(&self) -> &'a dyn TensorSource {
-        self.source
-    }
-
-    /// A part by its name. `spec`: how its numbers must be stored; `shape`: `None` for any number of them in a row.
-    fn need(&mut self, name: &str, specs: &[&str], shape: Option<&[usize]>) -> Result<TensorInfo> {
-        let matrix = printable(self.name);
-        let Some(tensor) = self.source().find(name) else {
-            let what =
-                format!("missing; {matrix} is stored as {}, and cannot be read without it: {AGAIN}", self.layout);
-            return Err(Error::misfit(self.source().path(), name, Misfit::Missing, what));
-        };
-        let path = self.source().file_of(tensor);
-        if !specs.contains(&tensor.spec.name) {
-            let what = format!("holds {} numbers, needed {} for {matrix}", tensor.spec.name, specs.join(" or "));
-            let misfit = Misfit::Type { found: tensor.spec.name.to_owned() };
-            return Err(Error::misfit(path, &tensor.name, misfit, format!("{what}; {AGAIN}")));
-        }
-        let fits = match shape {
-            Some(shape) => tensor.shape == shape,
-            None => tensor.shape.len() == 1,
-        };
-        if !fits {
-            let needed = shape.map_or("one dimension".to_owned(), |shape| format!("{shape:?}"));
-            let what = format!("shape {:?}, needed {needed} for {matrix}; {AGAIN}", tensor.shape);
-            let needed = shape.unwrap_or_default().to_vec();
-            return Err(Error::misfit(path, &tensor.name, Misfit::Shape { found: tensor.shape.clone(), needed }, what));
-        }
-        self.taken.push(tensor.clone());
-        Ok(tensor.clone())
-    }
-
-    /// An error about one of them.
-    fn fail(&self, tensor: &TensorInfo, what: impl Into<Fault>) -> Error {
-        what.into().of_tensor(self.source().file_of(tensor), &tensor.name)
-    }
-}
-
-/// Whether masks, index and values belong together.
-fn check_masks(matrix: &SparseMatrix, parts: &Parts<'_>) -> Result<()> {
-    let SparsePlaces::Mask { layout, mask, index, scales } = &matrix.places else { return Ok(()) };
-    let found = matrix.parts(parts.source).expect("a matrix with masks");
-    let first = found.index.first_chunk().map_or(0, |n| i64::from_le_bytes(*n));
-    if let (SparseIndex::Stored(tensor), true) = (index, first != 0) {
-        let what = format!("{first} values are stored before row 0, needed 0; {AGAIN}");
-        return Err(parts.fail(tensor, Fault::damaged(what)));
-    }
-    let checked = SparseView::new(*layout, matrix.rows, found).map(drop);
-    let source = parts.source();
-    source.release(mask, 0..mask.range.len());
-    checked.map_err(|e| {
-        let of_index = match index {
-            SparseIndex::Stored(tensor) => tensor,
-            _ => mask,
-        };
-        let tensor = match &e {
-            SparseError::Order { .. } | SparseError::Length { part: "index", .. } => of_index,
-            SparseError::Length { part: "values", .. } => &matrix.values,
-            SparseError::Length { part: "scales", .. } => scales.as_ref().unwrap_or(mask),
-            _ => mask,
-        };
-        parts.fail(tensor, Fault::damaged(format!("{e}; {AGAIN}")))
-    })
-}
-
-/// Replaces parts by the matrices that they make up.
-fn replace(source: Mapped, matrices: Vec<TensorInfo>) -> Result<Mapped> {
-    let parts = |t: &TensorInfo| t.sparse.as_ref().map_or(Vec::new(), |sparse| sparse.parts.clone());
-    let taken: BTreeSet<String> = matrices.iter().flat_map(parts).map(|part| part.name).collect();
-    for t in &matrices {
-        if let Some(plain) = (&source as &dyn TensorSource).find(&t.name).filter(|plain| !taken.contains(&plain.name)) {
-            let what = format!("is there twice: as it is, and stored sparse; {AGAIN}");
-            return Err(Fault::damaged(what).of_tensor((&source as &dyn TensorSource).file_of(plain), &plain.name));
-        }
-    }
-    let rest = source.tensors().iter().filter(|t| !taken.contains(&t.name)).cloned();
-    let tensors = rest.chain(matrices).collect();
-    Ok(source.with_tensors(tensors))
-}
-
-/// The matrix as a tensor of the list.
-fn tensor(name: &str, shape: Vec<usize>, matrix: SparseMatrix) -> TensorInfo {
-    let (spec, values) = (matrix.store.spec(), matrix.values.clone());
-    TensorInfo { name: name.to_owned(), shape, spec, packed: None, sparse: Some(Arc::new(matrix)), ..values }
 }

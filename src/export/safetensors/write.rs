@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::super::folder::Folder;
 use super::super::shards::{self, Entry};
 use super::super::sparse;
-use super::super::sparse::count::DenseTensor;
+use super::super::sparse::dense::DenseTensor;
 use super::super::sparse::form::Form;
 use super::super::{Contents, Prepared, Sink, companions};
 use super::config;

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use aurora_quantizers::par;
 use aurora_quantizers::sparse::{Packing, SparseError, SparseLayout};
-use aurora_quantizers::{Store, par};
 use rayon::prelude::*;
 
+use super::dense::DenseTensor;
 use super::form::Form;
 use crate::checkpoint::mmap::Map;
 use crate::watch::Watch;
@@ -14,29 +15,8 @@ use crate::{Error, Result};
 /// Chunks whose pages are given back together.
 const GROUP: usize = 32;
 
-/// A tensor in a mapped file.
-#[derive(Debug, Clone)]
-pub(in super::super) struct DenseTensor {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub store: &'static dyn Store,
-    /// Which of the files it is in, and where.
-    pub file: usize,
-    pub range: Range<usize>,
-    /// Whether it is a matrix that may be stored sparse.
-    pub matrix: bool,
-}
-
-impl DenseTensor {
-    /// Rows over all outer dimensions, and columns.
-    pub fn dim(&self) -> (usize, usize) {
-        let (cols, outer) = self.shape.split_last().expect("no tensor is a single number");
-        (outer.iter().product(), *cols)
-    }
-}
-
 /// How a tensor is written.
-pub(in super::super) enum Decided {
+pub(crate) enum Decided {
     /// As it is.
     Dense,
     /// Without zeros. `before`: values before each row, and in all.
@@ -47,12 +27,7 @@ pub(in super::super) enum Decided {
 ///
 /// # Errors
 /// If no tensor can be stored sparse or would be smaller, or the watch says to stop.
-pub(in super::super) fn count(
-    tensors: &[DenseTensor],
-    maps: &[Map],
-    form: Form,
-    watch: &dyn Watch,
-) -> Result<Vec<Decided>> {
+pub(crate) fn count(tensors: &[DenseTensor], maps: &[Map], form: Form, watch: &dyn Watch) -> Result<Vec<Decided>> {
     let mut decided = Vec::with_capacity(tensors.len());
     // Of the matrices that stay dense, the one with the most zeros, for the error: without the pattern, and too large.
     let (mut unfit, mut large) = (None, None);

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
-use super::count::{Decided, DenseTensor, count};
+use super::count::{Decided, count};
+use super::dense::DenseTensor;
 use super::form::Form;
 use super::pack;
 use crate::Result;
@@ -16,7 +17,7 @@ use crate::files::AtomicFile;
 use crate::watch::Watch;
 
 /// What a packed folder holds.
-pub(in super::super) struct PackedFolder {
+pub(crate) struct PackedFolder {
     /// The tensors of each shard.
     pub shards: Vec<Vec<Entry>>,
     /// `quantization_config`, for formats that have one.
@@ -34,7 +35,7 @@ impl PackedFolder {
 ///
 /// # Errors
 /// If no matrix can be stored sparse, the disk is full or fails, or the watch says to stop.
-pub(in super::super) fn pack(
+pub(crate) fn pack(
     (tensors, entries): (&[DenseTensor], &[Entry]),
     maps: &[Map],
     form: Form,

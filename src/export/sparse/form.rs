@@ -6,12 +6,12 @@ use aurora_quantizers::Spec;
 use aurora_quantizers::sparse::{Packing, SparseLayout, SparseParts};
 use aurora_quantizers::spec::{self, Kind};
 
-use super::count::DenseTensor;
-use crate::checkpoint::sparse::{compressed_tensors as ct, csr, gguf};
+use super::dense::DenseTensor;
+use crate::checkpoint::sparse::{compressed_tensors as ct, csr, keys};
 
 /// Whose layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Form {
+pub(crate) enum Form {
     /// Our own, in a GGUF file.
     Gguf(Packing),
     /// compressed-tensors'.
@@ -22,7 +22,7 @@ pub(in super::super) enum Form {
 
 /// A tensor that part of a matrix is stored as.
 #[derive(Debug, Clone, PartialEq)]
-pub(in super::super) struct SparsePart {
+pub(crate) struct SparsePart {
     pub name: String,
     /// As safetensors spells it.
     pub dtype: &'static str,
@@ -89,7 +89,7 @@ impl Form {
         let (rows, spec, count) = (outer.iter().product::<usize>(), layout.store().spec(), stored as usize);
         match self {
             Form::Gguf(_) => {
-                let of = |end| gguf::part(name, end);
+                let of = |end| keys::part(name, end);
                 let mut parts = vec![part(of("mask"), "I8", vec![rows, layout.mask_row()], 1)];
                 if layout.fixed().is_none() {
                     parts.push(part(of("index"), "I64", vec![rows + 1], 8));

@@ -4,19 +4,20 @@ use std::path::{Path, PathBuf};
 
 use aurora_quantizers::sparse::Packing;
 
-use super::count::{Decided, DenseTensor, count};
+use super::count::{Decided, count};
+use super::dense::DenseTensor;
 use super::form::Form;
 use super::{pack, possible};
 use crate::Result;
 use crate::checkpoint::mmap::Map;
-use crate::checkpoint::sparse::gguf as keys;
+use crate::checkpoint::sparse::keys;
 use crate::export::{Contents, FileMap, Prepared, Sink};
 use crate::files::AtomicFile;
 use crate::gguf::{self, Metadata, TensorEntry, Value, ValueType};
 use crate::watch::Watch;
 
 /// A file that is laid out as far as it can be: its size depends on the zeros.
-pub(in super::super) struct SparseFile {
+pub(crate) struct SparseFile {
     pub metadata: Metadata,
     pub packing: Packing,
     pub notes: Vec<String>,

@@ -8,13 +8,14 @@ use aurora_quantizers::formats;
 use aurora_quantizers::sparse::{Packing, SparseLayout};
 
 use super::Request;
-use crate::checkpoint::sparse::gguf::PACKINGS;
+use crate::checkpoint::sparse::keys::PACKINGS;
 use crate::model::Role;
 use crate::options::{Opt, OptKind, Options};
 use crate::plan::{Plan, TensorPlan};
 use crate::{Error, Result};
 
 pub(super) mod count;
+pub(super) mod dense;
 pub(super) mod folder;
 pub(super) mod form;
 pub(super) mod gguf;

@@ -3,7 +3,8 @@
 use aurora_quantizers::sparse::{SparseLayout, SparseParts};
 use rayon::prelude::*;
 
-use super::count::{Decided, DenseTensor, chunks, groups, part};
+use super::count::{Decided, chunks, groups, part};
+use super::dense::DenseTensor;
 use super::form::Form;
 use crate::Result;
 use crate::checkpoint::mmap::Map;
@@ -17,7 +18,7 @@ const COPY: usize = 8 << 20;
 ///
 /// # Errors
 /// If the disk is full or fails, or the watch says to stop.
-pub(in super::super) fn write(
+pub(crate) fn write(
     t: &DenseTensor,
     decided: &Decided,
     (map, form): (&Map, Form),
