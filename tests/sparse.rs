@@ -361,7 +361,11 @@ fn damaged_files_are_refused_by_name() {
     };
     fails(0, &plain, &["blk.0.attn_q.weight", "twice"]);
     // An architecture that is not known is named as it is without the prefix.
-    fails(0, &set("general.architecture", gguf::string("sparse-nothing")), &["nothing"]);
+    let mut file = files[0].clone();
+    file.metadata.set("general.architecture", gguf::string("sparse-nothing"));
+    file.save(&path);
+    let said = refused(&["eval", text(&path)]);
+    assert!(said.contains("\"nothing\"") && said.contains("bad.gguf"), "{said}");
 }
 
 /// One fault each, in folders that are good without.

@@ -76,7 +76,7 @@ pub enum Command {
   aurora-quant convert Llama-3.2-1B --type q4_0 -o small.gguf
   aurora-quant convert Llama-3.2-1B --type q4_0 --embedding-type q8_0 --dry-run
   aurora-quant convert big-bf16.gguf --type q8_0 --tensor-type 'ffn_down=f16'
-  aurora-quant convert Llama-3.2-1B --method sparsegpt --sparse bitmask     without its zeros; only aurora-quant reads it
+  aurora-quant convert Llama-3.2-1B --method sparsegpt --sparse bitmask   without zeros; only aurora-quant reads it
   aurora-quant convert Llama-3.2-1B-f16-sparse.gguf     an ordinary GGUF file of it again
   aurora-quant convert Llama-3.2-1B --method gptq --record r.json
   aurora-quant convert --recipe r.json -o again.gguf    the same bytes")]

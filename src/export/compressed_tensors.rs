@@ -34,8 +34,8 @@ impl Exporter for CompressedTensorsFolder {
     fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned> {
         let Some(form) = form(request)? else {
             if request.file_type.is_some() {
-                let what = "`type` of `format` compressed-tensors is for `sparse`, and names a type of floats; for codes \
-                            there are `bits`, `group_size`, `sym`, `asym`";
+                let what = "`type` of `format` compressed-tensors is for `sparse`, and names a type of floats; for \
+                            codes there are `bits`, `group_size`, `sym`, `asym`";
                 return Err(Error::conflict(["type", "format"], what));
             }
             return CODES.assign(request, source, weights);

@@ -166,8 +166,8 @@ impl<'a> Weights<'a> {
         stores.all(|store| store.is_some_and(|store| *store == *first)).then_some(first)
     }
 
-    /// The parts of a matrix whose zeros the file leaves out, as they are mapped, if a parameter is one as it is: nothing
-    /// moved or changed on the way in. Rows count over all outer dimensions, as in [`dim`](Weights::dim).
+    /// The parts of a matrix whose zeros the file leaves out, as they are mapped, if a parameter is one as it is:
+    /// nothing moved or changed on the way in. Rows count over all outer dimensions, as in [`dim`](Weights::dim).
     #[expect(dead_code, reason = "for linears that multiply with it; until then the runtime makes dense matrices")]
     pub(crate) fn sparse(&self, id: ParamId) -> Option<SparseView<'a>> {
         let bound = &self.bound[id.0];

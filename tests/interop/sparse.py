@@ -1,10 +1,11 @@
-"""A second reader of sparse GGUF files, written from docs/sparse.md with NumPy alone: header, keys, tensors, dense rows."""
+"""A second reader of sparse GGUF files, written from docs/sparse.md with NumPy alone."""
 
 import struct
 
 import numpy as np
 
-SIMPLE = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+SIMPLE = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8",
+          12: "<f8"}
 STRING, ARRAY = 8, 9
 # ggml's types: weights and bytes of a block.
 TYPES = {0: ("f32", 1, 4), 1: ("f16", 1, 2), 2: ("q4_0", 32, 18), 8: ("q8_0", 32, 34), 24: ("i8", 1, 1), 27: ("i64", 1, 8),

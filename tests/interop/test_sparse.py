@@ -1,5 +1,5 @@
-"""Sparse GGUF files: a reader written from docs/sparse.md sees the weights of the dense file, and llama.cpp refuses them by
-name, but loads what is made of them."""
+"""Sparse GGUF files: a reader written from docs/sparse.md sees the weights of the dense file, and llama.cpp refuses them
+by name, but loads what is made of them."""
 
 import subprocess
 
@@ -42,7 +42,7 @@ def test_a_second_reader_sees_the_dense_weights(convert, name, layout, sparsity,
 
 
 @pytest.mark.parametrize("layout,sparsity", LAYOUTS)
-def test_llama_cpp_refuses_the_architecture_and_loads_the_dense_file(binary, convert, tmp_path, capfd, layout, sparsity):
+def test_llama_cpp_refuses_the_name_and_loads_the_dense_file(binary, convert, tmp_path, capfd, layout, sparsity):
     options = ("--method", "magnitude", "--sparsity", sparsity)
     made = convert(MODELS / "stories260k", "q8_0", *options, "--sparse", layout)
     with pytest.raises(ValueError):

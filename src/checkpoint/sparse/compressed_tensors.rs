@@ -1,5 +1,6 @@
-//! compressed-tensors' layouts `sparse-bitmask` and `sparse-24-bitmask` (its releases up to 0.14 read them): `compressed`
-//! has the values row by row, `bitmask` a bit for each weight. Of the second kind every four weights have two.
+//! compressed-tensors' layouts `sparse-bitmask` and `sparse-24-bitmask` (its releases up to 0.14 read them):
+//! `compressed` has the values row by row, `bitmask` a bit for each weight. Of the second kind every four weights have
+//! two.
 
 use aurora_quantizers::formats;
 use aurora_quantizers::sparse::{Packing, SparseLayout};

@@ -37,7 +37,7 @@ impl<'a> Parts<'a> {
         let matrix = printable(self.name);
         let Some(tensor) = self.source().find(name) else {
             let what =
-                format!("missing; {matrix} is stored as {}, and cannot be read without it: {AGAIN}", self.layout);
+                format!("missing; {matrix} is stored as {}, and cannot be read without it; {AGAIN}", self.layout);
             return Err(Error::misfit(self.source().path(), name, Misfit::Missing, what));
         };
         let path = self.source().file_of(tensor);

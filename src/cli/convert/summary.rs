@@ -89,7 +89,8 @@ fn sparse_line(record: &RunRecord) -> Option<String> {
     let share = 100.0 * *stored as f64 / (*weights).max(1) as f64;
     let rest = if dense.is_empty() { String::new() } else { format!("; dense: {}", solved::list(dense)) };
     Some(format!(
-        "sparse ({layout}): {matrices} of {} matrices, {} instead of {} when dense, {share:.2} % of their weights stored{rest}",
+        "sparse ({layout}): {matrices} of {} matrices, {} instead of {} when dense, {share:.2} % of their weights \
+         stored{rest}",
         matrices + dense.len(),
         ui::size(*bytes),
         ui::size(*dense_bytes),

@@ -10,8 +10,8 @@ use crate::plan::{FILE_TYPES, FileType};
 use crate::weights::{Edits, Kept, Weights};
 use crate::{Error, Result};
 
-/// The types of a file. Where integers are kept, columns are sorted by group. `sparse`: whether matrices are to be stored
-/// sparse.
+/// The types of a file. Where integers are kept, columns are sorted by group. `sparse`: whether matrices are to be
+/// stored sparse.
 pub(super) fn assign(
     request: &Request,
     source: &dyn TensorSource,

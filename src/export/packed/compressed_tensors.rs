@@ -17,7 +17,7 @@ static ABOUT: About = About {
     title: "compressed-tensors",
     summary: "a folder in the compressed-tensors layout (pack-quantized, or floats without zeros)",
     settings: &["type"],
-    options: &[BITS, GROUP_SIZE, SYM, SPARSE, shards::SIZE],
+    options: &[SPARSE, BITS, GROUP_SIZE, SYM, shards::SIZE],
 };
 
 impl PackedLayout for CompressedTensors {

@@ -54,7 +54,8 @@ impl Laid {
         Ok(Laid { places, shards, sparse: sparse.map(|form| (form, limit)), files, notes })
     }
 
-    /// Writes all that is not a tensor. `shards`: the tensors of each; `stated`: `quantization_config`, if there is one.
+    /// Writes all that is not a tensor. `shards`: the tensors of each; `stated`: `quantization_config`, if there is
+    /// one.
     fn beside(
         &self,
         source: &dyn TensorSource,

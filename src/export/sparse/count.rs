@@ -75,8 +75,8 @@ pub(crate) fn count(tensors: &[DenseTensor], maps: &[Map], form: Form, watch: &d
         (None, Some((name, share))) => {
             let share = 100.0 * share;
             let what = format!(
-                "no matrix would become smaller; even of {name}, the sparsest, {share:.1} % of the weights are not zero. \
-                 {method}, or leave `sparse` out"
+                "no matrix would become smaller; even of {name}, the sparsest, {share:.1} % of the weights are not \
+                 zero. {method}, or leave `sparse` out"
             );
             Error::setting("sparse", form.packing().name(), what)
         }

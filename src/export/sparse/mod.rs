@@ -23,8 +23,8 @@ pub(super) mod pack;
 pub(crate) mod record;
 
 /// Said before the work, when zeros have not been counted.
-pub(crate) const BOUND: &str = "sizes are those of the dense file; how much smaller it is without zeros is known once they \
-                                are counted. Until the end a temporary file takes the dense size on the disk as well";
+pub(crate) const BOUND: &str = "sizes are those of the dense file; how much smaller it is without zeros is known once \
+                                they are counted. Until the end a temporary file takes the dense size on the disk as well";
 
 /// Said of a file that only this program reads.
 pub(super) const ALONE: &str = "only aurora-quant reads this file, not llama.cpp; convert it again to get one that it \
@@ -42,9 +42,9 @@ const CSR: &str = "csr";
 pub(super) const SPARSE: Opt = Opt {
     name: "sparse",
     about: "Store pruned matrices without their zeros, where that is smaller: bitmask (a bit for each weight, then the \
-            values), 2:4 (two values for every four weights) or csr (a column for each value). Zeros come from a method \
-            that prunes, or are there already. Only aurora-quant reads such a GGUF file; convert it again for one that \
-            llama.cpp loads. gguf and compressed-tensors take bitmask and 2:4, safetensors takes csr",
+            values), 2:4 (two values for every four weights) or csr (a column for each value). Zeros come from a \
+            method that prunes, or are there already. Only aurora-quant reads such a GGUF file; convert it again for one \
+            that llama.cpp loads. gguf and compressed-tensors take bitmask and 2:4, safetensors takes csr",
     kind: OptKind::Word(&[OFF, "bitmask", "2:4", CSR]),
     default: OFF,
 };

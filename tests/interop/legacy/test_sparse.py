@@ -46,7 +46,8 @@ def test_compressed_tensors(tmp_path, name, layout, sparsity, format, kind):
     assert compressor.sparsity_config.format == format and compressor.quantization_compressor is None
     same(dict(compressor.sparsity_compressor.decompress(str(ours))), dense)
     # And the other way round: what it writes of these weights, we read.
-    sparse = {key.removesuffix(".compressed") for key in load_file(ours / "model.safetensors") if key.endswith(".compressed")}
+    stored = load_file(ours / "model.safetensors")
+    sparse = {key.removesuffix(".compressed") for key in stored if key.endswith(".compressed")}
     theirs = compressor.sparsity_compressor.compress(dense, sparse)
     save_file({key: tensor.contiguous() for key, tensor in theirs.items()}, ours / "model.safetensors")
     same(load_file(convert(ours, tmp_path / "back", "--format", "safetensors") / "model.safetensors"), dense)
