@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use super::simd::Simd;
 
-/// AVX2, FMA, F16C.
+/// AVX2, FMA, F16C, POPCNT.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
@@ -20,7 +20,7 @@ pub(super) struct Avx512(());
 
 impl Avx2 {
     /// # Safety
-    /// The machine must have AVX2, FMA and F16C.
+    /// The machine must have AVX2, FMA, F16C and POPCNT.
     #[inline(always)]
     pub(super) unsafe fn new() -> Avx2 {
         Avx2(())
@@ -29,7 +29,7 @@ impl Avx2 {
 
 impl Avx512 {
     /// # Safety
-    /// The machine must have AVX2, FMA, F16C and AVX-512 F, BW, VL, VNNI.
+    /// The machine must have AVX2, FMA, F16C, POPCNT and AVX-512 F, BW, VL, VNNI.
     #[inline(always)]
     pub(super) unsafe fn new() -> Avx512 {
         Avx512(())
