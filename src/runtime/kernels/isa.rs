@@ -25,7 +25,7 @@ pub struct KernelIsa(Level);
 enum Level {
     /// What the compilation target promises (SSE2 on x86-64, NEON on aarch64).
     Baseline,
-    /// AVX2, FMA, F16C and POPCNT: every x86 server and laptop since 2013.
+    /// AVX2, FMA, F16C, POPCNT and BMI: every x86 server and laptop since 2013.
     #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
     Avx2,
     /// AVX-512 F, BW, VL and VNNI: since Ice Lake and Zen 4.
@@ -134,7 +134,7 @@ pub(super) trait Task {
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
 fn has_avx2() -> bool {
     use std::arch::is_x86_feature_detected as has;
-    has!("avx2") && has!("fma") && has!("f16c") && has!("popcnt")
+    has!("avx2") && has!("fma") && has!("f16c") && has!("popcnt") && has!("bmi1") && has!("bmi2")
 }
 
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
@@ -144,14 +144,14 @@ fn has_avx512() -> bool {
 }
 
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
-#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1,bmi2")]
 fn avx2<T: Task>(task: T) -> T::Out {
     // SAFETY: this function's own features are those that the token stands for.
     task.run(unsafe { Avx2::new() })
 }
 
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
-#[target_feature(enable = "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1,bmi2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn avx512<T: Task>(task: T) -> T::Out {
     // SAFETY: this function's own features are those that the token stands for.
     task.run(unsafe { Avx512::new() })

@@ -7,14 +7,16 @@
 use std::marker::PhantomData;
 
 use super::expand::{Expand, Mask};
-use super::matrix::{Row, Sparse};
+use super::matrix::{Row, SLACK, Sparse};
 use crate::runtime::kernels::acts::{Acts, RUN, Single};
 use crate::runtime::kernels::isa::{KernelIsa, Task};
 use crate::runtime::kernels::out::{Out, by_rows};
 use crate::runtime::kernels::simd::{Simd, unroll8};
 
 /// Rows whose sums are made together, and blocks that are worked on together.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
+/// How far ahead codes are asked for, in bytes.
+const AHEAD: usize = 1024;
 
 /// How codes are stored. All methods must be `#[inline(always)]`.
 pub(super) trait Coded: Send + Sync + 'static {
@@ -68,7 +70,7 @@ impl Coded for Four {
         let mut last = [0; 16];
         last[..rest.len()].copy_from_slice(rest);
         // Room for the codes and for what is read beyond them.
-        let needed = 32 * (whole.len() + 2);
+        let needed = 32 * (whole.len() + 1) + SLACK;
         if buffer.len() < needed {
             buffer.resize(needed, 0);
         }
@@ -97,7 +99,7 @@ struct Token<'a> {
     codes: &'a [[u8; RUN]],
     /// Of every block, and zeros up to whole vectors.
     scales: Vec<f32>,
-    /// What the bias adds to a block's sum, negative; whole numbers.
+    /// What the bias adds to a block's sum, negative or zero; whole numbers.
     shifts: Vec<f32>,
 }
 
@@ -161,9 +163,8 @@ fn multiply<S: Expand, M: Mask, C: Coded>(s: S, row: &Row, mut codes: &[u8], x: 
         masks[..mask_rest.len()].copy_from_slice(mask_rest);
         scales[..scale_rest.len()].copy_from_slice(scale_rest);
         acts[..act_rest.len()].copy_from_slice(act_rest);
-        let (scales_x, shifts) = (&scales_x[whole.len()], &shifts[whole.len()]);
-        // Blocks beyond the row read nothing that counts.
-        *out = few::<S, M, C>(s, &masks[..mask_rest.len()], codes, &acts, &scales, scales_x, shifts);
+        // Blocks of nothing after the last.
+        *out = eight::<S, M, C>(s, &masks, codes, &acts, &scales, &scales_x[whole.len()], &shifts[whole.len()]).0;
     }
 }
 
@@ -178,59 +179,43 @@ fn eight<S: Expand, M: Mask, C: Coded>(
     scales_x: &[f32; LANES],
     shifts: &[f32; LANES],
 ) -> ([f32; LANES], usize) {
+    let codes: &[u8; LANES * RUN] = codes.first_chunk().expect("codes, and some more");
+    for line in 0..2 {
+        s.prefetch(codes.as_ptr().wrapping_add(AHEAD + line * 64));
+    }
     let mut sums = [s.int_splat(0); LANES];
     let mut at = 0;
     unroll8!(b, {
         let mask = u32::from_le_bytes(masks[b]);
-        let some = codes[at..].first_chunk().expect("codes, and some more");
+        let some = codes[at..].first_chunk().expect("32 columns have at most 32 codes");
         sums[b] = C::dot::<S, M>(s, some, mask, s.bytes(&acts[b]));
-        at += M::count32(mask);
+        at += M::before(mask, 4);
     });
-    (terms::<S, C>(s, sums, scales, scales_x, shifts), at)
+    (terms::<S>(s, total::<S, C>(s, sums), scales, scales_x, shifts), at)
 }
 
-/// The terms of fewer than eight blocks.
 #[inline(always)]
-fn few<S: Expand, M: Mask, C: Coded>(
+fn total<S: Expand, C: Coded>(s: S, sums: [S::I; LANES]) -> S::I {
+    if C::SMALL { s.totals::<true>(sums) } else { s.totals::<false>(sums) }
+}
+
+/// The terms of blocks with these sums. `shifts`: what is added to the sums; whole numbers.
+#[inline(always)]
+pub(super) fn terms<S: Simd>(
     s: S,
-    masks: &[[u8; 4]],
-    codes: &[u8],
-    acts: &[[u8; RUN]; LANES],
+    sums: S::I,
     scales: &[[u8; 2]; LANES],
     scales_x: &[f32; LANES],
     shifts: &[f32; LANES],
 ) -> [f32; LANES] {
-    let mut sums = [s.int_splat(0); LANES];
-    let mut at = 0;
-    for (b, mask) in masks.iter().enumerate() {
-        let mask = u32::from_le_bytes(*mask);
-        let some = codes[at..].first_chunk().expect("codes, and some more");
-        sums[b] = C::dot::<S, M>(s, some, mask, s.bytes(&acts[b]));
-        at += M::count32(mask);
-    }
-    terms::<S, C>(s, sums, scales, scales_x, shifts)
-}
-
-#[inline(always)]
-fn terms<S: Simd, C: Coded>(
-    s: S,
-    sums: [S::I; LANES],
-    scales: &[[u8; 2]; LANES],
-    scales_x: &[f32; LANES],
-    shifts: &[f32; LANES],
-) -> [f32; LANES] {
-    let sums = if C::SMALL { s.totals::<true>(sums) } else { s.totals::<false>(sums) };
-    let mut sums = s.to_float(sums);
-    if C::BIAS != 0 {
-        // Both are whole numbers below 2^24.
-        sums = s.add(sums, s.load(shifts));
-    }
+    // All are whole numbers below 2^24, so nothing is rounded.
+    let sums = s.add(s.to_float(sums), s.load(shifts));
     s.to_array(s.mul(s.mul(s.f16(scales), s.load(scales_x)), sums))
 }
 
 /// The sums of eight rows' terms, each row's in order. `terms`: `[8 rows][each]`.
 #[inline(always)]
-fn add_up<S: Simd>(s: S, terms: &[[f32; LANES]], each: usize) -> [f32; LANES] {
+pub(super) fn add_up<S: Simd>(s: S, terms: &[[f32; LANES]], each: usize) -> [f32; LANES] {
     let mut acc = s.splat(0.0);
     for b in 0..each {
         let mut rows = [s.splat(0.0); LANES];
@@ -264,7 +249,7 @@ impl<M: Mask, C: Coded> Task for Unpack<'_, M, C> {
             let mask = u32::from_le_bytes(*mask);
             out[..2].copy_from_slice(scale);
             C::dense::<S, M>(s, codes.first_chunk().expect("codes, and some more"), mask, &mut out[2..]);
-            codes = &codes[M::count32(mask)..];
+            codes = &codes[M::before(mask, 4)..];
         }
     }
 }

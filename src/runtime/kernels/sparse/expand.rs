@@ -5,24 +5,26 @@
 
 use crate::runtime::kernels::simd::{Plain, Simd};
 
+/// A row for every byte of a mask.
+#[repr(align(64))]
+pub(in crate::runtime::kernels) struct Table(pub [[u8; 16]; 256]);
+
 /// How the bytes of a mask name columns, eight to a byte.
 pub(in crate::runtime::kernels) trait Mask: Copy + Send + Sync + 'static {
     /// For every byte and column: where the column's two bytes are among the values, or 0x80 if it has none.
-    const WORDS: &'static [[u8; 16]; 256];
+    const WORDS: &'static Table;
     /// For every byte the same in single bytes; in the second half, how many values it has.
-    const LOW: &'static [[u8; 16]; 256];
+    const LOW: &'static Table;
     /// The same in single bytes as the second half; zeros before it. Added to another byte's [`Mask::LOW`] it takes 16
     /// values apart.
-    const HIGH: &'static [[u8; 16]; 256];
+    const HIGH: &'static Table;
 
     /// The columns of a byte, a bit each. Must be `#[inline(always)]`.
     fn bits(mask: u8) -> u8;
     /// How many values eight columns have. Must be `#[inline(always)]`.
     fn count(mask: u8) -> usize;
-    /// How many values 16 columns have. Must be `#[inline(always)]`.
-    fn count16(mask: u16) -> usize;
-    /// How many values 32 columns have. Must be `#[inline(always)]`.
-    fn count32(mask: u32) -> usize;
+    /// How many values the first `bytes` bytes of a mask have. Must be `#[inline(always)]`.
+    fn before(mask: u32, bytes: usize) -> usize;
 }
 
 /// A bit for each column.
@@ -73,7 +75,7 @@ const fn columns(mask: usize, pairs: bool) -> u8 {
     if pairs { quads(mask as u8) } else { mask as u8 }
 }
 
-const fn words(pairs: bool) -> [[u8; 16]; 256] {
+const fn words(pairs: bool) -> Table {
     let mut all = [[NONE; 16]; 256];
     let mut mask = 0;
     while mask < 256 {
@@ -88,10 +90,10 @@ const fn words(pairs: bool) -> [[u8; 16]; 256] {
         }
         mask += 1;
     }
-    all
+    Table(all)
 }
 
-const fn low(pairs: bool) -> [[u8; 16]; 256] {
+const fn low(pairs: bool) -> Table {
     let mut all = [[0; 16]; 256];
     let mut mask = 0;
     while mask < 256 {
@@ -106,10 +108,10 @@ const fn low(pairs: bool) -> [[u8; 16]; 256] {
         }
         mask += 1;
     }
-    all
+    Table(all)
 }
 
-const fn high(pairs: bool) -> [[u8; 16]; 256] {
+const fn high(pairs: bool) -> Table {
     let mut all = [[0; 16]; 256];
     let mut mask = 0;
     while mask < 256 {
@@ -121,20 +123,20 @@ const fn high(pairs: bool) -> [[u8; 16]; 256] {
         }
         mask += 1;
     }
-    all
+    Table(all)
 }
 
 impl Mask for Bits {
-    const WORDS: &'static [[u8; 16]; 256] = {
-        static TABLE: [[u8; 16]; 256] = words(false);
+    const WORDS: &'static Table = {
+        static TABLE: Table = words(false);
         &TABLE
     };
-    const LOW: &'static [[u8; 16]; 256] = {
-        static TABLE: [[u8; 16]; 256] = low(false);
+    const LOW: &'static Table = {
+        static TABLE: Table = low(false);
         &TABLE
     };
-    const HIGH: &'static [[u8; 16]; 256] = {
-        static TABLE: [[u8; 16]; 256] = high(false);
+    const HIGH: &'static Table = {
+        static TABLE: Table = high(false);
         &TABLE
     };
 
@@ -147,26 +149,22 @@ impl Mask for Bits {
         mask.count_ones() as usize
     }
     #[inline(always)]
-    fn count16(mask: u16) -> usize {
-        mask.count_ones() as usize
-    }
-    #[inline(always)]
-    fn count32(mask: u32) -> usize {
-        mask.count_ones() as usize
+    fn before(mask: u32, bytes: usize) -> usize {
+        (mask & (u64::from(u32::MAX) >> (32 - 8 * bytes)) as u32).count_ones() as usize
     }
 }
 
 impl Mask for Quads {
-    const WORDS: &'static [[u8; 16]; 256] = {
-        static TABLE: [[u8; 16]; 256] = words(true);
+    const WORDS: &'static Table = {
+        static TABLE: Table = words(true);
         &TABLE
     };
-    const LOW: &'static [[u8; 16]; 256] = {
-        static TABLE: [[u8; 16]; 256] = low(true);
+    const LOW: &'static Table = {
+        static TABLE: Table = low(true);
         &TABLE
     };
-    const HIGH: &'static [[u8; 16]; 256] = {
-        static TABLE: [[u8; 16]; 256] = high(true);
+    const HIGH: &'static Table = {
+        static TABLE: Table = high(true);
         &TABLE
     };
 
@@ -179,12 +177,8 @@ impl Mask for Quads {
         4
     }
     #[inline(always)]
-    fn count16(_: u16) -> usize {
-        8
-    }
-    #[inline(always)]
-    fn count32(_: u32) -> usize {
-        16
+    fn before(_: u32, bytes: usize) -> usize {
+        4 * bytes
     }
 }
 
@@ -206,6 +200,35 @@ pub(in crate::runtime::kernels) trait Expand: Simd {
     fn nibbles_in_order(self, x: &[u8; 16]) -> Self::B;
     /// Every byte with the bits of `by` flipped.
     fn flip(self, x: Self::B, by: u8) -> Self::B;
+
+    /// The two of each four numbers that the bits of a mask, two for each, name: 16 numbers to 8.
+    fn pick_floats(self, x: &[f32; 16], mask: u16) -> Self::F;
+    /// The same of 64 bytes that [`arranged`] gave, to 32.
+    fn pick_bytes(self, x: &[u8; 64], mask: &[u8; 8]) -> Self::B;
+    /// 32 nibbles in order, low ones first, each less 8.
+    fn signed_nibbles(self, x: &[u8; 16]) -> Self::B;
+    /// The sums of the first and of the second half of each `v`. With `SMALL`, no lane's magnitude may exceed 16383.
+    fn half_totals<const SMALL: bool>(self, v: [Self::I; 4]) -> Self::I;
+}
+
+/// 64 bytes, 16 at a time in the order first, third, second, last: those that a byte shuffle of two halves of a vector
+/// reaches at a time.
+pub(super) fn arranged(x: &[u8; 64]) -> [u8; 64] {
+    let mut out = [0; 64];
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = x[place(i)];
+    }
+    out
+}
+
+/// Where byte `i` is after [`arranged`], and before.
+#[inline(always)]
+fn place(i: usize) -> usize {
+    match i / 16 {
+        1 => i + 16,
+        2 => i - 16,
+        _ => i,
+    }
 }
 
 /// The first values of `values` at the columns of `bits`.
@@ -260,5 +283,34 @@ impl Expand for Plain {
     #[inline(always)]
     fn flip(self, x: [u8; 32], by: u8) -> [u8; 32] {
         x.map(|x| x ^ by)
+    }
+
+    #[inline(always)]
+    fn pick_floats(self, x: &[f32; 16], mask: u16) -> [f32; 8] {
+        let mut out = [0.0; 8];
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = x[i / 2 * 4 + usize::from(mask >> (2 * i) & 3)];
+        }
+        out
+    }
+    #[inline(always)]
+    fn pick_bytes(self, x: &[u8; 64], mask: &[u8; 8]) -> [u8; 32] {
+        let mut out = [0; 32];
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = x[place(i / 2 * 4 + usize::from(mask[i / 4] >> (i % 4 * 2) & 3))];
+        }
+        out
+    }
+    #[inline(always)]
+    fn signed_nibbles(self, x: &[u8; 16]) -> [u8; 32] {
+        self.nibbles_in_order(x).map(|x| (x ^ 8).wrapping_sub(8))
+    }
+    #[inline(always)]
+    fn half_totals<const SMALL: bool>(self, v: [[i32; 8]; 4]) -> [i32; 8] {
+        let mut out = [0; 8];
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = v[i / 2][i % 2 * 4..][..4].iter().sum();
+        }
+        out
     }
 }

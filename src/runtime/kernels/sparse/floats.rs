@@ -12,6 +12,10 @@ use crate::runtime::kernels::isa::{KernelIsa, Task};
 use crate::runtime::kernels::out::{Out, by_rows};
 use crate::runtime::kernels::simd::sum;
 
+/// How far ahead values are asked for, in bytes. What is there does not matter. Two streams read in short steps leave the
+/// processor's own prefetch behind: without this a product from memory takes 8 % longer on Zen 4.
+const AHEAD: usize = 2048;
+
 /// How values of `N` bytes get to their columns. All methods must be `#[inline(always)]`.
 pub(super) trait Values<const N: usize>: Send + Sync + 'static {
     /// Eight columns as floats.
@@ -95,13 +99,13 @@ fn dot<S: Expand, M: Mask, L: Values<N>, const N: usize>(s: S, row: &Row, x: &[f
     for (mask, x) in masks.as_chunks::<4>().0.iter().zip(x32) {
         let x = x.as_chunks::<8>().0;
         let some: &[[u8; N]; 32] = values.first_chunk().expect("values, and some more");
-        let mut at = 0;
+        s.prefetch(some.as_ptr().cast::<u8>().wrapping_add(AHEAD));
+        let all = u32::from_le_bytes(*mask);
         for i in 0..4 {
-            let eight = some[at..].first_chunk().expect("eight columns have at most eight values");
+            let eight = some[M::before(all, i)..].first_chunk().expect("eight columns have at most eight values");
             acc[i] = s.mul_add(L::floats::<S, M>(s, eight, mask[i]), s.load(&x[i]), acc[i]);
-            at += M::count(mask[i]);
         }
-        values = &values[at..];
+        values = &values[M::before(all, 4)..];
     }
     let (x8, x_rest) = x_rest.as_chunks::<8>();
     for (mask, x) in mask_rest.iter().zip(x8) {

@@ -49,8 +49,8 @@ pub(super) struct Row<'a> {
     pub scales: &'a [[u8; 2]],
 }
 
-/// Bytes that kernels may read beyond a row's values: as many as 32 of the widest.
-const SLACK: usize = 32 * 4;
+/// Bytes that kernels may read beyond a row's values: as many as eight blocks of codes, and 32 of the widest values.
+pub(super) const SLACK: usize = 8 * 32;
 
 impl<'a> Sparse<'a> {
     pub(super) fn of(view: SparseView<'a>, order: Option<Box<[u32]>>, kernel: &'static Kernel) -> Sparse<'a> {

@@ -6,6 +6,7 @@
 //! | `x86`, `neon` | the same by byte shuffles, and by expanding |
 //! | `matrix` | [`Sparse`]: a matrix as it is stored, and its rows |
 //! | `floats`, `codes` | the product with one token, and a row made dense |
+//! | `pairs` | the product of 2:4 with one token |
 
 mod codes;
 pub(super) mod expand;
@@ -13,6 +14,7 @@ mod floats;
 mod matrix;
 #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
 mod neon;
+mod pairs;
 #[cfg(test)]
 mod tests;
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
@@ -38,31 +40,31 @@ use super::{blocks, out};
 static KERNELS: &[Kernel] = &[
     Kernel {
         name: "f32",
-        alone: [floats::alone::<Bits, F32, 4>, floats::alone::<Quads, F32, 4>],
+        alone: [floats::alone::<Bits, F32, 4>, pairs::floats::<F32, 4>],
         unpack: [floats::unpack::<Bits, F32, 4>, floats::unpack::<Quads, F32, 4>],
         dense: None,
     },
     Kernel {
         name: "f16",
-        alone: [floats::alone::<Bits, F16, 2>, floats::alone::<Quads, F16, 2>],
+        alone: [floats::alone::<Bits, F16, 2>, pairs::floats::<F16, 2>],
         unpack: [floats::unpack::<Bits, F16, 2>, floats::unpack::<Quads, F16, 2>],
         dense: None,
     },
     Kernel {
         name: "bf16",
-        alone: [floats::alone::<Bits, BF16, 2>, floats::alone::<Quads, BF16, 2>],
+        alone: [floats::alone::<Bits, BF16, 2>, pairs::floats::<BF16, 2>],
         unpack: [floats::unpack::<Bits, BF16, 2>, floats::unpack::<Quads, BF16, 2>],
         dense: None,
     },
     Kernel {
         name: "q8_0",
-        alone: [codes::alone::<Bits, Eight>, codes::alone::<Quads, Eight>],
+        alone: [codes::alone::<Bits, Eight>, pairs::codes::<pairs::Eight, 32>],
         unpack: [codes::unpack::<Bits, Eight>, codes::unpack::<Quads, Eight>],
         dense: Some(|isa, w, x, out| blocks::part::<super::codes::Q8_0, 34>(isa, w, x.rounded::<Single>(isa), out)),
     },
     Kernel {
         name: "q4_0",
-        alone: [codes::alone::<Bits, Four>, codes::alone::<Quads, Four>],
+        alone: [codes::alone::<Bits, Four>, pairs::codes::<pairs::Four, 16>],
         unpack: [codes::unpack::<Bits, Four>, codes::unpack::<Quads, Four>],
         dense: Some(|isa, w, x, out| blocks::part::<super::codes::Q4_0, 18>(isa, w, x.rounded::<Single>(isa), out)),
     },
