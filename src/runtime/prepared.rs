@@ -138,6 +138,7 @@ fn matrices<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Vec<D
         let (store, bytes) = stored
             .as_ref()
             .and_then(|runs| in_place(runs, cols, range.clone()))
+            .or_else(|| unpacked(weights, id, range.clone(), cols))
             .unwrap_or_else(|| materialised(graph, weights, id, range, kept.as_ref()));
         let order = weights.order(id).map(Vec::into_boxed_slice);
         Dense::new(store, rows, cols, bytes, order)
@@ -167,6 +168,18 @@ fn in_place<'a>(runs: &[Stored<'a>], cols: usize, rows: Range<usize>) -> Option<
         start += run.rows;
     }
     found
+}
+
+/// Rows whose zeros the file leaves out, dense.
+fn unpacked(weights: &Weights<'_>, id: ParamId, rows: Range<usize>, cols: usize) -> Option<StoredBytes<'static>> {
+    let store = weights.store(id)?;
+    let row = store.spec().bytes_for(cols)?;
+    let mut bytes = vec![0; rows.len() * row];
+    bytes.par_chunks_mut(ROWS_AT_A_TIME * row).enumerate().for_each(|(i, bytes)| {
+        let from = rows.start + i * ROWS_AT_A_TIME;
+        weights.copy(id, from..from + bytes.len() / row, bytes);
+    });
+    Some((store, bytes.into()))
 }
 
 /// Rows that are stored in another way, rearranged: in a type that holds them exactly. That is the type they are stored
