@@ -36,7 +36,11 @@ fn weights(rows: usize, cols: usize, zeros: u64, quads: bool) -> Vec<f32> {
         for i in 0..4 {
             let zero = if quads { i != first && i != second } else { random(&mut state) % 100 < zeros };
             let value = 0.5 + (random(&mut state) % 1024) as f32 / 1024.0;
-            weights.push(if zero { 0.0 } else { value * if random(&mut state) % 2 == 0 { 1.0 } else { -1.0 } });
+            weights.push(if zero {
+                0.0
+            } else {
+                value * if random(&mut state).is_multiple_of(2) { 1.0 } else { -1.0 }
+            });
         }
     }
     weights

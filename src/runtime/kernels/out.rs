@@ -63,7 +63,7 @@ pub(super) struct Out<'a> {
 
 impl Out<'_> {
     /// The same rows, counted from 0.
-    pub(super) fn from_zero(self) -> Self {
+    pub(super) fn rebased(self) -> Self {
         Out { all: self.all, base: self.base + self.span.start, span: 0..self.span.len() }
     }
 

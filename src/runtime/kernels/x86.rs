@@ -249,9 +249,8 @@ macro_rules! common {
         fn totals<const SMALL: bool>(self, v: [__m256i; 8]) -> __m256i {
             // SAFETY: the token vouches for the instructions.
             unsafe {
-                let (a, b) = (pairs::<SMALL>(v[0], v[1]), pairs::<SMALL>(v[2], v[3]));
-                let (c, d) = (pairs::<SMALL>(v[4], v[5]), pairs::<SMALL>(v[6], v[7]));
-                let (low, high) = (pairs::<SMALL>(a, b), pairs::<SMALL>(c, d));
+                let low = halves::<SMALL>([v[0], v[1], v[2], v[3]]);
+                let high = halves::<SMALL>([v[4], v[5], v[6], v[7]]);
                 let left = _mm256_permute2x128_si256::<0x20>(low, high);
                 let right = _mm256_permute2x128_si256::<0x31>(low, high);
                 _mm256_add_epi32(left, right)
@@ -291,21 +290,25 @@ unsafe fn four(x: &[u8; 32], g: usize) -> __m256i {
     unsafe { _mm256_set1_epi32(x) }
 }
 
-/// The neighbouring lanes of two vectors, added, half by half. Packing to 16 bits and multiplying by ones is two
-/// operations, shuffling and adding is three; the horizontal addition takes longer than both.
+/// The sums of the halves of four vectors: lane `i` of each half is that of `v[i]`'s half. Unpacking and adding is quicker
+/// than the horizontal addition, which the compiler makes of shuffles whose results it is to add.
 ///
 /// # Safety
 /// AVX2 must be present.
 #[inline(always)]
-pub(super) unsafe fn pairs<const SMALL: bool>(a: __m256i, b: __m256i) -> __m256i {
+pub(super) unsafe fn halves<const SMALL: bool>(v: [__m256i; 4]) -> __m256i {
     // SAFETY: the caller vouches for the instructions.
     unsafe {
         if SMALL {
-            return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
+            // Packing to 16 bits and multiplying by ones.
+            let ones = _mm256_set1_epi16(1);
+            let low = _mm256_madd_epi16(_mm256_packs_epi32(v[0], v[1]), ones);
+            let high = _mm256_madd_epi16(_mm256_packs_epi32(v[2], v[3]), ones);
+            return _mm256_madd_epi16(_mm256_packs_epi32(low, high), ones);
         }
-        let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
-        let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
-        _mm256_add_epi32(even, _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b)))
+        let low = _mm256_add_epi32(_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+        let high = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+        _mm256_add_epi32(_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high))
     }
 }
 

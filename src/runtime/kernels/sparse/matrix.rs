@@ -25,6 +25,12 @@ pub struct Sparse<'a> {
 /// The product of all rows with one token: instruction set, matrix, activations, rows that a thread takes, result.
 pub(super) type Alone = fn(KernelIsa, &Sparse, &Acts, usize, &mut [f32]);
 
+/// Makes a row dense: instruction set, matrix, logical row, its dense bytes.
+pub(super) type Unpack = fn(KernelIsa, &Sparse, usize, &mut [u8]);
+
+/// The product of dense rows with all tokens: instruction set, rows, activations, their part of the result.
+pub(super) type Tile = fn(KernelIsa, &Dense, &Acts, Out);
+
 /// What a type's products are made with.
 pub(super) struct Kernel {
     /// The type's name.
@@ -32,9 +38,9 @@ pub(super) struct Kernel {
     /// With one token: masks of bits, and of quads.
     pub alone: [Alone; 2],
     /// Makes a row dense.
-    pub unpack: [fn(KernelIsa, &Sparse, usize, &mut [u8]); 2],
+    pub unpack: [Unpack; 2],
     /// The product of dense rows with all tokens, in integers where there is one.
-    pub dense: Option<fn(KernelIsa, &Dense, &Acts, Out)>,
+    pub dense: Option<Tile>,
 }
 
 /// What a row has.

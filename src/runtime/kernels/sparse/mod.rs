@@ -115,8 +115,8 @@ pub(super) fn matmul_with(isa: KernelIsa, w: &Sparse, x: &Acts, exact: bool, out
         }
         let tile = Dense::new(layout.store(), span.len(), cols, Cow::Owned(bytes), None);
         match dense {
-            Some(product) => product(isa, &tile, x, out.from_zero()),
-            None => (tile.float)(isa, &tile, x, out.from_zero()),
+            Some(product) => product(isa, &tile, x, out.rebased()),
+            None => (tile.float)(isa, &tile, x, out.rebased()),
         }
     });
 }

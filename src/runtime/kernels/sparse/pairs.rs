@@ -58,6 +58,7 @@ fn dot<S: Expand, L: Stored<N>, const N: usize>(s: S, row: &Row, x: &[[f32; 16]]
     let mut acc = [s.splat(0.0); 4];
     let (fours, rest) = values.as_chunks::<4>();
     for ((values, masks), x) in fours.iter().zip(masks.as_chunks::<4>().0).zip(x.as_chunks::<4>().0) {
+        s.prefetch(values.as_ptr().cast::<u8>().wrapping_add(AHEAD));
         for i in 0..4 {
             let x = s.pick_floats(&x[i], u16::from_le_bytes(masks[i]));
             acc[i] = s.mul_add(L::load(s, &values[i]), x, acc[i]);
@@ -114,6 +115,9 @@ impl Paired<16> for Four {
         s.signed_nibbles(stored)
     }
 }
+
+/// How far ahead values are asked for, in bytes. What is there does not matter.
+const AHEAD: usize = 1024;
 
 /// Two blocks of activations.
 const TWO: usize = 2 * RUN;
@@ -201,6 +205,10 @@ fn eight<S: Expand, C: Paired<N>, const N: usize>(
     x: &Acts8,
     scales_x: &[f32; LANES],
 ) -> [f32; LANES] {
+    let ahead = values.as_ptr().cast::<u8>().wrapping_add(AHEAD);
+    for line in 0..(N * LANES / 2).div_ceil(64) {
+        s.prefetch(ahead.wrapping_add(64 * line));
+    }
     let mut sums = [s.int_splat(0); LANES / 2];
     for i in 0..LANES / 2 {
         sums[i] = s.dot_signed(C::codes(s, &values[i]), s.pick_bytes(&x[i], &masks[i]));

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use super::expand::{Expand, Mask, Table};
 use crate::runtime::kernels::simd::Simd;
-use crate::runtime::kernels::x86::{Avx2, Avx512, pairs};
+use crate::runtime::kernels::x86::{Avx2, Avx512, halves};
 
 #[inline(always)]
 fn load(x: &[u8; 16]) -> __m128i {
@@ -154,7 +154,7 @@ macro_rules! common {
         fn half_totals<const SMALL: bool>(self, v: [__m256i; 4]) -> __m256i {
             // SAFETY: the token vouches for the instructions.
             unsafe {
-                let sums = pairs::<SMALL>(pairs::<SMALL>(v[0], v[1]), pairs::<SMALL>(v[2], v[3]));
+                let sums = halves::<SMALL>(v);
                 _mm256_permutevar8x32_epi32(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
             }
         }
