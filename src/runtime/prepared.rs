@@ -7,7 +7,7 @@ use aurora_quantizers::{Scales, Store, elements_mut, formats, matrix_mut};
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::kernels::Dense;
+use super::kernels::{Dense, Sparse};
 use super::overrides::Override;
 use super::{Linear, Overrides, Sum};
 use crate::model::{Import, ModelGraph, Op, ParamId};
@@ -93,16 +93,18 @@ fn linears<'a>(
     id: ParamId,
     overrides: Option<&'a Overrides<'a>>,
 ) -> Vec<Box<dyn Linear + 'a>> {
-    let mut matrices = match overrides.and_then(|o| o.get(id)) {
-        Some(value) => replaced(graph, id, value),
-        None => matrices(graph, weights, id),
+    let boxed = |dense: Dense<'a>| Box::new(dense) as Box<dyn Linear>;
+    let mut linears: Vec<_> = match overrides.and_then(|o| o.get(id)) {
+        Some(value) => replaced(graph, id, value).into_iter().map(boxed).collect(),
+        None => {
+            sparse(graph, weights, id).unwrap_or_else(|| matrices(graph, weights, id).into_iter().map(boxed).collect())
+        }
     };
     let (rows, cols) = matrix_shape(graph, id);
     for (expert, value) in overrides.into_iter().flat_map(|o| o.experts(id)) {
         value.check(&graph.param(id).name, (rows, cols));
-        matrices[expert] = Dense::new(value.store, rows, cols, Cow::Borrowed(&value.bytes), None);
+        linears[expert] = boxed(Dense::new(value.store, rows, cols, Cow::Borrowed(&value.bytes), None));
     }
-    let mut linears: Vec<_> = matrices.into_iter().map(|matrix| Box::new(matrix) as Box<dyn Linear>).collect();
     for (expert, added) in overrides.into_iter().flat_map(|o| o.added(id)) {
         let mut terms = vec![linears.remove(expert)];
         terms.extend(added.iter().map(|linear| Box::new(&**linear) as Box<dyn Linear>));
@@ -125,6 +127,15 @@ fn replaced<'a>(graph: &ModelGraph, id: ParamId, value: &'a Override<'_>) -> Vec
 fn matrix_shape(graph: &ModelGraph, id: ParamId) -> (usize, usize) {
     let param = graph.param(id);
     (param.shape[param.shape.len() - 2], param.cols())
+}
+
+/// Matrices whose zeros the file leaves out, as they are mapped; `None` if they are not stored so, or are moved or changed
+/// on the way in.
+fn sparse<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Option<Vec<Box<dyn Linear + 'a>>> {
+    let view = weights.sparse(id)?;
+    let (rows, _) = matrix_shape(graph, id);
+    let matrix = |i: usize| Box::new(Sparse::new(view.slice(i * rows..(i + 1) * rows), None)) as Box<dyn Linear>;
+    Some((0..view.rows() / rows).map(matrix).collect())
 }
 
 fn matrices<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Vec<Dense<'a>> {

@@ -168,7 +168,6 @@ impl<'a> Weights<'a> {
 
     /// The parts of a matrix whose zeros the file leaves out, as they are mapped, if a parameter is one as it is:
     /// nothing moved or changed on the way in. Rows count over all outer dimensions, as in [`dim`](Weights::dim).
-    #[expect(dead_code, reason = "for linears that multiply with it; until then the runtime makes dense matrices")]
     pub(crate) fn sparse(&self, id: ParamId) -> Option<SparseView<'a>> {
         let bound = &self.bound[id.0];
         let ([run], Import::AsIs) = (&bound.runs[..], bound.import) else { return None };

@@ -58,7 +58,7 @@ impl<'a> SparseView<'a> {
         [mask, index, values, scales].iter().map(|part| part.len()).sum()
     }
 
-    /// The values before row `row`; of all rows, if it is their number.
+    /// How many values are stored before row `row`; of all rows, if it is their number.
     ///
     /// # Panics
     /// If there is no such row.
@@ -66,8 +66,28 @@ impl<'a> SparseView<'a> {
         assert!(row <= self.rows, "row {row} of {}", self.rows);
         match self.layout.fixed() {
             Some(fixed) => row as u64 * fixed as u64,
-            None => self.parts.index[8 * row..].first_chunk().map_or(0, |n| u64::from_le_bytes(*n)),
+            None => {
+                let number = |n: &[u8; 8]| u64::from_le_bytes(*n);
+                let (index, _) = self.parts.index.as_chunks();
+                number(&index[row]) - number(&index[0])
+            }
         }
+    }
+
+    /// Bytes of the values before row `row`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn value_bytes(&self, row: usize) -> usize {
+        self.layout.value_bytes(self.before(row)).expect("checked when it was made") as usize
+    }
+
+    /// Some rows as a matrix of their own.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn slice(&self, rows: Range<usize>) -> SparseView<'a> {
+        SparseView { layout: self.layout, rows: rows.len(), parts: self.rows_of(rows) }
     }
 
     /// The parts of some rows, as [`SparseLayout::unpack`] takes them.
@@ -76,14 +96,13 @@ impl<'a> SparseView<'a> {
     /// If there are no such rows.
     pub fn rows_of(&self, rows: Range<usize>) -> SparseParts<&'a [u8]> {
         let of = |row: usize| rows.start * row..rows.end * row;
-        let bytes = |row: usize| self.layout.value_bytes(self.before(row)).expect("checked when it was made") as usize;
         SparseParts {
             mask: &self.parts.mask[of(self.layout.mask_row())],
             index: match self.layout.fixed() {
                 Some(_) => &[],
                 None => &self.parts.index[8 * rows.start..8 * (rows.end + 1)],
             },
-            values: &self.parts.values[bytes(rows.start)..bytes(rows.end)],
+            values: &self.parts.values[self.value_bytes(rows.start)..self.value_bytes(rows.end)],
             scales: &self.parts.scales[of(self.layout.scales_row())],
         }
     }
