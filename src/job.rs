@@ -23,7 +23,7 @@ use crate::calibrate::dataset::Dataset;
 use crate::calibrate::imatrix::Imatrix;
 use crate::checkpoint::{Guard, TensorSource};
 use crate::error::printable;
-use crate::export::{self, Assigned, Contents, Prepared, Sink};
+use crate::export::{self, Assigned, Contents, Prepared, Sink, sparse};
 use crate::model::Opened;
 use crate::pipeline::resume::Resume;
 use crate::pipeline::survey::Inputs;
@@ -143,6 +143,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         inputs: Vec::new(),
         outputs: Vec::new(),
         importance: importance.cloned(),
+        sparse: None,
         tensors: tensors.collect(),
         passes: Vec::new(),
     };
@@ -186,7 +187,9 @@ impl Job {
 
     /// The record of what [`run`](Job::run) would do, as far as it is known beforehand.
     pub fn dry_run(&self, to: &Destination) -> RunRecord {
-        RunRecord { output: self.first_file(&self.output(to)), ..self.record.clone() }
+        let mut record = RunRecord { output: self.first_file(&self.output(to)), ..self.record.clone() };
+        record.notes.extend(sparse::wanted(&self.asked.request).then(|| sparse::BOUND.to_owned()));
+        record
     }
 
     /// Where the output goes, as it was named.
@@ -258,6 +261,9 @@ impl Job {
         self.opened.files.check()?;
         watch.stage("flushing to disk");
         record.file_bytes = sink.finish(watch)?;
+        if sparse::wanted(request) {
+            sparse::record::look(&path, &mut record)?;
+        }
         record.passes = solved.map_or_else(Vec::new, |solved| solved.records);
         resume.into_iter().for_each(Resume::remove);
         if to.hash {

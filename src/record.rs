@@ -27,7 +27,7 @@ mod pass;
 
 pub use bench::BenchRecord;
 pub use calibrate::CalibrateRecord;
-pub use convert::{FileRecord, ImportanceRecord, RunRecord, TensorRecord, TooSmall};
+pub use convert::{FileRecord, ImportanceRecord, RunRecord, SparseRecord, TensorRecord, TooSmall};
 pub use eval::{Divergence, EvalRecord};
 pub use figures::{Measured, Quantiles, Spread};
 pub use pass::{Facts, PassRecord};

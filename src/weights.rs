@@ -112,7 +112,7 @@ impl<'a> Weights<'a> {
     pub fn packed(&self, id: ParamId) -> impl Iterator<Item = (&TensorInfo, &Packed)> {
         self.bound[id.0].runs.iter().filter_map(|run| match run.numbers {
             Numbers::Packed(packed) => Some((run.tensor, packed)),
-            Numbers::Stored(_) => None,
+            Numbers::Stored(_) | Numbers::Sparse(_) => None,
         })
     }
 

@@ -91,6 +91,12 @@ const CONVERSIONS: &[&str] = &[
     "tiny-phi3 --method sparsegpt --sparsity 2:4 @",
     "tiny-mixtral --method wanda+gptq --sparsity 30% --propagate quantized @",
     "tiny-llama3 --method admm+awq --type q8_0 --grid 4 @",
+    // Without zeros: floats and codes, experts, a method's codes, folders.
+    "stories260k --method magnitude --sparse bitmask",
+    "tiny-qwen3-moe --method magnitude --sparsity 2:4 --sparse 2:4 --type q8_0",
+    "tiny-llama3 --method sparsegpt+gptq --sparsity 60% --sparse bitmask --type q4_0 @",
+    "tiny-gemma2 --method magnitude --format compressed-tensors --sparse bitmask",
+    "tiny-phi3 --method magnitude --sparsity 80% --format safetensors --sparse csr",
     // Other programs' checkpoints.
     "tiny-llama3 --format gptq --bits 4 --group-size 32",
     "tiny-phi3 --format gptq --bits 8 --group-size 64 --asym",

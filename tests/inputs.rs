@@ -15,6 +15,7 @@ use common::bad::Bad;
 use common::binary::aurora;
 use common::checkpoint::Checkpoint;
 use common::conversion::{convert, model};
+use common::sparse::Gguf;
 use common::strangers::{eights, mlx, shards, with_key};
 use safetensors::Dtype;
 use serde_json::{Value as Json, json};
@@ -317,6 +318,49 @@ const QUANTISED: &[Row] = &[
     ("a quantised GGUF file", Refused, |dir| gguf(dir, "q4_0", &[])),
 ];
 
+/// stories260k pruned and without its zeros: a file, or a folder in one of the layouts.
+fn sparse(dir: &Path, output: &str, more: &[&str]) -> PathBuf {
+    let out = dir.join(output);
+    let words = ["convert", "-o", output, "--method", "magnitude", "--sparse"];
+    let done = aurora().current_dir(dir).args(words).args(more).arg(model("stories260k")).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    out
+}
+
+/// A sparse GGUF file with one change.
+fn sparse_file(dir: &Path, edit: fn(&mut Gguf)) -> PathBuf {
+    let path = sparse(dir, "model.gguf", &["bitmask"]);
+    let mut file = Gguf::load(&path);
+    edit(&mut file);
+    file.save(&path);
+    path
+}
+
+const QUERY: &str = "blk.0.attn_q";
+
+const SPARSE: &[Row] = &[
+    ("a sparse GGUF file (`--sparse bitmask`)", Read, |dir| sparse_file(dir, |_| ())),
+    ("compressed-tensors' `sparse-bitmask`", Read, |dir| {
+        sparse(dir, "model", &["bitmask", "--format", "compressed-tensors"])
+    }),
+    ("compressed-tensors' `sparse-24-bitmask`", Read, |dir| {
+        sparse(dir, "model", &["2:4", "--sparsity", "2:4", "--format", "compressed-tensors"])
+    }),
+    ("CSR in torch's names", Read, |dir| sparse(dir, "model", &["csr", "--format", "safetensors"])),
+    ("a sparse GGUF file of a later version", Refused, |dir| {
+        sparse_file(dir, |file| file.metadata.set("sparse.version", Value::U32(2)))
+    }),
+    ("one without the mask of a matrix", Refused, |dir| {
+        sparse_file(dir, |file| drop(file.tensors.remove(&format!("{QUERY}.mask"))))
+    }),
+    ("one whose mask has a weight that is not stored", Refused, |dir| {
+        sparse_file(dir, |file| file.bytes(&format!("{QUERY}.mask"))[3] = 0xff)
+    }),
+    ("one whose index falls", Refused, |dir| {
+        sparse_file(dir, |file| file.bytes(&format!("{QUERY}.index"))[16..24].fill(0))
+    }),
+];
+
 const TOKENIZERS: &[Row] = &[
     ("`vocab.json`, `merges.txt` and `added_tokens.json`", Noted, |dir| {
         tokenized(dir, "tiny-qwen2", |folder| {
@@ -423,6 +467,7 @@ const SECTIONS: &[(&str, &[Row])] = &[
     ("Tokenizers and chat templates", TOKENIZERS),
     ("GGUF files", GGUF),
     ("Checkpoints that are quantised already", QUANTISED),
+    ("Sparse matrices", SPARSE),
 ];
 
 /// What a conversion of `path` answers and says. Paths are as seen from `dir`.

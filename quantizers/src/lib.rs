@@ -24,6 +24,7 @@
 //! | [`awq`] | factors per channel that make rounding hurt less |
 //! | [`mask`] | which weights of a matrix stay |
 //! | [`prune`] | how many weights go, and which |
+//! | [`sparse`] | matrices without their zeros: masks, and the values one after the other |
 //! | [`scan`](mod@scan) | whether values are finite and small enough for a type |
 //! | [`simd`] | which instructions this machine has; one source for every kernel |
 //! | [`view`] | [`matrix`], [`elements`]: how matrices cross the face of this crate |
@@ -46,6 +47,7 @@ pub mod prune;
 pub mod scan;
 mod search;
 pub mod simd;
+pub mod sparse;
 pub mod spec;
 pub mod stats;
 pub mod store;

@@ -13,6 +13,7 @@ use super::config::{Config, GgufConfig};
 use super::mapped::Mapped;
 use super::mmap::Map;
 use super::source::{SourceKind, TensorInfo, TensorSource, has_extension};
+use super::sparse;
 use crate::Error;
 use crate::error::{Fault, Result, printable};
 use crate::gguf::{Header, MAGIC, Metadata, RawTensor, read_header};
@@ -41,7 +42,8 @@ fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
     match Split::of(path, &metadata)? {
         None => {
             let config = config(path, metadata);
-            Ok(Box::new(Mapped::new(path, config, vec![path.to_owned()], vec![map], tensors)))
+            let source = Mapped::new(path, config, vec![path.to_owned()], vec![map], tensors);
+            Ok(Box::new(sparse::gguf::adopt(source)?))
         }
         Some(split) => {
             drop((map, metadata, tensors));
@@ -108,7 +110,7 @@ fn parts(path: &Path, split: Split) -> Result<Box<dyn TensorSource>> {
         return Err(Fault::damaged(format!("{what}; download them again")).of(&files[0]));
     }
     let config = found.expect("at least two files");
-    Ok(Box::new(Mapped::new(path, config, files, maps, tensors)))
+    Ok(Box::new(sparse::gguf::adopt(Mapped::new(path, config, files, maps, tensors))?))
 }
 
 /// Checks the GGUF file whose bytes are `bytes`; `path` is only named in errors. Tensors come in file order.
@@ -142,7 +144,7 @@ fn place(path: &Path, header: &Header, raw: &RawTensor, file_len: usize) -> Resu
     if !row.is_multiple_of(spec.block) {
         return fail(format!("rows of {row} columns, {} needs a multiple of {}", spec.name, spec.block).into());
     }
-    let mut info = TensorInfo { name: raw.name.clone(), shape, spec, file: 0, range: 0..0, packed: None };
+    let mut info = TensorInfo { name: raw.name.clone(), shape, spec, file: 0, range: 0..0, packed: None, sparse: None };
     let Some(size) = info.elements().and(info.expected_bytes()) else {
         return fail(format!("too large: the byte count of dimensions {:?} overflows", raw.dims).into());
     };

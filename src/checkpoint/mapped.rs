@@ -41,6 +41,11 @@ impl Mapped {
         Mapped { promised, idle, ..Mapped::new(&path, config, files, maps, tensors) }
     }
 
+    /// The same with another configuration.
+    pub(super) fn with_config(self, config: Config) -> Self {
+        Mapped { config, ..self }
+    }
+
     /// The same with what an index promises and no file has.
     pub(super) fn promising(self, promised: BTreeMap<String, String>) -> Self {
         Mapped { promised, ..self }

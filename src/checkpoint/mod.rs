@@ -17,11 +17,13 @@ pub(crate) mod mmap;
 pub(crate) mod quantized;
 pub mod safetensors;
 mod source;
+pub(crate) mod sparse;
 pub mod tokenizer;
 mod unchanged;
 
 pub use config::Config;
 pub use quantized::check as check_quantized;
+pub(crate) use source::SparseMatrix;
 pub use source::{Packed, SourceKind, TensorInfo, TensorSource};
 pub use unchanged::{Guard, Unchanged};
 

@@ -20,6 +20,7 @@ use super::mapped::Mapped;
 use super::mmap::Map;
 use super::quantized;
 use super::source::{SourceKind, TensorInfo, TensorSource, has_extension};
+use super::sparse;
 use crate::error::{Fault, printable};
 use crate::{Error, Result};
 
@@ -50,14 +51,14 @@ fn open_directory(dir: &Path) -> Result<Box<dyn TensorSource>> {
         let shards = index.shards(dir)?;
         let source = map_files(dir, config, shards)?;
         let promised = index.absent(source.tensors());
-        return Ok(Box::new(quantized::adopt(source)?.promising(promised)));
+        return Ok(Box::new(adopt(source)?.promising(promised)));
     }
     let single = dir.join(SINGLE);
     if exists(&single) {
-        return Ok(Box::new(quantized::adopt(map_files(dir, config, vec![single])?)?));
+        return Ok(Box::new(adopt(map_files(dir, config, vec![single])?)?));
     }
     if let Some(shards) = numbered(dir)? {
-        return Ok(Box::new(quantized::adopt(map_files(dir, config, shards)?)?));
+        return Ok(Box::new(adopt(map_files(dir, config, shards)?)?));
     }
     Err(Error::missing(dir, vec![single], no_weights(dir)))
 }
@@ -84,7 +85,12 @@ fn refuse_adapter(dir: &Path) -> Result<()> {
 
 fn open_file(path: &Path) -> Result<Box<dyn TensorSource>> {
     let config = HfConfig::beside(super::directory_of(path))?;
-    Ok(Box::new(quantized::adopt(map_files(path, config, vec![path.to_owned()])?)?))
+    Ok(Box::new(adopt(map_files(path, config, vec![path.to_owned()])?)?))
+}
+
+/// Matrices that are stored as several tensors, put together.
+fn adopt(source: Mapped) -> Result<Mapped> {
+    sparse::hf::adopt(quantized::adopt(source)?)
 }
 
 /// Whether a name is taken, even if by a link that leads nowhere: that is then reported instead of skipped.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aurora_quantizers::sparse::SparseLayout;
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Spec, Store, formats};
 
@@ -28,6 +29,9 @@ pub struct TensorInfo {
     /// For a matrix that a quantiser stored as codes in several tensors: how to read it. `shape` is then that of the
     /// matrix, `file` and `range` those of its codes.
     pub packed: Option<Arc<Packed>>,
+    /// For a matrix whose zeros are left out: how to read it. `shape` and `spec` are then those of the dense matrix,
+    /// `file` and `range` those of what is stored of its values.
+    pub(crate) sparse: Option<Arc<SparseMatrix>>,
 }
 
 /// Where tensors come from. Bytes are mapped, not read: nothing is in memory until it is touched.
@@ -76,7 +80,8 @@ impl TensorInfo {
 
     /// Bytes of it and of all that belongs to it.
     pub fn stored_bytes(&self) -> usize {
-        self.packed.as_ref().map_or(self.range.len(), |packed| packed.bytes())
+        let packed = self.packed.as_ref().map(|packed| packed.bytes());
+        packed.or(self.sparse.as_ref().map(|sparse| sparse.bytes())).unwrap_or(self.range.len())
     }
 }
 
@@ -91,6 +96,9 @@ impl dyn TensorSource + '_ {
     pub fn same_numbers(&self, a: &TensorInfo, b: &TensorInfo) -> bool {
         if a.shape != b.shape || a.packed.is_some() || b.packed.is_some() {
             return false;
+        }
+        if a.sparse.is_some() || b.sparse.is_some() {
+            return self.same_rows(a, b);
         }
         let (Some(cols), Some(stored)) = (a.shape.last().copied(), of_floats(a).zip(of_floats(b))) else {
             return false;
@@ -108,6 +116,33 @@ impl dyn TensorSource + '_ {
             self.release(b, range(b));
             same
         })
+    }
+
+    /// The same where zeros may be left out of either.
+    fn same_rows(&self, a: &TensorInfo, b: &TensorInfo) -> bool {
+        let (Some(cols), Some(stores)) = (a.shape.last().copied(), of_floats(a).zip(of_floats(b))) else {
+            return false;
+        };
+        let decoded = |t: &TensorInfo, store: &dyn Store, row: usize| {
+            let mut values = vec![0.0; cols];
+            store.decode(&self.dense_row(t, row, cols), &mut values);
+            values
+        };
+        let rows = a.elements().unwrap_or(0) / cols.max(1);
+        (0..rows).all(|row| decoded(a, stores.0, row) == decoded(b, stores.1, row))
+    }
+
+    /// The bytes that a row has when dense.
+    fn dense_row(&self, t: &TensorInfo, row: usize, cols: usize) -> Vec<u8> {
+        let bytes = t.spec.bytes_for(cols).unwrap_or(0);
+        match &t.sparse {
+            None => self.bytes(t, row * bytes..(row + 1) * bytes).to_vec(),
+            Some(sparse) => {
+                let mut dense = vec![0; bytes];
+                sparse.read(self, row..row + 1, &mut dense);
+                dense
+            }
+        }
     }
 
     /// The file that holds `tensor`.
@@ -252,4 +287,59 @@ pub struct Ints {
     /// Whether the file holds each number less one (GPTQ's first format). Where words hold whole fields it was
     /// subtracted from whole words, so that a zero borrowed from the next field; adding to whole words gives it back.
     pub less_one: bool,
+}
+
+/// A matrix whose zeros a file leaves out, `[rows, cols]` over all outer dimensions. Its parts were checked when the
+/// file was opened.
+#[derive(Debug)]
+pub(crate) struct SparseMatrix {
+    /// What users call the layout: "bitmask".
+    pub name: &'static str,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// How its rows are stored when dense.
+    pub store: &'static dyn Store,
+    /// Where its values belong.
+    pub places: SparsePlaces,
+    /// The values, row after row.
+    pub values: TensorInfo,
+    /// All tensors that it is made of.
+    pub parts: Vec<TensorInfo>,
+}
+
+/// Which weights of a matrix are stored.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each matrix")]
+pub(crate) enum SparsePlaces {
+    /// A mask says so.
+    Mask {
+        /// How masks and values are read.
+        layout: SparseLayout,
+        /// The masks.
+        mask: TensorInfo,
+        /// What is stored before each row.
+        index: SparseIndex,
+        /// The scales of codes.
+        scales: Option<TensorInfo>,
+    },
+    /// Each value has a column: CSR.
+    Columns {
+        /// How many values are stored before each row, and in all.
+        before: Vec<usize>,
+        /// The column of each value, of 4 or 8 bytes.
+        columns: TensorInfo,
+    },
+}
+
+/// How many values of a matrix with masks are stored before each row: `[rows + 1]` of i64.
+#[derive(Debug)]
+pub(crate) enum SparseIndex {
+    /// As many for all rows.
+    Fixed,
+    /// In the file.
+    Stored(TensorInfo),
+    /// Made from what the file has in its place.
+    Made(Vec<u8>),
 }

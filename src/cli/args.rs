@@ -68,7 +68,7 @@ pub enum Command {
 /// directory, or an unquantised .gguf file. The output appears under its name only when it is complete.
 ///
 /// A checkpoint that is already quantised (GPTQ, AWQ, compressed-tensors, ...) keeps its integers unless --type
-/// names a type.
+/// names a type. A sparse GGUF file becomes an ordinary one with the same types, unless more is asked for.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   aurora-quant convert Llama-3.2-1B                     Llama-3.2-1B-q8_0.gguf, 8 bits per weight
@@ -76,6 +76,8 @@ pub enum Command {
   aurora-quant convert Llama-3.2-1B --type q4_0 -o small.gguf
   aurora-quant convert Llama-3.2-1B --type q4_0 --embedding-type q8_0 --dry-run
   aurora-quant convert big-bf16.gguf --type q8_0 --tensor-type 'ffn_down=f16'
+  aurora-quant convert Llama-3.2-1B --method sparsegpt --sparse bitmask   without zeros; only aurora-quant reads it
+  aurora-quant convert Llama-3.2-1B-f16-sparse.gguf     an ordinary GGUF file of it again
   aurora-quant convert Llama-3.2-1B --method gptq --record r.json
   aurora-quant convert --recipe r.json -o again.gguf    the same bytes")]
 pub struct Convert {

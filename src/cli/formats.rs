@@ -154,6 +154,6 @@ mod tests {
             let at = exporter.about().options.iter().map(|o| all.iter().position(|name| *name == o.name).unwrap());
             assert!(at.is_sorted(), "{}: {all:?}", exporter.about().name);
         }
-        assert_eq!(all[..5], ["split_max_size", "bits", "group_size", "sym", "shard_size"]);
+        assert_eq!(all[..6], ["split_max_size", "sparse", "bits", "group_size", "sym", "shard_size"]);
     }
 }

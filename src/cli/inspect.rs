@@ -306,6 +306,16 @@ fn each(source: &dyn TensorSource, t: &TensorInfo, mut f: impl FnMut(&[f32])) ->
         let what = format!("has type {}; statistics need a floating-point or quantised type", t.spec.name);
         Error::misfit(source.file_of(t), &t.name, Misfit::Type { found: t.spec.name.to_owned() }, what)
     })?;
+    if let Some(sparse) = &t.sparse {
+        let mut dense = vec![0; t.spec.bytes_for(sparse.cols).expect("whole blocks")];
+        let mut values = vec![0.0; sparse.cols];
+        for row in 0..sparse.rows {
+            sparse.read(source, row..row + 1, &mut dense);
+            format.decode(&dense, &mut values);
+            f(&values);
+        }
+        return Ok(());
+    }
     let run = t.spec.block * 4096usize.div_ceil(t.spec.block);
     let total = elements(t) as usize;
     let mut values = vec![0.0; run.min(total)];

@@ -7,6 +7,9 @@ use crate::checkpoint::{Config, TensorSource, card, directory_of};
 use crate::plan::FileType;
 use crate::{Error, Result, files};
 
+/// What the name of a sparse GGUF file ends in, behind its type.
+pub(super) const SPARSE: &str = "-sparse";
+
 /// Where a file goes: `path` itself, or what it links to. `replace`: whether it may replace an existing file.
 ///
 /// # Errors
@@ -42,6 +45,7 @@ pub fn usual(source: &dyn TensorSource, ending: &str) -> PathBuf {
         Config::Gguf(_) => {
             let stem = config.file_stem().unwrap_or_default().to_string_lossy();
             let stem = split::without_place(&stem);
+            let stem = stem.strip_suffix(SPARSE).unwrap_or(stem);
             // model-bf16.gguf becomes model-q4_0.gguf, not model-bf16-q4_0.gguf.
             let cut = stem.rsplit_once('-').filter(|(_, end)| FileType::by_name(end).is_ok());
             cut.map_or(stem, |(start, _)| start).to_owned()

@@ -31,6 +31,7 @@
 //! Knows nothing about methods: rows arrive with their final values.
 
 mod companions;
+mod compressed_tensors;
 mod destination;
 mod exporter;
 mod file;
@@ -41,6 +42,7 @@ pub(crate) mod packed;
 mod request;
 pub(crate) mod safetensors;
 mod shards;
+pub(crate) mod sparse;
 #[cfg(test)]
 mod toy;
 
@@ -59,7 +61,7 @@ pub static EXPORTERS: &[&dyn Exporter] = &[
     &safetensors::Safetensors,
     &packed::PackedExporter(&packed::Gptq),
     &packed::PackedExporter(&packed::Awq),
-    &packed::PackedExporter(&packed::CompressedTensors),
+    &compressed_tensors::CompressedTensorsFolder,
     #[cfg(test)]
     &toy::Toy,
 ];

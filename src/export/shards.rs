@@ -54,7 +54,7 @@ fn dtype(spec: &Spec) -> &'static str {
 
 fn width(dtype: &str) -> u64 {
     match dtype {
-        "I8" => 1,
+        "I8" | "U8" => 1,
         "BF16" | "F16" | "I16" => 2,
         "I64" => 8,
         _ => 4,

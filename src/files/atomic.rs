@@ -81,6 +81,11 @@ impl AtomicFile {
         Ok(AtomicFile { temp, path: path.to_owned(), replace, written: AtomicU64::new(0), flush_every, flusher })
     }
 
+    /// Where the bytes are until the file has its name: to read them back.
+    pub fn temporary(&self) -> &Path {
+        self.temp.path()
+    }
+
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors

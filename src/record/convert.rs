@@ -51,11 +51,33 @@ pub struct RunRecord {
     /// The importances that errors were weighed by, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importance: Option<ImportanceRecord>,
-    /// Every tensor.
+    /// What is stored without its zeros, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparse: Option<SparseRecord>,
+    /// Every tensor. If matrices are stored sparse, bytes are those of the dense ones.
     pub tensors: Vec<TensorRecord>,
     /// What the passes did, place by place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes: Vec<PassRecord>,
+}
+
+/// Matrices that are stored without their zeros.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SparseRecord {
+    /// How: "bitmask".
+    pub layout: String,
+    /// How many they are.
+    pub matrices: usize,
+    /// Their weights.
+    pub weights: u64,
+    /// How many of these are stored, with those that only fill a place.
+    pub stored: u64,
+    /// Bytes of all their parts.
+    pub bytes: u64,
+    /// Bytes that they would take when dense.
+    pub dense_bytes: u64,
+    /// Matrices that are stored dense, because that is not larger or their zeros have not the pattern.
+    pub dense: Vec<String>,
 }
 
 /// The importances that errors were weighed by.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use aurora_quantizers::formats;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
-use super::kernels::{Acts, Dense, matmul};
+use super::kernels::{Acts, Dense, Sparse, matmul, sparse};
 
 /// A linear map of `cols` inputs to `rows` outputs.
 pub trait Linear: Send + Sync {
@@ -39,6 +39,20 @@ impl Linear for Dense<'_> {
 
     fn forward(&self, x: &Acts<'_>, exact: bool, out: ArrayViewMut2<'_, f32>) {
         matmul(self, x, exact, out);
+    }
+}
+
+impl Linear for Sparse<'_> {
+    fn shape(&self) -> (usize, usize) {
+        (self.view().rows(), self.view().layout().cols())
+    }
+
+    fn bytes(&self) -> usize {
+        self.view().bytes()
+    }
+
+    fn forward(&self, x: &Acts<'_>, exact: bool, out: ArrayViewMut2<'_, f32>) {
+        sparse::matmul(self, x, exact, out);
     }
 }
 

@@ -7,7 +7,7 @@ use aurora_quantizers::{Scales, Store, elements_mut, formats, matrix_mut};
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::kernels::Dense;
+use super::kernels::{Dense, Sparse};
 use super::overrides::Override;
 use super::{Linear, Overrides, Sum};
 use crate::model::{Import, ModelGraph, Op, ParamId};
@@ -93,16 +93,18 @@ fn linears<'a>(
     id: ParamId,
     overrides: Option<&'a Overrides<'a>>,
 ) -> Vec<Box<dyn Linear + 'a>> {
-    let mut matrices = match overrides.and_then(|o| o.get(id)) {
-        Some(value) => replaced(graph, id, value),
-        None => matrices(graph, weights, id),
+    let boxed = |dense: Dense<'a>| Box::new(dense) as Box<dyn Linear>;
+    let mut linears: Vec<_> = match overrides.and_then(|o| o.get(id)) {
+        Some(value) => replaced(graph, id, value).into_iter().map(boxed).collect(),
+        None => {
+            sparse(graph, weights, id).unwrap_or_else(|| matrices(graph, weights, id).into_iter().map(boxed).collect())
+        }
     };
     let (rows, cols) = matrix_shape(graph, id);
     for (expert, value) in overrides.into_iter().flat_map(|o| o.experts(id)) {
         value.check(&graph.param(id).name, (rows, cols));
-        matrices[expert] = Dense::new(value.store, rows, cols, Cow::Borrowed(&value.bytes), None);
+        linears[expert] = boxed(Dense::new(value.store, rows, cols, Cow::Borrowed(&value.bytes), None));
     }
-    let mut linears: Vec<_> = matrices.into_iter().map(|matrix| Box::new(matrix) as Box<dyn Linear>).collect();
     for (expert, added) in overrides.into_iter().flat_map(|o| o.added(id)) {
         let mut terms = vec![linears.remove(expert)];
         terms.extend(added.iter().map(|linear| Box::new(&**linear) as Box<dyn Linear>));
@@ -127,6 +129,15 @@ fn matrix_shape(graph: &ModelGraph, id: ParamId) -> (usize, usize) {
     (param.shape[param.shape.len() - 2], param.cols())
 }
 
+/// Matrices whose zeros the file leaves out, as they are mapped; `None` if they are not stored so, or are moved or changed
+/// on the way in.
+fn sparse<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Option<Vec<Box<dyn Linear + 'a>>> {
+    let view = weights.sparse(id)?;
+    let (rows, _) = matrix_shape(graph, id);
+    let matrix = |i: usize| Box::new(Sparse::new(view.slice(i * rows..(i + 1) * rows), None)) as Box<dyn Linear>;
+    Some((0..view.rows() / rows).map(matrix).collect())
+}
+
 fn matrices<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Vec<Dense<'a>> {
     let param = graph.param(id);
     let (rows, cols) = matrix_shape(graph, id);
@@ -138,6 +149,7 @@ fn matrices<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Vec<D
         let (store, bytes) = stored
             .as_ref()
             .and_then(|runs| in_place(runs, cols, range.clone()))
+            .or_else(|| unpacked(weights, id, range.clone(), cols))
             .unwrap_or_else(|| materialised(graph, weights, id, range, kept.as_ref()));
         let order = weights.order(id).map(Vec::into_boxed_slice);
         Dense::new(store, rows, cols, bytes, order)
@@ -167,6 +179,18 @@ fn in_place<'a>(runs: &[Stored<'a>], cols: usize, rows: Range<usize>) -> Option<
         start += run.rows;
     }
     found
+}
+
+/// Rows whose zeros the file leaves out, dense.
+fn unpacked(weights: &Weights<'_>, id: ParamId, rows: Range<usize>, cols: usize) -> Option<StoredBytes<'static>> {
+    let store = weights.store(id)?;
+    let row = store.spec().bytes_for(cols)?;
+    let mut bytes = vec![0; rows.len() * row];
+    bytes.par_chunks_mut(ROWS_AT_A_TIME * row).enumerate().for_each(|(i, bytes)| {
+        let from = rows.start + i * ROWS_AT_A_TIME;
+        weights.copy(id, from..from + bytes.len() / row, bytes);
+    });
+    Some((store, bytes.into()))
 }
 
 /// Rows that are stored in another way, rearranged: in a type that holds them exactly. That is the type they are stored

@@ -38,7 +38,7 @@ impl<'a> Weights<'a> {
         self.bound[reader.weight.0].for_each(first..first + each, |run, _, _| {
             orders.push(match run.numbers {
                 Numbers::Packed(packed) => packed.order.as_deref(),
-                Numbers::Stored(_) => None,
+                Numbers::Stored(_) | Numbers::Sparse(_) => None,
             });
         });
         match orders.split_first() {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use aurora_quantizers::spec::Kind;
 use aurora_quantizers::{Store, formats};
 
-use crate::checkpoint::{Config, Packed, TensorInfo, TensorSource};
+use crate::checkpoint::{Config, Packed, SparseMatrix, TensorInfo, TensorSource};
 use crate::error::{Misfit, TensorFault, printable};
 use crate::model::{Import, ModelGraph, Param, Part, Role};
 use crate::{Error, Result};
@@ -36,6 +36,8 @@ pub(super) enum Numbers<'a> {
     Stored(&'static dyn Store),
     /// They are put together from codes and scales.
     Packed(&'a Packed),
+    /// Zeros are left out.
+    Sparse(&'a SparseMatrix),
 }
 
 /// Finds every parameter of `graph` in `source`.
@@ -158,9 +160,10 @@ impl<'a> Binder<'a> {
             self.faults.push(TensorFault { tensor: tensor.name.clone(), misfit, what });
             return None;
         }
-        let numbers = match &tensor.packed {
-            Some(packed) => Numbers::Packed(packed),
-            None => Numbers::Stored(store?),
+        let numbers = match (&tensor.packed, &tensor.sparse) {
+            (Some(packed), _) => Numbers::Packed(packed),
+            (None, Some(sparse)) => Numbers::Sparse(sparse),
+            (None, None) => Numbers::Stored(store?),
         };
         Some(Run { tensor, numbers, first_row, rows })
     }

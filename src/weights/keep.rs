@@ -13,7 +13,7 @@ use ndarray::ArrayViewMut2;
 
 use super::Weights;
 use super::bind::Numbers;
-use super::read::{Piece, Stored};
+use super::read::Piece;
 use super::step::Places;
 use crate::checkpoint::quantized::{RowGrid, Survey};
 use crate::checkpoint::{Packed, TensorSource};
@@ -63,6 +63,7 @@ impl<'a> Weights<'a> {
         }
         let mut stores = self.bound[id.0].runs.iter().map(|run| match run.numbers {
             Numbers::Stored(store) if store.spec().kind == Kind::Float => store,
+            Numbers::Sparse(sparse) if sparse.store.spec().kind == Kind::Float => sparse.store,
             _ => &formats::F16,
         });
         let first = stores.next().unwrap_or(&formats::F32);
@@ -96,8 +97,8 @@ impl<'a> Weights<'a> {
     /// Whether the checkpoint has a parameter as blocks of this very type, and nothing was done to it: then its bytes
     /// can be copied.
     pub fn stored_as(&self, id: ParamId, store: &dyn Store) -> bool {
-        let all_of_it = |stored: Vec<Stored<'_>>| stored.iter().all(|s| *s.store == *store);
-        store.spec().kind == Kind::Block && self.order(id).is_none() && self.storage(id).is_some_and(all_of_it)
+        let own = |store: &&dyn Store| store.spec().kind == Kind::Block && self.order(id).is_none();
+        Some(store).filter(own).is_some_and(|store| self.store(id).is_some_and(|found| *found == *store))
     }
 
     /// Writes canonical rows of a packed matrix as blocks of a type that [`kept`](Weights::kept) found, or copies those
@@ -143,19 +144,22 @@ impl<'a> Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// The bytes of rows that are stored one after the other.
+    /// The bytes of rows that have one [store](Weights::store), in the order in which they are stored.
     pub(crate) fn copy(&self, id: ParamId, rows: Range<usize>, out: &mut [u8]) {
-        let (mut first, mut rest) = (0, out);
-        for stored in self.storage(id).expect("stored in order") {
-            let row_bytes = stored.bytes.len() / stored.rows;
-            let (from, to) = (rows.start.max(first), rows.end.min(first + stored.rows));
-            if from < to {
-                let (now, later) = std::mem::take(&mut rest).split_at_mut((to - from) * row_bytes);
-                now.copy_from_slice(&stored.bytes[(from - first) * row_bytes..(to - first) * row_bytes]);
-                rest = later;
+        let spec = self.store(id).expect("stored in order").spec();
+        let row_bytes = spec.bytes_for(self.graph.param(id).cols()).expect("rows of whole blocks");
+        let mut rest = out;
+        self.bound[id.0].for_each(rows, |run, first, n| {
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(n * row_bytes);
+            match run.numbers {
+                Numbers::Sparse(sparse) => sparse.read(self.source, first..first + n, now),
+                _ => {
+                    let range = first * row_bytes..(first + n) * row_bytes;
+                    now.copy_from_slice(self.source.bytes(run.tensor, range));
+                }
             }
-            first += stored.rows;
-        }
+            rest = later;
+        });
         assert!(rest.is_empty(), "{}: bytes of rows", self.graph.param(id).name);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use aurora_quantizers::sparse::SparseView;
 use aurora_quantizers::{Store, elements_mut, matrix_mut};
 use ndarray::{Array2, ArrayViewMut2};
 
@@ -149,6 +150,33 @@ impl<'a> Weights<'a> {
         bound.runs.iter().map(stored).collect()
     }
 
+    /// The store of all rows of a parameter whose numbers are used as they are stored: [in place](Weights::storage), or
+    /// [copied](Weights::copy) where zeros are left out.
+    pub(crate) fn store(&self, id: ParamId) -> Option<&'static dyn Store> {
+        let bound = &self.bound[id.0];
+        if !matches!(bound.import, Import::AsIs | Import::RopePermute { .. }) || self.is_edited(id) {
+            return None;
+        }
+        let mut stores = bound.runs.iter().map(|run| match run.numbers {
+            Numbers::Stored(store) => Some(store),
+            Numbers::Sparse(sparse) => Some(sparse.store),
+            Numbers::Packed(_) => None,
+        });
+        let first = stores.next()??;
+        stores.all(|store| store.is_some_and(|store| *store == *first)).then_some(first)
+    }
+
+    /// The parts of a matrix whose zeros the file leaves out, as they are mapped, if a parameter is one as it is:
+    /// nothing moved or changed on the way in. Rows count over all outer dimensions, as in [`dim`](Weights::dim).
+    pub(crate) fn sparse(&self, id: ParamId) -> Option<SparseView<'a>> {
+        let bound = &self.bound[id.0];
+        let ([run], Import::AsIs) = (&bound.runs[..], bound.import) else { return None };
+        match run.numbers {
+            Numbers::Sparse(sparse) if run.rows == sparse.rows && !self.is_edited(id) => sparse.view(self.source),
+            _ => None,
+        }
+    }
+
     /// Which row of its [`storage`](Weights::storage) each canonical row of a matrix is; `None` if they are in order.
     pub fn order(&self, id: ParamId) -> Option<Vec<u32>> {
         if self.is_packed(id) || self.is_edited(id) {
@@ -177,11 +205,16 @@ impl<'a> Weights<'a> {
                 Numbers::Packed(packed) => {
                     packed.parts.iter().for_each(|part| self.source.release(part, 0..part.range.len()));
                 }
+                Numbers::Sparse(sparse) => sparse.release(self.source, 0..sparse.rows),
             });
         }
         let cols = self.graph.param(id).cols();
         bound.for_each(rows, |run, first, n| {
-            let Numbers::Stored(store) = run.numbers else { unreachable!("packed rows are not in order") };
+            let store = match run.numbers {
+                Numbers::Stored(store) => store,
+                Numbers::Sparse(sparse) => return sparse.release(self.source, first..first + n),
+                Numbers::Packed(_) => unreachable!("packed rows are not in order"),
+            };
             let bytes = |rows: usize| store.spec().bytes_for(rows * cols).expect("whole blocks");
             self.source.release(run.tensor, bytes(first)..bytes(first + n));
         });
@@ -193,6 +226,12 @@ impl<'a> Weights<'a> {
             Numbers::Packed(packed) => {
                 let rows: Vec<usize> = (first_row..first_row + out.len() / cols).collect();
                 return packed.decode(self.source, &rows, matrix_mut(out, cols));
+            }
+            Numbers::Sparse(sparse) => {
+                let rows = first_row..first_row + out.len() / cols;
+                let mut dense = vec![0; sparse.store.spec().bytes_for(out.len()).expect("whole blocks")];
+                sparse.read(self.source, rows, &mut dense);
+                return sparse.store.decode(&dense, out);
             }
         };
         let spec = store.spec();
@@ -229,7 +268,21 @@ impl<'a> Weights<'a> {
     /// The tensor is stored `[in, out]`: each canonical row is a stored column.
     fn transposed(&self, run: &Run, rows: Range<usize>, out: &mut [f32]) {
         let (inputs, outputs) = (run.tensor.shape[0], run.tensor.shape[1]);
-        let Numbers::Stored(store) = run.numbers else { unreachable!("packed matrices are bound as they are") };
+        let store = match run.numbers {
+            Numbers::Stored(store) => store,
+            Numbers::Sparse(sparse) => sparse.store,
+            Numbers::Packed(_) => unreachable!("packed matrices are bound as they are"),
+        };
+        if let Numbers::Sparse(sparse) = run.numbers {
+            let mut whole = vec![0; store.spec().bytes * outputs];
+            let mut row = vec![0.0; outputs];
+            for i in 0..inputs {
+                sparse.read(self.source, i..i + 1, &mut whole);
+                store.decode(&whole, &mut row);
+                rows.clone().enumerate().for_each(|(r, col)| out[r * inputs + i] = row[col]);
+            }
+            return;
+        }
         let spec = store.spec();
         let mut segment = vec![0.0; rows.len()];
         for i in 0..inputs {

@@ -18,6 +18,7 @@ pub mod conversion;
 pub mod interpreter;
 pub mod mixtures;
 pub mod packed;
+pub mod sparse;
 pub mod strangers;
 pub mod tokenizer;
 pub mod twin;

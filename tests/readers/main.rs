@@ -5,6 +5,7 @@ mod common;
 mod gguf;
 mod random;
 mod safetensors;
+mod sparse;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -47,7 +47,8 @@ fn open(stated: &Stated) -> Result<Box<dyn Reader>> {
     if let Some(config) = stated.object("sparsity_config")? {
         let inner = stated.inner("sparsity_config", &serde_json::Value::Object(config.clone()))?;
         if let Some(other) = inner.text("format")?.filter(|f| *f != "dense") {
-            return Err(inner.unsupported("format", format!("sparse storage ({other:?}) is not supported, only dense")));
+            return Err(inner
+                .unsupported("format", format!("sparse storage of codes ({other:?}) is not supported, only dense")));
         }
     }
     if stated.object("transform_config")?.is_some_and(|t| !t.is_empty()) {

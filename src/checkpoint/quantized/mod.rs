@@ -28,6 +28,7 @@ use super::config::HfConfig;
 use super::mapped::Mapped;
 use super::safetensors::PACKED;
 use super::source::{TensorInfo, TensorSource};
+use super::sparse;
 use crate::error::{Fault, Result, printable};
 
 /// All methods that are read.
@@ -52,12 +53,18 @@ fn reader(stated: &Stated) -> Result<(&'static MethodRow, Box<dyn Reader>)> {
     Ok((row, (row.open)(stated)?))
 }
 
+/// What a checkpoint states of codes, if it states anything. Sparse matrices of floats are none.
+fn stated(config: &HfConfig) -> Result<Option<Stated>> {
+    let Some(stated) = Stated::of(config)? else { return Ok(None) };
+    Ok(if sparse::hf::layout(&stated)?.is_some() { None } else { Some(stated) })
+}
+
 /// Whether what a configuration states of quantised weights, if anything, can be read.
 ///
 /// # Errors
 /// If it names an unknown method or layout, or is malformed.
 pub fn understood(config: &HfConfig) -> Result<()> {
-    Stated::of(config)?.map_or(Ok(()), |stated| reader(&stated).map(|_| ()))
+    stated(config)?.map_or(Ok(()), |stated| reader(&stated).map(|_| ()))
 }
 
 /// Replaces codes, scales and zeros by the matrices that they make up. A source whose method is not understood stays as
@@ -67,7 +74,7 @@ pub fn understood(config: &HfConfig) -> Result<()> {
 /// If tensors do not fit together: which one.
 pub(super) fn adopt(source: Mapped) -> Result<Mapped> {
     let Config::HuggingFace(config) = source.config() else { return Ok(source) };
-    let Ok(Some(Ok((_, reader)))) = Stated::of(config).map(|s| s.map(|s| reader(&s))) else { return Ok(source) };
+    let Ok(Some(Ok((_, reader)))) = stated(config).map(|s| s.map(|s| reader(&s))) else { return Ok(source) };
     let (mut matrices, mut taken) = (Vec::new(), Vec::new());
     for codes in source.tensors() {
         let Some(stem) = reader.stem(codes) else { continue };
@@ -99,7 +106,7 @@ pub(super) fn adopt(source: Mapped) -> Result<Mapped> {
 /// If its method is not known (a tensor of codes is named where there is one), or no tensor is what it says.
 pub fn check(source: &dyn TensorSource) -> Result<()> {
     let Config::HuggingFace(config) = source.config() else { return Ok(()) };
-    let Some(stated) = Stated::of(config)? else { return Ok(()) };
+    let Some(stated) = stated(config)? else { return Ok(()) };
     let (row, reader) = match reader(&stated) {
         Ok(found) => found,
         Err(e) => {

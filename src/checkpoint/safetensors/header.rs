@@ -214,7 +214,7 @@ impl Info {
         };
         // Tiling was checked: both offsets are inside the file, whose bytes are addressable.
         let range: Range<usize> = data_start + begin as usize..data_start + end as usize;
-        let tensor = TensorInfo { name: name.to_owned(), shape, spec, file: 0, range, packed: None };
+        let tensor = TensorInfo { name: name.to_owned(), shape, spec, file: 0, range, packed: None, sparse: None };
         let found = tensor.range.len();
         if tensor.elements().and_then(|n| n.checked_mul(spec.bytes)).is_none() {
             return fail(format!("shape {:?} is too large: the byte count overflows", tensor.shape).into());

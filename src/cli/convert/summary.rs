@@ -8,7 +8,7 @@ use super::{pruned, scaled, solved};
 use crate::cli::args::Common;
 use crate::cli::ui;
 use crate::plan::{Plan, TensorPlan};
-use crate::record::{RunRecord, TensorRecord};
+use crate::record::{RunRecord, SparseRecord, TensorRecord};
 
 /// Describes a tensor that did not get the requested type.
 pub(super) fn fallback_line(t: &TensorPlan) -> String {
@@ -83,6 +83,20 @@ fn permuted_line(record: &RunRecord) -> Option<String> {
     (!names.is_empty()).then(|| format!("{what}: {}", solved::list(&names)))
 }
 
+/// What is stored without its zeros.
+fn sparse_line(record: &RunRecord) -> Option<String> {
+    let SparseRecord { layout, matrices, weights, stored, bytes, dense_bytes, dense } = record.sparse.as_ref()?;
+    let share = 100.0 * *stored as f64 / (*weights).max(1) as f64;
+    let rest = if dense.is_empty() { String::new() } else { format!("; dense: {}", solved::list(dense)) };
+    Some(format!(
+        "sparse ({layout}): {matrices} of {} matrices, {} instead of {} when dense, {share:.2} % of their weights \
+         stored{rest}",
+        matrices + dense.len(),
+        ui::size(*bytes),
+        ui::size(*dense_bytes),
+    ))
+}
+
 /// Prints what was done.
 pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
     let mut types: BTreeMap<&str, usize> = BTreeMap::new();
@@ -111,7 +125,7 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
         let head = format!("fallbacks: {} of {} tensors", record.fallbacks, plan.tensors.len());
         ui::message(common, &format!("{head}\n  {}", fallbacks(plan).join("\n  ")));
     }
-    for line in [errors_line(record), copied_line(record), permuted_line(record)].into_iter().flatten() {
+    for line in [errors_line, copied_line, permuted_line, sparse_line].iter().filter_map(|line| line(record)) {
         ui::message(common, &line);
     }
     let grids = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::sparse::{self, SPARSE};
 use super::{About, Assigned, Contents, Exporter, Prepared, Request, Sink, destination, metadata};
 use crate::Result;
 use crate::checkpoint::TensorSource;
@@ -23,7 +24,7 @@ static ABOUT: About = About {
     title: "GGUF",
     summary: "a file for llama.cpp, Ollama, LM Studio and similar programs",
     settings: &["type", "pure", "tensor_types", "output_type", "embedding_type", "pre"],
-    options: &[parts::SPLIT],
+    options: &[parts::SPLIT, SPARSE],
 };
 
 impl Exporter for Gguf {
@@ -32,7 +33,16 @@ impl Exporter for Gguf {
     }
 
     fn assign(&self, request: &Request, source: &dyn TensorSource, weights: &Weights<'_>) -> Result<Assigned> {
-        types::assign(request, source, weights)
+        let options = ABOUT.options_in(request)?;
+        let sparse = sparse::asked(&options).map(|places| sparse::packing(places, ABOUT.name)).transpose()?;
+        if sparse.is_some() {
+            sparse::refuse(request, &[parts::SPLIT.name], "a sparse file is read by aurora-quant alone, as one file")?;
+        }
+        let mut assigned = types::assign(request, source, weights, sparse.is_some())?;
+        if sparse.is_some() {
+            assigned.ending = format!("{}{}.gguf", assigned.ending.trim_end_matches(".gguf"), destination::SPARSE);
+        }
+        Ok(assigned)
     }
 
     fn prepare(&self, contents: Contents<'_>) -> Result<Box<dyn Prepared>> {
@@ -43,7 +53,14 @@ impl Exporter for Gguf {
             notes.push(what.to_owned());
         }
         contents.importance.into_iter().for_each(|record| importance::keys(record, &mut metadata));
-        let limit = ABOUT.options_in(request)?.bytes(parts::SPLIT.name);
+        let options = ABOUT.options_in(request)?;
+        if let Some(places) = sparse::asked(&options) {
+            sparse::check(plan, |t| model.graph.param(t.param).role)?;
+            notes.push(sparse::ALONE.to_owned());
+            let (packing, dense) = (sparse::packing(places, ABOUT.name)?, layout(plan, &metadata)?.size);
+            return Ok(Box::new(sparse::gguf::SparseFile { metadata, packing, notes, dense }));
+        }
+        let limit = options.bytes(parts::SPLIT.name);
         Ok(Box::new(Files { notes, parts: parts::cut(plan, &metadata, limit)? }))
     }
 

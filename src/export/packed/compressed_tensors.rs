@@ -4,9 +4,10 @@
 use aurora_quantizers::elements;
 use serde_json::{Value as Json, json};
 
-use super::super::About;
+use super::super::sparse::SPARSE;
+use super::super::{About, shards};
 use super::bits::{bytes, words};
-use super::layout::{Codes, Matrix, OPTIONS, PackedField, PackedLayout};
+use super::layout::{BITS, Codes, GROUP_SIZE, Matrix, PackedField, PackedLayout, SYM};
 
 /// The layout.
 pub struct CompressedTensors;
@@ -14,9 +15,9 @@ pub struct CompressedTensors;
 static ABOUT: About = About {
     name: "compressed-tensors",
     title: "compressed-tensors",
-    summary: "a folder in the compressed-tensors layout (pack-quantized)",
-    settings: &[],
-    options: OPTIONS,
+    summary: "a folder in the compressed-tensors layout (pack-quantized, or floats without zeros)",
+    settings: &["type"],
+    options: &[SPARSE, BITS, GROUP_SIZE, SYM, shards::SIZE],
 };
 
 impl PackedLayout for CompressedTensors {

@@ -1,17 +1,22 @@
 //! The folder. Every tensor gets its place in a shard before the work, and rows go straight there.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aurora_quantizers::scan::scan;
-use aurora_quantizers::{Scales, Spec};
+use aurora_quantizers::{Scales, Spec, formats};
+use serde_json::Value as Json;
 
 use super::super::folder::Folder;
 use super::super::shards::{self, Entry};
+use super::super::sparse;
+use super::super::sparse::dense::DenseTensor;
+use super::super::sparse::form::Form;
 use super::super::{Contents, Prepared, Sink, companions};
 use super::config;
 use super::places::{Places, Target, stored_row};
 use super::stored::{less_one, store};
+use crate::checkpoint::mmap::Map;
 use crate::checkpoint::{Config, TensorSource, directory_of};
 use crate::error::{Error, Quantity, Result};
 use crate::files::AtomicFile;
@@ -26,14 +31,16 @@ pub(super) struct Laid {
     places: Places,
     /// Entries of each shard.
     shards: Vec<Range<usize>>,
+    /// How matrices are stored sparse in the end, if they are; and the bytes of a shard then.
+    sparse: Option<(Form, u64)>,
     /// Files besides the tensors that are newly made.
     files: config::Files,
     notes: Vec<String>,
 }
 
 impl Laid {
-    /// `limit`: bytes of a shard.
-    pub fn new(contents: Contents<'_>, limit: u64) -> Result<Self> {
+    /// `sparse`: how matrices are stored without zeros, if they are; `limit`: bytes of a shard.
+    pub fn new(contents: Contents<'_>, sparse: Option<Form>, limit: u64) -> Result<Self> {
         let places = Places::of(contents)?;
         let sizes: Vec<u64> = places.entries.iter().map(Entry::bytes).collect();
         let shards = shards::split(&sizes, limit);
@@ -44,15 +51,25 @@ impl Laid {
                 (vec![("config.json", config)], left_out(contents.source, &places.entries).into_iter().collect())
             }
         };
-        Ok(Laid { places, shards, files, notes })
+        Ok(Laid { places, shards, sparse: sparse.map(|form| (form, limit)), files, notes })
     }
 
-    /// Writes all that is not a tensor.
-    fn beside(&self, source: &dyn TensorSource, folder: &Path) -> Result<()> {
-        let of = |range: &Range<usize>| self.places.entries[range.clone()].iter().collect();
-        shards::write_index(folder, &self.shards.iter().map(of).collect::<Vec<_>>())?;
+    /// Writes all that is not a tensor. `shards`: the tensors of each; `stated`: `quantization_config`, if there is
+    /// one.
+    fn beside(
+        &self,
+        source: &dyn TensorSource,
+        folder: &Path,
+        shards: &[Vec<&Entry>],
+        stated: Option<&Json>,
+    ) -> Result<()> {
+        shards::write_index(folder, shards)?;
         for (name, json) in &self.files {
-            companions::write_json(&folder.join(name), json)?;
+            let mut json = json.clone();
+            if let (Some(stated), "config.json") = (stated, *name) {
+                json["quantization_config"] = stated.clone();
+            }
+            companions::write_json(&folder.join(name), &json)?;
         }
         match source.config() {
             Config::HuggingFace(config) => companions::copy(directory_of(&config.path), folder),
@@ -107,7 +124,7 @@ impl Prepared for Laid {
             file.write_at(0, &header)?;
             files.push(file);
         }
-        Ok(Box::new(Writing { laid: self, contents, folder, files, starts }))
+        Ok(Box::new(Writing { laid: self, contents, folder, files, starts, path: path.to_owned() }))
     }
 }
 
@@ -120,6 +137,8 @@ struct Writing<'a> {
     files: Vec<AtomicFile>,
     /// For each entry, its shard and where it begins there.
     starts: Vec<(usize, u64)>,
+    /// What the folder is to be called.
+    path: PathBuf,
 }
 
 impl Writing<'_> {
@@ -127,6 +146,26 @@ impl Writing<'_> {
     fn write(&self, entry: usize, at: usize, bytes: &[u8]) -> Result<()> {
         let (shard, start) = self.starts[entry];
         self.files[shard].write_at(start + at as u64, bytes)
+    }
+
+    /// All tensors of the dense folder.
+    fn tensors(&self) -> Vec<DenseTensor> {
+        let Contents { plan, weights, .. } = self.contents;
+        let mut matrices = vec![false; self.laid.places.entries.len()];
+        for (t, targets) in plan.tensors.iter().zip(&self.laid.places.targets) {
+            let matrix = weights.graph().param(t.param).role.quantizable() && t.shape.len() > 1;
+            targets.iter().flat_map(|target| &target.entries).for_each(|i| matrices[*i] |= matrix);
+        }
+        let tensor = |((entry, (file, start)), matrix): ((&Entry, &(usize, u64)), bool)| DenseTensor {
+            name: entry.name.clone(),
+            // A single number is a row of one.
+            shape: if entry.shape.is_empty() { vec![1] } else { entry.shape.clone() },
+            store: formats::by_name(entry.dtype).expect("a type of floats"),
+            file: *file,
+            range: *start as usize..(start + entry.bytes()) as usize,
+            matrix,
+        };
+        self.laid.places.entries.iter().zip(&self.starts).zip(matrices).map(tensor).collect()
     }
 
     /// Rows that are stored `[in, out]`: each is a column there. `width`: bytes of a number.
@@ -233,10 +272,24 @@ impl Sink for Writing<'_> {
     }
 
     fn finish(self: Box<Self>, watch: &dyn Watch) -> Result<u64> {
-        let Writing { laid, contents, folder, files, .. } = *self;
+        let tensors = self.laid.sparse.map(|_| self.tensors());
+        let Writing { laid, contents, folder, files, path, .. } = *self;
         files.into_iter().try_for_each(|file| file.commit(watch))?;
-        laid.beside(contents.source, folder.path())?;
-        folder.commit(watch)?;
-        Ok(laid.bytes())
+        let entries = &laid.places.entries;
+        let (Some((form, limit)), Some(tensors)) = (laid.sparse, tensors) else {
+            let of = |range: &Range<usize>| entries[range.clone()].iter().collect();
+            laid.beside(contents.source, folder.path(), &laid.shards.iter().map(of).collect::<Vec<_>>(), None)?;
+            folder.commit(watch)?;
+            return Ok(laid.bytes());
+        };
+        let name = |i| folder.path().join(shards::name(i, laid.shards.len()));
+        let maps = (0..laid.shards.len()).map(|i| Map::open(&name(i))).collect::<Result<Vec<_>>>()?;
+        let to = Folder::begin(&path)?;
+        let packed = sparse::folder::pack((&tensors, entries), &maps, form, (to.path(), limit), watch)?;
+        let shards: Vec<Vec<&Entry>> = packed.shards.iter().map(|entries| entries.iter().collect()).collect();
+        laid.beside(contents.source, to.path(), &shards, packed.config.as_ref())?;
+        drop((maps, folder));
+        to.commit(watch)?;
+        Ok(packed.bytes())
     }
 }

@@ -31,13 +31,16 @@ const BATCH: usize = 7;
 pub(super) fn product<L: Codes<N>, const N: usize>(isa: KernelIsa, w: &Dense, x: &Acts, chunk: usize, out: &mut [f32]) {
     let tokens = x.tokens();
     let x = x.rounded::<L::Kind>(isa);
-    by_rows(out, tokens, w.rows(), chunk, |out| {
-        if tokens < BATCH {
-            isa.run(Rows::<L, N> { w, x, out });
-        } else {
-            isa.run(Batch::<L, N> { w, x, out, layout: PhantomData });
-        }
-    });
+    by_rows(out, tokens, w.rows(), chunk, |out| part::<L, N>(isa, w, x, out));
+}
+
+/// The product of `out`'s rows with all tokens.
+pub(super) fn part<L: Codes<N>, const N: usize>(isa: KernelIsa, w: &Dense, x: &Rounded<L::Kind>, out: Out) {
+    if out.tokens() < BATCH {
+        isa.run(Rows::<L, N> { w, x, out });
+    } else {
+        isa.run(Batch::<L, N> { w, x, out, layout: PhantomData });
+    }
 }
 
 /// Eight stored rows, from `first` on; those beyond `end` repeat the last.

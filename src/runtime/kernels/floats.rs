@@ -7,21 +7,16 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::acts::{Acts, DEPTH};
+use super::acts::{Acts, BATCH, DEPTH};
 use super::dense::Dense;
 use super::isa::{KernelIsa, Task};
-use super::out::Out;
+use super::out::{Out, PANEL};
 use super::simd::{Simd, sum, unroll8};
 
 /// Rows in one tile.
 const ROWS: usize = 16;
-/// Rows decoded at a time for a batch, and [`DEPTH`] columns of each: 64 KiB, which stay in the second-level cache.
-pub(super) const PANEL: usize = 64;
 /// Tokens whose `DEPTH` columns stay in the second-level cache beside the panel.
 const TOKENS: usize = 96;
-/// From this many tokens on decoding for the tile pays: its cost is shared. Timed on Zen 3, batch against row by row:
-/// at 12 tokens 1.08 (BF16), 0.83 (F16), at 16 tokens 1.06, 0.95, at 24 tokens 1.28, 1.13.
-pub(super) const BATCH: usize = 16;
 
 /// How a dot product reads a type without decoding it first.
 pub(super) trait Stored<const N: usize>: Send + Sync + 'static {

@@ -1,6 +1,6 @@
 //! Which instructions the kernels are compiled for, and the one place that picks the copy.
 //!
-//! A kernel is a `Task`: arguments and an `#[inline(always)]` body over any `Simd`. `KernelIsa::run` hands it the token
+//! A kernel is a `Task`: arguments and an `#[inline(always)]` body over any `Simd` or `Expand`. `KernelIsa::run` hands it the token
 //! of the machine's level inside a function compiled for that level. Built with `--cfg aurora_scalar`, only
 //! `Plain` exists.
 //!
@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 
 #[cfg(all(target_arch = "aarch64", not(aurora_scalar)))]
 use super::neon::DotProd;
-use super::simd::{Plain, Simd};
+use super::simd::Plain;
+use super::sparse::expand::Expand;
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
 use super::x86::{Avx2, Avx512};
 
@@ -24,7 +25,7 @@ pub struct KernelIsa(Level);
 enum Level {
     /// What the compilation target promises (SSE2 on x86-64, NEON on aarch64).
     Baseline,
-    /// AVX2, FMA and F16C: every x86 server and laptop since 2013.
+    /// AVX2, FMA, F16C, POPCNT and BMI: every x86 server and laptop since 2013.
     #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
     Avx2,
     /// AVX-512 F, BW, VL and VNNI: since Ice Lake and Zen 4.
@@ -127,13 +128,13 @@ pub(super) trait Task {
     /// What comes out.
     type Out;
     /// Must be `#[inline(always)]`, or it is compiled without the instructions that `s` stands for.
-    fn run<S: Simd>(self, s: S) -> Self::Out;
+    fn run<S: Expand>(self, s: S) -> Self::Out;
 }
 
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
 fn has_avx2() -> bool {
     use std::arch::is_x86_feature_detected as has;
-    has!("avx2") && has!("fma") && has!("f16c")
+    has!("avx2") && has!("fma") && has!("f16c") && has!("popcnt") && has!("bmi1") && has!("bmi2")
 }
 
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
@@ -143,14 +144,14 @@ fn has_avx512() -> bool {
 }
 
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1,bmi2")]
 fn avx2<T: Task>(task: T) -> T::Out {
     // SAFETY: this function's own features are those that the token stands for.
     task.run(unsafe { Avx2::new() })
 }
 
 #[cfg(all(target_arch = "x86_64", not(aurora_scalar)))]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1,bmi2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn avx512<T: Task>(task: T) -> T::Out {
     // SAFETY: this function's own features are those that the token stands for.
     task.run(unsafe { Avx512::new() })

@@ -13,6 +13,7 @@
 //! | `kinds` | integer sums within one block |
 //! | `blocks` | integer products |
 //! | `floats` | float products |
+//! | `sparse` | matrices without their zeros |
 //! | `tile` | products of small float matrices, for attention |
 //! | `out` | the result, written by several threads |
 //! | `vec` | small helpers over one row: largest value, exponentials, gate |
@@ -35,6 +36,7 @@ mod kinds;
 mod neon;
 mod out;
 mod simd;
+pub(crate) mod sparse;
 mod supers;
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,7 @@ pub use acts::Acts;
 pub use dense::Dense;
 use dense::{Float, Integer};
 use isa::KernelIsa;
+pub use sparse::Sparse;
 
 /// Types whose values are read one by one, without decoding a row first.
 static FLOATS: &[(&str, Float)] = &[
@@ -76,16 +79,6 @@ static INTEGERS: &[(&str, Integer)] = &[
     ("q2_k", blocks::product::<supers::Q2K, 84>),
     ("iq4_xs", blocks::product::<supers::Iq4Xs, 136>),
 ];
-
-/// Weights that one thread takes at a time with few tokens: long enough to make handing them out cheap.
-const CHUNK_WEIGHTS: usize = 64 * 1024;
-
-/// Products that one thread makes at a time with many tokens: a third of a millisecond. So small matrices have work for
-/// several threads.
-const CHUNK_PRODUCTS: usize = 1 << 24;
-
-/// With fewer tokens than this a thread takes fewer rows: the work is short and bound by memory.
-const FEW: usize = 5;
 
 impl<'a> Dense<'a> {
     /// `bytes`: `rows` rows of `cols` weights, stored so. `order`: logical row `r` is stored as row `order[r]`.
@@ -138,16 +131,11 @@ pub fn matmul_with(isa: KernelIsa, w: &Dense, x: &Acts, exact: bool, out: ArrayV
     let (tokens, rows) = (x.tokens(), w.rows);
     assert_eq!(out.dim(), (tokens, rows), "shape of the products");
     let out = elements_mut(out);
-    let weights = CHUNK_WEIGHTS.min(CHUNK_PRODUCTS / tokens.max(1));
-    let chunk = (weights / w.cols.max(1)).max(1);
-    let chunk = chunk.next_multiple_of(if tokens < FEW { 8 } else { floats::PANEL });
+    let chunk = out::chunk(tokens, w.cols);
     match w.integer.filter(|_| !exact) {
         Some(product) => product(isa, w, x, chunk, out),
         None => {
-            if tokens >= floats::BATCH {
-                // Once, before several threads want it.
-                x.strip(0);
-            }
+            x.prepare(isa, false);
             out::by_rows(out, tokens, rows, chunk, |out| (w.float)(isa, w, x, out));
         }
     }

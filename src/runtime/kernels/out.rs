@@ -8,6 +8,26 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+/// Weights that one thread takes at a time with few tokens: long enough to make handing them out cheap.
+const CHUNK_WEIGHTS: usize = 64 * 1024;
+
+/// Products that one thread makes at a time with many tokens: a third of a millisecond. So small matrices have work for
+/// several threads.
+const CHUNK_PRODUCTS: usize = 1 << 24;
+
+/// Rows that kernels unpack at a time for a batch: 64 KiB of floats, 256 columns of each, which stay in the second-level
+/// cache.
+pub(super) const PANEL: usize = 64;
+
+/// With fewer tokens than this a thread takes fewer rows: the work is short and bound by memory.
+const FEW: usize = 5;
+
+/// Rows of `cols` weights that one thread takes at a time: whole panels of those that kernels unpack.
+pub(super) fn chunk(tokens: usize, cols: usize) -> usize {
+    let weights = CHUNK_WEIGHTS.min(CHUNK_PRODUCTS / tokens.max(1));
+    (weights / cols.max(1)).max(1).next_multiple_of(if tokens < FEW { 8 } else { PANEL })
+}
+
 /// All of the result.
 struct Shared {
     start: *mut f32,
@@ -25,7 +45,7 @@ pub(super) fn by_rows(out: &mut [f32], tokens: usize, rows: usize, chunk: usize,
     assert_eq!(Some(out.len()), tokens.checked_mul(rows), "{tokens} tokens of {rows} sums");
     assert!(chunk > 0, "rows per call");
     let shared = Shared { start: out.as_mut_ptr(), tokens, rows };
-    let part = |i: usize| each(Out { all: &shared, span: i * chunk..rows.min((i + 1) * chunk) });
+    let part = |i: usize| each(Out { all: &shared, base: 0, span: i * chunk..rows.min((i + 1) * chunk) });
     match rows.div_ceil(chunk) {
         0 => {}
         1 => part(0),
@@ -36,10 +56,17 @@ pub(super) fn by_rows(out: &mut [f32], tokens: usize, rows: usize, chunk: usize,
 /// Some rows of the result, for all tokens. Made by [`by_rows`] only, each with rows of its own.
 pub(super) struct Out<'a> {
     all: &'a Shared,
+    /// The result's row that is row 0 here.
+    base: usize,
     span: Range<usize>,
 }
 
 impl Out<'_> {
+    /// The same rows, counted from 0.
+    pub(super) fn rebased(self) -> Self {
+        Out { all: self.all, base: self.base + self.span.start, span: 0..self.span.len() }
+    }
+
     /// The rows.
     pub(super) fn rows(&self) -> Range<usize> {
         self.span.clone()
@@ -55,8 +82,8 @@ impl Out<'_> {
     fn at(&self, token: usize, row: usize, n: usize) -> *mut f32 {
         let Range { start, end } = self.span;
         assert!(token < self.all.tokens && row >= start && row <= end && n <= end - row, "{token} {row} {n}");
-        // SAFETY: `[token, row..row + n]` lies within the slice that `by_rows` was given and holds borrowed.
-        unsafe { self.all.start.add(token * self.all.rows + row) }
+        // SAFETY: `[token, base + row..base + row + n]` lies within the slice that `by_rows` was given and holds borrowed.
+        unsafe { self.all.start.add(token * self.all.rows + self.base + row) }
     }
 
     /// Stores the sums of rows `row..` with one token: the first `n`, or all if there are fewer.

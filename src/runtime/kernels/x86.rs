@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use super::simd::Simd;
 
-/// AVX2, FMA, F16C.
+/// AVX2, FMA, F16C, POPCNT, BMI.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
@@ -20,7 +20,7 @@ pub(super) struct Avx512(());
 
 impl Avx2 {
     /// # Safety
-    /// The machine must have AVX2, FMA and F16C.
+    /// The machine must have AVX2, FMA, F16C, POPCNT and BMI.
     #[inline(always)]
     pub(super) unsafe fn new() -> Avx2 {
         Avx2(())
@@ -29,7 +29,7 @@ impl Avx2 {
 
 impl Avx512 {
     /// # Safety
-    /// The machine must have AVX2, FMA, F16C and AVX-512 F, BW, VL, VNNI.
+    /// The machine must have AVX2, FMA, F16C, POPCNT, BMI and AVX-512 F, BW, VL, VNNI.
     #[inline(always)]
     pub(super) unsafe fn new() -> Avx512 {
         Avx512(())
@@ -249,9 +249,8 @@ macro_rules! common {
         fn totals<const SMALL: bool>(self, v: [__m256i; 8]) -> __m256i {
             // SAFETY: the token vouches for the instructions.
             unsafe {
-                let (a, b) = (pairs::<SMALL>(v[0], v[1]), pairs::<SMALL>(v[2], v[3]));
-                let (c, d) = (pairs::<SMALL>(v[4], v[5]), pairs::<SMALL>(v[6], v[7]));
-                let (low, high) = (pairs::<SMALL>(a, b), pairs::<SMALL>(c, d));
+                let low = halves::<SMALL>([v[0], v[1], v[2], v[3]]);
+                let high = halves::<SMALL>([v[4], v[5], v[6], v[7]]);
                 let left = _mm256_permute2x128_si256::<0x20>(low, high);
                 let right = _mm256_permute2x128_si256::<0x31>(low, high);
                 _mm256_add_epi32(left, right)
@@ -291,16 +290,25 @@ unsafe fn four(x: &[u8; 32], g: usize) -> __m256i {
     unsafe { _mm256_set1_epi32(x) }
 }
 
-/// The neighbouring lanes of two vectors, added, half by half. Packing to 16 bits and multiplying by ones is two
-/// operations where the horizontal addition is three.
+/// The sums of the halves of four vectors: lane `i` of each half is that of `v[i]`'s half. Unpacking and adding is quicker
+/// than the horizontal addition, which the compiler makes of shuffles whose results it is to add.
 ///
 /// # Safety
 /// AVX2 must be present.
 #[inline(always)]
-unsafe fn pairs<const SMALL: bool>(a: __m256i, b: __m256i) -> __m256i {
+pub(super) unsafe fn halves<const SMALL: bool>(v: [__m256i; 4]) -> __m256i {
     // SAFETY: the caller vouches for the instructions.
     unsafe {
-        if SMALL { _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1)) } else { _mm256_hadd_epi32(a, b) }
+        if SMALL {
+            // Packing to 16 bits and multiplying by ones.
+            let ones = _mm256_set1_epi16(1);
+            let low = _mm256_madd_epi16(_mm256_packs_epi32(v[0], v[1]), ones);
+            let high = _mm256_madd_epi16(_mm256_packs_epi32(v[2], v[3]), ones);
+            return _mm256_madd_epi16(_mm256_packs_epi32(low, high), ones);
+        }
+        let low = _mm256_add_epi32(_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+        let high = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+        _mm256_add_epi32(_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high))
     }
 }
 
