@@ -96,7 +96,8 @@ fn compare(name: &str, packing: Packing, zeros: u64, batches: &[usize]) {
             let [dense_times, sparse_times] = &mut times;
             let (d, s) = (figures(dense_times, &dense), figures(sparse_times, &sparse));
             println!(
-                "{name:5} {:7} {zeros:2} % [{rows}, {cols}] x {tokens}: dense {}, sparse {}; ratio {:.2} best, {:.2} median (bytes {:.2})",
+                "{name:5} {:7} {zeros:2} % [{rows}, {cols}] x {tokens}: dense {}, sparse {}; \
+                 ratio {:.2} best, {:.2} median (bytes {:.2})",
                 packing.name(),
                 d.3,
                 s.3,

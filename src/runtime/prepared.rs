@@ -129,8 +129,8 @@ fn matrix_shape(graph: &ModelGraph, id: ParamId) -> (usize, usize) {
     (param.shape[param.shape.len() - 2], param.cols())
 }
 
-/// Matrices whose zeros the file leaves out, as they are mapped; `None` if they are not stored so, or are moved or changed
-/// on the way in.
+/// Matrices whose zeros the file leaves out, as they are mapped; `None` if they are not stored so, or are moved or
+/// changed on the way in.
 fn sparse<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Option<Vec<Box<dyn Linear + 'a>>> {
     let view = weights.sparse(id)?;
     let (rows, _) = matrix_shape(graph, id);

@@ -10,8 +10,8 @@
 //! | scales | `[rows, cols / 32]` of F16, for types with codes: those of the dense type's blocks |
 //!
 //! So a matrix of codes is exactly its dense type without the zeros. Floats and codes of 8 bits are stored as in the
-//! dense type. Codes of four bits are stored plus 8, two to a byte, the first one low; every row takes an even number of
-//! them, and its last may be a filler (8, zero).
+//! dense type. Codes of four bits are stored plus 8, two to a byte, the first one low; every row takes an even number
+//! of them, and its last may be a filler (8, zero).
 //!
 //! [`SparseLayout`] says how long parts are, packs dense rows and unpacks them again; [`SparseView`] is a whole matrix
 //! whose parts have been checked.

@@ -1,8 +1,8 @@
 //! Which instructions the kernels are compiled for, and the one place that picks the copy.
 //!
-//! A kernel is a `Task`: arguments and an `#[inline(always)]` body over any `Simd` or `Expand`. `KernelIsa::run` hands it the token
-//! of the machine's level inside a function compiled for that level. Built with `--cfg aurora_scalar`, only
-//! `Plain` exists.
+//! A kernel is a `Task`: arguments and an `#[inline(always)]` body over any `Simd` or `Expand`. `KernelIsa::run` hands
+//! it the token of the machine's level inside a function compiled for that level. Built with `--cfg aurora_scalar`,
+//! only `Plain` exists.
 //!
 //! On aarch64, `Plain` is compiled for NEON, which the target promises; only the dotprod instructions have a level of
 //! their own.

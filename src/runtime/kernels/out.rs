@@ -15,8 +15,8 @@ const CHUNK_WEIGHTS: usize = 64 * 1024;
 /// several threads.
 const CHUNK_PRODUCTS: usize = 1 << 24;
 
-/// Rows that kernels unpack at a time for a batch: 64 KiB of floats, 256 columns of each, which stay in the second-level
-/// cache.
+/// Rows that kernels unpack at a time for a batch: 64 KiB of floats, 256 columns of each, which stay in the second-
+/// level cache.
 pub(super) const PANEL: usize = 64;
 
 /// With fewer tokens than this a thread takes fewer rows: the work is short and bound by memory.
@@ -82,7 +82,8 @@ impl Out<'_> {
     fn at(&self, token: usize, row: usize, n: usize) -> *mut f32 {
         let Range { start, end } = self.span;
         assert!(token < self.all.tokens && row >= start && row <= end && n <= end - row, "{token} {row} {n}");
-        // SAFETY: `[token, base + row..base + row + n]` lies within the slice that `by_rows` was given and holds borrowed.
+        // SAFETY: `[token, base + row..base + row + n]` lies within the slice that `by_rows` was given and holds
+        // borrowed.
         unsafe { self.all.start.add(token * self.all.rows + self.base + row) }
     }
 

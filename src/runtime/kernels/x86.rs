@@ -290,8 +290,8 @@ unsafe fn four(x: &[u8; 32], g: usize) -> __m256i {
     unsafe { _mm256_set1_epi32(x) }
 }
 
-/// The sums of the halves of four vectors: lane `i` of each half is that of `v[i]`'s half. Unpacking and adding is quicker
-/// than the horizontal addition, which the compiler makes of shuffles whose results it is to add.
+/// The sums of the halves of four vectors: lane `i` of each half is that of `v[i]`'s half. Unpacking and adding is
+/// quicker than the horizontal addition, which the compiler makes of shuffles whose results it is to add.
 ///
 /// # Safety
 /// AVX2 must be present.

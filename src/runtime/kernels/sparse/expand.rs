@@ -7,10 +7,10 @@ use crate::runtime::kernels::simd::{Plain, Simd};
 
 /// A row for every byte of a mask.
 #[repr(align(64))]
-pub(in crate::runtime::kernels) struct Table(pub [[u8; 16]; 256]);
+pub(crate) struct Table(pub [[u8; 16]; 256]);
 
 /// How the bytes of a mask name columns, eight to a byte.
-pub(in crate::runtime::kernels) trait Mask: Copy + Send + Sync + 'static {
+pub(crate) trait Mask: Copy + Send + Sync + 'static {
     /// For every byte and column: where the column's two bytes are among the values, or 0x80 if it has none.
     const WORDS: &'static Table;
     /// For every byte the same in single bytes; in the second half, how many values it has.
@@ -29,11 +29,11 @@ pub(in crate::runtime::kernels) trait Mask: Copy + Send + Sync + 'static {
 
 /// A bit for each column.
 #[derive(Clone, Copy)]
-pub(in crate::runtime::kernels) struct Bits;
+pub(crate) struct Bits;
 
 /// Two of every four columns, two bits for the place of each.
 #[derive(Clone, Copy)]
-pub(in crate::runtime::kernels) struct Quads;
+pub(crate) struct Quads;
 
 /// The columns that two quads name: none where both places are the same, as beyond a row's last column.
 const fn quads(mask: u8) -> u8 {
@@ -185,7 +185,7 @@ impl Mask for Quads {
 /// Values put back into their columns, zero where there is none. All methods must be `#[inline(always)]`.
 ///
 /// As many values are read as there are columns; those that a mask has no columns for belong to what follows.
-pub(in crate::runtime::kernels) trait Expand: Simd {
+pub(crate) trait Expand: Simd {
     /// Eight columns of F32.
     fn expand_f32<M: Mask>(self, values: &[[u8; 4]; 8], mask: u8) -> Self::F;
     /// Eight columns of F16.

@@ -12,8 +12,8 @@ use crate::runtime::kernels::isa::{KernelIsa, Task};
 use crate::runtime::kernels::out::{Out, by_rows};
 use crate::runtime::kernels::simd::sum;
 
-/// How far ahead values are asked for, in bytes. What is there does not matter. Two streams read in short steps leave the
-/// processor's own prefetch behind: without this a product from memory takes 8 % longer on Zen 4.
+/// How far ahead values are asked for, in bytes. What is there does not matter. Two streams read in short steps leave
+/// the processor's own prefetch behind: without this a product from memory takes 8 % longer on Zen 4.
 const AHEAD: usize = 2048;
 
 /// How values of `N` bytes get to their columns. All methods must be `#[inline(always)]`.
