@@ -33,7 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{Packed, TensorInfo, TensorSource};
-use crate::model::{Import, ModelGraph, ParamId, Reader, Role};
+use crate::model::{Import, ModelGraph, Param, ParamId, Reader, Role};
 use crate::{Error, Result};
 
 mod act_order;
@@ -98,6 +98,11 @@ impl<'a> Weights<'a> {
     /// [`Part`](crate::model::Part) counts), rows.
     pub fn pieces(&self, id: ParamId) -> impl Iterator<Item = (&'a TensorInfo, usize, usize)> + '_ {
         self.bound[id.0].runs.iter().map(|r| (r.tensor, r.first_row, r.rows))
+    }
+
+    /// A parameter as the checkpoint has it, where this model may have less of it, or under another name.
+    pub(crate) fn stored_param(&self, id: ParamId) -> &'a Param {
+        self.bound[id.0].param
     }
 
     /// What is done to a parameter's numbers on the way in.
