@@ -22,7 +22,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
-    cut: cut::any,
+    cut: cut::same_heads,
 };
 
 pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };

@@ -15,7 +15,7 @@ use super::edits::{self, Branch};
 use super::experts::{Scores, alone};
 use super::seen::{Catch, Sums, times};
 use super::sizes::Heads;
-use super::{NAME, Sites, Task, Wanted, gap};
+use super::{GONE, NAME, Sites, Task, Wanted, gap};
 use crate::calibrate::shard;
 use crate::model::{Model, ModelGraph, Reader, Role};
 use crate::passes::hessian::products;
@@ -272,7 +272,7 @@ impl<'w, 'a> Work<'w, 'a> {
             }
         };
         if !gone.is_empty() {
-            record.fact("gone", "heads");
+            record.fact(GONE, "heads");
             record.fact("heads", &gone);
             let (queries, groups) = edits::staying(model, &gone);
             edits::heads(model, block, (&queries, &groups), all);
@@ -318,7 +318,7 @@ impl<'w, 'a> Work<'w, 'a> {
         let gone = dim.1 - self.task.sizes.cut.ffn;
         if gone > 0 {
             columns.remove(gone);
-            record.fact("gone", "channels");
+            record.fact(GONE, "channels");
             record.fact("channels", left_out(columns.stay(), dim.1));
             let site = edits::of_role(graph, &self.sites, block, Role::FfnDown).remove(0);
             edits::channels(graph, &site, columns.stay(), all)?;
@@ -362,7 +362,7 @@ impl<'w, 'a> Work<'w, 'a> {
             let mut record = PassRecord { tokens, ..self.record(reader) };
             let cols = self.task.weights.dim_of(reader).1;
             columns.remove(cols - sizes.cut.ffn);
-            record.fact("gone", "channels");
+            record.fact(GONE, "channels");
             record.fact("channels", left_out(columns.stay(), cols));
             edits::channels(graph, site, columns.stay(), all)?;
             self.settle(reader, &columns, record, all);
@@ -371,7 +371,7 @@ impl<'w, 'a> Work<'w, 'a> {
         if stay.len() < count {
             let mut record = self.record(Reader { expert: None, ..down[0] });
             record.tokens = scores.finish().iter().map(|(_, tokens)| tokens).sum();
-            record.fact("gone", "experts");
+            record.fact(GONE, "experts");
             record.fact("experts", left_out(&stay, count));
             record.fact("scores", scores.finish().iter().map(|(score, _)| *score).collect::<Vec<_>>());
             record.seconds = started.elapsed().as_secs_f64();

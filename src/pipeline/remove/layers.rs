@@ -89,9 +89,8 @@ impl<'l, 'a> Layers<'l, 'a> {
             }
             let (cost, at) = least.expect("blocks are left");
             for block in blocks.drain(at..at + run) {
-                let mut record = PassRecord::new(super::NAME, Some(block), Vec::new());
+                let mut record = super::layer(block);
                 record.tokens = self.start.iter().map(|sample| sample.nrows() as u64).sum();
-                record.fact("gone", "layer");
                 record.fact("kl_before", before);
                 record.fact("kl", cost);
                 records.push(record);

@@ -32,6 +32,8 @@ pub(crate) use wanted::Wanted;
 
 /// Name of the stage in records.
 pub(crate) const NAME: &str = "remove";
+/// Fact: what went, in a word: layer, heads, channels, experts.
+pub(crate) const GONE: &str = "gone";
 
 /// What goes, and what the rest becomes.
 pub(crate) struct Removed {
@@ -106,9 +108,7 @@ pub(crate) fn run(task: &Task<'_, '_>, watch: &dyn Watch) -> Result<Removed> {
     let gone = (0..task.model.hyper.blocks).filter(|block| !stay.contains(block));
     for block in gone {
         if !records.iter().any(|record| record.block == Some(block)) {
-            let mut record = PassRecord::new(NAME, Some(block), Vec::new());
-            record.fact("gone", "layer");
-            records.push(record);
+            records.push(layer(block));
         }
     }
     let cut = crate::model::cut::Cut { blocks: stay, ..task.sizes.cut.clone() };
@@ -122,6 +122,13 @@ pub(crate) fn run(task: &Task<'_, '_>, watch: &dyn Watch) -> Result<Removed> {
     let (edits, more) = work.finish();
     records.extend(more);
     Ok(Removed { blocks: cut.blocks, edits, records })
+}
+
+/// The record of a layer that goes.
+fn layer(block: usize) -> PassRecord {
+    let mut record = PassRecord::new(NAME, Some(block), vec![format!("blk.{block}")]);
+    record.fact(GONE, "layer");
+    record
 }
 
 /// The blocks that went between one that stays and the next.
