@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `asked` | what a recipe's words stand for, and whether they go together |
 //! | `requantize` | what a quantised GGUF file's matrices are copied, and whether others may be rounded again |
+//! | `planned` | what becomes of every tensor |
 //! | `removal` | what is removed before anything else, and the model that is left |
 //! | `statistics` | what errors are weighed by, and what the header says about it |
 //! | `small` | what is said about matrices that are too small for their type |
@@ -38,6 +39,7 @@ use crate::{Error, Result, memory};
 mod asked;
 mod effort;
 mod hashes;
+mod planned;
 mod removal;
 mod requantize;
 mod resume;
@@ -50,6 +52,7 @@ pub use asked::dataset;
 
 use asked::Asked;
 use effort::Weighed;
+use planned::{Planned, planned};
 use removal::Removal;
 use statistics::Statistics;
 
@@ -154,25 +157,6 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
     };
     drop(weights);
     Ok(Job { recipe: recipe.clone(), opened, removal, asked, assigned, plan, prepared, statistics, data, record })
-}
-
-/// What becomes of every tensor.
-struct Planned<'a> {
-    assigned: Assigned,
-    weights: Weights<'a>,
-    plan: Plan,
-}
-
-fn planned<'a>(asked: &Asked, source: &dyn TensorSource, model: &Model, bound: Weights<'a>) -> Result<Planned<'a>> {
-    let mut assigned = export::assign(asked.exporter, &asked.request, source, &bound)?;
-    asked.keep_zeros(model, &mut assigned)?;
-    let weights = bound.edited(&assigned.edits)?;
-    let mut plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
-    // Passes may change weights, or choose codes anew.
-    if asked.passes.is_empty() {
-        requantize::copy(&weights, &mut plan);
-    }
-    Ok(Planned { assigned, weights, plan })
 }
 
 /// A model whose rows can be written, and how.

@@ -9,7 +9,7 @@ use crate::export::{self, Assigned, Choosing, Exporter, Request};
 use crate::model::{Model, ModelGraph};
 use crate::options::Options;
 use crate::passes::{self, CODES, JOINT, Pass, REFERENCE, RTN, SCALES, StatsKind};
-use crate::pipeline::remove::Wanted;
+use crate::pipeline::remove::Parts;
 use crate::plan::{self, Plan};
 use crate::recipe::{Importance, PassSpec, Propagate, Recipe, Text};
 use crate::text::Tokenizer;
@@ -37,7 +37,7 @@ pub(super) struct Asked {
     /// What is asked of the output.
     pub request: Request,
     /// What is removed first.
-    pub removal: Option<Wanted>,
+    pub removal: Option<Parts>,
 }
 
 impl Asked {
@@ -70,7 +70,7 @@ impl Asked {
             nearest: !options.word(CODES.name, &JOINT),
             exporter,
             request,
-            removal: Wanted::parse(&recipe.remove, !recipe.no_compensate)?,
+            removal: Parts::parse(&recipe.remove, !recipe.no_compensate)?,
         };
         asked.check(recipe)?;
         Ok(asked)
@@ -177,7 +177,7 @@ impl Asked {
     pub fn reads_text(&self, recipe: &Recipe) -> bool {
         (self.solves && recipe.stats.is_none())
             || recipe.importance == Some(Importance::Calibrate)
-            || self.removal.as_ref().is_some_and(Wanted::runs)
+            || self.removal.as_ref().is_some_and(Parts::runs)
     }
 }
 

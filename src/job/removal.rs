@@ -3,9 +3,9 @@
 use super::asked::Asked;
 use crate::checkpoint::TensorSource;
 use crate::export;
-use crate::model::cut::Cut;
+use crate::model::cut::Smaller;
 use crate::model::{Model, Role};
-use crate::pipeline::remove::{self, Removed, Sizes, Task, Wanted};
+use crate::pipeline::remove::{self, Parts, Removed, Sizes, Task};
 use crate::plan::Plan;
 use crate::watch::Watch;
 use crate::weights::Weights;
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 
 /// What goes.
 pub(super) struct Removal {
-    wanted: Wanted,
+    wanted: Parts,
     pub sizes: Sizes,
     /// The model that is left; which blocks it has may change, how many does not.
     pub left: Model,
@@ -48,7 +48,7 @@ impl Removal {
     ) -> Result<(Removed, Model)> {
         let task = Task { model: whole, weights: bound, wanted: &self.wanted, sizes: &self.sizes, samples };
         let removed = remove::run(&task, watch)?;
-        let cut = Cut { blocks: removed.blocks.clone(), ..self.sizes.cut.clone() };
+        let cut = Smaller { blocks: removed.blocks.clone(), ..self.sizes.cut.clone() };
         Ok((removed, left(whole, &cut)?))
     }
 
@@ -67,6 +67,6 @@ impl Removal {
     }
 }
 
-fn left(whole: &Model, cut: &Cut) -> Result<Model> {
+fn left(whole: &Model, cut: &Smaller) -> Result<Model> {
     whole.cut(cut).map_err(|what| Error::conflict(["remove", "model"], format!("{}: {what}", whole.arch.title)))
 }

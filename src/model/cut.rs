@@ -10,7 +10,7 @@ use crate::gguf::{self, Metadata, Value};
 
 /// What stays of a model. Widths are those of every block: most readers know only one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cut {
+pub(crate) struct Smaller {
     /// The blocks, rising.
     pub blocks: Vec<usize>,
     /// Width inside the MLP (of one expert, for a mixture).
@@ -23,11 +23,11 @@ pub(crate) struct Cut {
     pub experts: usize,
 }
 
-impl Cut {
+impl Smaller {
     /// Nothing goes.
-    pub fn nothing(model: &Model) -> Cut {
+    pub fn nothing(model: &Model) -> Smaller {
         let h = &model.hyper;
-        Cut {
+        Smaller {
             blocks: (0..h.blocks).collect(),
             ffn: h.ffn,
             heads: h.heads,
@@ -62,7 +62,7 @@ impl Model {
     ///
     /// # Errors
     /// Why readers of its files would take it for another one.
-    pub(crate) fn cut(&self, to: &Cut) -> Result<Model, String> {
+    pub(crate) fn cut(&self, to: &Smaller) -> Result<Model, String> {
         let mut hyper = self.hyper.clone();
         (hyper.blocks, hyper.ffn, hyper.heads, hyper.kv_heads) = (to.blocks.len(), to.ffn, to.heads, to.kv_heads);
         hyper.experts.iter_mut().for_each(|e| e.count = to.experts);

@@ -49,7 +49,7 @@ def zeroed(binary, name, tmp_path, records):
             out = key.endswith(("o_proj.weight", "attn.c_proj.weight"))
             expert = f".experts.{record['expert']}." if "expert" in record else ""
             down = key.endswith(("down_proj.weight", "mlp.c_proj.weight", ".w2.weight")) and expert in key
-            if facts["gone"] == "layer" and (out or down or key.endswith("c_proj.bias")):
+            if facts["gone"] == "layer" and (out or down or key.endswith(("o_proj.bias", "down_proj.bias", "c_proj.bias"))):
                 w[:] = 0
             elif facts["gone"] == "channels" and down:
                 w[(facts["channels"], slice(None)) if conv1d else (slice(None), facts["channels"])] = 0

@@ -15,9 +15,10 @@ use super::edits::{self, Branch};
 use super::experts::{Scores, alone};
 use super::seen::{Catch, Sums, times};
 use super::sizes::Heads;
-use super::{GONE, NAME, Sites, Task, Wanted, gap};
+use super::task::{GONE, NAME, Task, gap};
+use super::wanted::Parts;
 use crate::calibrate::shard;
-use crate::model::{Model, ModelGraph, Reader, Role};
+use crate::model::{Model, ModelGraph, Reader, Role, Site};
 use crate::passes::hessian::products;
 use crate::record::PassRecord;
 use crate::runtime::{BlockRunner, Overrides};
@@ -31,7 +32,7 @@ const DAMP: f64 = 0.01;
 type Leaf = Vec<Array2<f32>>;
 
 /// Which matrices of a block may get new values. Those of experts see too few tokens to make up for others.
-pub(super) fn refitted(model: &Model, wanted: &Wanted) -> Vec<Role> {
+pub(super) fn refitted(model: &Model, wanted: &Parts) -> Vec<Role> {
     match (wanted.compensate, model.hyper.experts.is_some()) {
         (false, _) => Vec::new(),
         (true, true) => vec![Role::AttnOut],
@@ -45,7 +46,7 @@ pub(super) struct Work<'w, 'a> {
     runner: &'w BlockRunner<'a>,
     left: &'w Model,
     stay: Vec<usize>,
-    sites: Sites,
+    sites: Vec<Site>,
     /// Streams of the whole model, and of what is left.
     whole: Vec<Leaf>,
     cut: Vec<Leaf>,

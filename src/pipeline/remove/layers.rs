@@ -5,6 +5,7 @@ use aurora_quantizers::metrics;
 use ndarray::{Array2, Axis, s};
 use rayon::prelude::*;
 
+use super::task::layer;
 use crate::Result;
 use crate::record::PassRecord;
 use crate::runtime::{BlockRunner, Overrides};
@@ -89,7 +90,7 @@ impl<'l, 'a> Layers<'l, 'a> {
             }
             let (cost, at) = least.expect("blocks are left");
             for block in blocks.drain(at..at + run) {
-                let mut record = super::layer(block);
+                let mut record = layer(block);
                 record.tokens = self.start.iter().map(|sample| sample.nrows() as u64).sum();
                 record.fact("kl_before", before);
                 record.fact("kl", cost);

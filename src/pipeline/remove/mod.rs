@@ -5,14 +5,14 @@
 //! | `wanted` | what a recipe asks for |
 //! | `sizes` | how many of each go, known before anything is run |
 //! | `edits` | which rows and columns go with a channel, a head or an expert |
+//! | `task` | what is to be done |
 //! | `seen` | what the matrices of a block read |
 //! | `experts` | what each expert is worth |
 //! | `layers` | which layers are missed least |
 //! | `blocks` | block by block: what goes, and what the rest becomes |
 
-use std::ops::Range;
-
-use crate::model::{Model, Site};
+use crate::model::Model;
+use crate::model::cut::{Smaller, period};
 use crate::record::PassRecord;
 use crate::runtime::{Attention, BlockRunner, CacheType, RuntimeOptions};
 use crate::watch::Watch;
@@ -25,15 +25,12 @@ mod experts;
 mod layers;
 mod seen;
 mod sizes;
+mod task;
 mod wanted;
 
 pub(crate) use sizes::Sizes;
-pub(crate) use wanted::Wanted;
-
-/// Name of the stage in records.
-pub(crate) const NAME: &str = "remove";
-/// Fact: what went, in a word: layer, heads, channels, experts.
-pub(crate) const GONE: &str = "gone";
+pub(crate) use task::{GONE, NAME, Task};
+pub(crate) use wanted::Parts;
 
 /// What goes, and what the rest becomes.
 pub(crate) struct Removed {
@@ -50,7 +47,7 @@ impl Removed {
     ///
     /// # Errors
     /// If something cannot go because of how the model is made.
-    pub fn placeholder(model: &Model, wanted: &Wanted, sizes: &Sizes) -> Result<Removed> {
+    pub fn placeholder(model: &Model, wanted: &Parts, sizes: &Sizes) -> Result<Removed> {
         let (sites, blocks) = (model.graph.sites(), sizes.cut.blocks.clone());
         let mut all = Edits::new();
         for block in blocks.iter().copied() {
@@ -75,43 +72,27 @@ impl Removed {
     }
 }
 
-/// A model, and what to do with it.
-pub(crate) struct Task<'t, 'a> {
-    /// The whole model.
-    pub model: &'t Model,
-    /// Its weights.
-    pub weights: &'t Weights<'a>,
-    /// What is to go.
-    pub wanted: &'t Wanted,
-    /// How much of it.
-    pub sizes: &'t Sizes,
-    /// Token sequences, each run from position 0; none if nothing has to be run.
-    pub samples: &'t [Vec<u32>],
-}
-
 /// Finds out what goes and what the rest becomes.
 ///
 /// # Errors
 /// If a value is not finite (block and tensor are named), or the watch says to stop.
 pub(crate) fn run(task: &Task<'_, '_>, watch: &dyn Watch) -> Result<Removed> {
     if !task.wanted.runs() {
-        return Removed::placeholder(task.model, task.wanted, task.sizes);
+        let removed = Removed::placeholder(task.model, task.wanted, task.sizes)?;
+        return Ok(Removed { records: gone(task.model.hyper.blocks, &removed.blocks), ..removed });
     }
     let longest = task.samples.iter().map(Vec::len).max().unwrap_or(0);
     let options = RuntimeOptions { context: longest, exact: true, cache: CacheType::F32, attention: Attention::Flash };
     let runner = BlockRunner::new(task.model, task.weights, options)?;
     let (mut stay, mut records) = (task.sizes.cut.blocks.clone(), Vec::new());
     if let Some(wanted::Layers::Auto(gone)) = task.wanted.layers {
-        let run = crate::model::cut::period(&task.model.hyper).unwrap_or(1);
+        let run = period(&task.model.hyper).unwrap_or(1);
         (stay, records) = layers::Layers::new(&runner, task.samples)?.choose(gone, run, watch)?;
     }
-    let gone = (0..task.model.hyper.blocks).filter(|block| !stay.contains(block));
-    for block in gone {
-        if !records.iter().any(|record| record.block == Some(block)) {
-            records.push(layer(block));
-        }
+    if records.is_empty() {
+        records = gone(task.model.hyper.blocks, &stay);
     }
-    let cut = crate::model::cut::Cut { blocks: stay, ..task.sizes.cut.clone() };
+    let cut = Smaller { blocks: stay, ..task.sizes.cut.clone() };
     let left = task.model.cut(&cut).map_err(|what| Error::conflict([NAME, "model"], what))?;
     let mut work = blocks::Work::new(task, &runner, &left, cut.blocks.clone())?;
     for at in 0..cut.blocks.len() {
@@ -124,17 +105,7 @@ pub(crate) fn run(task: &Task<'_, '_>, watch: &dyn Watch) -> Result<Removed> {
     Ok(Removed { blocks: cut.blocks, edits, records })
 }
 
-/// The record of a layer that goes.
-fn layer(block: usize) -> PassRecord {
-    let mut record = PassRecord::new(NAME, Some(block), vec![format!("blk.{block}")]);
-    record.fact(GONE, "layer");
-    record
+/// Records of the layers that went.
+fn gone(all: usize, stay: &[usize]) -> Vec<PassRecord> {
+    (0..all).filter(|block| !stay.contains(block)).map(task::layer).collect()
 }
-
-/// The blocks that went between one that stays and the next.
-fn gap(stay: &[usize], at: usize, all: usize) -> Range<usize> {
-    stay[at] + 1..stay.get(at + 1).copied().unwrap_or(all)
-}
-
-/// Sites by block, made once.
-type Sites = Vec<Site>;

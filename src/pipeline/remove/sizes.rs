@@ -1,8 +1,8 @@
 //! How many of each go, so that the rest is a model that readers know: before anything is run.
 
-use super::wanted::{Layers, NAME, Wanted};
+use super::wanted::{Layers, NAME, Parts};
 use crate::model::Model;
-use crate::model::cut::{Cut, period};
+use crate::model::cut::{Smaller, period};
 use crate::{Error, Result};
 
 /// Channels that blocks of every type divide, if possible.
@@ -12,7 +12,7 @@ const SMALL: usize = 32;
 #[derive(Debug, Clone)]
 pub(crate) struct Sizes {
     /// What stays; which blocks, as far as that is known.
-    pub cut: Cut,
+    pub cut: Smaller,
     /// How heads go.
     pub(super) heads: Heads,
     /// What the user should know.
@@ -35,9 +35,9 @@ impl Sizes {
     ///
     /// # Errors
     /// If that much cannot go: what can.
-    pub fn of(wanted: &Wanted, model: &Model, unit: usize) -> Result<Sizes> {
+    pub fn of(wanted: &Parts, model: &Model, unit: usize) -> Result<Sizes> {
         let h = &model.hyper;
-        let mut cut = Cut::nothing(model);
+        let mut cut = Smaller::nothing(model);
         let mut notes = Vec::new();
         let error =
             |name: &str, share: f64, what: String| Error::setting(NAME, format!("{name}={}%", percent(share)), what);
@@ -53,7 +53,7 @@ impl Sizes {
                 if cut.blocks.is_empty() {
                     return Err(error(format!("these are all layers; at least one of {} must stay", h.blocks)));
                 }
-                notes.push(format!("layers {} go; {} of {} stay", text(), cut.blocks.len(), h.blocks));
+                notes.push(format!("layers removed: {}; {} of {} stay", text(), cut.blocks.len(), h.blocks));
             }
             Some(Layers::Auto(count)) => {
                 let error = |what: String| Error::setting(NAME, format!("layers=auto:{count}"), what);

@@ -7,7 +7,7 @@ pub(super) const NAME: &str = "remove";
 
 /// What is to go.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct Parts {
     pub(super) layers: Option<Layers>,
     /// Shares, above 0 and below 1.
     pub(super) ffn: Option<f64>,
@@ -26,13 +26,13 @@ pub(super) enum Layers {
     Auto(usize),
 }
 
-impl Wanted {
+impl Parts {
     /// Reads the words of a recipe; `None` if there are none.
     ///
     /// # Errors
     /// Which word is wrong, and what it should be.
-    pub fn parse(words: &[String], compensate: bool) -> Result<Option<Wanted>> {
-        let mut wanted = Wanted { compensate, ..Wanted::default() };
+    pub fn parse(words: &[String], compensate: bool) -> Result<Option<Parts>> {
+        let mut wanted = Parts { compensate, ..Parts::default() };
         for word in words {
             let error = |what: String| Error::setting(NAME, word, what);
             let Some((name, value)) = word.split_once('=') else {
@@ -125,9 +125,9 @@ fn layers(text: &str) -> Result<Layers, String> {
 mod tests {
     use super::*;
 
-    fn parse(words: &[&str]) -> Result<Option<Wanted>, String> {
+    fn parse(words: &[&str]) -> Result<Option<Parts>, String> {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        Wanted::parse(&words, true).map_err(|e| e.to_string())
+        Parts::parse(&words, true).map_err(|e| e.to_string())
     }
 
     #[test]
