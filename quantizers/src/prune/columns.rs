@@ -346,7 +346,7 @@ mod tests {
             // The loss is what it says: over the tokens themselves.
             let zeros = Array2::zeros((200, rows));
             let d = if wish.is_some() { &d } else { &zeros };
-            let (y, v) = (x.dot(&w.t()) + d, x.select(ndarray::Axis(1), &keep).dot(&columns.best().t()));
+            let (y, v) = (x.dot(&w.t()) + d, x.select(Axis(1), &keep).dot(&columns.best().t()));
             let seen = f64::from((y - v).iter().map(|e| e * e).sum::<f32>()) / 200.0;
             assert!((seen - best).abs() < 1e-3 * seen, "{seen} and {best}");
         }

@@ -28,15 +28,17 @@ fn cols(from: Vec<u32>) -> Edit {
 pub(super) fn channels(graph: &ModelGraph, site: &Site, keep: &[usize], edits: &mut Edits) -> Result<()> {
     let name = &graph.param(site.readers[0].weight).name;
     let lanes = site.lanes.as_ref().map_err(|why| Error::setting("remove", "ffn", format!("{name}: {why}")))?;
-    let mut gone: BTreeMap<(ParamId, Option<usize>), (Option<ParamId>, Vec<bool>)> = BTreeMap::new();
+    let mut gone: BTreeMap<Reader, (Option<ParamId>, Vec<bool>)> = BTreeMap::new();
     for maker in &lanes.makers {
         let param = graph.param(maker.weight);
         let each = maker.expert.map_or(param.rows(), |_| param.rows() / param.shape[0]);
-        let (_, rows) = gone.entry((maker.weight, maker.expert)).or_insert_with(|| (maker.bias, vec![false; each]));
+        let (_, rows) = gone
+            .entry(Reader { weight: maker.weight, expert: maker.expert })
+            .or_insert_with(|| (maker.bias, vec![false; each]));
         rows[maker.rows.clone()].fill(true);
         keep.iter().for_each(|channel| rows[maker.rows.start + channel] = false);
     }
-    for ((weight, expert), (bias, gone)) in gone {
+    for (Reader { weight, expert }, (bias, gone)) in gone {
         let from: Vec<u32> = (0..gone.len() as u32).filter(|row| !gone[*row as usize]).collect();
         bias.into_iter().for_each(|bias| edits.push(bias, expert, cols(from.clone())));
         edits.push(weight, expert, rows(from));

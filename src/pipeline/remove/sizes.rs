@@ -127,7 +127,7 @@ fn width(all: usize, share: f64, unit: usize) -> Result<(usize, usize), String> 
         let kept = ((1.0 - share) * all as f64 / unit as f64).round() as usize * unit;
         // Of few blocks, a share may be none or all.
         let near = (kept as f64 - (1.0 - share) * all as f64).abs() <= all as f64 / 16.0;
-        if (kept > 0 && kept < all && near) || (unit == 1 && kept > 0 && kept < all) {
+        if (1..all).contains(&kept) && (near || unit == 1) {
             return Ok((kept, unit));
         }
     }
