@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `asked` | what a recipe's words stand for, and whether they go together |
 //! | `requantize` | what a quantised GGUF file's matrices are copied, and whether others may be rounded again |
+//! | `planned` | what becomes of every tensor |
+//! | `removal` | what is removed before anything else, and the model that is left |
 //! | `statistics` | what errors are weighed by, and what the header says about it |
 //! | `small` | what is said about matrices that are too small for their type |
 //! | `effort` | how long each tensor takes compared with others |
@@ -24,7 +26,7 @@ use crate::calibrate::imatrix::Imatrix;
 use crate::checkpoint::{Guard, TensorSource};
 use crate::error::printable;
 use crate::export::{self, Assigned, Contents, Prepared, Sink, sparse};
-use crate::model::Opened;
+use crate::model::{Model, Opened};
 use crate::pipeline::resume::Resume;
 use crate::pipeline::survey::Inputs;
 use crate::pipeline::{self, AfterBlocks, Rounding};
@@ -38,6 +40,8 @@ use crate::{Error, Result, memory};
 mod asked;
 mod effort;
 mod hashes;
+mod planned;
+mod removal;
 mod requantize;
 mod resume;
 mod small;
@@ -49,6 +53,8 @@ pub use asked::dataset;
 
 use asked::Asked;
 use effort::Weighed;
+use planned::{Planned, planned};
+use removal::Removal;
 use statistics::Statistics;
 
 /// Default number of samples that passes are calibrated on.
@@ -58,6 +64,8 @@ const SAMPLES: usize = 128;
 pub struct Job {
     recipe: Recipe,
     opened: Opened,
+    /// What goes, if anything does, and the model that is left.
+    removal: Option<Removal>,
     asked: Asked,
     assigned: Assigned,
     plan: Plan,
@@ -90,26 +98,28 @@ pub struct Destination {
 pub fn prepare(recipe: &Recipe) -> Result<Job> {
     let asked = Asked::of(recipe)?;
     let opened = Opened::open(&recipe.model)?;
-    let (source, model) = (opened.source.as_ref(), &opened.model);
-    let bound = Weights::bind(source, &model.graph)?;
-    let mut assigned = export::assign(asked.exporter, &asked.request, source, &bound)?;
-    asked.keep_zeros(model, &mut assigned)?;
-    let weights = bound.edited(&assigned.edits)?;
-    let mut plan = Plan::keeping(model, &assigned.rules, &assigned.kept)?;
-    // Passes may change weights, or choose codes anew.
-    let untouched = asked.passes.is_empty();
-    if untouched {
-        requantize::copy(&weights, &mut plan);
-    }
-    requantize::refuse(source, &weights, &plan, (untouched, recipe.allow_requantize))?;
+    let (source, whole) = (opened.source.as_ref(), &opened.model);
+    let bound = Weights::bind(source, &whole.graph)?;
+    let removal = Removal::of(&asked, source, whole, &bound)?;
+    let model = removal.as_ref().map_or(whole, |removal| &removal.left);
+    let bound = match &removal {
+        Some(removal) => removal.shapes(whole, &bound)?,
+        None => bound,
+    };
+    let Planned { assigned, weights, plan } = planned(&asked, source, model, bound)?;
+    requantize::refuse(source, &weights, &plan, (asked.passes.is_empty(), recipe.allow_requantize))?;
     pipeline::check(&plan, Rounding { reference: asked.reference, ..Rounding::default() })?;
     asked.check_pruning(&model.graph, &plan)?;
     asked.refuse_idle(recipe, &assigned.name, &model.graph, &plan)?;
     let data = match asked.reads_text(recipe) {
-        true => Some(dataset(&recipe.text, asked.solves.then_some(SAMPLES), source, model)?),
+        true => {
+            let usual = (asked.solves || removal.is_some()).then_some(SAMPLES);
+            Some(dataset(&recipe.text, usual, source, model)?)
+        }
         false => None,
     };
     let mut notes = model.notes.clone();
+    notes.extend(removal.iter().flat_map(|removal| removal.sizes.notes.clone()));
     let statistics = Statistics::of(recipe, &model.graph, &plan, data.as_ref(), &mut notes)?;
     let importance = statistics.as_ref().map(|s| &s.record);
     let contents = Contents { source, model, weights: &weights, plan: &plan, request: &asked.request, importance };
@@ -148,7 +158,16 @@ pub fn prepare(recipe: &Recipe) -> Result<Job> {
         passes: Vec::new(),
     };
     drop(weights);
-    Ok(Job { recipe: recipe.clone(), opened, asked, assigned, plan, prepared, statistics, data, record })
+    Ok(Job { recipe: recipe.clone(), opened, removal, asked, assigned, plan, prepared, statistics, data, record })
+}
+
+/// A model whose rows can be written, and how.
+#[derive(Clone, Copy)]
+struct Ready<'r> {
+    model: &'r Model,
+    weights: &'r Weights<'r>,
+    plan: &'r Plan,
+    prepared: &'r dyn Prepared,
 }
 
 /// Says which tensors an index lists that no file has. The model does without them, or it would not be bound.
@@ -216,27 +235,72 @@ impl Job {
         let (started, watch) = (Instant::now(), &Guard::new(watch, [&self.opened.files]));
         let named = self.output(to);
         let path = self.asked.exporter.destination(&named, to.replace)?;
-        let (source, model) = (self.opened.source.as_ref(), &self.opened.model);
-        let weights = Weights::bind(source, &model.graph)?.edited(&self.assigned.edits)?;
+        let (source, whole) = (self.opened.source.as_ref(), &self.opened.model);
+        let bound = Weights::bind(source, &whole.graph)?;
         let mut record = self.record.clone();
         (record.output, record.dry_run) = (self.first_file(&named), false);
-        let (plan, request) = (&self.plan, &self.asked.request);
-        let importance = self.statistics.as_ref().map(|s| &s.record);
-        let contents = Contents { source, model, weights: &weights, plan, request, importance };
+        let Some(removal) = &self.removal else {
+            let weights = bound.edited(&self.assigned.edits)?;
+            let ready = Ready { model: whole, weights: &weights, plan: &self.plan, prepared: &*self.prepared };
+            return self.write(ready, &path, to, record, started, watch);
+        };
+        let shapes = removal.shapes(whole, &bound)?.edited(&self.assigned.edits)?;
+        let ready = Ready { model: &removal.left, weights: &shapes, plan: &self.plan, prepared: &*self.prepared };
+        // A disk that is full is an error now.
+        drop(ready.prepared.begin(self.contents(ready), &path, to.replace)?);
+        let samples = self.data.as_ref().map_or(&[][..], |data| &data.samples);
+        let (removed, left) = removal.run(whole, &bound, samples, watch)?;
+        let cut = removed.weights((whole, &bound), &left)?;
+        let Planned { assigned: _, weights, plan } = planned(&self.asked, source, &left, cut)?;
+        removal.same_types(&self.plan, &plan)?;
+        let prepared = self.asked.exporter.prepare(Contents {
+            model: &left,
+            weights: &weights,
+            plan: &plan,
+            ..self.contents(ready)
+        })?;
+        record.passes = removed.records;
+        let ready = Ready { model: &left, weights: &weights, plan: &plan, prepared: &*prepared };
+        self.write(ready, &path, to, record, started, watch)
+    }
+
+    fn contents<'r>(&'r self, ready: Ready<'r>) -> Contents<'r> {
+        Contents {
+            source: self.opened.source.as_ref(),
+            model: ready.model,
+            weights: ready.weights,
+            plan: ready.plan,
+            request: &self.asked.request,
+            importance: self.statistics.as_ref().map(|s| &s.record),
+        }
+    }
+
+    /// Solves, rounds and writes.
+    fn write(
+        &self,
+        ready: Ready<'_>,
+        path: &Path,
+        to: &Destination,
+        mut record: RunRecord,
+        started: Instant,
+        watch: &dyn Watch,
+    ) -> Result<RunRecord> {
+        let Ready { model, weights, plan, prepared } = ready;
+        let source = self.opened.source.as_ref();
         // Whatever takes long comes after this: a disk that is full is an error now.
-        let sink = self.prepared.begin(contents, &path, to.replace)?;
+        let sink = prepared.begin(self.contents(ready), path, to.replace)?;
         let importances = match &self.statistics {
-            Some(statistics) => Some(statistics.find(model, self.data.as_ref(), &weights, &mut record.notes, watch)?),
+            Some(statistics) => Some(statistics.find(model, self.data.as_ref(), weights, &mut record.notes, watch)?),
             None => None,
         };
-        self.survey(&weights, watch)?;
+        self.survey(model, weights, watch)?;
         let tokens = self.data.as_ref().map_or(0, |data| data.samples.iter().map(Vec::len).sum::<usize>() as u64);
         let tokens = self.asked.solves.then_some(tokens);
-        let watch = &Weighed::new(watch, &self.plan, &model.graph, tokens, self.asked.prunes);
+        let watch = &Weighed::new(watch, plan, &model.graph, tokens, self.asked.prunes);
         watch.begin(watch.all());
         let (solved, resume) = match self.asked.passes.is_empty() {
             true => (None, None),
-            false => self.solve(&weights, &path, to.resume, &*sink, watch).map(|(s, r)| (Some(s), r))?,
+            false => self.solve(ready, path, to.resume, &*sink, watch).map(|(s, r)| (Some(s), r))?,
         };
         // Compared with running the model, more care costs little.
         let calibrated = self.recipe.importance == Some(Importance::Calibrate);
@@ -248,11 +312,11 @@ impl Job {
             solved: solved.as_ref(),
             measure: source.tensors().iter().any(|t| t.packed.is_some()),
         };
-        let errors = pipeline::run(&weights, &self.plan, rounding, &*sink, watch)?;
+        let errors = pipeline::run(weights, plan, rounding, &*sink, watch)?;
         record.tensors.iter_mut().zip(errors).for_each(|(t, errors)| errors.put(t));
         if to.strict {
             let small = |(t, plan): (&TensorRecord, &TensorPlan)| Some((plan.param, small::lost(t)?));
-            if let Some((param, what)) = record.tensors.iter().zip(&self.plan.tensors).find_map(small) {
+            if let Some((param, what)) = record.tensors.iter().zip(&plan.tensors).find_map(small) {
                 let (path, tensor) = weights.place(param);
                 return Err(Error::Numbers { path: Some(path.to_owned()), tensor, what, source: None });
             }
@@ -261,15 +325,15 @@ impl Job {
         self.opened.files.check()?;
         watch.stage("flushing to disk");
         record.file_bytes = sink.finish(watch)?;
-        if sparse::wanted(request) {
-            sparse::record::look(&path, &mut record)?;
+        if sparse::wanted(&self.asked.request) {
+            sparse::record::look(path, &mut record)?;
         }
-        record.passes = solved.map_or_else(Vec::new, |solved| solved.records);
+        record.passes.extend(solved.into_iter().flat_map(|solved| solved.records));
         resume.into_iter().for_each(Resume::remove);
         if to.hash {
             watch.stage("hashing");
             (record.inputs, record.outputs) =
-                (hashes::inputs(source, &self.recipe, watch)?, hashes::outputs(self.prepared.files(&path), watch)?);
+                (hashes::inputs(source, &self.recipe, watch)?, hashes::outputs(prepared.files(path), watch)?);
         }
         record.seconds = started.elapsed().as_secs_f64();
         record.peak_memory_bytes = memory::peak();
@@ -277,13 +341,13 @@ impl Job {
     }
 
     /// Finds out what pruning must know of all matrices first.
-    fn survey(&self, weights: &Weights<'_>, watch: &dyn Watch) -> Result<()> {
+    fn survey(&self, model: &Model, weights: &Weights<'_>, watch: &dyn Watch) -> Result<()> {
         let surveys = self.asked.passes.iter().filter_map(|pass| pass.prunes());
         for targets in surveys.filter(|targets| targets.survey().is_some()) {
             let file = self.recipe.stats.as_deref().map(Imatrix::open).transpose()?;
             let samples = self.data.as_ref().map(|data| Inputs::Samples(&data.samples));
             let inputs = file.as_ref().map(Inputs::File).or(samples);
-            pipeline::survey::survey(targets, &self.opened.model, weights, inputs, watch)?;
+            pipeline::survey::survey(targets, model, weights, inputs, watch)?;
         }
         Ok(())
     }
@@ -291,20 +355,20 @@ impl Job {
     /// Runs the passes block by block, and returns what is left to do.
     fn solve(
         &self,
-        weights: &Weights<'_>,
+        Ready { model, weights, plan, .. }: Ready<'_>,
         path: &Path,
         resume: bool,
         output: &dyn Sink,
         watch: &dyn Watch,
     ) -> Result<(AfterBlocks, Option<Resume>)> {
-        let (plan, passes) = (&self.plan, &self.asked.passes);
+        let passes = &self.asked.passes;
         if !self.asked.solves {
-            let solved = pipeline::alone::run(&self.opened.model, weights, plan, passes, output, watch)?;
+            let solved = pipeline::alone::run(model, weights, plan, passes, output, watch)?;
             return Ok((solved, None));
         }
         if let Some(path) = &self.recipe.stats {
             let file = Imatrix::open(path)?;
-            let solved = pipeline::stored::run(&self.opened.model, weights, plan, passes, &file, output, watch)?;
+            let solved = pipeline::stored::run(model, weights, plan, passes, &file, output, watch)?;
             return Ok((solved, None));
         }
         let samples = &self.data.as_ref().expect("passes that solve have a text").samples;
@@ -316,7 +380,7 @@ impl Job {
             false => None,
         };
         let chain = pipeline::blocks::Chain { samples, passes, propagate: self.recipe.propagate };
-        let solved = pipeline::blocks::run(&self.opened.model, weights, plan, &chain, resume.as_ref(), output, watch)?;
+        let solved = pipeline::blocks::run(model, weights, plan, &chain, resume.as_ref(), output, watch)?;
         Ok((solved, resume))
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod alone;
 pub mod blocks;
 mod done;
 pub(crate) mod guesses;
+pub(crate) mod remove;
 mod rerun;
 pub(crate) mod resume;
 mod rounding;

@@ -60,6 +60,13 @@ pub struct Recipe {
     /// Whose outputs the next block is calibrated on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub propagate: Propagate,
+    /// What is removed before anything else: `layers=LIST` or `layers=auto:N`, and shares as `ffn=25%`, `heads=50%`,
+    /// `experts=25%`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<String>,
+    /// Whether what stays keeps its values instead of making up for what was removed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_compensate: bool,
     /// Output format, and its options.
     #[serde(default, skip_serializing_if = "is_default")]
     pub format: Format,
@@ -227,6 +234,8 @@ impl Recipe {
             importance: None,
             stats: None,
             propagate: Propagate::default(),
+            remove: Vec::new(),
+            no_compensate: false,
             format: Format::default(),
             text: Text::default(),
             passes: Vec::new(),
@@ -322,6 +331,8 @@ mod tests {
             tensor_types: vec![TensorType { pattern: "ffn_down=x".to_owned(), name: "q8_0".to_owned() }],
             importance: Some(Importance::File("stats.gguf".into())),
             propagate: Propagate::Quantized,
+            remove: vec!["layers=3,8-10".to_owned(), "ffn=25%".to_owned()],
+            no_compensate: true,
             format: Format {
                 name: "gptq".to_owned(),
                 options: [("bits".to_owned(), Setting::Count(8)), ("sym".to_owned(), Setting::Flag(true))].into(),

@@ -33,11 +33,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{Packed, TensorInfo, TensorSource};
-use crate::model::{Import, ModelGraph, ParamId, Reader, Role};
+use crate::model::{Import, ModelGraph, Param, ParamId, Reader, Role};
 use crate::{Error, Result};
 
 mod act_order;
 mod bind;
+mod cut;
 mod edit;
 mod edited;
 mod edits;
@@ -59,7 +60,7 @@ pub use read::Stored;
 pub struct Weights<'a> {
     source: &'a dyn TensorSource,
     graph: &'a ModelGraph,
-    bound: Arc<[Bound<'a>]>,
+    bound: Arc<[Arc<Bound<'a>>]>,
     /// Of every parameter that is not as the checkpoint has it, what became of it.
     edited: Vec<Option<Arc<Edited>>>,
     /// All edits since the source was bound.
@@ -73,7 +74,8 @@ impl<'a> Weights<'a> {
     /// One error that lists every tensor that is missing, has another shape, holds something else than weights, or
     /// belongs to no parameter.
     pub fn bind(source: &'a dyn TensorSource, graph: &'a ModelGraph) -> Result<Self> {
-        let (bound, edited) = (bind::bind(source, graph)?.into(), vec![None; graph.params.len()]);
+        let bound = bind::bind(source, graph)?.into_iter().map(Arc::new).collect();
+        let edited = vec![None; graph.params.len()];
         Ok(Weights { source, graph, bound, edited, edits: Edits::new() })
     }
 
@@ -96,6 +98,11 @@ impl<'a> Weights<'a> {
     /// [`Part`](crate::model::Part) counts), rows.
     pub fn pieces(&self, id: ParamId) -> impl Iterator<Item = (&'a TensorInfo, usize, usize)> + '_ {
         self.bound[id.0].runs.iter().map(|r| (r.tensor, r.first_row, r.rows))
+    }
+
+    /// A parameter as the checkpoint has it, where this model may have less of it, or under another name.
+    pub(crate) fn stored_param(&self, id: ParamId) -> &'a Param {
+        self.bound[id.0].param
     }
 
     /// What is done to a parameter's numbers on the way in.
@@ -129,7 +136,7 @@ impl<'a> Weights<'a> {
             }
             let mut edited = match &view.edited[id.0] {
                 Some(edited) => Edited::clone(edited),
-                None => Edited::new(self.graph.param(id), self.rows_of_each(id)),
+                None => Edited::new(self.bound[id.0].param, self.rows_of_each(id)),
             };
             for (expert, edit) in edits.of(id) {
                 edited.add(expert, edit).map_err(|what| self.misfit(id, &what))?;
@@ -196,7 +203,7 @@ impl<'a> Weights<'a> {
 
     /// Rows of a parameter that belong together: of one expert's matrix, if it has several; of a bias one.
     fn rows_of_each(&self, id: ParamId) -> usize {
-        let param = self.graph.param(id);
+        let param = self.bound[id.0].param;
         match param.shape[..] {
             _ if param.role == Role::Bias => 1,
             [_, rows, _] => rows,

@@ -78,6 +78,7 @@ pub enum Command {
   aurora-quant convert big-bf16.gguf --type q8_0 --tensor-type 'ffn_down=f16'
   aurora-quant convert Llama-3.2-1B --method sparsegpt --sparse bitmask   without zeros; only aurora-quant reads it
   aurora-quant convert Llama-3.2-1B-f16-sparse.gguf     an ordinary GGUF file of it again
+  aurora-quant convert Llama-3.2-1B --remove ffn=25% --remove layers=auto:2 --type q4_0
   aurora-quant convert Llama-3.2-1B --method gptq --record r.json
   aurora-quant convert --recipe r.json -o again.gguf    the same bytes")]
 pub struct Convert {
@@ -128,6 +129,17 @@ pub struct Convert {
     /// Settings of the methods.
     #[command(flatten)]
     pub solving: Solving,
+    /// Remove parts of the model, so that a smaller one is left that every reader of the format runs. layers=3,8-10:
+    /// these layers, counted from 0. layers=auto:2: the 2 layers that the model misses least on the calibration text.
+    /// ffn=25%: channels of every MLP. heads=50%: key-value heads with all their queries, or equally many queries of
+    /// each, whichever makes up the share. experts=25%: experts of every layer. May be repeated for several of them.
+    /// What costs least goes, and what stays makes up for it on the calibration text. Then --method and --type follow,
+    /// on the smaller model.
+    #[arg(long, value_name = "PART=HOW MUCH", help_heading = "Removal")]
+    pub remove: Vec<String>,
+    /// Leave what stays after --remove as it was, instead of having it make up for what is gone.
+    #[arg(long, help_heading = "Removal")]
+    pub no_compensate: bool,
     /// Use these statistics for --method gptq, awq or awq+gptq instead of running the model: a file from `aurora-quant
     /// calibrate --hessian`.
     #[arg(long, value_name = "FILE", help_heading = "Methods",

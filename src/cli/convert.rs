@@ -11,6 +11,7 @@ use crate::{Error, Result};
 mod beside;
 mod flags;
 mod pruned;
+mod removed;
 mod scaled;
 mod solved;
 mod summary;

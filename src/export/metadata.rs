@@ -41,6 +41,8 @@ pub fn metadata(
         Config::Gguf(config) => {
             out = config.metadata.clone();
             notes.extend(vocabulary_key(model, &mut out));
+            // It says how large the whole model was.
+            out.retain(|key| model.whole.is_none() || key != "general.size_label");
             // They tell how matrices were rounded. Unless all are copied, that is no longer so.
             let mut blocks = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block).peekable();
             if blocks.peek().is_none() || blocks.any(|t| !t.carried) {
@@ -48,6 +50,7 @@ pub fn metadata(
             }
         }
     }
+    model.cut_header(&mut out);
     out.set("general.file_type", Value::U32(plan.file_type));
     out.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
     Ok((out, notes))

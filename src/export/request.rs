@@ -24,6 +24,8 @@ pub struct Request {
     pub embedding_type: Option<&'static dyn Store>,
     /// Types of tensors by name; the first match counts.
     pub tensor_types: Vec<(Regex, &'static dyn Store)>,
+    /// Whether parts of the model are removed, so that its tensors are not the checkpoint's.
+    pub remove: bool,
     /// Name of the pre-tokenizer, where it is not recognised.
     pub pre: Option<String>,
     /// What is set of the format's [own options](super::About::options), by name.
@@ -57,6 +59,7 @@ impl Request {
             ("output_type", self.output_type.is_some()),
             ("embedding_type", self.embedding_type.is_some()),
             ("pre", self.pre.is_some()),
+            ("remove", self.remove),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }

@@ -9,6 +9,7 @@ use crate::export::{self, Assigned, Choosing, Exporter, Request};
 use crate::model::{Model, ModelGraph};
 use crate::options::Options;
 use crate::passes::{self, CODES, JOINT, Pass, REFERENCE, RTN, SCALES, StatsKind};
+use crate::pipeline::remove::Parts;
 use crate::plan::{self, Plan};
 use crate::recipe::{Importance, PassSpec, Propagate, Recipe, Text};
 use crate::text::Tokenizer;
@@ -35,6 +36,8 @@ pub(super) struct Asked {
     pub exporter: &'static dyn Exporter,
     /// What is asked of the output.
     pub request: Request,
+    /// What is removed first.
+    pub removal: Option<Parts>,
 }
 
 impl Asked {
@@ -67,6 +70,7 @@ impl Asked {
             nearest: !options.word(CODES.name, &JOINT),
             exporter,
             request,
+            removal: Parts::parse(&recipe.remove, !recipe.no_compensate)?,
         };
         asked.check(recipe)?;
         Ok(asked)
@@ -77,6 +81,20 @@ impl Asked {
         if let Some((_, setting)) = idle.iter().find(|(given, _)| (self.solves || self.prunes) && *given) {
             let what = format!("method {} finds its own statistics and scales; leave out `{setting}`", self.method);
             return Err(Error::conflict(["method", setting], what));
+        }
+        if recipe.no_compensate && self.removal.is_none() {
+            return Err(Error::conflict(
+                ["no_compensate", "remove"],
+                "`no_compensate` says what becomes of the rest after `remove`; give both or leave it out",
+            ));
+        }
+        let whole = [(recipe.stats.is_some(), "stats"), (self.request.choosing.imatrix, "importance.file")];
+        if let Some((_, setting)) = whole.iter().find(|(given, _)| self.removal.is_some() && *given) {
+            let what = format!(
+                "the statistics of `{setting}` are of the whole model, and `remove` makes a smaller one: leave out \
+                 `{setting}`, or remove first and collect statistics of the result"
+            );
+            return Err(Error::conflict(["remove", setting], what));
         }
         if recipe.stats.is_some() && (!self.solves || recipe.propagate != Propagate::Float) {
             return Err(Error::conflict(
@@ -90,8 +108,8 @@ impl Asked {
         if given && !self.reads_text(recipe) {
             return Err(Error::conflict(
                 ["text.files", "text.context", "text.samples", "importance.calibrate", "method"],
-                "`text.files`, `text.context` and `text.samples` need `importance.calibrate` or a `method` that \
-                 calibrates",
+                "`text.files`, `text.context` and `text.samples` need `importance.calibrate`, or a `method` or \
+                 `remove` that calibrates",
             ));
         }
         Ok(())
@@ -157,7 +175,9 @@ impl Asked {
 
     /// Whether the model is run over a text.
     pub fn reads_text(&self, recipe: &Recipe) -> bool {
-        (self.solves && recipe.stats.is_none()) || recipe.importance == Some(Importance::Calibrate)
+        (self.solves && recipe.stats.is_none())
+            || recipe.importance == Some(Importance::Calibrate)
+            || self.removal.as_ref().is_some_and(Parts::runs)
     }
 }
 
@@ -180,6 +200,7 @@ fn request(recipe: &Recipe, solves: bool, pruned: Option<bool>, reference: bool)
         output_type: store("output_type", &recipe.output_type)?,
         embedding_type: store("embedding_type", &recipe.embedding_type)?,
         tensor_types: tensor_types.collect::<Result<_>>()?,
+        remove: !recipe.remove.is_empty(),
         pre: recipe.pre.clone(),
         options: recipe.format.options.clone(),
         choosing: Choosing {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::graph::ModelGraph;
-use super::hyper::Hyper;
+use super::hyper::{Hyper, Whole};
 use super::ties;
 use super::to_hf::HfKeys;
 use crate::Result;
@@ -35,6 +35,8 @@ pub struct Arch {
     /// Completes what was read of a GGUF header's usual keys: keys that this architecture alone has, and what its files
     /// leave unsaid because llama.cpp knows it by heart.
     pub complete: fn(&mut Hyper, &GgufConfig) -> Result<()>,
+    /// Whether readers would understand the second of two models, which is what was left of the first; else why not.
+    pub(super) cut: fn(&Hyper, &Hyper) -> std::result::Result<(), String>,
 }
 
 impl std::fmt::Debug for Arch {
@@ -61,6 +63,8 @@ pub struct Model {
     pub notes: Vec<String>,
     /// Whether its output matrix is one of its own although config.json says that it is the embedding table.
     pub untied: bool,
+    /// What it was made from, if it is smaller than the checkpoint.
+    pub(crate) whole: Option<Whole>,
 }
 
 impl Model {
@@ -70,6 +74,7 @@ impl Model {
         if self.untied {
             ties::untie(&mut map);
         }
+        self.cut_config(&mut map);
         map
     }
 }

@@ -22,6 +22,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: same_scale,
 };
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, norm_less_one: true, ..conventions::LLAMA };
@@ -85,6 +86,24 @@ pub(super) fn implied(h: &mut Hyper, blocks_27b: usize) {
     let over = if h.blocks == blocks_27b { h.width / h.heads } else { h.head_dim };
     h.attention_scale = Some(1.0 / (over as f32).sqrt());
     h.embedding_scale = Some((h.width as f32).sqrt());
+}
+
+/// The scale of the scores must not change with the number of blocks or heads.
+pub(super) fn keep_scale(before: &Hyper, after: &Hyper, blocks_27b: usize) -> std::result::Result<(), String> {
+    let mut said = after.clone();
+    implied(&mut said, blocks_27b);
+    match said.attention_scale == before.attention_scale {
+        true => Ok(()),
+        false => Err(format!(
+            "llama.cpp knows the scale of attention scores by the number of blocks and heads; with {} blocks and {} \
+             heads it would take another one",
+            after.blocks, after.heads
+        )),
+    }
+}
+
+fn same_scale(before: &Hyper, after: &Hyper) -> std::result::Result<(), String> {
+    keep_scale(before, after, BLOCKS_27B)
 }
 
 /// What config.json says of the scale must be what llama.cpp will assume.

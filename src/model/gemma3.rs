@@ -23,6 +23,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: same_scale,
 };
 
 const CONVENTIONS: Conventions = Conventions {
@@ -88,6 +89,10 @@ fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
     if let Some(pattern) = h.window_pattern.filter(|&p| p != PATTERN) {
         keys.size("attention.sliding_window_pattern", pattern);
     }
+}
+
+fn same_scale(before: &Hyper, after: &Hyper) -> std::result::Result<(), String> {
+    gemma2::keep_scale(before, after, BLOCKS_27B)
 }
 
 /// llama.cpp's defaults for this architecture.

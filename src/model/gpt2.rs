@@ -7,7 +7,9 @@ use super::conventions::{Conventions, Linear};
 use super::from_hf::{causal, divided, either, opt_either, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Activation, Arch, Hyper, Import, ModelGraph, NormKind, Op, Role, Rope, RopeScaling, RopeStyle, complete};
+use super::{
+    Activation, Arch, Hyper, Import, ModelGraph, NormKind, Op, Role, Rope, RopeScaling, RopeStyle, complete, cut,
+};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -24,6 +26,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: cut::same_heads,
 };
 
 const CONVENTIONS: Conventions = Conventions {

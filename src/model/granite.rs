@@ -1,9 +1,9 @@
 //! Granite (dense): Llama with factors on embeddings, attention scores, branches and logits.
 
-use super::from_hf::{self, LLAMA, Usual};
+use super::from_hf::{self, LLAMA};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Arch, Hyper, complete, llama};
+use super::{Arch, Hyper, complete, cut, llama};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -20,13 +20,14 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: cut::any,
 };
 
 /// Keys of its own that it looks at.
 const READ: &[&str] = &["embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"];
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {
-    let mut h = from_hf::hyper(c, &Usual { heads_fill_width: true, ..LLAMA })?;
+    let mut h = from_hf::hyper(c, &LLAMA)?;
     let factor = |key: &str| match c.opt_number(key)?.unwrap_or(1.0) as f32 {
         // llama.cpp takes zero for "not given".
         x if x > 0.0 => Ok(x),
@@ -42,6 +43,10 @@ fn hyper(c: &HfConfig) -> Result<Hyper> {
 fn keys(h: &Hyper, _: &HfConfig, to: &mut Metadata) {
     let mut keys = Keys::new("granite", to);
     keys.usual(h, h.ffn);
+    // By default, heads share the width among them; fewer are left where some were removed.
+    if h.heads * h.head_dim != h.width {
+        keys.head_dim(h);
+    }
     keys.size("vocab_size", h.vocab);
     keys.size("rope.dimension_count", h.rope.dims);
     let factors = [

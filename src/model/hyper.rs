@@ -105,3 +105,12 @@ pub struct Experts {
     /// Whether the chosen weights are made to add up to one.
     pub normalize: bool,
 }
+
+/// What a smaller model was made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Whole {
+    /// Its numbers.
+    pub hyper: Hyper,
+    /// Which of its blocks stay.
+    pub blocks: Vec<usize>,
+}

@@ -5,7 +5,7 @@ use super::decoder::{self, ExpertNames, Variant};
 use super::from_hf::{self, LLAMA};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Arch, Hyper, ModelGraph, complete};
+use super::{Arch, Hyper, ModelGraph, complete, cut};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -22,6 +22,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: cut::any,
 };
 
 /// Mixtral's experts: w1 is the gate, w3 the up branch, w2 goes down.

@@ -4,7 +4,7 @@
 //! attends to everything there; up to `sliding_window` tokens that is the same.
 
 use super::from_hf::{self, KvHeads, LLAMA, Usual};
-use super::{Arch, Hyper, complete, llama};
+use super::{Arch, Hyper, complete, cut, llama};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 
@@ -20,6 +20,7 @@ pub(super) static ARCH: Arch = Arch {
     keys: llama::keys,
     config: llama::config,
     complete,
+    cut: cut::any,
 };
 
 pub(super) const USUAL: Usual =

@@ -3,7 +3,7 @@
 use super::from_hf::{self, Usual, either};
 use super::keys::Keys;
 use super::mistral::{self, uniform_window};
-use super::{Arch, Experts, Hyper, complete, llama};
+use super::{Arch, Experts, Hyper, complete, cut, llama};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -20,6 +20,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config: llama::config,
     complete,
+    cut: cut::any,
 };
 
 /// Keys of its own that it looks at.

@@ -10,6 +10,7 @@ mod arch;
 mod build;
 mod classes;
 mod conventions;
+pub(crate) mod cut;
 mod decoder;
 mod from_gguf;
 mod from_hf;
@@ -107,7 +108,7 @@ pub fn describe(config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Model> {
     };
     limits::check(&hyper, config)?;
     let graph = (arch.graph)(&hyper);
-    Ok(Model { arch, hyper, graph, notes, untied: false })
+    Ok(Model { arch, hyper, graph, notes, untied: false, whole: None })
 }
 
 /// config.json of a model: sizes and settings, without tokens and types. `small` reads small tensors by name.

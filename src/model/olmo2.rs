@@ -5,7 +5,7 @@ use super::conventions::{self, Conventions};
 use super::from_hf::{self, LLAMA, Usual, WITHOUT_FACTORS};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle};
+use super::{Activation, Arch, Hyper, ModelGraph, RopeStyle, cut};
 use crate::Result;
 use crate::checkpoint::config::{GgufConfig, HfConfig};
 use crate::gguf::Metadata;
@@ -22,6 +22,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: cut::same_heads,
 };
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };

@@ -6,7 +6,7 @@ use super::from_hf::{self, LLAMA, Usual};
 use super::keys::Keys;
 use super::mistral::uniform_window;
 use super::to_hf::HfKeys;
-use super::{Activation, Arch, Hyper, ModelGraph, Op, Role, RopeScaling, RopeStyle, complete, rope};
+use super::{Activation, Arch, Hyper, ModelGraph, Op, Role, RopeScaling, RopeStyle, complete, cut, rope};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -23,6 +23,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: cut::same_heads,
 };
 
 const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };

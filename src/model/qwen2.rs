@@ -5,7 +5,7 @@ use super::decoder::{self, ExpertNames, Variant};
 use super::from_hf::{self, KvHeads, LLAMA, Usual, WITHOUT_FACTORS, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Arch, Hyper, ModelGraph, RopeStyle, complete};
+use super::{Arch, Hyper, ModelGraph, RopeStyle, complete, cut};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -22,6 +22,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: cut::same_heads,
 };
 
 pub(super) const CONVENTIONS: Conventions = Conventions { rope: RopeStyle::Halves, ..conventions::LLAMA };

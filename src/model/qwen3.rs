@@ -4,7 +4,7 @@ use super::decoder::{self, Variant};
 use super::from_hf::{self, Usual};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Arch, Hyper, ModelGraph, complete, qwen2};
+use super::{Arch, Hyper, ModelGraph, complete, cut, qwen2};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -21,6 +21,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: cut::any,
 };
 
 fn hyper(c: &HfConfig) -> Result<Hyper> {

@@ -3,7 +3,7 @@
 use super::from_hf::{self, either, only, refuse_flag};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Arch, Experts, Hyper, complete, qwen2, qwen3};
+use super::{Arch, Experts, Hyper, complete, cut, qwen2, qwen3};
 use crate::Result;
 use crate::checkpoint::config::HfConfig;
 use crate::gguf::Metadata;
@@ -20,6 +20,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: cut::any,
 };
 
 /// Keys of its own that it looks at.

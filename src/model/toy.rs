@@ -6,7 +6,7 @@ use super::conventions;
 use super::from_hf::{self, LLAMA, Usual};
 use super::keys::Keys;
 use super::to_hf::HfKeys;
-use super::{Activation, Arch, Hyper, ModelGraph};
+use super::{Activation, Arch, Hyper, ModelGraph, cut};
 use crate::Result;
 use crate::checkpoint::config::{GgufConfig, HfConfig};
 use crate::gguf::Metadata;
@@ -23,6 +23,7 @@ pub(super) static ARCH: Arch = Arch {
     keys,
     config,
     complete,
+    cut: cut::any,
 };
 
 /// Every how many blocks one does not rotate. No other architecture has this number, so it is not a field of [`Hyper`].

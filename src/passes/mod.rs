@@ -8,7 +8,7 @@ pub(crate) mod awq;
 mod block;
 mod clip;
 pub(crate) mod gptq;
-mod hessian;
+pub(crate) mod hessian;
 mod pass;
 pub(crate) mod prune;
 mod rtn;

@@ -109,6 +109,22 @@ impl<'a> BlockRunner<'a> {
         Ok(Array2::from_shape_vec(shape, all).expect("a row for every token"))
     }
 
+    /// The logits of every position, `[tokens, vocab]`, made from the residual stream after the last block,
+    /// `[tokens, width]`.
+    ///
+    /// # Panics
+    /// If `residual` has another width or not its rows one after the other.
+    pub(crate) fn logits(&self, residual: ArrayView2<'_, f32>) -> Array2<f32> {
+        let graph = &self.model.graph;
+        assert_eq!(residual.ncols(), self.width(), "width of the residual stream");
+        let engine = Engine::of(self.model, self.weights, self.options, &graph.head, None);
+        let tokens = vec![0; residual.nrows()];
+        let mut batch = ready(&engine, &tokens, 0, elements(residual).to_vec());
+        no_culprit(batch.stretch(&graph.head, &mut []));
+        let logits = std::mem::take(&mut batch.slots[graph.logits.0]);
+        Array2::from_shape_vec((residual.nrows(), graph.slots[graph.logits.0]), logits).expect("a row for every token")
+    }
+
     /// Tells the system that the parameters of a block (`None`: those outside the blocks) will not be read again soon.
     pub fn release(&self, block: Option<usize>) {
         for (i, param) in self.model.graph.params.iter().enumerate().filter(|(_, p)| p.block == block) {

@@ -19,7 +19,9 @@ impl<'a> Weights<'a> {
     pub fn sort_groups(&self) -> Edits {
         let mut edits = Edits::new();
         for site in self.graph.sites() {
-            if site.readers.iter().all(|r| matches!(self.group_order(*r), Ok(None))) {
+            // What was cut has lost the checkpoint's groups anyway.
+            let cut = site.readers.iter().any(|r| self.is_edited(r.weight));
+            if cut || site.readers.iter().all(|r| matches!(self.group_order(*r), Ok(None))) {
                 continue;
             }
             match self.sorted(&site) {

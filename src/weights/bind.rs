@@ -16,6 +16,8 @@ const CLASSIFIERS: [&str; 5] = ["score.", "classifier.", "qa_outputs.", "v_head.
 
 /// Where one parameter's numbers are.
 pub(super) struct Bound<'a> {
+    /// The parameter as the checkpoint has it: a smaller model's may have fewer rows and columns.
+    pub(super) param: &'a Param,
     /// What is left to do; nothing for a GGUF file.
     pub(super) import: &'a Import,
     pub(super) runs: Vec<Run<'a>>,
@@ -89,7 +91,7 @@ impl<'a> Binder<'a> {
     /// In a GGUF file, the parameter is the tensor of its name.
     fn bind_gguf(&mut self, param: &'a Param) -> Option<Bound<'a>> {
         let run = self.find(std::slice::from_ref(&param.name), &param.shape, param, 0, param.rows())?;
-        Some(Bound { import: &Import::AsIs, runs: vec![run] })
+        Some(Bound { param, import: &Import::AsIs, runs: vec![run] })
     }
 
     fn bind_parts(&mut self, param: &'a Param) -> Option<Bound<'a>> {
@@ -104,7 +106,7 @@ impl<'a> Binder<'a> {
         // Quantisers store [out, in], also of layers whose floats are [in, out].
         let transposed =
             param.import == Import::Transpose && runs.iter().any(|r| matches!(r.numbers, Numbers::Packed(_)));
-        Some(Bound { import: if transposed { &Import::AsIs } else { &param.import }, runs })
+        Some(Bound { param, import: if transposed { &Import::AsIs } else { &param.import }, runs })
     }
 
     fn find(

@@ -60,6 +60,16 @@ impl Edits {
         self.left.extend(later.left.iter().map(|(id, text)| (*id, text.clone())));
     }
 
+    /// The same for a model whose parameter i is this one's `from[i]`.
+    pub(super) fn renumbered(&self, from: &[ParamId]) -> Edits {
+        let ids = || from.iter().enumerate().map(|(i, id)| (ParamId(i), id));
+        Edits {
+            lists: ids().filter_map(|(to, id)| Some((to, self.lists.get(id)?.clone()))).collect(),
+            about: ids().filter_map(|(to, id)| Some((to, self.about.get(id)?.clone()))).collect(),
+            left: ids().filter_map(|(to, id)| Some((to, self.left.get(id)?.clone()))).collect(),
+        }
+    }
+
     /// Drops the edits and remarks of all parameters for which `of` is false.
     pub fn retain(&mut self, mut of: impl FnMut(ParamId) -> bool) {
         self.lists.retain(|id, _| of(*id));

@@ -61,7 +61,7 @@ impl<'a> Weights<'a> {
             Places::Run(rows) => return self.imported(id, rows.clone(), out),
             Places::List(rows) => rows,
         };
-        let (cols, runs, mut rest) = (self.graph.param(id).cols(), &self.bound[id.0].runs, out);
+        let (cols, runs, mut rest) = (self.bound[id.0].param.cols(), &self.bound[id.0].runs, out);
         if !runs.is_empty() && runs.iter().all(|run| matches!(run.numbers, Numbers::Packed(_))) {
             for piece in self.gather(id, rows.iter().copied()) {
                 let (now, later) = std::mem::take(&mut rest).split_at_mut(piece.rows.len() * cols);
@@ -79,7 +79,7 @@ impl<'a> Weights<'a> {
 
     /// The packed tensors behind unedited rows of a parameter that has no others, neighbours of one tensor together.
     pub(super) fn gather(&self, id: ParamId, rows: impl Iterator<Item = usize>) -> Vec<Piece<'_, 'a>> {
-        let (param, bound) = (self.graph.param(id), &self.bound[id.0]);
+        let (param, bound) = (self.bound[id.0].param, &self.bound[id.0]);
         let mut pieces: Vec<Piece<'_, 'a>> = Vec::new();
         for row in rows {
             let mut start = 0;
@@ -104,7 +104,7 @@ impl<'a> Weights<'a> {
 
     /// Before any edit.
     fn imported(&self, id: ParamId, rows: Range<usize>, out: &mut [f32]) {
-        let param = self.graph.param(id);
+        let param = self.bound[id.0].param;
         let cols = param.cols();
         let bound = &self.bound[id.0];
         match bound.import {
@@ -124,7 +124,7 @@ impl<'a> Weights<'a> {
     /// Which row of its tensors, counted on from run to run, the canonical row at a place of a matrix (or element of a
     /// bias) is written back to. Edits have no say: what they moved is written where it is now.
     pub fn stored_row(&self, id: ParamId, row: usize) -> usize {
-        let param = self.graph.param(id);
+        let param = self.bound[id.0].param;
         let total = if param.shape.len() == 1 { param.len() } else { param.rows() };
         match self.bound[id.0].import {
             Import::RopePermute { heads } => halved(row, total / heads),
@@ -140,7 +140,7 @@ impl<'a> Weights<'a> {
         if !matches!(bound.import, Import::AsIs | Import::RopePermute { .. }) || self.is_edited(id) {
             return None;
         }
-        let cols = self.graph.param(id).cols();
+        let cols = self.bound[id.0].param.cols();
         let stored = |run: &Run<'a>| {
             let Numbers::Stored(store) = run.numbers else { return None };
             let bytes = |rows: usize| store.spec().bytes_for(rows * cols).expect("whole blocks");
@@ -183,7 +183,7 @@ impl<'a> Weights<'a> {
             return None;
         }
         let Import::RopePermute { heads } = self.bound[id.0].import else { return None };
-        let rows = self.graph.param(id).rows();
+        let rows = self.bound[id.0].param.rows();
         Some((0..rows).map(|row| halved(row, rows / heads) as u32).collect())
     }
 
@@ -208,7 +208,7 @@ impl<'a> Weights<'a> {
                 Numbers::Sparse(sparse) => sparse.release(self.source, 0..sparse.rows),
             });
         }
-        let cols = self.graph.param(id).cols();
+        let cols = self.bound[id.0].param.cols();
         bound.for_each(rows, |run, first, n| {
             let store = match run.numbers {
                 Numbers::Stored(store) => store,

@@ -2,9 +2,11 @@
 //!
 //! A score says what each weight is worth ([`magnitude`], [`wanda`], [`ria`]), a [`Sparsity`] how many go, and
 //! [`select`] which. Methods that look at the Hessian choose and correct at once
-//! ([`gptq::prune`](crate::gptq::prune)); [`gptq::refit`](crate::gptq::refit) finds, for any mask, the best values of what stays.
+//! ([`gptq::prune`](crate::gptq::prune)); [`gptq::refit`](crate::gptq::refit) finds, for any mask, the best values of
+//! what stays. [`columns`] takes whole columns.
 
 mod bins;
+pub mod columns;
 mod encode;
 mod exchange;
 mod score;

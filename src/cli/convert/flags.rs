@@ -34,6 +34,10 @@ pub(super) fn recipe(args: &Convert) -> Result<Recipe> {
     } else if args.calibrate {
         recipe.importance = Some(Importance::Calibrate);
     }
+    if !args.remove.is_empty() {
+        recipe.remove.clone_from(&args.remove);
+    }
+    recipe.no_compensate |= args.no_compensate;
     if args.stats.is_some() {
         recipe.stats.clone_from(&args.stats);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aurora_quantizers::spec::Kind;
 
-use super::{pruned, scaled, solved};
+use super::{pruned, removed, scaled, solved};
 use crate::cli::args::Common;
 use crate::cli::ui;
 use crate::plan::{Plan, TensorPlan};
@@ -130,7 +130,9 @@ pub(super) fn print(record: &RunRecord, plan: &Plan, common: &Common) {
     }
     let grids = plan.tensors.iter().filter(|t| t.spec().kind == Kind::Block);
     let grids: Vec<&str> = grids.map(|t| t.name.as_str()).collect();
-    let (zeros, rest): (Vec<_>, Vec<_>) = record.passes.iter().cloned().partition(pruned::is_one);
+    let (gone, rest): (Vec<_>, Vec<_>) = record.passes.iter().cloned().partition(removed::is_one);
+    removed::lines(&gone).iter().for_each(|line| ui::message(common, line));
+    let (zeros, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(pruned::is_one);
     pruned::lines(&zeros).iter().for_each(|line| ui::message(common, line));
     solved::lines(&record.method, &rest, &grids).iter().for_each(|line| ui::message(common, line));
     ui::notes(common, &record.notes);

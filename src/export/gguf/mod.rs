@@ -23,7 +23,7 @@ static ABOUT: About = About {
     name: "gguf",
     title: "GGUF",
     summary: "a file for llama.cpp, Ollama, LM Studio and similar programs",
-    settings: &["type", "pure", "tensor_types", "output_type", "embedding_type", "pre"],
+    settings: &["type", "pure", "tensor_types", "output_type", "embedding_type", "pre", "remove"],
     options: &[parts::SPLIT, SPARSE],
 };
 

@@ -28,7 +28,7 @@ static ABOUT: About = About {
     name: "safetensors",
     title: "safetensors",
     summary: "a folder of floats in the Hugging Face layout, with the checkpoint's names and types",
-    settings: &["type"],
+    settings: &["type", "remove"],
     options: &[SPARSE, shards::SIZE],
 };
 

@@ -5,7 +5,7 @@ use aurora_quantizers::{Spec, Store, formats, matrix_mut};
 
 use super::super::Request;
 use crate::checkpoint::{Config, TensorInfo, TensorSource};
-use crate::model::{Import, Param, ParamId};
+use crate::model::{Import, Param, ParamId, Part};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -37,11 +37,15 @@ pub(super) fn runs(
                 rows,
                 spec: chosen.unwrap_or_else(|| own(source, info)),
             };
-            weights.pieces(id).map(run).collect()
+            let found = weights.stored_param(id);
+            match (&found.parts, &found.alternatives) == (&param.parts, &param.alternatives) {
+                true => weights.pieces(id).map(run).collect(),
+                false => renamed(weights, source, id, chosen),
+            }
         }
         Config::Gguf(_) => {
             let spec = chosen.unwrap_or_else(|| own_of_gguf(weights, source, id));
-            let run = |part: &crate::model::Part| Run {
+            let run = |part: &Part| Run {
                 name: part.names[0].clone(),
                 shape: part.shape.clone(),
                 to: part.first_row,
@@ -51,6 +55,25 @@ pub(super) fn runs(
             param.parts.iter().map(run).collect()
         }
     }
+}
+
+/// The runs of a parameter of which the checkpoint has more, or under another name: spelled and put together as there.
+fn renamed(weights: &Weights<'_>, source: &dyn TensorSource, id: ParamId, chosen: Option<&'static Spec>) -> Vec<Run> {
+    let (param, found) = (weights.graph().param(id), weights.stored_param(id));
+    let Some((info, ..)) = weights.pieces(id).next() else { return Vec::new() };
+    let ways = |param: &'_ Param| std::iter::once(param.parts.clone()).chain(param.alternatives.clone());
+    let spelling = |parts: Vec<Part>| parts.first()?.names.iter().position(|name| *name == info.name);
+    let way = ways(found).enumerate().find_map(|(way, parts)| Some((way, spelling(parts)?)));
+    let Some((way, spelling)) = way else { return Vec::new() };
+    let parts = ways(param).nth(way).expect("as many ways as before");
+    let run = |part: Part| Run {
+        name: part.names[spelling].clone(),
+        shape: shape(param, &part.shape),
+        to: part.first_row,
+        rows: part.rows,
+        spec: chosen.unwrap_or_else(|| own(source, info)),
+    };
+    parts.into_iter().map(run).collect()
 }
 
 /// Quantisers store `[out, in]` even for layers whose floats are `[in, out]`.
