@@ -14,6 +14,7 @@
 //! | `small` | what is said about matrices that are too small for their type |
 //! | `effort` | how long each tensor takes compared with others |
 //! | `resume` | what the bytes of a run depend on |
+//! | `survey` | what pruning must know of all matrices first |
 //! | `hashes` | SHA-256 of the files that were read and written |
 
 use std::path::{Path, PathBuf};
@@ -28,7 +29,6 @@ use crate::error::printable;
 use crate::export::{self, Assigned, Contents, Prepared, Sink, sparse};
 use crate::model::{Model, Opened};
 use crate::pipeline::resume::Resume;
-use crate::pipeline::survey::Inputs;
 use crate::pipeline::{self, AfterBlocks, Rounding};
 use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Importance, Recipe};
@@ -46,6 +46,7 @@ mod requantize;
 mod resume;
 mod small;
 mod statistics;
+mod survey;
 #[cfg(test)]
 mod toys;
 
@@ -338,18 +339,6 @@ impl Job {
         record.seconds = started.elapsed().as_secs_f64();
         record.peak_memory_bytes = memory::peak();
         Ok(record)
-    }
-
-    /// Finds out what pruning must know of all matrices first.
-    fn survey(&self, model: &Model, weights: &Weights<'_>, watch: &dyn Watch) -> Result<()> {
-        let surveys = self.asked.passes.iter().filter_map(|pass| pass.prunes());
-        for targets in surveys.filter(|targets| targets.survey().is_some()) {
-            let file = self.recipe.stats.as_deref().map(Imatrix::open).transpose()?;
-            let samples = self.data.as_ref().map(|data| Inputs::Samples(&data.samples));
-            let inputs = file.as_ref().map(Inputs::File).or(samples);
-            pipeline::survey::survey(targets, model, weights, inputs, watch)?;
-        }
-        Ok(())
     }
 
     /// Runs the passes block by block, and returns what is left to do.

@@ -14,7 +14,7 @@ use crate::calibrate::imatrix::Imatrix;
 use crate::calibrate::observe::{Feed, feeds};
 use crate::error::Quantity;
 use crate::model::{Model, Reader};
-use crate::passes::prune::{Found, Survey, Targets};
+use crate::passes::prune::{Answer, Question, Targets};
 use crate::runtime::{BlockRunner, RuntimeOptions};
 use crate::watch::Watch;
 use crate::weights::Weights;
@@ -47,8 +47,8 @@ pub fn survey(
     let Some((what, share)) = targets.survey() else { return Ok(()) };
     let readers = targets.surveyed(&model.graph);
     let found = match what {
-        Survey::Sizes => sizes(weights, &readers, share, watch)?,
-        Survey::Outliers => {
+        Question::Sizes => sizes(weights, &readers, share, watch)?,
+        Question::Outliers => {
             let inputs = inputs.ok_or_else(|| Error::bug("a survey of outliers without inputs"))?;
             let norms = norms(model, weights, inputs, watch)?;
             outliers(weights, &readers, &norms, share, watch)?
@@ -59,7 +59,7 @@ pub fn survey(
 }
 
 /// The size that the lowest `share` of all weights ends at.
-fn sizes(weights: &Weights<'_>, readers: &[Reader], share: f64, watch: &dyn Watch) -> Result<Found> {
+fn sizes(weights: &Weights<'_>, readers: &[Reader], share: f64, watch: &dyn Watch) -> Result<Answer> {
     let count = |mut bins: Bins, look: &str| -> Result<Bins> {
         for reader in readers {
             watch.stage(&format!("{look}: {}", weights.graph().param(reader.weight).name));
@@ -75,7 +75,7 @@ fn sizes(weights: &Weights<'_>, readers: &[Reader], share: f64, watch: &dyn Watc
     let all: usize = readers.iter().map(|reader| shape(weights, *reader)).map(|(rows, cols)| rows * cols).sum();
     let goes = (share * all as f64).round() as u64;
     if goes == 0 {
-        return Ok(Found::Size(0.0, BTreeMap::new()));
+        return Ok(Answer::Size(0.0, BTreeMap::new()));
     }
     let (high, before) = upper.place(goes);
     let (low, below) = count(Bins::lower(high), "sizes of weights, again")?.place(goes - before);
@@ -95,7 +95,7 @@ fn sizes(weights: &Weights<'_>, readers: &[Reader], share: f64, watch: &dyn Watc
         equal.insert(*reader, here.min(left) as usize);
         left -= here.min(left);
     }
-    Ok(Found::Size(size, equal))
+    Ok(Answer::Size(size, equal))
 }
 
 /// The root mean square of every input channel of every matrix.
@@ -147,7 +147,7 @@ fn outliers(
     norms: &BTreeMap<Reader, Vec<f32>>,
     share: f64,
     watch: &dyn Watch,
-) -> Result<Found> {
+) -> Result<Answer> {
     let graph = weights.graph();
     let mut ratios = Vec::with_capacity(graph.blocks.len());
     for block in 0..graph.blocks.len() {
@@ -172,7 +172,7 @@ fn outliers(
         scores(&mut |score| over += u64::from(score > limit))?;
         ratios.push(over as f64 / count.max(1) as f64);
     }
-    Ok(Found::Shares(shares(&ratios, share)))
+    Ok(Answer::Shares(shares(&ratios, share)))
 }
 
 /// Shares that differ by twice the leeway between the blocks with the most and the fewest outliers, and whose mean is

@@ -12,6 +12,6 @@ mod targets;
 pub(super) mod wanda;
 
 pub(crate) use shared::{EXCHANGED, WEIGHTS, ZEROS};
-pub(crate) use targets::{Found, Survey, Targets};
+pub(crate) use targets::{Answer, Question, Targets};
 
 use super::{BlockState, Log, Needs, Pass, PassRow, StatsKind};

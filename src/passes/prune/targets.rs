@@ -116,16 +116,16 @@ pub enum Amount {
 
 /// What must be known of all matrices before the first is pruned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Survey {
+pub enum Question {
     /// The size below which the share of all weights lies.
     Sizes,
     /// How many outliers each block has.
     Outliers,
 }
 
-/// What a survey found.
+/// What a survey found out.
 #[derive(Debug, Clone)]
-pub enum Found {
+pub enum Answer {
     /// A size, and how many of the weights that have it go, matrix by matrix.
     Size(f32, BTreeMap<Reader, usize>),
     /// The share that goes, block by block.
@@ -139,8 +139,8 @@ pub struct Targets {
     threshold: Option<f32>,
     /// Among which weights of a matrix a share is counted, where it is counted within one.
     pub scope: Scope,
-    survey: Option<Survey>,
-    found: OnceLock<Found>,
+    survey: Option<Question>,
+    found: OnceLock<Answer>,
     rules: Vec<Rule>,
     conflict: Option<([&'static str; 2], &'static str)>,
 }
@@ -185,8 +185,8 @@ impl Targets {
             ),
         ];
         let survey = match (threshold, scope) {
-            (None, None) => Some(Survey::Sizes),
-            _ => owl.then_some(Survey::Outliers),
+            (None, None) => Some(Question::Sizes),
+            _ => owl.then_some(Question::Outliers),
         };
         Targets {
             sparsity,
@@ -220,8 +220,8 @@ impl Targets {
         Some(match (self.threshold, found) {
             (Some(size), _) => Amount::Below(size, 0),
             (None, None) => Amount::Share(sparsity),
-            (None, Some(Found::Size(size, equal))) => Amount::Below(*size, equal.get(&reader).copied().unwrap_or(0)),
-            (None, Some(Found::Shares(shares))) => {
+            (None, Some(Answer::Size(size, equal))) => Amount::Below(*size, equal.get(&reader).copied().unwrap_or(0)),
+            (None, Some(Answer::Shares(shares))) => {
                 let share = graph.param(reader.weight).block.and_then(|block| shares.get(block));
                 Amount::Share(share.map_or(sparsity, |share| Sparsity::Share(*share)))
             }
@@ -229,7 +229,7 @@ impl Targets {
     }
 
     /// What must be found out about all matrices first, and the share that goes of them.
-    pub fn survey(&self) -> Option<(Survey, f64)> {
+    pub fn survey(&self) -> Option<(Question, f64)> {
         Some((self.survey?, self.sparsity.share()))
     }
 
@@ -240,7 +240,7 @@ impl Targets {
     }
 
     /// Takes what a survey found; a second time, that is ignored.
-    pub fn learn(&self, found: Found) {
+    pub fn learn(&self, found: Answer) {
         self.found.get_or_init(|| found);
     }
 
