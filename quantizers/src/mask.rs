@@ -2,6 +2,8 @@
 //!
 //! Every row begins with a word of its own, so that rows can be looked at apart.
 
+use rayon::prelude::*;
+
 /// Weights to a word.
 const WORD: usize = 64;
 
@@ -27,7 +29,7 @@ impl BitMask {
     pub fn pack(rows: usize, cols: usize, stays: &[bool]) -> BitMask {
         assert_eq!(stays.len(), rows * cols, "truths for [{rows}, {cols}]");
         let word = |part: &[bool]| part.iter().rev().fold(0, |word, stays| word << 1 | u64::from(*stays));
-        let words = stays.chunks(cols.max(1)).flat_map(|row| row.chunks(WORD).map(word)).collect();
+        let words = stays.par_chunks(cols.max(1)).flat_map_iter(|row| row.chunks(WORD).map(word)).collect();
         BitMask { rows, cols, words }
     }
 
@@ -92,10 +94,10 @@ impl BitMask {
         assert_eq!(values.len(), self.cols, "weights of a row");
         let words = &self.words[row * self.cols.div_ceil(WORD)..];
         for (values, word) in values.chunks_mut(WORD).zip(words) {
+            // Without branches, which are as likely taken as not.
             for (bit, value) in values.iter_mut().enumerate() {
-                if word >> bit & 1 == 0 {
-                    *value = 0.0;
-                }
+                let keep = 0_u32.wrapping_sub((word >> bit & 1) as u32);
+                *value = f32::from_bits(value.to_bits() & keep);
             }
         }
     }

@@ -129,6 +129,14 @@ impl<'a> BlockState<'a> {
         let mut out = Array2::zeros(self.shape(reader));
         match self.encoded.get(&reader) {
             Some(bytes) => self.store(reader.weight).decode(bytes, elements_mut(out.view_mut())),
+            None if self.view.in_order(reader.weight) => {
+                let cols = out.ncols();
+                let step = par::rows_for(par::CHUNK_WEIGHTS, cols);
+                elements_mut(out.view_mut()).par_chunks_mut(step * cols).enumerate().for_each(|(i, values)| {
+                    let some = i * step..i * step + values.len() / cols;
+                    self.rows(reader, some, matrix_mut(values, cols));
+                });
+            }
             None => self.rows(reader, 0..out.nrows(), out.view_mut()),
         }
         out

@@ -1,7 +1,8 @@
 //! The smallest weights go (Han et al. 2015). Needs no text.
 
-use aurora_quantizers::SiteStats;
 use aurora_quantizers::prune::{Scope, magnitude, select};
+use aurora_quantizers::{SiteStats, elements};
+use rayon::prelude::*;
 
 use super::shared::{Decide, Outcome, Pruner};
 use super::targets::{PRUNE, SCOPE, SPARSITY, THRESHOLD, Targets};
@@ -29,7 +30,7 @@ const OPTIONS: &[Opt] = &[SPARSITY, THRESHOLD, SCOPE, PRUNE];
 
 fn prepare(_: &SiteStats, scope: Scope, _: usize) -> Result<Decide, String> {
     Ok(Box::new(move |w, sparsity| {
-        let scores: Vec<f32> = w.iter().map(|w| magnitude(*w)).collect();
+        let scores: Vec<f32> = elements(w.view()).par_iter().map(|w| magnitude(*w)).collect();
         Ok(Outcome { mask: select(&scores, w.ncols(), sparsity, scope), values: None, losses: None, exchanged: 0 })
     }))
 }

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use aurora_quantizers::gptq::{self, Hessian};
 use aurora_quantizers::prune::{Scope, Sparsity, below, exchange, select};
-use aurora_quantizers::{BitMask, NumError, Scales, SiteStats, elements, scan};
+use aurora_quantizers::{BitMask, NumError, Scales, SiteStats, elements, par, scan};
 use ndarray::Array2;
+use rayon::prelude::*;
 
 use super::targets::{Amount, Targets};
 use super::{BlockState, Log, Needs, Pass, StatsKind};
@@ -150,8 +151,10 @@ fn settle(block: &mut BlockState<'_>) {
             continue;
         }
         let w = block.weights(*reader);
-        let mut bytes = vec![0; store.spec().bytes_for(w.ncols()).expect("floats divide rows") * w.nrows()];
-        store.encode(elements(w.view()), Scales::Search(None), &mut bytes);
+        let row = store.spec().bytes_for(w.ncols()).expect("floats divide rows");
+        let (mut bytes, step) = (vec![0; row * w.nrows()], par::rows_for(par::CHUNK_WEIGHTS, w.ncols()));
+        let each = bytes.par_chunks_mut(step * row).zip(elements(w.view()).par_chunks(step * w.ncols()));
+        each.for_each(|(bytes, w)| store.encode(w, Scales::Search(None), bytes));
         block.set_codes(*reader, bytes);
     }
 }
