@@ -132,7 +132,9 @@ fn matrix_shape(graph: &ModelGraph, id: ParamId) -> (usize, usize) {
 /// Matrices whose zeros the file leaves out, as they are mapped; `None` if they are not stored so, or are moved or
 /// changed on the way in.
 fn sparse<'a>(graph: &ModelGraph, weights: &Weights<'a>, id: ParamId) -> Option<Vec<Box<dyn Linear + 'a>>> {
-    let view = weights.sparse(id)?;
+    // Codes of four bits take longer to put in their places than all of a dense row takes to read: a token took 2.1 times
+    // as long (1.1B, 70% pruned, two AVX2 threads). They are made dense when the model opens.
+    let view = weights.sparse(id).filter(|view| view.layout().store().spec().name != "q4_0")?;
     let (rows, _) = matrix_shape(graph, id);
     let matrix = |i: usize| Box::new(Sparse::new(view.slice(i * rows..(i + 1) * rows), None)) as Box<dyn Linear>;
     Some((0..view.rows() / rows).map(matrix).collect())
