@@ -97,13 +97,14 @@ fn a_sparse_file_is_the_dense_one_to_everyone() {
             let words = |path| printed(&["generate", path, "--prompt", "Once", "--tokens", "12", "--temperature", "0"]);
             if name == "stories260k" {
                 assert_eq!(words(text(&dense)), words(text(&sparse)), "{method}");
-                // It multiplies with what the file has, and makes nothing dense first, but for codes of four bits.
+                // It multiplies with what the file has, and makes nothing dense first, but for codes of four bits; rows
+                // that these do not divide are F16.
                 let read = |path| -> u64 {
                     let bench = printed(&["bench", path, "-p", "0", "-n", "2", "-r", "1", "--json"]);
                     serde_json::from_str::<Json>(&bench).unwrap()["bytes_per_token"].as_u64().unwrap()
                 };
                 let (a, b) = (read(text(&dense)), read(text(&sparse)));
-                assert_eq!(b < a, kind != "q4_0", "{method}: {b} of {a} bytes for a token");
+                assert!(b < a, "{method}: {b} of {a} bytes for a token");
             }
             // Statistics are sums of what the runtime computes.
             let stats = |path: &Path, to: &str| {

@@ -179,7 +179,6 @@ mod tests {
         values[4..8].fill(0.0);
         assert_eq!(seen(&[4, 16], &values, 0.0).row()[2], "4:8");
         values[8] = 1.0;
-        values[9] = 1.0;
         assert_eq!(seen(&[4, 16], &values, 0.0).row()[2], "8:16");
         assert_eq!(seen(&[64], &values, 0.0).row()[2..], ["-", "-", "-"]);
         assert_eq!(seen(&[4, 16], &[0.0; 64], 0.0).row()[2..], ["-", "4", "16"]);
