@@ -114,7 +114,7 @@ fn main() {
     let batches: Vec<usize> = args.iter().filter_map(|a| a.parse().ok()).collect();
     let batches = if batches.is_empty() { vec![1] } else { batches };
     let cases: Vec<&String> = args.iter().filter(|a| a.contains(':')).collect();
-    let all = ["f16:bitmask:50", "q8_0:bitmask:50", "q4_0:bitmask:70", "f16:2:4:50", "q8_0:2:4:50", "q4_0:2:4:50"];
+    let all = ["f16:bitmask:50", "q8_0:bitmask:50", "f16:2:4:50", "q8_0:2:4:50"];
     let all = all.map(String::from);
     let cases = if cases.is_empty() { all.iter().collect() } else { cases };
     println!("{} threads", rayon::current_num_threads());

@@ -196,19 +196,13 @@ pub(crate) trait Expand: Simd {
     fn expand_words<M: Mask>(self, values: &[[u8; 2]; 8], mask: u8) -> [[u8; 2]; 8];
     /// 32 columns of a byte each.
     fn expand_bytes<M: Mask>(self, values: &[u8; 32], mask: u32) -> Self::B;
-    /// 32 nibbles in order, low ones first, each with its top bit flipped: 8 becomes zero.
-    fn nibbles_in_order(self, x: &[u8; 16]) -> Self::B;
-    /// Every byte with the bits of `by` flipped.
-    fn flip(self, x: Self::B, by: u8) -> Self::B;
 
     /// The two of each four numbers that the bits of a mask, two for each, name: 16 numbers to 8.
     fn pick_floats(self, x: &[f32; 16], mask: u16) -> Self::F;
     /// The same of 64 bytes that [`arranged`] gave, to 32.
     fn pick_bytes(self, x: &[u8; 64], mask: &[u8; 8]) -> Self::B;
-    /// 32 nibbles in order, low ones first, each less 8.
-    fn signed_nibbles(self, x: &[u8; 16]) -> Self::B;
-    /// The sums of the first and of the second half of each `v`. With `SMALL`, no lane's magnitude may exceed 16383.
-    fn half_totals<const SMALL: bool>(self, v: [Self::I; 4]) -> Self::I;
+    /// The sums of the first and of the second half of each `v`.
+    fn half_totals(self, v: [Self::I; 4]) -> Self::I;
 }
 
 /// 64 bytes, 16 at a time in the order first, third, second, last: those that a byte shuffle of two halves of a vector
@@ -271,19 +265,6 @@ impl Expand for Plain {
     fn expand_bytes<M: Mask>(self, values: &[u8; 32], mask: u32) -> [u8; 32] {
         spread(values, bits32::<M>(mask), 0)
     }
-    #[inline(always)]
-    fn nibbles_in_order(self, x: &[u8; 16]) -> [u8; 32] {
-        let mut out = [0; 32];
-        for i in 0..16 {
-            out[2 * i] = (x[i] & 15) ^ 8;
-            out[2 * i + 1] = (x[i] >> 4) ^ 8;
-        }
-        out
-    }
-    #[inline(always)]
-    fn flip(self, x: [u8; 32], by: u8) -> [u8; 32] {
-        x.map(|x| x ^ by)
-    }
 
     #[inline(always)]
     fn pick_floats(self, x: &[f32; 16], mask: u16) -> [f32; 8] {
@@ -302,11 +283,7 @@ impl Expand for Plain {
         out
     }
     #[inline(always)]
-    fn signed_nibbles(self, x: &[u8; 16]) -> [u8; 32] {
-        self.nibbles_in_order(x).map(|x| (x ^ 8).wrapping_sub(8))
-    }
-    #[inline(always)]
-    fn half_totals<const SMALL: bool>(self, v: [[i32; 8]; 4]) -> [i32; 8] {
+    fn half_totals(self, v: [[i32; 8]; 4]) -> [i32; 8] {
         let mut out = [0; 8];
         for (i, out) in out.iter_mut().enumerate() {
             *out = v[i / 2][i % 2 * 4..][..4].iter().sum();

@@ -76,23 +76,6 @@ impl Expand for DotProd {
         let second = M::before(mask, 2);
         [bytes16::<M>(part(values, 0), a, b), bytes16::<M>(part(values, second), c, d)]
     }
-    #[inline(always)]
-    fn nibbles_in_order(self, x: &[u8; 16]) -> Self::B {
-        // SAFETY: NEON is part of the compilation target.
-        unsafe {
-            let x = veorq_u8(load(x), vdupq_n_u8(0x88));
-            let (low, high) = (vandq_u8(x, vdupq_n_u8(15)), vshrq_n_u8::<4>(x));
-            [vzip1q_u8(low, high), vzip2q_u8(low, high)]
-        }
-    }
-    #[inline(always)]
-    fn flip(self, x: Self::B, by: u8) -> Self::B {
-        // SAFETY: NEON is part of the compilation target.
-        unsafe {
-            let by = vdupq_n_u8(by);
-            [veorq_u8(x[0], by), veorq_u8(x[1], by)]
-        }
-    }
 
     #[inline(always)]
     fn pick_floats(self, x: &[f32; 16], mask: u16) -> Self::F {
@@ -122,15 +105,7 @@ impl Expand for DotProd {
         }
     }
     #[inline(always)]
-    fn signed_nibbles(self, x: &[u8; 16]) -> Self::B {
-        // SAFETY: NEON is part of the compilation target.
-        unsafe {
-            let x = self.flip(self.nibbles_in_order(x), 8);
-            [vsubq_u8(x[0], vdupq_n_u8(8)), vsubq_u8(x[1], vdupq_n_u8(8))]
-        }
-    }
-    #[inline(always)]
-    fn half_totals<const SMALL: bool>(self, v: [Self::I; 4]) -> Self::I {
+    fn half_totals(self, v: [Self::I; 4]) -> Self::I {
         // SAFETY: NEON is part of the compilation target.
         unsafe {
             let two = |a: Self::I, b: Self::I| vpaddq_s32(vpaddq_s32(a[0], a[1]), vpaddq_s32(b[0], b[1]));

@@ -80,41 +80,8 @@ fn dot<S: Expand, L: Stored<N>, const N: usize>(s: S, row: &Row, x: &[[f32; 16]]
     sum(s, s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3])))
 }
 
-/// How codes are stored. All methods must be `#[inline(always)]`.
-pub(super) trait Paired<const N: usize>: Send + Sync + 'static {
-    /// Whether sums of four products stay below 16384.
-    const SMALL: bool;
-    /// What a missing code is stored as.
-    const ZERO: u8;
-
-    /// 32 codes, signed.
-    fn codes<S: Expand>(s: S, stored: &[u8; N]) -> S::B;
-}
-
-/// Signed bytes.
-pub(super) struct Eight;
-/// Nibbles, 8 more than they stand for.
-pub(super) struct Four;
-
-impl Paired<32> for Eight {
-    const SMALL: bool = false;
-    const ZERO: u8 = 0;
-
-    #[inline(always)]
-    fn codes<S: Expand>(s: S, stored: &[u8; 32]) -> S::B {
-        s.bytes(stored)
-    }
-}
-
-impl Paired<16> for Four {
-    const SMALL: bool = true;
-    const ZERO: u8 = 0x88;
-
-    #[inline(always)]
-    fn codes<S: Expand>(s: S, stored: &[u8; 16]) -> S::B {
-        s.signed_nibbles(stored)
-    }
-}
+/// Codes of 32 bytes, two of every four of 64 columns.
+const N: usize = 32;
 
 /// How far ahead values are asked for, in bytes. What is there does not matter.
 const AHEAD: usize = 1024;
@@ -131,7 +98,7 @@ struct Token {
 }
 
 /// The product of all rows of codes with one token.
-pub(super) fn codes<C: Paired<N>, const N: usize>(isa: KernelIsa, w: &Sparse, x: &Acts, chunk: usize, out: &mut [f32]) {
+pub(super) fn codes(isa: KernelIsa, w: &Sparse, x: &Acts, chunk: usize, out: &mut [f32]) {
     let rounded = x.rounded::<Single>(isa);
     let each = rounded.blocks.len().div_ceil(LANES);
     let mut x = Token { codes: vec![[[0; TWO]; LANES / 2]; each], scales: vec![[0.0; LANES]; each] };
@@ -144,17 +111,16 @@ pub(super) fn codes<C: Paired<N>, const N: usize>(isa: KernelIsa, w: &Sparse, x:
         *scale = block.scale;
     }
     let rows = out.len();
-    by_rows(out, 1, rows, chunk, |out| isa.run(Rows::<C, N> { w, x: &x, out, layout: PhantomData }));
+    by_rows(out, 1, rows, chunk, |out| isa.run(Rows { w, x: &x, out }));
 }
 
-struct Rows<'a, C, const N: usize> {
+struct Rows<'a> {
     w: &'a Sparse<'a>,
     x: &'a Token,
     out: Out<'a>,
-    layout: PhantomData<C>,
 }
 
-impl<C: Paired<N>, const N: usize> Task for Rows<'_, C, N> {
+impl Task for Rows<'_> {
     type Out = ();
 
     #[inline(always)]
@@ -165,7 +131,7 @@ impl<C: Paired<N>, const N: usize> Task for Rows<'_, C, N> {
         for first in span.clone().step_by(LANES) {
             let n = LANES.min(span.end - first);
             for (r, sums) in (first..first + n).zip(sums.chunks_exact_mut(each.max(1))) {
-                multiply::<S, C, N>(s, &self.w.row(r), self.x, sums);
+                multiply(s, &self.w.row(r), self.x, sums);
             }
             self.out.put(0, first, &add_up(s, &sums, each), n);
         }
@@ -174,30 +140,30 @@ impl<C: Paired<N>, const N: usize> Task for Rows<'_, C, N> {
 
 /// A row's terms, one for each block.
 #[inline(always)]
-fn multiply<S: Expand, C: Paired<N>, const N: usize>(s: S, row: &Row, x: &Token, out: &mut [[f32; LANES]]) {
+fn multiply<S: Expand>(s: S, row: &Row, x: &Token, out: &mut [[f32; LANES]]) {
     let masks = row.mask.as_chunks::<8>().0.as_chunks::<{ LANES / 2 }>().0;
     let values = row.values[..row.bytes].as_chunks::<N>().0.as_chunks::<{ LANES / 2 }>().0;
     let (scales, scale_rest) = row.scales.as_chunks::<LANES>();
     let whole = scales.len();
     let all = masks.iter().zip(values).zip(scales).zip(x.codes.iter().zip(&x.scales));
     for ((((masks, values), scales), (x, scales_x)), out) in all.zip(&mut *out) {
-        *out = eight::<S, C, N>(s, masks, values, scales, x, scales_x);
+        *out = eight(s, masks, values, scales, x, scales_x);
     }
     if let Some(out) = out.get_mut(whole) {
         // Blocks of nothing after the last.
-        let (mut masks, mut values, mut scales) = ([[0; 8]; LANES / 2], [[C::ZERO; N]; LANES / 2], [[0; 2]; LANES]);
+        let (mut masks, mut values, mut scales) = ([[0; 8]; LANES / 2], [[0; N]; LANES / 2], [[0; 2]; LANES]);
         let left = &row.mask[whole * 4 * LANES..];
         masks.as_flattened_mut()[..left.len()].copy_from_slice(left);
         let left = &row.values[whole * N * LANES / 2..row.bytes];
         values.as_flattened_mut()[..left.len()].copy_from_slice(left);
         scales[..scale_rest.len()].copy_from_slice(scale_rest);
-        *out = eight::<S, C, N>(s, &masks, &values, &scales, &x.codes[whole], &x.scales[whole]);
+        *out = eight(s, &masks, &values, &scales, &x.codes[whole], &x.scales[whole]);
     }
 }
 
 /// The terms of eight blocks.
 #[inline(always)]
-fn eight<S: Expand, C: Paired<N>, const N: usize>(
+fn eight<S: Expand>(
     s: S,
     masks: &[[u8; 8]; LANES / 2],
     values: &[[u8; N]; LANES / 2],
@@ -211,8 +177,7 @@ fn eight<S: Expand, C: Paired<N>, const N: usize>(
     }
     let mut sums = [s.int_splat(0); LANES / 2];
     for i in 0..LANES / 2 {
-        sums[i] = s.dot_signed(C::codes(s, &values[i]), s.pick_bytes(&x[i], &masks[i]));
+        sums[i] = s.dot_signed(s.bytes(&values[i]), s.pick_bytes(&x[i], &masks[i]));
     }
-    let sums = if C::SMALL { s.half_totals::<true>(sums) } else { s.half_totals::<false>(sums) };
-    terms::<S>(s, sums, scales, scales_x, &[0.0; LANES])
+    terms::<S>(s, s.half_totals(sums), scales, scales_x)
 }

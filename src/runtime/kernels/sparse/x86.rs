@@ -84,20 +84,6 @@ macro_rules! common {
             }
         }
         #[inline(always)]
-        fn nibbles_in_order(self, x: &[u8; 16]) -> __m256i {
-            // SAFETY: the token vouches for the instructions.
-            unsafe {
-                let x = _mm256_cvtepu8_epi16(load(x));
-                let x = _mm256_or_si256(x, _mm256_slli_epi16::<4>(x));
-                self.flip(_mm256_and_si256(x, _mm256_set1_epi8(15)), 8)
-            }
-        }
-        #[inline(always)]
-        fn flip(self, x: __m256i, by: u8) -> __m256i {
-            // SAFETY: the token vouches for the instructions.
-            unsafe { _mm256_xor_si256(x, _mm256_set1_epi8(by.cast_signed())) }
-        }
-        #[inline(always)]
         fn pick_floats(self, x: &[f32; 16], mask: u16) -> __m256 {
             // SAFETY: the token vouches for the instructions; 64 bytes are behind the reference.
             unsafe {
@@ -146,15 +132,10 @@ macro_rules! common {
             }
         }
         #[inline(always)]
-        fn signed_nibbles(self, x: &[u8; 16]) -> __m256i {
-            // SAFETY: the token vouches for the instructions.
-            unsafe { _mm256_sub_epi8(self.flip(self.nibbles_in_order(x), 8), _mm256_set1_epi8(8)) }
-        }
-        #[inline(always)]
-        fn half_totals<const SMALL: bool>(self, v: [__m256i; 4]) -> __m256i {
+        fn half_totals(self, v: [__m256i; 4]) -> __m256i {
             // SAFETY: the token vouches for the instructions.
             unsafe {
-                let sums = halves::<SMALL>(v);
+                let sums = halves::<false>(v);
                 _mm256_permutevar8x32_epi32(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
             }
         }
