@@ -47,6 +47,7 @@ mod tap;
 
 pub use blocks::{Block, BlockRunner, TOGETHER};
 pub use loaded::Engine;
+pub(crate) use operator::floats;
 pub use operator::{Linear, LowRank, Sum};
 pub use overrides::Overrides;
 pub use rerun::{Rerun, Stopped};

@@ -88,8 +88,8 @@ impl LowRank {
     }
 }
 
-/// A matrix of f32.
-fn floats(values: ArrayView2<'_, f32>) -> Dense<'static> {
+/// A matrix of f32; copied.
+pub(crate) fn floats(values: ArrayView2<'_, f32>) -> Dense<'static> {
     let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     Dense::new(&formats::F32, values.nrows(), values.ncols(), Cow::Owned(bytes), None)
 }

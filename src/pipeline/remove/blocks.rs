@@ -53,8 +53,8 @@ pub(super) struct Work<'w, 'a> {
     /// Whether the two are the same so far.
     same: bool,
     edits: Edits,
-    /// Edits of the blocks that are still to come, as far as shapes go.
-    later: BTreeMap<usize, Edits>,
+    /// Edits of every block that stays, as far as shapes go.
+    shapes: BTreeMap<usize, Edits>,
     records: Vec<PassRecord>,
 }
 
@@ -75,12 +75,12 @@ impl<'w, 'a> Work<'w, 'a> {
         for samples in task.samples.chunks(size) {
             whole.push(samples.iter().map(|tokens| runner.embed(tokens)).collect::<Result<Leaf>>()?);
         }
-        let mut later = BTreeMap::new();
+        let mut shapes = BTreeMap::new();
         for block in stay.iter().copied() {
-            later.insert(block, edits::placeholder(task.model, &sites, block, task.sizes)?);
+            shapes.insert(block, edits::placeholder(task.model, &sites, block, task.sizes)?);
         }
         let (edits, records, cut) = (Edits::new(), Vec::new(), whole.clone());
-        let mut work = Work { task, runner, left, stay, sites, whole, cut, same: true, edits, later, records };
+        let mut work = Work { task, runner, left, stay, sites, whole, cut, same: true, edits, shapes, records };
         // Layers before the first that stays.
         work.skip(0..work.stay[0])?;
         Ok(work)
@@ -148,19 +148,19 @@ impl<'w, 'a> Work<'w, 'a> {
         }
         self.same &= all.is_empty();
         self.edits.append(&all);
-        self.later.remove(&block);
         if self.same {
             self.cut.clone_from(&self.whole);
             return Ok(());
         }
-        self.through_cut(at)
+        self.through_cut(at, all)
     }
 
-    /// Takes the stream of what is left through its block, as it will be written.
-    fn through_cut(&mut self, at: usize) -> Result<()> {
-        let mut all = self.edits.clone();
-        self.later.values().for_each(|edits| all.append(edits));
-        let edited = self.task.weights.edited(&all)?;
+    /// Takes the stream of what is left through its block, as it will be written. `edits`: the block's; of the others
+    /// only the shapes count.
+    fn through_cut(&mut self, at: usize, mut edits: Edits) -> Result<()> {
+        let others = self.shapes.iter().filter(|(block, _)| **block != self.stay[at]);
+        others.for_each(|(_, shapes)| edits.append(shapes));
+        let edited = self.task.weights.edited(&edits)?;
         let weights = edited.cut(&self.left.graph, &self.left.origins(self.task.model))?;
         let runner = BlockRunner::new(self.left, &weights, *self.runner.options())?;
         let overrides = Overrides::new();

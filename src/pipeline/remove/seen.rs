@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use aurora_quantizers::tree::Tree;
-use aurora_quantizers::{SiteStats, elements, matrix};
+use aurora_quantizers::{SiteStats, elements, elements_mut, matrix};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use crate::model::Reader;
-use crate::runtime::{LinearInput, Tap};
+use crate::runtime::kernels::Acts;
+use crate::runtime::{Linear, LinearInput, Tap, floats};
 
 /// The inputs of some matrices, `[tokens, cols]` each.
 pub(super) struct Catch {
@@ -69,7 +70,7 @@ impl Sums {
             sums.tokens += x.len() / cols;
             sums.square += wish.iter().map(|d| f64::from(*d).powi(2)).sum::<f64>();
             let rows = sums.products.nrows();
-            let all = aurora_quantizers::elements_mut(sums.products.view_mut());
+            let all = elements_mut(sums.products.view_mut());
             all.par_chunks_mut(cols).enumerate().for_each_init(
                 || vec![0.0; cols],
                 |sum, (row, out)| {
@@ -101,25 +102,7 @@ impl Sums {
 /// W x of every row: `x` `[tokens, cols]` to `[tokens, rows]`.
 pub(super) fn times(w: ArrayView2<'_, f32>, x: &[f32]) -> Vec<f32> {
     let (rows, cols) = w.dim();
-    let mut out = vec![0.0; x.len() / cols * rows];
-    let w = elements(w);
-    out.par_chunks_mut(rows).zip(x.par_chunks(cols)).for_each(|(out, x)| {
-        out.iter_mut().zip(w.chunks_exact(cols)).for_each(|(out, w)| *out = dot(w, x));
-    });
-    out
-}
-
-/// Sums that do not wait for each other.
-const LANES: usize = 16;
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0; LANES];
-    let (wide_a, wide_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = wide_a.remainder().iter().zip(wide_b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in wide_a.zip(wide_b) {
-        for l in 0..LANES {
-            sums[l] += a[l] * b[l];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
+    let mut out = Array2::zeros((x.len() / cols, rows));
+    floats(w).forward(&Acts::new(matrix(x, cols)), true, out.view_mut());
+    out.into_raw_vec_and_offset().0
 }

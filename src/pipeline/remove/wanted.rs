@@ -40,31 +40,23 @@ impl Parts {
                     "needed: layers=LIST, layers=auto:N, ffn=SHARE, heads=SHARE or experts=SHARE".into(),
                 ));
             };
-            let twice = |before: bool| match before {
-                true => Err(error(format!("{name} stands twice; give it once"))),
-                false => Ok(()),
-            };
-            match name.trim() {
-                "layers" => {
-                    twice(wanted.layers.is_some())?;
-                    wanted.layers = Some(layers(value).map_err(error)?);
-                }
-                "ffn" => {
-                    twice(wanted.ffn.is_some())?;
-                    wanted.ffn = Some(share(value).map_err(error)?);
-                }
-                "heads" => {
-                    twice(wanted.heads.is_some())?;
-                    wanted.heads = Some(share(value).map_err(error)?);
-                }
-                "experts" => {
-                    twice(wanted.experts.is_some())?;
-                    wanted.experts = Some(share(value).map_err(error)?);
-                }
+            let name = name.trim();
+            let part = match name {
+                "layers" => None,
+                "ffn" => Some(&mut wanted.ffn),
+                "heads" => Some(&mut wanted.heads),
+                "experts" => Some(&mut wanted.experts),
                 other => {
                     let what = format!("{other:?} cannot be removed; known: layers, ffn, heads, experts");
                     return Err(error(what));
                 }
+            };
+            if part.as_ref().map_or(wanted.layers.is_some(), |part| part.is_some()) {
+                return Err(error(format!("{name} stands twice; give it once")));
+            }
+            match part {
+                Some(part) => *part = Some(share(value).map_err(error)?),
+                None => wanted.layers = Some(layers(value).map_err(error)?),
             }
         }
         Ok((!words.is_empty()).then_some(wanted))
