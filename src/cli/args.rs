@@ -129,7 +129,7 @@ pub struct Convert {
     /// Settings of the methods.
     #[command(flatten)]
     pub solving: Solving,
-    /// Remove parts of the model, so that a smaller one is left that every reader of the format runs. layers=3,8-10:
+    /// Remove parts of the model. What is left is a smaller model that every reader of the format runs. layers=3,8-10:
     /// these layers, counted from 0. layers=auto:2: the 2 layers that the model misses least on the calibration text.
     /// ffn=25%: channels of every MLP. heads=50%: key-value heads with all their queries, or equally many queries of
     /// each, whichever makes up the share. experts=25%: experts of every layer. May be repeated for several of them.
@@ -287,7 +287,7 @@ fn shard(text: &str) -> Result<(u32, u32), String> {
 /// Show a checkpoint's architecture, metadata, tensors, types and sizes.
 ///
 /// With --sparsity, all numbers are read, and the list says how many of each tensor are zero, which pattern N:M they
-/// follow (at most N of M neighbours in a row are not zero), and how many rows and columns are gone.
+/// follow (at most N of M neighbours in a row are not zero), and how many rows and columns are zero throughout.
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
     /// A .gguf or .safetensors file, or a directory with config.json.

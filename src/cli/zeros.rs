@@ -21,7 +21,7 @@ pub(super) struct Zeros {
     threshold: f32,
     /// Numbers of the current row that are not zero.
     filled: usize,
-    rows_gone: u64,
+    zero_rows: u64,
     /// Whether a column has a number that is not zero; empty for vectors.
     columns: Vec<bool>,
     /// The last numbers up to a multiple of [`WIDEST`] columns: whether each is not zero.
@@ -42,7 +42,7 @@ impl Zeros {
             below: 0,
             threshold,
             filled: 0,
-            rows_gone: 0,
+            zero_rows: 0,
             columns: vec![false; if shape.len() > 1 { cols } else { 0 }],
             recent: Vec::with_capacity(WIDEST),
             holds: PATTERNS.map(|(_, of)| cols.is_multiple_of(of)),
@@ -71,7 +71,7 @@ impl Zeros {
                 self.recent.clear();
             }
             if ends {
-                self.rows_gone += u64::from(self.filled == 0);
+                self.zero_rows += u64::from(self.filled == 0);
                 (self.filled, self.col) = (0, 0);
             }
         }
@@ -91,13 +91,13 @@ impl Zeros {
         found.filter(|_| self.is_matrix() && self.zeros < self.count)
     }
 
-    fn columns_gone(&self) -> u64 {
+    fn zero_columns(&self) -> u64 {
         self.columns.iter().filter(|filled| !**filled).count() as u64
     }
 
     /// Headings of [`row`](Zeros::row).
     pub fn heads(threshold: Option<f32>) -> Vec<String> {
-        let mut heads = ["zeros", "share", "N:M", "rows gone", "columns gone"].map(str::to_owned).to_vec();
+        let mut heads = ["zeros", "share", "N:M", "zero rows", "zero columns"].map(str::to_owned).to_vec();
         heads.extend(threshold.map(|x| format!("below {x}")));
         heads
     }
@@ -110,8 +110,8 @@ impl Zeros {
             self.zeros.to_string(),
             percent(self.share(self.zeros)),
             self.pattern().unwrap_or_else(dash),
-            of_matrix(self.rows_gone),
-            of_matrix(self.columns_gone()),
+            of_matrix(self.zero_rows),
+            of_matrix(self.zero_columns()),
         ];
         if self.threshold > 0.0 {
             row.push(percent(self.share(self.below)));
@@ -123,8 +123,8 @@ impl Zeros {
     pub fn json(&self) -> Json {
         let mut json = json!({ "zeros": self.zeros, "share": self.share(self.zeros), "pattern": self.pattern() });
         if self.is_matrix() {
-            json["rows_gone"] = json!(self.rows_gone);
-            json["columns_gone"] = json!(self.columns_gone());
+            json["zero_rows"] = json!(self.zero_rows);
+            json["zero_columns"] = json!(self.zero_columns());
         }
         if self.threshold > 0.0 {
             json["below"] = json!({ "threshold": self.threshold, "share": self.share(self.below) });
