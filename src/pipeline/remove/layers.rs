@@ -1,4 +1,4 @@
-//! Which layers are missed least: one after the other, each time the one without which the model's distribution over
+//! Which layers matter least: one after the other, each time the one without which the model's distribution over
 //! the next token changes least, with those gone that went before.
 
 use aurora_quantizers::metrics;

@@ -8,7 +8,7 @@
 //! | `task` | what is to be done |
 //! | `seen` | what the matrices of a block read |
 //! | `experts` | what each expert is worth |
-//! | `layers` | which layers are missed least |
+//! | `layers` | which layers matter least |
 //! | `blocks` | block by block: what goes, and what the rest becomes |
 
 use crate::model::Model;

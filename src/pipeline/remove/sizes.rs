@@ -69,7 +69,10 @@ impl Sizes {
                     return Err(error(what));
                 }
                 cut.blocks.truncate(h.blocks - count);
-                notes.push(format!("{count} of {} layers go, those that are missed least", h.blocks));
+                notes.push(format!(
+                    "{count} of {} layers are removed: those whose removal changes the predictions least",
+                    h.blocks
+                ));
             }
         }
         if let Some(share) = wanted.ffn {

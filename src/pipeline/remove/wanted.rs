@@ -22,7 +22,7 @@ pub(crate) struct Parts {
 pub(super) enum Layers {
     /// These, rising.
     These(Vec<usize>),
-    /// So many, those that the model misses least.
+    /// So many, those that matter least.
     Auto(usize),
 }
 
