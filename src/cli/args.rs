@@ -130,14 +130,15 @@ pub struct Convert {
     #[command(flatten)]
     pub solving: Solving,
     /// Remove parts of the model. What is left is a smaller model that every reader of the format runs. layers=3,8-10:
-    /// these layers, counted from 0. layers=auto:2: the 2 layers whose removal changes the predictions on the calibration text least.
-    /// ffn=25%: channels of every MLP. heads=50%: key-value heads with all their queries, or equally many queries of
-    /// each, whichever makes up the share. experts=25%: experts of every layer. May be repeated for several of them.
-    /// The parts that cost least are removed, and the weights that are left make up for them on the calibration text.
-    /// --method and --type then work on the smaller model.
+    /// these layers, counted from 0. layers=auto:2: the 2 layers whose removal changes the predictions on the
+    /// calibration text least. ffn=25%: channels of every MLP. heads=50%: key-value heads with all their queries, or
+    /// equally many queries of each, whichever makes up the share. experts=25%: experts of every layer. May be repeated
+    /// for several of them. The parts that cost least are removed, and the weights that are left make up for them on
+    /// the calibration text. --method and --type then work on the smaller model.
     #[arg(long, value_name = "PART=HOW MUCH", help_heading = "Removal")]
     pub remove: Vec<String>,
-    /// With --remove, keep the weights that are left as they were, instead of having them make up for the removed parts.
+    /// With --remove, keep the weights that are left as they were, instead of having them make up for the removed
+    /// parts.
     #[arg(long, help_heading = "Removal")]
     pub no_compensate: bool,
     /// Use these statistics for --method gptq, awq or awq+gptq instead of running the model: a file from `aurora-quant
